@@ -1,0 +1,432 @@
+"""Every option of the project, and how a command gets a configuration that is ready to use.
+
+Names, groups and meaning are Ceilometer's and Panko's where they have the option.
+"""
+
+import copy
+import itertools
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from oslo_config import cfg, types
+from oslo_log import log
+
+from panko_ingest import __version__
+from panko_ingest.errors import ConfigError
+
+PROJECT = "panko-ingest"
+
+CONTROL_EXCHANGES = [
+    # Ceilometer's own list
+    "nova", "glance", "neutron", "cinder", "heat", "keystone", "trove", "zaqar", "swift",
+    "ceilometer", "magnum", "dns", "ironic", "aodh",
+    # and where the services that it leaves out publish
+    "openstack", "octavia", "designate", "manila", "watcher", "masakari",
+]  # fmt: skip
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+class Duration(types.ConfigType):
+    """Seconds, or a number with a unit: ``90d``, ``36h``, ``15m``, ``30s``, ``2w``."""
+
+    def __init__(self, minimum: float | None = None) -> None:
+        super().__init__(type_name="duration")
+        self.minimum = minimum
+
+    def __call__(self, value: Any) -> float:
+        """Return seconds.
+
+        :raises ValueError: not a duration, or shorter than the minimum.
+        """
+        match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([smhdw]?)\s*", str(value))
+        if match is None:
+            raise ValueError(f"{value!r} is no duration: write seconds, or a number and s, m, h, d or w")
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if self.minimum is not None and seconds < self.minimum:
+            raise ValueError(f"{value!r} is shorter than {self.minimum:g} s")
+        return seconds
+
+    def __repr__(self) -> str:
+        return "Duration"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Duration) and self.minimum == other.minimum
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _formatter(self, value: Any) -> str:
+        return str(value)
+
+
+DEFAULT_OPTS = [
+    cfg.StrOpt(
+        "transport_url",
+        secret=True,
+        help="The message bus to read from, where [oslo_messaging_notifications] transport_url and "
+        "[notification] messaging_urls are not set: rabbit://user:password@host:5672/vhost with "
+        "any number of hosts, or a kombu URL.",
+    ),
+    cfg.IntOpt(
+        "graceful_shutdown_timeout",
+        default=60,
+        min=1,
+        help="Seconds that a worker may take to commit and acknowledge what it holds when it is "
+        "told to stop. systemd's TimeoutStopSec must be longer.",
+    ),
+]
+
+OSLO_MESSAGING_NOTIFICATIONS_OPTS = [
+    cfg.StrOpt(
+        "transport_url",
+        secret=True,
+        help="The message bus to read from; read before [DEFAULT] transport_url.",
+    ),
+    cfg.ListOpt(
+        "topics",
+        default=["notifications"],
+        help="Topics of the notifications: the first part of a queue's or routing key's name, "
+        "before the priority. Nova's versioned notifications are on versioned_notifications, "
+        "Ironic's on ironic_versioned_notifications.",
+    ),
+]
+
+NOTIFICATION_OPTS = [
+    cfg.MultiStrOpt(
+        "messaging_urls",
+        default=[],
+        secret=True,
+        help="Message buses to read from, one URL a line; each worker reads all of them. Not set: "
+        "the bus of transport_url.",
+    ),
+    cfg.MultiStrOpt(
+        "notification_control_exchanges",
+        default=CONTROL_EXCHANGES,
+        deprecated_group="DEFAULT",
+        help="Exchanges to bind the queue of [notification] pool to, one a line. Without a pool "
+        "nothing is bound: the publishers themselves bind the shared queues.",
+    ),
+    cfg.ListOpt(
+        "priorities",
+        default=["info", "error"],
+        help="Priorities to read: the last part of a queue's or routing key's name.",
+    ),
+    cfg.IntOpt(
+        "workers",
+        default=os.cpu_count() or 1,
+        sample_default="<number of CPUs>",
+        min=1,
+        help="Processes that read from the bus and write to the database.",
+    ),
+    cfg.IntOpt(
+        "batch_size",
+        default=1000,
+        min=1,
+        help="Events that are committed together at most.",
+    ),
+    cfg.FloatOpt(
+        "batch_timeout",
+        default=1.0,
+        min=0.001,
+        help="Seconds after which an incomplete batch is committed at the latest. An idle worker "
+        "commits a lone event at once.",
+    ),
+    cfg.StrOpt(
+        "pool",
+        help="Name of a queue of our own, bound to every control exchange, so that this daemon "
+        "gets its own copy of each notification. Set it as long as anything else, such as "
+        "Ceilometer's agent, reads the shared notifications.* queues.",
+    ),
+    cfg.IntOpt(
+        "prefetch_count",
+        default=0,
+        min=0,
+        help="Messages that the broker may hand to one consumer before the first of them is "
+        "acknowledged; at least batch_size. 0: twice batch_size.",
+    ),
+    cfg.IntOpt(
+        "max_bytes_in_flight",
+        default=64 * 1024 * 1024,
+        min=1024,
+        help="Bytes of unacknowledged messages above which a worker stops reading until they are committed.",
+    ),
+    cfg.IntOpt(
+        "max_message_size",
+        default=16 * 1024 * 1024,
+        min=1024,
+        help="Bytes of a message's body, decompressed, above which it becomes a dead letter.",
+    ),
+    cfg.IntOpt(
+        "max_depth",
+        default=100,
+        min=10,
+        help="Levels of nested lists and objects above which a message becomes a dead letter.",
+    ),
+    cfg.StrOpt(
+        "declare",
+        default="auto",
+        choices=[
+            ("auto", "create queues that are absent; use those that exist as they are"),
+            ("passive", "create nothing; wait for what is absent"),
+            ("never", "ask for nothing but to consume"),
+        ],
+        help="What to do about queues before consuming from them.",
+    ),
+    cfg.StrOpt(
+        "queue_type",
+        default="classic",
+        choices=["classic", "quorum"],
+        help="Kind of the queue of [notification] pool where we create it.",
+    ),
+    cfg.BoolOpt(
+        "require_durable",
+        default=False,
+        help="Refuse to read from queues that lose messages when the broker restarts, and from "
+        "transports that can't keep them.",
+    ),
+    cfg.FloatOpt(
+        "dead_letter_limit",
+        default=0.9,
+        min=0,
+        max=1,
+        help="Share of the last 1000 messages that may be dead letters before a worker stops "
+        "taking more than one probing batch a minute. 0: no limit.",
+    ),
+]
+
+EVENT_OPTS = [
+    cfg.StrOpt(
+        "definitions_cfg_file",
+        default="event_definitions.yaml",
+        help="File of event definitions, looked for beside the configuration files, then among "
+        "those that ship with the project.",
+    ),
+    cfg.BoolOpt(
+        "drop_unmatched_notifications",
+        default=False,
+        help="Drop notifications that no event definition matches, instead of storing them with "
+        "the default traits.",
+    ),
+    cfg.MultiStrOpt(
+        "store_raw",
+        default=[],
+        help="Priorities whose events keep the whole notification, credentials removed.",
+    ),
+    cfg.ListOpt(
+        "types",
+        default=["*"],
+        help="Event types to store: globs, and after a ! those to leave out. All others are "
+        "acknowledged and dropped.",
+    ),
+]
+
+DATABASE_OPTS = [
+    cfg.StrOpt(
+        "connection",
+        secret=True,
+        help="SQLAlchemy URL of the event database: postgresql://, mysql:// or sqlite://.",
+    ),
+    cfg.StrOpt(
+        "event_connection",
+        secret=True,
+        help="URL of the event database, used where connection is not set.",
+    ),
+    cfg.Opt(
+        "event_time_to_live",
+        type=Duration(),
+        default="-1",
+        help="Age at which events are deleted: seconds, or a number with a unit such as 90d. 0 or "
+        "less: never.",
+    ),
+    cfg.IntOpt(
+        "events_delete_batch_size",
+        default=0,
+        min=0,
+        help="Expired events deleted in one transaction. 0: as many as are deleted quickly, "
+        "starting at 1000.",
+    ),
+    cfg.IntOpt("max_pool_size", default=5, min=1, help="Connections kept open by a process."),
+    cfg.IntOpt("max_overflow", default=50, min=0, help="Connections of a process beyond max_pool_size."),
+    cfg.IntOpt("pool_timeout", default=30, min=1, help="Seconds to wait for a connection of the pool."),
+    cfg.IntOpt(
+        "connection_recycle_time",
+        default=3600,
+        min=-1,
+        deprecated_name="idle_timeout",
+        help="Seconds after which a pooled connection is replaced; below the idle limit of a "
+        "proxy in between. -1: never.",
+    ),
+    cfg.IntOpt(
+        "max_retries",
+        default=10,
+        min=-1,
+        help="Times a transaction is tried again after a transient error before the store counts "
+        "as away. -1: for ever.",
+    ),
+    cfg.IntOpt(
+        "retry_interval",
+        default=10,
+        min=1,
+        help="Longest pause between two tries, in seconds; pauses grow up to it and are jittered.",
+    ),
+    cfg.FloatOpt(
+        "statement_timeout",
+        default=60.0,
+        min=0,
+        help="Seconds after which the database cancels one of our statements. 0: never.",
+    ),
+    cfg.FloatOpt(
+        "lock_timeout",
+        default=20.0,
+        min=0,
+        help="Seconds to wait for a lock in the database. 0: for ever.",
+    ),
+]
+
+EXPIRER_OPTS = [
+    cfg.Opt(
+        "interval",
+        type=Duration(minimum=1),
+        default="3600",
+        help="Time from the start of one round of expiry to the next.",
+    ),
+    cfg.Opt(
+        "dead_letter_time_to_live",
+        type=Duration(),
+        default="30d",
+        help="Age at which dead letters are deleted, counted from the last time they were seen. "
+        "0 or less: never.",
+    ),
+    cfg.StrOpt(
+        "connection",
+        secret=True,
+        help="URL of the event database for the expirer's own role, which may drop and create "
+        "partitions. Not set: that of [database].",
+    ),
+]
+
+_GROUPS: dict[str | None, list[cfg.Opt]] = {
+    None: DEFAULT_OPTS,
+    "oslo_messaging_notifications": OSLO_MESSAGING_NOTIFICATIONS_OPTS,
+    "notification": NOTIFICATION_OPTS,
+    "event": EVENT_OPTS,
+    "database": DATABASE_OPTS,
+    "expirer": EXPIRER_OPTS,
+}
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """Return every option by group, for oslo-config-generator."""
+    return [(group or "DEFAULT", copy.deepcopy(options)) for group, options in _GROUPS.items()]
+
+
+def register_opts(conf: cfg.ConfigOpts, groups: Iterable[str | None] = tuple(_GROUPS)) -> None:
+    """Register our options on ``conf``; registering them again is harmless."""
+    for group in groups:
+        conf.register_opts(_GROUPS[group], group=group)
+
+
+def prepare_service(
+    argv: Sequence[str] | None = None,
+    config_files: list[str] | None = None,
+    cli_opts: Sequence[cfg.Opt] = (),
+) -> cfg.ConfigOpts:
+    """Return a configuration that was parsed and checked, with logging set up by it.
+
+    :param argv: arguments without the program's name; the process' own by default.
+    :param config_files: read these instead of looking for ``panko-ingest.conf`` in the usual places.
+    :param cli_opts: options of the command line to accept, such as a command's subcommands.
+    :raises ConfigError: a value is refused; the text names its option.
+    """
+    conf = cfg.ConfigOpts()
+    register_opts(conf)
+    log.register_options(conf)
+    conf.register_cli_opts(cli_opts)
+    try:
+        conf(
+            sys.argv[1:] if argv is None else argv,
+            project=PROJECT,
+            version=__version__,
+            default_config_files=config_files,
+        )
+    except cfg.Error as error:
+        raise ConfigError(str(error)) from error
+    check(conf)
+    log.setup(conf, PROJECT, __version__)
+    return conf
+
+
+def check(conf: cfg.ConfigOpts) -> None:
+    """Read every option once, and check those that depend on one another.
+
+    :raises ConfigError: naming each option at fault.
+    """
+    faults = []
+    for group, options in _GROUPS.items():
+        values = conf if group is None else conf[group]
+        for option in options:
+            try:
+                getattr(values, option.dest)
+            except (cfg.Error, ValueError) as error:
+                reason = str(error).partition(" is not valid: ")[2] or str(error)
+                faults.append(f"[{group or 'DEFAULT'}] {option.name}: {reason}")
+    if not faults:
+        prefetch, batch_size = conf.notification.prefetch_count, conf.notification.batch_size
+        if 0 < prefetch < batch_size:
+            faults.append(
+                f"[notification] prefetch_count: {prefetch} is less than batch_size ({batch_size}): "
+                "no batch could ever fill. Set 0, or at least batch_size"
+            )
+        faults += [
+            f"[{group}] {name}: is empty: nothing would be read"
+            for group, name in (
+                ("notification", "priorities"),
+                ("oslo_messaging_notifications", "topics"),
+            )
+            if not conf[group][name]
+        ]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:
+    """Return the URLs of the buses to read from.
+
+    :raises ConfigError: none is set.
+    """
+    urls = conf.notification.messaging_urls or [
+        conf.oslo_messaging_notifications.transport_url or conf.transport_url
+    ]
+    if not all(urls):
+        raise ConfigError(
+            "[oslo_messaging_notifications] transport_url is not set: "
+            "write rabbit://user:password@host:5672/vhost"
+        )
+    return list(urls)
+
+
+def database_url(conf: cfg.ConfigOpts) -> str:
+    """Return the URL of the event database.
+
+    :raises ConfigError: none is set.
+    """
+    url = conf.database.connection or conf.database.event_connection
+    if not url:
+        raise ConfigError("[database] connection is not set: write postgresql://user:password@host/panko")
+    return str(url)
+
+
+def expirer_database_url(conf: cfg.ConfigOpts) -> str:
+    """Return the URL of the event database for the expirer.
+
+    :raises ConfigError: none is set.
+    """
+    return conf.expirer.connection or database_url(conf)
+
+
+def queue_names(topics: Iterable[str], priorities: Iterable[str]) -> list[str]:
+    """Return the names of the shared queues, which are the routing keys too: ``topic.priority``."""
+    return [f"{topic}.{priority.lower()}" for topic, priority in itertools.product(topics, priorities)]

@@ -1,0 +1,1 @@
+"""Notifications into events, by event definitions in Ceilometer's format."""

@@ -1,0 +1,52 @@
+"""Event storage: Panko's interface, and how to get a connection to a store.
+
+A program that only wants the storage needs ``get_connection(url)`` and nothing else of this project.
+"""
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.storage.base import Connection, EventFilter, RecordResult
+from panko_ingest.storage.errors import InvalidMarker, StorageError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from oslo_config.cfg import ConfigOpts
+
+__all__ = [
+    "Connection",
+    "EventFilter",
+    "InvalidMarker",
+    "RecordResult",
+    "StorageError",
+    "StorageUnavailable",
+    "get_connection",
+    "get_connection_from_config",
+]
+
+_DRIVERS = "panko_ingest.storage"
+
+
+def get_connection(url: str, conf: "ConfigOpts | None" = None) -> Connection:
+    """Return a connection to the store at a SQLAlchemy URL, by the driver that serves its scheme.
+
+    :raises ConfigError: no driver serves the scheme, or its database driver is not installed.
+    """
+    scheme = url.partition(":")[0].partition("+")[0]
+    for entry_point in entry_points(group=_DRIVERS, name=scheme):
+        driver: type[Connection] = entry_point.load()
+        return driver(url, conf)
+    known = sorted({entry_point.name for entry_point in entry_points(group=_DRIVERS)})
+    raise ConfigError(
+        f"[database] connection: no storage driver for {scheme!r}; installed: {', '.join(known)}"
+    )
+
+
+def get_connection_from_config(conf: Any) -> Connection:
+    """Return a connection to the store that ``[database] connection`` (or event_connection) names.
+
+    :raises ConfigError: neither option is set, or the driver is missing.
+    """
+    from panko_ingest import config  # noqa: PLC0415 - a library user needs no options of ours
+
+    return get_connection(config.database_url(conf), conf)

@@ -1,0 +1,129 @@
+"""The interface every event store offers, after ``panko.storage.base``."""
+
+import datetime
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from panko_ingest.storage.models import DeadLetter, Event, Trait
+
+
+class RecordResult(NamedTuple):
+    """What became of each event given to ``record_events``, by its index in the input.
+
+    Every index is in exactly one of the three; ``failed`` holds ``(index, error)`` pairs.
+    """
+
+    recorded: tuple[int, ...] = ()
+    duplicates: tuple[int, ...] = ()
+    failed: tuple[tuple[int, Exception], ...] = ()
+
+
+class EventFilter:
+    """Which events to read, after ``panko.storage.EventFilter``.
+
+    :param start_timestamp: oldest ``generated``, inclusive, naive UTC.
+    :param end_timestamp: newest ``generated``, inclusive, naive UTC.
+    :param traits_filter: ``{"key": k, "string"|"integer"|"float"|"datetime": value, "op": op}`` each,
+        with op one of eq, lt, le, ne, gt, ge (eq where absent); all must hold.
+    :param admin_proj: a project id: events whose ``project_id`` trait is another project's are
+        left out, those without the trait are kept.
+    """
+
+    def __init__(
+        self,
+        start_timestamp: datetime.datetime | None = None,
+        end_timestamp: datetime.datetime | None = None,
+        event_type: str | None = None,
+        message_id: str | None = None,
+        traits_filter: Sequence[Mapping[str, Any]] | None = None,
+        admin_proj: str | None = None,
+    ) -> None:
+        self.start_timestamp = start_timestamp
+        self.end_timestamp = end_timestamp
+        self.event_type = event_type
+        self.message_id = message_id
+        self.traits_filter = list(traits_filter or ())
+        self.admin_proj = admin_proj
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value)
+        return f"EventFilter({fields})"
+
+
+class Connection(ABC):
+    """One event store. Constructing it opens nothing; the first call does."""
+
+    CAPABILITIES: ClassVar[dict[str, Any]] = {"events": {"query": {"simple": False}}}
+    STORAGE_CAPABILITIES: ClassVar[dict[str, Any]] = {"storage": {"production_ready": False}}
+
+    @abstractmethod
+    def __init__(self, url: str, conf: Any = None) -> None:
+        """Remember where the store is. ``conf`` is any oslo.config ConfigOpts, or None for defaults."""
+
+    @abstractmethod
+    def upgrade(self, version: str | None = None) -> None:
+        """Bring the schema to a revision, the newest by default."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Delete all events, traits and event types; dead letters and the schema version stay."""
+
+    @abstractmethod
+    def record_events(
+        self,
+        event_models: Sequence[Event],
+        dead_letters: Sequence[DeadLetter] = (),
+        on_failure: Callable[[int, Exception], DeadLetter] | None = None,
+    ) -> RecordResult:
+        """Write events and dead letters in one transaction.
+
+        Without ``on_failure`` it behaves as Panko's: all that can be recorded is, then the last
+        error is raised; duplicates are no error. With it, an event that can never be stored becomes
+        the dead letter that ``on_failure(index, error)`` returns, in the same transaction, and
+        nothing is raised for it.
+
+        :raises StorageUnavailable: the store is away or refuses for reasons of its own; nothing is
+            committed.
+        """
+
+    @abstractmethod
+    def get_events(
+        self, event_filter: EventFilter, pagination: Mapping[str, Any] | None = None
+    ) -> Iterable[Event]:
+        """Yield the matching events with their traits, sorted.
+
+        :param pagination: ``{"limit": n, "marker": message_id, "sort": [(key, "asc"|"desc"), ...]}``,
+            each optional; keys are ``Event.SUPPORT_SORT_KEYS``.
+        :raises InvalidMarker: no event has the marker's message_id.
+        """
+
+    @abstractmethod
+    def get_event_types(self) -> Iterable[str]:
+        """Yield the names of all event types, sorted."""
+
+    @abstractmethod
+    def get_trait_types(self, event_type: str) -> Iterable[dict[str, Any]]:
+        """Yield ``{"name": key, "data_type": number}`` for each trait that events of the type have."""
+
+    @abstractmethod
+    def get_traits(self, event_type: str, trait_type: str | None = None) -> Iterable[Trait]:
+        """Yield the traits of all events of a type, optionally only those of one name."""
+
+    @abstractmethod
+    def clear_expired_data(self, ttl: int, max_count: int | None = None) -> int:
+        """Delete events with ``generated`` before now - ``ttl`` seconds, oldest first.
+
+        :param max_count: one batch of at most so many; 0 or None: all of them, in batches.
+        :returns: the number of events deleted.
+        """
+
+    @classmethod
+    def get_capabilities(cls) -> dict[str, Any]:
+        """Return what queries this driver supports."""
+        return cls.CAPABILITIES
+
+    @classmethod
+    def get_storage_capabilities(cls) -> dict[str, Any]:
+        """Return whether this driver is meant for production."""
+        return cls.STORAGE_CAPABILITIES

@@ -1,0 +1,136 @@
+"""What is stored, as plain values: events, their traits, and dead letters.
+
+``Event`` and ``Trait`` follow ``panko.storage.models``: the same names, fields and type numbers.
+"""
+
+import datetime
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from panko_ingest import timestamps
+
+TraitValue = str | int | float | datetime.datetime | None
+
+_TYPE_NAMES = {0: "none", 1: "string", 2: "integer", 3: "float", 4: "datetime"}
+_TYPE_NUMBERS = {name: number for number, name in _TYPE_NAMES.items()}
+
+SALVAGED_KEY = "_salvaged"
+"""Reserved key of ``Event.raw``: a list of ``{"trait": name, "reason": text}``, one for each trait
+that had to be trimmed, changed or dropped so that its event could be stored."""
+
+
+class _TraitFields(NamedTuple):
+    name: str
+    dtype: int
+    value: TraitValue
+
+
+class Trait(_TraitFields):
+    """One named, typed value of an event. Datetimes are naive UTC."""
+
+    __slots__ = ()
+
+    NONE_TYPE = 0
+    TEXT_TYPE = 1
+    INT_TYPE = 2
+    FLOAT_TYPE = 3
+    DATETIME_TYPE = 4
+
+    MAX_TEXT = 255
+
+    @staticmethod
+    def get_type_by_name(type_name: str) -> int | None:
+        """Return the number of the type of that name, None for an unknown one."""
+        return _TYPE_NUMBERS.get(type_name)
+
+    @staticmethod
+    def get_type_names() -> list[str]:
+        """Return the names of all types, in the order of their numbers."""
+        return list(_TYPE_NAMES.values())
+
+    @staticmethod
+    def get_name_by_type(type_id: int) -> str:
+        """Return the name of a type number; ``none`` for an unknown one, as Panko does."""
+        return _TYPE_NAMES.get(type_id, "none")
+
+    @classmethod
+    def convert_value(cls, dtype: int, value: Any) -> TraitValue:
+        """Return ``value`` as the Python type of ``dtype``, as ``panko.storage.models`` does.
+
+        :raises ValueError: (or TypeError, OverflowError) when it can't be converted.
+        """
+        if dtype == cls.INT_TYPE:
+            return int(value)
+        if dtype == cls.FLOAT_TYPE:
+            return float(value)
+        if dtype == cls.DATETIME_TYPE:
+            return timestamps.parse(value)
+        text = value.decode("utf-8") if isinstance(value, bytes) else str(value)
+        return text[: cls.MAX_TEXT]
+
+    def serialize(self) -> tuple[str, int, str | int | float | None]:
+        """Return ``(name, dtype, value)`` with a datetime as ISO text."""
+        value = self.value
+        return (
+            self.name,
+            self.dtype,
+            value.isoformat() if isinstance(value, datetime.datetime) else value,
+        )
+
+
+@dataclass(slots=True)
+class Event:
+    """One thing that happened in the cloud.
+
+    ``generated`` is naive UTC; ``raw`` is ``{}`` or the notification in Ceilometer's shape.
+    """
+
+    message_id: str
+    event_type: str
+    generated: datetime.datetime
+    traits: list[Trait] = field(default_factory=list)
+    raw: dict[str, Any] = field(default_factory=dict)
+
+    SUPPORT_DIRS = ("asc", "desc")
+    SUPPORT_SORT_KEYS = ("message_id", "generated")
+    DEFAULT_SORT = (("generated", "asc"), ("message_id", "asc"))
+    PRIMARY_KEY = "message_id"
+
+    def append_trait(self, trait: Trait) -> None:
+        """Add one trait."""
+        self.traits.append(trait)
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the event as a JSON-ready dict, as Ceilometer's publisher sends it."""
+        return {
+            "message_id": self.message_id,
+            "event_type": self.event_type,
+            "generated": self.generated.isoformat(),
+            "traits": [trait.serialize() for trait in self.traits],
+            "raw": self.raw,
+        }
+
+
+@dataclass(slots=True)
+class DeadLetter:
+    """A delivered message that can never become a stored event, and why.
+
+    ``body`` is the delivered bytes, never decompressed; ``digest`` identifies the message:
+    SHA-256 over queue, content_type, content_encoding and the original body. ``stage`` is one of
+    ``decode``, ``convert``, ``record``, ``crash``.
+    """
+
+    digest: bytes
+    body: bytes
+    stage: str
+    error_class: str
+    error: str
+    content_type: str | None = None
+    content_encoding: str | None = None
+    headers: dict[str, Any] = field(default_factory=dict)
+    exchange: str = ""
+    routing_key: str = ""
+    queue: str = ""
+    message_id: str | None = None
+    event_type: str | None = None
+    redacted: bool = False

@@ -1,0 +1,1 @@
+"""The services that cotyledon runs, one module each."""
