@@ -1,0 +1,233 @@
+"""The tables, as SQLAlchemy ORM classes: Panko's six for events, and ``dead_letter`` beside them.
+
+This is the **plain** layout, which enforces every reference. Panko's API can read it: names of
+tables and columns and the form of the values are Panko's. What differs is what readers don't see:
+64-bit ids, utf8mb4 and a binary collation on MySQL, and no index that another one covers.
+"""
+
+import datetime
+import decimal
+from typing import Any
+
+import orjson
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    text,
+)
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+IDENTIFIER_KEYS = ("project_id", "user_id", "resource_id", "instance_id")
+"""Text traits by which people look events up: where an index can be partial, it holds their values."""
+
+_EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - all times here are naive UTC
+_MICROSECOND = decimal.Decimal("0.000001")
+
+
+# MySQL's TEXT ends at 64 kB.
+LongText = Text().with_variant(mysql.LONGTEXT(), "mysql")
+
+
+def datetime_to_decimal(moment: datetime.datetime) -> decimal.Decimal:
+    """Return naive UTC as seconds since 1970, the form in which Panko keeps times on MySQL."""
+    elapsed = moment - _EPOCH
+    return decimal.Decimal(elapsed.days * 86400 + elapsed.seconds) + elapsed.microseconds * _MICROSECOND
+
+
+def decimal_to_datetime(seconds: decimal.Decimal) -> datetime.datetime:
+    """Return seconds since 1970 as naive UTC."""
+    whole, fraction = divmod(int(seconds.scaleb(6)), 1_000_000)
+    return _EPOCH + datetime.timedelta(seconds=whole, microseconds=fraction)
+
+
+class PreciseTimestamp(TypeDecorator[datetime.datetime]):
+    """Naive UTC to the microsecond: DECIMAL(20,6) seconds on MySQL, a timestamp without zone elsewhere."""
+
+    impl = DateTime().with_variant(mysql.DECIMAL(precision=20, scale=6), "mysql")
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime.datetime | None, dialect: Dialect) -> Any:
+        """Return the value as the driver takes it."""
+        return datetime_to_decimal(value) if value is not None and dialect.name == "mysql" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime.datetime | None:
+        """Return what the driver gave as naive UTC."""
+        return decimal_to_datetime(value) if value is not None and dialect.name == "mysql" else value
+
+
+class JSONText(TypeDecorator[dict[str, Any]]):
+    """A JSON object kept as text, as Panko's API reads it."""
+
+    impl = LongText
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
+        """Return the object as JSON text."""
+        return None if value is None else orjson.dumps(value).decode()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any]:  # noqa: ARG002 - SQLAlchemy's
+        """Return the object; nothing stored is an empty one."""
+        return orjson.loads(value) if value else {}
+
+
+# SQLite numbers rows by themselves only in a column that is exactly INTEGER.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+LongBinary = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
+Digest = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql")
+
+_MYSQL_TABLE = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mysql_row_format": "DYNAMIC",
+}
+# A trait is found by its event and key: SQLite then needs no row number nor a second tree.
+_TRAIT_TABLE = {**_MYSQL_TABLE, "sqlite_with_rowid": False}
+
+
+class Base(DeclarativeBase):
+    """What the tables share: one metadata, and names for every constraint."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        }
+    )
+
+
+class EventType(Base):
+    """The name of a kind of event, kept once: ``compute.instance.create.end``."""
+
+    __tablename__ = "event_type"
+    __table_args__ = _MYSQL_TABLE
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    desc: Mapped[str] = mapped_column(String(255), unique=True)
+
+
+class Event(Base):
+    """One event; ``message_id`` is the notification's and makes it unique. ``raw`` is JSON text."""
+
+    __tablename__ = "event"
+    __table_args__ = (
+        # Pages sort by these two, and expiry starts at the oldest.
+        Index(None, "generated", "message_id"),
+        # Serves the reference to event_type, and a type's events within a time.
+        Index(None, "event_type_id", "generated"),
+        _MYSQL_TABLE,
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    message_id: Mapped[str] = mapped_column(String(50), unique=True)
+    generated: Mapped[datetime.datetime] = mapped_column(PreciseTimestamp)
+    raw: Mapped[dict[str, Any]] = mapped_column(JSONText)
+    event_type_id: Mapped[int] = mapped_column(ForeignKey("event_type.id"))
+
+
+class TraitText(Base):
+    """A text trait of an event, or one without a type; at most 255 characters."""
+
+    __tablename__ = "trait_text"
+
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[str | None] = mapped_column(String(255))
+
+    _identifiers = text(f"key IN ({', '.join(repr(key) for key in IDENTIFIER_KEYS)})")
+    __table_args__ = (
+        Index(
+            "ix_trait_text_identifiers",
+            "value",
+            postgresql_where=_identifiers,
+            sqlite_where=_identifiers,
+        ).ddl_if(dialect=("postgresql", "sqlite")),  # type: ignore[arg-type]  # it takes several
+        _TRAIT_TABLE,
+    )
+
+
+class TraitInt(Base):
+    """A 64-bit integer trait of an event."""
+
+    __tablename__ = "trait_int"
+    __table_args__ = _TRAIT_TABLE
+
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class TraitFloat(Base):
+    """A double-precision trait of an event."""
+
+    __tablename__ = "trait_float"
+    __table_args__ = _TRAIT_TABLE
+
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[float | None] = mapped_column(Double)
+
+
+class TraitDatetime(Base):
+    """A trait of an event that is a time, in naive UTC."""
+
+    __tablename__ = "trait_datetime"
+    __table_args__ = _TRAIT_TABLE
+
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    value: Mapped[datetime.datetime | None] = mapped_column(PreciseTimestamp)
+
+
+class DeadLetter(Base):
+    """A delivered message that can't become an event: its bytes, where it came from, and why.
+
+    ``digest`` (SHA-256 over queue, content_type, content_encoding and the original body) makes it
+    unique: a repeat only updates ``last_at`` and ``attempts``. Times are naive UTC.
+    """
+
+    __tablename__ = "dead_letter"
+    __table_args__ = _MYSQL_TABLE
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    digest: Mapped[bytes] = mapped_column(Digest, unique=True)
+    body: Mapped[bytes] = mapped_column(LongBinary)
+    content_type: Mapped[str | None] = mapped_column(String(255))
+    content_encoding: Mapped[str | None] = mapped_column(String(255))
+    headers: Mapped[dict[str, Any]] = mapped_column(JSONText)
+    exchange: Mapped[str] = mapped_column(String(255))
+    routing_key: Mapped[str] = mapped_column(String(255))
+    queue: Mapped[str] = mapped_column(String(255))
+    stage: Mapped[str] = mapped_column(String(32))
+    error_class: Mapped[str] = mapped_column(String(255))
+    error: Mapped[str] = mapped_column(LongText)
+    message_id: Mapped[str | None] = mapped_column(String(255))
+    event_type: Mapped[str | None] = mapped_column(String(255))
+    redacted: Mapped[bool] = mapped_column(Boolean)
+    first_at: Mapped[datetime.datetime] = mapped_column(PreciseTimestamp)
+    last_at: Mapped[datetime.datetime] = mapped_column(PreciseTimestamp, index=True)
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("1"))
+
+
+TRAIT_TABLES: dict[int, type[TraitText | TraitInt | TraitFloat | TraitDatetime]] = {
+    0: TraitText,
+    1: TraitText,
+    2: TraitInt,
+    3: TraitFloat,
+    4: TraitDatetime,
+}
+"""The table of each type number of ``models.Trait``."""
