@@ -24,20 +24,24 @@ class EventFilter:
 
     :param start_timestamp: oldest ``generated``, inclusive, naive UTC.
     :param end_timestamp: newest ``generated``, inclusive, naive UTC.
+    :param event_type: one name, or several of which any may hold.
     :param traits_filter: ``{"key": k, "string"|"integer"|"float"|"datetime": value, "op": op}`` each,
         with op one of eq, lt, le, ne, gt, ge (eq where absent); all must hold.
     :param admin_proj: a project id: events whose ``project_id`` trait is another project's are
         left out, those without the trait are kept.
+    :param salvaged: only events that had to be salvaged: ``SALVAGED_KEY`` is in their raw.
     """
 
     def __init__(
         self,
         start_timestamp: datetime.datetime | None = None,
         end_timestamp: datetime.datetime | None = None,
-        event_type: str | None = None,
+        event_type: str | Sequence[str] | None = None,
         message_id: str | None = None,
         traits_filter: Sequence[Mapping[str, Any]] | None = None,
         admin_proj: str | None = None,
+        *,
+        salvaged: bool = False,
     ) -> None:
         self.start_timestamp = start_timestamp
         self.end_timestamp = end_timestamp
@@ -45,6 +49,7 @@ class EventFilter:
         self.message_id = message_id
         self.traits_filter = list(traits_filter or ())
         self.admin_proj = admin_proj
+        self.salvaged = salvaged
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value)

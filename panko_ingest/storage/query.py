@@ -1,0 +1,286 @@
+"""Reading events: a page of events is one statement, the traits of a page one a trait table.
+
+Nothing is read by OFFSET and nothing by event: each page goes on behind the last event of the one
+before (keyset paging). So memory is bounded by a page, and a reader may take its time: no cursor
+and no transaction stays open between pages.
+"""
+
+import itertools
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+
+from panko_ingest.storage.base import EventFilter
+from panko_ingest.storage.errors import InvalidMarker, StorageError
+from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait, TraitValue
+from panko_ingest.storage.tables import (
+    IDENTIFIER_KEYS,
+    TRAIT_TABLES,
+    Event as EventRow,
+    EventType,
+)
+
+PAGE_SIZE = 500
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
+}
+_COLUMNS = {"generated": EventRow.generated, "message_id": EventRow.message_id}
+_STORED_TYPES = (Trait.TEXT_TYPE, Trait.INT_TYPE, Trait.FLOAT_TYPE, Trait.DATETIME_TYPE)
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+_Sort = Sequence[tuple[str, str]]
+_Rows = Sequence[sa.Row[Any]]
+
+
+def get_events(
+    engine: sa.Engine, event_filter: EventFilter, pagination: Mapping[str, Any] | None = None
+) -> Iterator[Event]:
+    """Return the matching events with their traits, sorted. The request is checked at once, before the first.
+
+    :raises InvalidMarker: no event has the marker's message_id.
+    :raises StorageError: the filter or the pagination makes no sense.
+    """
+    pagination = pagination or {}
+    sort = _complete(pagination.get("sort") or Event.DEFAULT_SORT)
+    limit = pagination.get("limit")
+    if limit is not None and limit < 0:
+        raise StorageError(f"limit: {limit} is negative")
+    statement = _matching(engine, event_filter)
+    after = _position(engine, pagination["marker"]) if pagination.get("marker") else None
+    if statement is None:
+        return iter(())
+    size = PAGE_SIZE if limit is None or event_filter.salvaged else min(limit, PAGE_SIZE)
+    pages = _pages(engine, statement, sort, after, size)
+    return itertools.islice(_events(engine, pages, salvaged_only=event_filter.salvaged), limit)
+
+
+def get_event_types(engine: sa.Engine) -> Iterator[str]:
+    """Return the names of all event types, in the order of their characters' codes on every database."""
+    with engine.connect() as connection:
+        return iter(sorted(connection.scalars(sa.select(EventType.desc))))
+
+
+def get_trait_types(engine: sa.Engine, event_type: str) -> Iterator[dict[str, Any]]:
+    """Yield the name and data_type of each trait that events of the type have."""
+    for dtype in _STORED_TYPES:
+        table = TRAIT_TABLES[dtype]
+        keys = (
+            sa.select(table.key)
+            .join(EventRow, EventRow.id == table.event_id)
+            .join(EventType, EventType.id == EventRow.event_type_id)
+            .where(EventType.desc == event_type)
+            .distinct()
+        )
+        with engine.connect() as connection:
+            names = connection.scalars(keys).all()
+        for name in sorted(names):
+            yield {"name": name, "data_type": dtype}
+
+
+def get_traits(engine: sa.Engine, event_type: str, trait_type: str | None = None) -> Iterator[Trait]:
+    """Yield the traits of all events of a type, the oldest event's first, optionally of one name only."""
+    statement = _matching(engine, EventFilter(event_type=event_type))
+    if statement is None:
+        return
+    narrow: sa.Select[Any] = statement.with_only_columns(EventRow.id, EventRow.generated, EventRow.message_id)
+    for rows in _pages(engine, narrow, Event.DEFAULT_SORT, None, PAGE_SIZE):
+        with engine.connect() as connection:
+            found = list(_traits(connection, [row.id for row in rows], trait_type))
+        for _, trait in found:
+            yield trait
+
+
+def _matching(engine: sa.Engine, event_filter: EventFilter) -> sa.Select[Any] | None:
+    """Return the statement for all events that match; None where their event type is not even known."""
+    statement = sa.select(
+        EventRow.id, EventRow.generated, EventRow.message_id, EventRow.event_type_id, EventRow.raw
+    )
+    if event_filter.event_type:
+        # Not by a join: MariaDB would begin with the small table and sort all events of the type.
+        with engine.connect() as connection:
+            ids = _type_ids(connection, event_filter.event_type)
+        if not ids:
+            return None
+        statement = statement.where(
+            EventRow.event_type_id == ids[0] if len(ids) == 1 else EventRow.event_type_id.in_(ids)
+        )
+    if event_filter.message_id:
+        statement = statement.where(EventRow.message_id == _storable(event_filter.message_id, "message_id"))
+    if event_filter.start_timestamp:
+        statement = statement.where(EventRow.generated >= event_filter.start_timestamp)
+    if event_filter.end_timestamp:
+        statement = statement.where(EventRow.generated <= event_filter.end_timestamp)
+    for trait_filter in event_filter.traits_filter:
+        statement = _having_trait(statement, trait_filter)
+    if event_filter.admin_proj:
+        statement = statement.where(_of_no_other_project(event_filter.admin_proj))
+    if event_filter.salvaged:
+        statement = statement.where(
+            sa.type_coerce(EventRow.raw, sa.Text).contains(f'"{SALVAGED_KEY}"', autoescape=True)
+        )
+    return statement
+
+
+def _type_ids(connection: sa.Connection, names: str | Iterable[str]) -> Sequence[int]:
+    wanted = [names] if isinstance(names, str) else list(names)
+    wanted = [_storable(name, "event_type") for name in wanted]
+    return connection.scalars(sa.select(EventType.id).where(EventType.desc.in_(wanted))).all()
+
+
+def _having_trait(statement: sa.Select[Any], trait_filter: Mapping[str, Any]) -> sa.Select[Any]:
+    key, compare, dtype, value = _parse_trait_filter(trait_filter)
+    # A partial index serves these keys, and a planner sees that only where the key is no parameter.
+    literal = key in IDENTIFIER_KEYS
+    trait = aliased(TRAIT_TABLES[dtype])
+    return statement.join(
+        trait,
+        sa.and_(
+            trait.event_id == EventRow.id,
+            trait.key == sa.bindparam(None, key, sa.String, unique=True, literal_execute=literal),
+            compare(trait.value, value),
+        ),
+    )
+
+
+def _parse_trait_filter(
+    trait_filter: Mapping[str, Any],
+) -> tuple[str, Callable[[Any, Any], Any], int, TraitValue]:
+    given = dict(trait_filter)
+    key, name = given.pop("key", None), given.pop("op", None) or "eq"
+    if not key or len(given) != 1 or name not in _OPERATORS:
+        raise StorageError(
+            f"traits_filter: {dict(trait_filter)} needs a key, one of string, integer, float and datetime "
+            f"with its value, and op one of {', '.join(_OPERATORS)}"
+        )
+    type_name, value = given.popitem()
+    dtype = Trait.get_type_by_name(type_name)
+    if dtype not in _STORED_TYPES:
+        raise StorageError(f"traits_filter: {key}: {type_name!r} is none of string, integer, float, datetime")
+    try:
+        converted = Trait.convert_value(dtype, value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise StorageError(f"traits_filter: {key}: {value!r} is no {type_name}") from error
+    return _storable(key, "traits_filter"), _OPERATORS[name], dtype, _storable(converted, key)
+
+
+def _storable(value: Any, name: str) -> Any:
+    """Refuse what no database could even compare with: an error here names the field.
+
+    :raises StorageError: the value can be stored nowhere.
+    """
+    if isinstance(value, str) and _UNSTORABLE.search(value):
+        raise StorageError(f"{name}: {value!r} has characters that can't be stored")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise StorageError(f"{name}: {value} is beyond 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise StorageError(f"{name}: {value} is no finite number")
+    return value
+
+
+def _of_no_other_project(project: str) -> sa.ColumnElement[bool]:
+    trait = aliased(TRAIT_TABLES[Trait.TEXT_TYPE])
+    other = sa.exists().where(
+        trait.event_id == EventRow.id,
+        trait.key == "project_id",
+        trait.value != _storable(project, "admin_proj"),
+    )
+    return ~other
+
+
+def _complete(sort: Iterable[tuple[str, str]]) -> _Sort:
+    """Return the sort with the message_id at its end, so that no two events are level."""
+    complete: dict[str, str] = {}
+    for key, direction in sort:
+        if key not in _COLUMNS or direction not in Event.SUPPORT_DIRS:
+            raise StorageError(
+                f"sort: {key} {direction}: keys are {', '.join(_COLUMNS)}, directions "
+                f"{', '.join(Event.SUPPORT_DIRS)}"
+            )
+        complete.setdefault(key, direction)
+    complete.setdefault("message_id", next(reversed(complete.values()), "asc"))
+    return tuple(complete.items())
+
+
+def _position(engine: sa.Engine, message_id: str) -> Mapping[str, Any]:
+    statement = sa.select(EventRow.generated, EventRow.message_id).where(
+        EventRow.message_id == _storable(message_id, "marker")
+    )
+    with engine.connect() as connection:
+        row = connection.execute(statement).one_or_none()
+    if row is None:
+        raise InvalidMarker(f"marker: no event with message_id {message_id!r} is stored")
+    return {"generated": row.generated, "message_id": row.message_id}
+
+
+def _behind(sort: _Sort, position: Mapping[str, Any]) -> sa.ColumnElement[bool]:
+    """Return the condition for all that comes after a position."""
+    (key, direction), *rest = sort
+    column, value = _COLUMNS[key], position[key]
+    beyond: sa.ColumnElement[bool] = column > value if direction == "asc" else column < value
+    if key == "message_id":
+        return beyond
+    # Said twice so that every planner gets a plain range of the index from the first half.
+    within = column >= value if direction == "asc" else column <= value
+    return sa.and_(within, sa.or_(beyond, _behind(rest, position)))
+
+
+def _pages(
+    engine: sa.Engine,
+    statement: sa.Select[Any],
+    sort: _Sort,
+    after: Mapping[str, Any] | None,
+    size: int,
+) -> Iterator[_Rows]:
+    columns = [getattr(_COLUMNS[key], direction)() for key, direction in sort]
+    ordered = statement.order_by(*columns).limit(size)
+    while size:
+        page = ordered if after is None else ordered.where(_behind(sort, after))
+        with engine.connect() as connection:
+            rows = connection.execute(page).all()
+        if rows:
+            yield rows
+        if len(rows) < size:
+            return
+        after = {key: getattr(rows[-1], key) for key in _COLUMNS}
+
+
+def _events(engine: sa.Engine, pages: Iterable[_Rows], *, salvaged_only: bool) -> Iterator[Event]:
+    for page in pages:
+        rows = [row for row in page if SALVAGED_KEY in row.raw] if salvaged_only else page
+        if not rows:
+            continue
+        with engine.connect() as connection:
+            names = _type_names(connection, {row.event_type_id for row in rows})
+            events = {
+                row.id: Event(row.message_id, names[row.event_type_id], row.generated, [], row.raw)
+                for row in rows
+            }
+            for event_id, trait in _traits(connection, list(events)):
+                events[event_id].traits.append(trait)
+        for event in events.values():
+            event.traits.sort(key=operator.attrgetter("name"))
+            yield event
+
+
+def _type_names(connection: sa.Connection, type_ids: Iterable[int]) -> dict[int, str]:
+    statement = sa.select(EventType.id, EventType.desc).where(EventType.id.in_(list(type_ids)))
+    return {row.id: row.desc for row in connection.execute(statement)}
+
+
+def _traits(
+    connection: sa.Connection, event_ids: Sequence[int], name: str | None = None
+) -> Iterator[tuple[int, Trait]]:
+    for dtype in _STORED_TYPES:
+        table = TRAIT_TABLES[dtype]
+        statement = sa.select(table.event_id, table.key, table.value).where(table.event_id.in_(event_ids))
+        if name is not None:
+            statement = statement.where(table.key == name)
+        for event_id, key, value in connection.execute(statement):
+            yield event_id, Trait(key, dtype, value)
