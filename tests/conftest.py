@@ -1,0 +1,95 @@
+"""Servers of the tests' own, started when the first test asks for one.
+
+Each pytest-xdist worker has its own, so a test may stop, freeze or kill a server without another
+test noticing.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import hypothesis
+import pytest
+
+from tests.services import MariaDB, NotInstalledError, PostgreSQL, RabbitMQ, Server
+
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+
+def _running(make: Callable[[], AnyServer]) -> Iterator[AnyServer]:
+    try:
+        server = make()
+    except NotInstalledError as error:
+        if os.environ.get("PANKO_INGEST_REQUIRE_SERVICES") == "1":
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A running RabbitMQ; a test that stops it starts it again."""
+    yield from _running(RabbitMQ)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A running PostgreSQL; a test that stops it starts it again."""
+    yield from _running(PostgreSQL)
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A running MariaDB; a test that stops it starts it again."""
+    yield from _running(MariaDB)
+
+
+@pytest.fixture
+def broker_url(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """URL of an empty vhost."""
+    url = rabbitmq.create_vhost()
+    yield url
+    rabbitmq.drop_vhost(url)
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """URL of an SQLite file that does not exist yet."""
+    return f"sqlite:///{tmp_path}/events.sqlite"
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgreSQL) -> Iterator[str]:
+    """URL of an empty PostgreSQL database."""
+    url = postgresql.create_database()
+    yield url
+    postgresql.drop_database(url)
+
+
+@pytest.fixture
+def mariadb_url(mariadb: MariaDB) -> Iterator[str]:
+    """URL of an empty MariaDB database."""
+    url = mariadb.create_database()
+    yield url
+    mariadb.drop_database(url)
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database, on each kind of database in turn."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url

@@ -1,0 +1,11 @@
+"""Private servers for tests: made in a folder of their own, on free ports of the loopback interface.
+
+They never touch a server that the machine runs already, and die with the process that started them.
+"""
+
+from tests.services.mariadb import MariaDB
+from tests.services.postgresql import PostgreSQL
+from tests.services.rabbitmq import RabbitMQ
+from tests.services.server import NotInstalledError, Server
+
+__all__ = ["MariaDB", "NotInstalledError", "PostgreSQL", "RabbitMQ", "Server"]
