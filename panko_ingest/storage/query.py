@@ -36,7 +36,8 @@ _STORED_TYPES = (Trait.TEXT_TYPE, Trait.INT_TYPE, Trait.FLOAT_TYPE, Trait.DATETI
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 _Sort = Sequence[tuple[str, str]]
-_Rows = Sequence[sa.Row[Any]]
+_Statement = sa.Select[*tuple[Any, ...]]
+_Rows = Sequence[sa.Row[*tuple[Any, ...]]]
 
 
 def get_events(
@@ -89,7 +90,7 @@ def get_traits(engine: sa.Engine, event_type: str, trait_type: str | None = None
     statement = _matching(engine, EventFilter(event_type=event_type))
     if statement is None:
         return
-    narrow: sa.Select[Any] = statement.with_only_columns(EventRow.id, EventRow.generated, EventRow.message_id)
+    narrow: _Statement = statement.with_only_columns(EventRow.id, EventRow.generated, EventRow.message_id)
     for rows in _pages(engine, narrow, Event.DEFAULT_SORT, None, PAGE_SIZE):
         with engine.connect() as connection:
             found = list(_traits(connection, [row.id for row in rows], trait_type))
@@ -97,7 +98,7 @@ def get_traits(engine: sa.Engine, event_type: str, trait_type: str | None = None
             yield trait
 
 
-def _matching(engine: sa.Engine, event_filter: EventFilter) -> sa.Select[Any] | None:
+def _matching(engine: sa.Engine, event_filter: EventFilter) -> _Statement | None:
     """Return the statement for all events that match; None where their event type is not even known."""
     statement = sa.select(
         EventRow.id, EventRow.generated, EventRow.message_id, EventRow.event_type_id, EventRow.raw
@@ -134,7 +135,7 @@ def _type_ids(connection: sa.Connection, names: str | Iterable[str]) -> Sequence
     return connection.scalars(sa.select(EventType.id).where(EventType.desc.in_(wanted))).all()
 
 
-def _having_trait(statement: sa.Select[Any], trait_filter: Mapping[str, Any]) -> sa.Select[Any]:
+def _having_trait(statement: _Statement, trait_filter: Mapping[str, Any]) -> _Statement:
     key, compare, dtype, value = _parse_trait_filter(trait_filter)
     # A partial index serves these keys, and a planner sees that only where the key is no parameter.
     literal = key in IDENTIFIER_KEYS
@@ -233,7 +234,7 @@ def _behind(sort: _Sort, position: Mapping[str, Any]) -> sa.ColumnElement[bool]:
 
 def _pages(
     engine: sa.Engine,
-    statement: sa.Select[Any],
+    statement: _Statement,
     sort: _Sort,
     after: Mapping[str, Any] | None,
     size: int,

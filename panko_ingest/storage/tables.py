@@ -127,8 +127,8 @@ class Event(Base):
     __table_args__ = (
         # Pages sort by these two, and expiry starts at the oldest.
         Index(None, "generated", "message_id"),
-        # Serves the reference to event_type, and a type's events within a time.
-        Index(None, "event_type_id", "generated"),
+        # Serves the reference to event_type, and pages of a type's events.
+        Index("ix_event_type_generated", "event_type_id", "generated", "message_id"),
         _MYSQL_TABLE,
     )
 
