@@ -1,0 +1,35 @@
+"""What alembic runs around the revisions; `panko-ingest db sync` and alembic's own command alike."""
+
+from alembic import context
+from sqlalchemy import Connection
+
+from panko_ingest import config
+from panko_ingest.errors import ConfigError
+from panko_ingest.storage import schema, tables
+
+
+def main() -> None:
+    """Run on the connection of db sync, else on the database of -x url=... or of our configuration."""
+    if context.is_offline_mode():
+        raise ConfigError("--sql: these revisions look at the database they change, so it must be there")
+    connection = context.config.attributes.get("connection")
+    if connection is not None:
+        _migrate(connection)
+        return
+    url = context.get_x_argument(as_dictionary=True).get("url")
+    with schema.migrating(url or config.database_url(config.prepare_service([]))) as connection:
+        _migrate(connection)
+
+
+def _migrate(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=tables.Base.metadata,
+        version_table=schema.VERSION_TABLE,
+        transaction_per_migration=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+main()

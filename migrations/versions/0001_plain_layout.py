@@ -1,0 +1,171 @@
+"""The plain layout: all tables, or, in a database of Panko's, what it lacks.
+
+Nothing that exists is changed here, so that an adopted database serves its old readers and writers
+and ours alike; the next revision rewrites what differs.
+"""
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import mysql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+_TABLE: dict[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mysql_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mysql_row_format": "DYNAMIC",
+    "sqlite_with_rowid": False,
+}
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_TIMESTAMP = sa.DateTime().with_variant(mysql.DECIMAL(20, 6), "mysql")
+_LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql")
+_DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql")
+_LONG_BINARY = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
+_IDENTIFIERS = sa.text("key IN ('project_id', 'user_id', 'resource_id', 'instance_id')")
+
+
+def layout(dialect: str) -> sa.MetaData:
+    """Return the tables as this revision makes them; frozen, while tables.py is what they are today."""
+    metadata = sa.MetaData()
+    _event_tables(metadata)
+    identifiers = sa.Index(
+        "ix_trait_text_identifiers",
+        "value",
+        postgresql_where=_IDENTIFIERS,
+        sqlite_where=_IDENTIFIERS,
+    )
+    # MySQL has no partial indexes.
+    _trait_table(metadata, "trait_text", sa.String(255), *([] if dialect == "mysql" else [identifiers]))
+    _trait_table(metadata, "trait_int", sa.BigInteger())
+    _trait_table(metadata, "trait_float", sa.Double())
+    _trait_table(metadata, "trait_datetime", _TIMESTAMP)
+    _dead_letter_table(metadata)
+    return metadata
+
+
+def _event_tables(metadata: sa.MetaData) -> None:
+    options: dict[str, Any] = {**_TABLE, "sqlite_with_rowid": True}
+    sa.Table(
+        "event_type",
+        metadata,
+        sa.Column("id", _ID),
+        sa.Column("desc", sa.String(255), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_event_type"),
+        sa.UniqueConstraint("desc", name="uq_event_type_desc"),
+        **options,
+    )
+    sa.Table(
+        "event",
+        metadata,
+        sa.Column("id", _ID),
+        sa.Column("message_id", sa.String(50), nullable=False),
+        sa.Column("generated", _TIMESTAMP, nullable=False),
+        sa.Column("raw", _LONG_TEXT, nullable=False),
+        sa.Column("event_type_id", _ID, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_event"),
+        sa.UniqueConstraint("message_id", name="uq_event_message_id"),
+        sa.ForeignKeyConstraint(
+            ["event_type_id"], ["event_type.id"], name="fk_event_event_type_id_event_type"
+        ),
+        sa.Index("ix_event_generated_message_id", "generated", "message_id"),
+        sa.Index("ix_event_type_generated", "event_type_id", "generated", "message_id"),
+        **options,
+    )
+
+
+def _trait_table(metadata: sa.MetaData, name: str, value: Any, *indexes: sa.Index) -> None:
+    sa.Table(
+        name,
+        metadata,
+        sa.Column("event_id", _ID, nullable=False, autoincrement=False),
+        sa.Column("key", sa.String(255), nullable=False),
+        sa.Column("value", value),
+        sa.PrimaryKeyConstraint("event_id", "key", name=f"pk_{name}"),
+        sa.ForeignKeyConstraint(["event_id"], ["event.id"], name=f"fk_{name}_event_id_event"),
+        *indexes,
+        **_TABLE,
+    )
+
+
+def _dead_letter_table(metadata: sa.MetaData) -> None:
+    options: dict[str, Any] = {**_TABLE, "sqlite_with_rowid": True}
+    sa.Table(
+        "dead_letter",
+        metadata,
+        sa.Column("id", _ID),
+        sa.Column("digest", _DIGEST, nullable=False),
+        sa.Column("body", _LONG_BINARY, nullable=False),
+        sa.Column("content_type", sa.String(255)),
+        sa.Column("content_encoding", sa.String(255)),
+        sa.Column("headers", _LONG_TEXT, nullable=False),
+        sa.Column("exchange", sa.String(255), nullable=False),
+        sa.Column("routing_key", sa.String(255), nullable=False),
+        sa.Column("queue", sa.String(255), nullable=False),
+        sa.Column("stage", sa.String(32), nullable=False),
+        sa.Column("error_class", sa.String(255), nullable=False),
+        sa.Column("error", _LONG_TEXT, nullable=False),
+        sa.Column("message_id", sa.String(255)),
+        sa.Column("event_type", sa.String(255)),
+        sa.Column("redacted", sa.Boolean(), nullable=False),
+        sa.Column("first_at", _TIMESTAMP, nullable=False),
+        sa.Column("last_at", _TIMESTAMP, nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False, server_default=sa.text("1")),
+        sa.PrimaryKeyConstraint("id", name="pk_dead_letter"),
+        sa.UniqueConstraint("digest", name="uq_dead_letter_digest"),
+        sa.Index("ix_dead_letter_last_at", "last_at"),
+        **options,
+    )
+
+
+def upgrade() -> None:
+    connection = op.get_bind()
+    adopted = set(sa.inspect(connection).get_table_names())
+    metadata = layout(connection.dialect.name)
+    metadata.create_all(connection)
+    for table in metadata.sorted_tables:
+        if table.name in adopted:
+            _add_missing_indexes(table)
+
+
+def _add_missing_indexes(table: sa.Table) -> None:
+    """Add indexes to a table that is in use: on PostgreSQL without keeping writers out."""
+    connection = op.get_bind()
+    if connection.dialect.name == "postgresql":
+        _drop_unfinished_indexes(table.name)
+    present = {index["name"] for index in sa.inspect(connection).get_indexes(table.name)}
+    missing = sorted(
+        (index for index in table.indexes if index.name not in present), key=lambda i: str(i.name)
+    )
+    for index in missing:
+        if connection.dialect.name == "postgresql":
+            index.dialect_options["postgresql"]["concurrently"] = True
+            with op.get_context().autocommit_block():
+                op.execute(sa.schema.CreateIndex(index))
+        else:
+            op.execute(sa.schema.CreateIndex(index))
+
+
+def _drop_unfinished_indexes(table: str) -> None:
+    """Drop what a killed CREATE INDEX CONCURRENTLY left: it has the name, and serves nobody."""
+    unfinished = sa.text(
+        "SELECT indexrelid::regclass::text FROM pg_index "
+        "WHERE NOT indisvalid AND indrelid = to_regclass(:table)"
+    )
+    for name in op.get_bind().scalars(unfinished, {"table": table}).all():
+        op.execute(f"DROP INDEX {name}")
+
+
+def downgrade() -> None:
+    connection = op.get_bind()
+    metadata = layout(connection.dialect.name)
+    if connection.scalar(sa.select(sa.exists().select_from(metadata.tables["event"]))):
+        raise RuntimeError(
+            "downgrading would drop the tables with all events in them: delete the events first"
+        )
+    metadata.drop_all(connection)

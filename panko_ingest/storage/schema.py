@@ -1,0 +1,202 @@
+"""Which revision the schema is at, which ones this release works with, and bringing it there.
+
+The revisions themselves are alembic's, in ``migrations/``. Any number of processes may upgrade at
+once: one does the work, under a lock in the database, the others wait and then find nothing to do.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+
+from panko_ingest import resources
+from panko_ingest.storage import faults
+from panko_ingest.storage.engine import make_engine
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.settings import Settings
+
+LOG = logging.getLogger(__name__)
+
+VERSION_TABLE = "panko_ingest_version"
+_EVENT_TABLES = {"event_type", "event", "trait_text", "trait_int", "trait_float", "trait_datetime"}
+
+_ADVISORY_LOCK = 0x70616E6B6F  # any number will do that nobody else takes in this database
+_LOCKS = {
+    "postgresql": (
+        f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})",
+        f"SELECT pg_advisory_unlock({_ADVISORY_LOCK})",
+    ),
+    # Its locks are the server's, not the database's.
+    "mysql": (
+        "SELECT GET_LOCK(CONCAT('panko_ingest.', MD5(DATABASE())), 0)",
+        "SELECT RELEASE_LOCK(CONCAT('panko_ingest.', MD5(DATABASE())))",
+    ),
+}
+
+
+class SchemaState(NamedTuple):
+    """The revision that the database is at, and the newest that this release knows."""
+
+    revision: str
+    head: str
+
+
+def head() -> str:
+    """Return the newest revision that this release knows."""
+    return usable_revisions()[0]
+
+
+@functools.cache
+def usable_revisions() -> tuple[str, ...]:
+    """Return the revisions that this release can work with: the newest and the one before it."""
+    script = ScriptDirectory.from_config(_alembic())
+    newest = script.get_revision("head")
+    return tuple(str(revision) for revision in (newest.revision, newest.down_revision) if revision)
+
+
+def current(engine: sa.Engine) -> str | None:
+    """Return the revision that the database is at; None where ``upgrade`` never ran.
+
+    :raises StorageUnavailable: the database can't be reached.
+    """
+    try:
+        with engine.connect() as connection:
+            return _revision(connection)
+    except sa.exc.SQLAlchemyError as error:
+        raise faults.unavailable(error) from error
+
+
+def schema_state(engine: sa.Engine) -> SchemaState:
+    """Return the state of a schema that this release can work with.
+
+    :raises StorageUnavailable: with ``operator`` set when it can't, saying what to do.
+    """
+    try:
+        with engine.connect() as connection:
+            revision = _revision(connection)
+            tables = set() if revision else set(sa.inspect(connection).get_table_names())
+    except sa.exc.SQLAlchemyError as error:
+        raise faults.unavailable(error) from error
+    if revision in usable_revisions():
+        return SchemaState(str(revision), head())
+    raise StorageUnavailable(_explain(revision, tables), operator=True)
+
+
+def upgrade(engine: sa.Engine, version: str | None = None) -> None:
+    """Bring the schema to a revision, the newest by default; a database that is there already is left alone.
+
+    :raises StorageUnavailable: it can't be done; what was done stays, and doing it again goes on from there.
+    """
+    target = version or "head"
+    try:
+        with migrating(engine) as connection:
+            command.upgrade(_alembic(connection), target)
+    except CommandError as error:
+        raise StorageUnavailable(f"db sync: {error}", operator=True) from error
+    except sa.exc.SQLAlchemyError as error:
+        raise faults.unavailable(error) from error
+
+
+@contextmanager
+def migrating(target: sa.Engine | str) -> Iterator[sa.Connection]:
+    """Give a connection for changing the schema: alone under a lock, and without a limit of time.
+
+    :param target: an engine, or a database's URL.
+    """
+    engine = make_engine(target, _PATIENT) if isinstance(target, str) else _patient(target)
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                with _sqlite_lock(connection) as locked:
+                    yield locked
+            else:
+                with _lock(engine):
+                    yield connection
+    finally:
+        if engine is not target:
+            engine.dispose()
+
+
+_PATIENT = Settings(statement_timeout=0)
+
+
+def _patient(engine: sa.Engine) -> sa.Engine:
+    """Return an engine whose statements may take hours; a database in memory has but one connection."""
+    if isinstance(engine.pool, sa.pool.StaticPool):
+        return engine
+    return make_engine(engine.url.render_as_string(hide_password=False), _PATIENT)
+
+
+@contextmanager
+def _sqlite_lock(connection: sa.Connection) -> Iterator[sa.Connection]:
+    """Hold the write lock for one transaction around all revisions.
+
+    References are not enforced meanwhile: SQLite changes a table by making it anew.
+    """
+    sqlite: Any = connection.connection.driver_connection
+    sqlite.execute("PRAGMA foreign_keys = OFF")
+    try:
+        connection = connection.execution_options(writes=True)
+        with connection.begin():
+            yield connection
+    finally:
+        sqlite.execute("PRAGMA foreign_keys = ON")
+
+
+@contextmanager
+def _lock(engine: sa.Engine) -> Iterator[None]:
+    """Wait until no other process changes this schema.
+
+    The lock has a connection of its own, and is asked for again and again rather than waited for:
+    PostgreSQL builds an index online only once no older statement runs, a waiting one included.
+    """
+    if engine.dialect.name not in _LOCKS:
+        yield
+        return
+    take, release = _LOCKS[engine.dialect.name]
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
+        waiting = 0
+        while not holder.exec_driver_sql(take).scalar():
+            if waiting % 60 == 0:
+                LOG.info("another process changes the schema; waiting for it")
+            waiting += 1
+            time.sleep(0.5)
+        try:
+            yield
+        finally:
+            holder.exec_driver_sql(release)
+
+
+def _alembic(connection: sa.Connection | None = None) -> Config:
+    config = Config(str(resources.path("migrations", "alembic.ini")))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    return context.get_current_revision()
+
+
+def _explain(revision: str | None, tables: set[str]) -> str:
+    sync = "run `panko-ingest db sync`"
+    if revision is None and tables >= _EVENT_TABLES:
+        return f"the tables were made by Panko or Ceilometer and not adopted yet: {sync}"
+    if revision is None:
+        return f"the database has no tables for events yet: {sync}"
+    known = {script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions()}
+    if revision in known:
+        return f"the schema is at revision {revision}, too old for this release ({head()}): {sync}"
+    return (
+        f"the schema is at revision {revision}, which this release does not know (its newest is {head()}): "
+        "a newer release made it; install that one"
+    )
