@@ -187,6 +187,13 @@ NOTIFICATION_OPTS = [
         help="Refuse to read from queues that lose messages when the broker restarts, and from "
         "transports that can't keep them.",
     ),
+    cfg.Opt(
+        "consumer_timeout",
+        type=Duration(minimum=10),
+        default="1800",
+        help="The broker's own consumer_timeout: how long it waits for an acknowledgement before it "
+        "closes the channel. While the database is away, messages are given back before that.",
+    ),
     cfg.FloatOpt(
         "dead_letter_limit",
         default=0.9,
@@ -194,6 +201,30 @@ NOTIFICATION_OPTS = [
         max=1,
         help="Share of the last 1000 messages that may be dead letters before a worker stops "
         "taking more than one probing batch a minute. 0: no limit.",
+    ),
+]
+
+# Ceilometer's transport is oslo.messaging: what its rabbit driver reads of these, we read too.
+OSLO_MESSAGING_RABBIT_OPTS = [
+    cfg.BoolOpt("ssl", default=False, help="Connect to the brokers with TLS."),
+    cfg.StrOpt(
+        "ssl_ca_file",
+        default="",
+        help="Certificate authorities to verify the brokers by, a PEM file. Not set: the system's.",
+    ),
+    cfg.StrOpt("ssl_cert_file", default="", help="Our own certificate for the brokers, a PEM file."),
+    cfg.StrOpt("ssl_key_file", default="", help="The key of ssl_cert_file, a PEM file."),
+    cfg.StrOpt(
+        "rabbit_login_method",
+        default="PLAIN",
+        choices=["PLAIN", "AMQPLAIN", "EXTERNAL"],
+        help="How to log in to the brokers; EXTERNAL is by our certificate.",
+    ),
+    cfg.IntOpt(
+        "heartbeat_timeout_threshold",
+        default=60,
+        min=0,
+        help="Seconds without a sign of life after which a broker counts as dead. 0: no heartbeat.",
     ),
 ]
 
@@ -311,6 +342,7 @@ EXPIRER_OPTS = [
 _GROUPS: dict[str | None, list[cfg.Opt]] = {
     None: DEFAULT_OPTS,
     "oslo_messaging_notifications": OSLO_MESSAGING_NOTIFICATIONS_OPTS,
+    "oslo_messaging_rabbit": OSLO_MESSAGING_RABBIT_OPTS,
     "notification": NOTIFICATION_OPTS,
     "event": EVENT_OPTS,
     "database": DATABASE_OPTS,

@@ -67,6 +67,17 @@ class Connection(ABC):
         """Remember where the store is. ``conf`` is any oslo.config ConfigOpts, or None for defaults."""
 
     @abstractmethod
+    def ping(self) -> None:
+        """Return if events could be recorded now.
+
+        :raises StorageUnavailable: the store is away, or its schema is not one this code works on.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back every connection; the next call opens new ones."""
+
+    @abstractmethod
     def upgrade(self, version: str | None = None) -> None:
         """Bring the schema to a revision, the newest by default."""
 
@@ -116,12 +127,16 @@ class Connection(ABC):
         """Yield the traits of all events of a type, optionally only those of one name."""
 
     @abstractmethod
-    def clear_expired_data(self, ttl: int, max_count: int | None = None) -> int:
+    def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         """Delete events with ``generated`` before now - ``ttl`` seconds, oldest first.
 
         :param max_count: one batch of at most so many; 0 or None: all of them, in batches.
         :returns: the number of events deleted.
         """
+
+    @abstractmethod
+    def clear_expired_dead_letters(self, ttl: float) -> int:
+        """Delete dead letters last seen before now - ``ttl`` seconds; return how many."""
 
     @classmethod
     def get_capabilities(cls) -> dict[str, Any]:

@@ -1,0 +1,7 @@
+"""The message bus: the only part that knows kombu."""
+
+from panko_ingest.amqp.consumer import AmqpConsumer
+from panko_ingest.amqp.topology import Topology
+from panko_ingest.amqp.urls import Bus, TlsSettings, parse
+
+__all__ = ["AmqpConsumer", "Bus", "TlsSettings", "Topology", "parse"]

@@ -1,0 +1,126 @@
+"""Sending notifications as oslo.messaging's notifier does, for trials and tests."""
+
+import random
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from amqp.exceptions import NotFound
+from kombu.connection import Connection
+from kombu.messaging import Producer
+
+from panko_ingest.amqp.consumer import LINK_ERRORS
+from panko_ingest.amqp.urls import Bus
+from panko_ingest.errors import BrokerError
+
+_CONFIRM_TIMEOUT = 30.0
+
+
+def envelope(notification: Mapping[str, Any], *, renew: bool = False) -> bytes:
+    """Return a notification in oslo.messaging's envelope 2.0, its message_id and timestamp filled in.
+
+    :param renew: give it a new message_id and the time of now, whatever it has.
+    """
+    message = dict(notification)
+    if "oslo.message" in message and not renew:
+        return orjson.dumps(message)
+    if "oslo.message" in message:
+        message = orjson.loads(message["oslo.message"])
+    if renew or not message.get("message_id"):
+        message["message_id"] = str(uuid.uuid4())
+    if renew or not message.get("timestamp"):
+        message["timestamp"] = str(datetime.now(UTC).replace(tzinfo=None))
+    message["_unique_id"] = uuid.uuid4().hex
+    return orjson.dumps({"oslo.version": "2.0", "oslo.message": orjson.dumps(message).decode()})
+
+
+class Publisher:
+    """A connection that publishes, each message confirmed by the broker.
+
+    Exchanges and queues that are absent are created durable; those that exist are used as they are.
+
+    :raises BrokerError: the broker can't be reached, or refuses.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._name = bus.name
+        self._routes: set[tuple[str, str]] = set()
+        try:
+            self._connection = self._connect(bus)
+            self._connection.ensure_connection(max_retries=1, timeout=10)
+            self._producer = Producer(self._connection.channel())
+        except LINK_ERRORS as error:
+            raise BrokerError(f"can't reach the broker at {self._name}: {error}") from error
+
+    @staticmethod
+    def _connect(bus: Bus) -> Connection:
+        if bus.virtual_url is not None:
+            return Connection(bus.virtual_url)
+        broker = random.choice(bus.brokers)
+        return Connection(
+            hostname=broker.host,
+            port=broker.port,
+            userid=broker.user,
+            password=broker.password,
+            virtual_host=broker.vhost,
+            ssl=broker.ssl_options(),
+            login_method=broker.login_method,
+            connect_timeout=10,
+            transport="pyamqp",
+            transport_options={"confirm_publish": True},
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def send(self, body: bytes, *, exchange: str, routing_key: str) -> None:
+        """Publish one enveloped notification, and wait until the broker has it.
+
+        :raises BrokerError: the broker is gone, or refuses it.
+        """
+        try:
+            if (exchange, routing_key) not in self._routes:
+                self._declare(exchange, routing_key)
+            self._producer.publish(
+                body,
+                exchange=exchange,
+                routing_key=routing_key,
+                content_type="application/json",
+                content_encoding="utf-8",
+                delivery_mode=2,
+                confirm_timeout=_CONFIRM_TIMEOUT,
+            )
+        except LINK_ERRORS as error:
+            raise BrokerError(f"the broker at {self._name} refuses to publish: {error}") from error
+
+    def _declare(self, exchange: str, routing_key: str) -> None:
+        self._declare_if_absent("exchange_declare", exchange, "topic", durable=True, auto_delete=False)
+        self._declare_if_absent("queue_declare", routing_key, durable=True, auto_delete=False)
+        self._producer.channel.queue_bind(routing_key, exchange, routing_key)
+        self._routes.add((exchange, routing_key))
+
+    def _declare_if_absent(self, method: str, name: str, *args: Any, **kwargs: Any) -> None:
+        if self._connection.transport.driver_type != "amqp":
+            getattr(self._producer.channel, method)(name, *args, **kwargs)
+            return
+        try:
+            with self._connection.channel() as probe:
+                getattr(probe, method)(name, *args, passive=True)
+        except NotFound:
+            with self._connection.channel() as probe:
+                getattr(probe, method)(name, *args, **kwargs)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.release()

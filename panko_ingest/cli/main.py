@@ -1,0 +1,64 @@
+"""``panko-ingest``: finds the command and runs it."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from oslo_config import cfg
+
+from panko_ingest import config
+from panko_ingest.errors import BrokerError, ConfigError
+from panko_ingest.storage.errors import StorageUnavailable
+
+EXIT_OK, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
+
+# A command's module offers add_parser(subparsers) and run(conf) -> exit code.
+COMMANDS = {
+    "serve": "panko_ingest.cli.serve",
+    "db": "panko_ingest.cli.db",
+    "expire": "panko_ingest.cli.expire",
+    "events": "panko_ingest.cli.events",
+    "dead-letters": "panko_ingest.cli.dead_letters",
+    "convert": "panko_ingest.cli.convert",
+    "publish": "panko_ingest.cli.publish",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        conf = config.prepare_service(arguments, cli_opts=[_command_option(arguments)])
+        return int(conf.command.run(conf))
+    except ConfigError as error:
+        return _fail(error, EXIT_USAGE)
+    except (StorageUnavailable, BrokerError) as error:
+        return _fail(error, EXIT_UNREACHABLE)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has seen enough; leave nothing for the interpreter to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+
+
+def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
+    # A command that is named is the only one imported: `serve` has no use for what others need.
+    named = [name for name in COMMANDS if name in arguments]
+
+    def add_parsers(subparsers: Any) -> None:
+        for name in named or COMMANDS:
+            importlib.import_module(COMMANDS[name]).add_parser(subparsers)
+
+    return cfg.SubCommandOpt("command", title="commands", handler=add_parsers)
+
+
+def _fail(error: Exception, code: int) -> int:
+    sys.stderr.write(f"panko-ingest: {error}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

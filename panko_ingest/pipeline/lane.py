@@ -1,0 +1,173 @@
+"""The way of one bus's deliveries to the writer, and of the settled batches back."""
+
+import logging
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from panko_ingest.batch import Batch, Batcher
+from panko_ingest.breaker import FloodBreaker
+from panko_ingest.delivery import Delivery
+from panko_ingest.metrics import Metrics
+from panko_ingest.pipeline.intake import Intake
+from panko_ingest.pipeline.writer import Writer
+
+LOG = logging.getLogger(__name__)
+
+_SAY_AGAIN = 60.0
+
+
+class Lane:
+    """The way of one bus's deliveries to the writer, and of their settled batches back.
+
+    Called from the thread of its bus only, except for what the writer calls.
+
+    :param prefetch: unacknowledged messages that a queue may send.
+    :param max_bytes: bytes in hand above which reading stops until all of them are settled.
+    :param hold_limit: seconds that a batch may wait for the store before it is given back.
+    :param wake: ends the wait of the bus's thread.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        batcher: Batcher,
+        writer: Writer,
+        breaker: FloodBreaker,
+        metrics: Metrics,
+        *,
+        prefetch: int,
+        max_bytes: int,
+        hold_limit: float,
+        clock: Callable[[], float] = time.monotonic,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._intake = intake
+        self._batcher = batcher
+        self._writer = writer
+        self._breaker = breaker
+        self._metrics = metrics
+        self._full_prefetch = self._prefetch = prefetch
+        self._max_bytes = max_bytes
+        self._hold_limit = hold_limit
+        self._clock = clock
+        self.wake = wake
+        self.generation = 0
+        self._outstanding: deque[Batch] = deque()
+        self._settled: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        self._bytes = 0
+        self._messages = 0
+        self._over_bytes = False
+        self._say_breaker_at = 0.0
+
+    def ready(self) -> bool:
+        """Whether the store answers."""
+        return self._writer.store_answers()
+
+    def reset(self, generation: int) -> None:
+        """Forget all that is not committed: the broker delivers it again."""
+        self.generation = generation
+        self._batcher.take()
+        self._outstanding.clear()
+        self._bytes = self._messages = 0
+        self._over_bytes = False
+        while not self._settled.empty():
+            self._settled.get()
+
+    def window(self) -> int:
+        """Return how many unacknowledged messages a queue may send now."""
+        if self._over_bytes:
+            if self._messages:
+                return 0
+            self._over_bytes = False
+        if self._breaker.open:
+            self._say_breaker()
+            return self._prefetch if self._breaker.probe_due else 0
+        return self._prefetch
+
+    def accept(self, delivery: Delivery) -> None:
+        """Convert a delivery and put it into the batch."""
+        self._bytes += len(delivery.body)
+        self._messages += 1
+        self._intake.take(delivery, self._batcher)
+        if self._batcher.full:
+            self._hand_over()
+        if self._bytes > self._max_bytes and not self._over_bytes:
+            self._over_bytes = True
+            # As many as would have fitted, and room for bigger ones.
+            self._prefetch = max(1, self._messages // 2)
+            LOG.info(
+                "%d messages hold more than max_bytes_in_flight (%d bytes): reading on with a "
+                "prefetch of %d when they are stored",
+                self._messages,
+                self._max_bytes,
+                self._prefetch,
+            )
+
+    def turn(self, *, eager: bool) -> Sequence[Batch]:
+        """Move things on; return the batches that were committed since the last turn.
+
+        :param eager: nothing more is at hand, so an idle writer may get what there is.
+        """
+        if self._batcher.due or (eager and self.waiting()):
+            self._hand_over()
+        settled = []
+        while not self._settled.empty():
+            batch = self._settled.get()
+            if batch.generation != self.generation:
+                continue
+            self._outstanding.popleft()
+            self._bytes -= batch.size
+            self._messages -= len(batch.deliveries)
+            self._judge(batch)
+            settled.append(batch)
+        self._metrics.bytes_in_flight.set(self._bytes)
+        return settled
+
+    def waiting(self) -> bool:
+        """Whether an idle writer could take what is here."""
+        # While the breaker is open a probe must be worth judging: it fills, or gets old.
+        return len(self._batcher) > 0 and self._writer.idle and not self._breaker.open
+
+    def must_release(self) -> bool:
+        """Whether the oldest batch has waited for the store as long as it may."""
+        return (
+            bool(self._outstanding)
+            and self._writer.failing
+            and self._clock() - self._outstanding[0].opened_at > self._hold_limit
+        )
+
+    def flushed(self) -> bool:
+        """Hand over what is left; return whether nothing is outstanding."""
+        self._hand_over()
+        return not self._outstanding or self._writer.gave_up
+
+    def settle(self, batch: Batch) -> None:
+        """Take back a batch that is committed. Called by the writer."""
+        self._settled.put(batch)
+        self.wake()
+
+    def _hand_over(self) -> None:
+        if not len(self._batcher):
+            return
+        batch = self._batcher.take()
+        self._metrics.received.inc(len(batch.deliveries))
+        self._metrics.redelivered.inc(sum(delivery.redelivered for delivery in batch.deliveries))
+        self._outstanding.append(batch)
+        self._writer.submit(self, batch)
+
+    def _judge(self, batch: Batch) -> None:
+        if self._breaker.record(len(batch.deliveries), batch.dead):
+            self._metrics.breaker_open.set(self._breaker.open)
+            if not self._breaker.open:
+                LOG.warning("Dead letters are under the limit again: reading on")
+
+    def _say_breaker(self) -> None:
+        if self._clock() >= self._say_breaker_at:
+            self._say_breaker_at = self._clock() + _SAY_AGAIN
+            LOG.error(
+                "Nearly all of the last messages became dead letters ([notification] "
+                "dead_letter_limit): taking one probing batch a minute. See `panko-ingest "
+                "dead-letters list`"
+            )

@@ -1,0 +1,148 @@
+"""The thread that records batches, and waits with them while the store is away."""
+
+import datetime
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from typing import Protocol
+
+from panko_ingest import dead_letter
+from panko_ingest.backoff import pauses
+from panko_ingest.batch import Batch
+from panko_ingest.metrics import Metrics
+from panko_ingest.storage import Connection, RecordResult, StorageUnavailable
+from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter
+
+LOG = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 15.0
+_SAY_AGAIN = 60.0
+
+
+class Owner(Protocol):
+    """Whose batches the writer records; called from the writer's thread."""
+
+    generation: int
+    """Batches of an older generation are not worth recording: they are delivered again."""
+
+    def settle(self, batch: Batch) -> None:
+        """Take back a batch that is committed."""
+
+    def wake(self) -> None:
+        """Notice that the writer is idle, or that a batch is back."""
+
+
+class Writer:
+    """Records batches, one after the other, in the thread that calls :meth:`run`."""
+
+    def __init__(self, connection: Connection, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self.failing = False
+        """Whether the last try found the store unavailable."""
+        self.gave_up = False
+        """Whether a batch was left with the broker because the process stops."""
+        self._connection = connection
+        self._jobs: queue.SimpleQueue[tuple[Owner, Batch] | None] = queue.SimpleQueue()
+        self._submitted = 0
+        self._done = 0
+        self._stopping = threading.Event()
+        self._say_at = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is submitted that is not done."""
+        return self._submitted == self._done
+
+    def submit(self, owner: Owner, batch: Batch) -> None:
+        """Queue a batch; the prefetch window bounds how many there can be."""
+        self._submitted += 1
+        self._jobs.put((owner, batch))
+
+    def hurry(self) -> None:
+        """Give up what the store does not take at once, for the process is to stop."""
+        self._stopping.set()
+
+    def finish(self) -> None:
+        """Make :meth:`run` return when all that was submitted is done."""
+        self._jobs.put(None)
+
+    def run(self) -> None:
+        """Record what is submitted, until :meth:`finish`."""
+        while (job := self._jobs.get()) is not None:
+            owner, batch = job
+            self._record(owner, batch)
+            self._done += 1
+            owner.wake()
+
+    def store_answers(self) -> bool:
+        """Ask the store whether it can take events now; says why not, once a minute."""
+        if not self.idle and self.failing:
+            return False
+        try:
+            self._connection.ping()
+        except StorageUnavailable as error:
+            self._say(error)
+            return False
+        self.failing = False
+        return True
+
+    def _record(self, owner: Owner, batch: Batch) -> None:
+        def on_failure(index: int, error: Exception) -> DeadLetter:
+            event = batch.events[index]
+            return dead_letter.from_delivery(
+                batch.sources[index],
+                error,
+                stage="record",
+                message_id=event.message_id,
+                event_type=event.event_type,
+            )
+
+        started = time.monotonic()
+        for pause in pauses(_FIRST_PAUSE, _LONGEST_PAUSE):
+            if batch.generation != owner.generation:
+                return  # its channel is gone: the broker delivers it again
+            try:
+                result = self._connection.record_events(batch.events, batch.dead_letters, on_failure)
+            except StorageUnavailable as error:
+                self.failing = True
+                self.metrics.store_retries.inc()
+                self._say(error)
+            else:
+                self.failing = False
+                batch.dead = len(batch.dead_letters) + len(result.failed)
+                self._count(batch, result, time.monotonic() - started)
+                owner.settle(batch)
+                return
+            if self._stopping.wait(pause):
+                self.gave_up = True
+                return
+
+    def _count(self, batch: Batch, result: RecordResult, seconds: float) -> None:
+        metrics = self.metrics
+        metrics.recorded.inc(len(result.recorded))
+        metrics.duplicates.inc(len(result.duplicates))
+        metrics.dropped.inc(batch.dropped)
+        metrics.batch_events.observe(len(batch.deliveries))
+        metrics.record_seconds.observe(seconds)
+        stages = Counter(letter.stage for letter in batch.dead_letters)
+        stages["record"] += len(result.failed)
+        for stage, count in stages.items():
+            metrics.dead_letters.labels(stage).inc(count)
+        if result.recorded:
+            oldest = min(batch.events[index].generated for index in result.recorded)
+            now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+            metrics.lag_seconds.observe(max(0.0, (now - oldest).total_seconds()))
+        for event in batch.events:
+            if event.raw and SALVAGED_KEY in event.raw:
+                for salvage in event.raw[SALVAGED_KEY]:
+                    metrics.salvaged.labels(event.event_type, salvage["trait"]).inc()
+
+    def _say(self, error: StorageUnavailable) -> None:
+        now = time.monotonic()
+        if now >= self._say_at:
+            self._say_at = now + _SAY_AGAIN
+            level = logging.ERROR if error.operator else logging.WARNING
+            LOG.log(level, "Waiting for the event database: %s", error)

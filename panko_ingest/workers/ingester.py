@@ -1,0 +1,178 @@
+"""The service that moves events from the buses to the database."""
+
+import logging
+import random
+import socket
+import threading
+import time
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+
+import cotyledon
+from cotyledon.types import WorkerId
+from oslo_config import cfg
+
+from panko_ingest import __version__, amqp, config
+from panko_ingest.batch import Batcher
+from panko_ingest.breaker import FloodBreaker
+from panko_ingest.converter import EventConverter, TypeFilter
+from panko_ingest.metrics import Metrics
+from panko_ingest.pipeline import Intake, Lane, Writer
+from panko_ingest.storage import get_connection_from_config
+
+LOG = logging.getLogger(__name__)
+
+# Of the broker's consumer_timeout, as messages are older there than here.
+_HOLD_SHARE = 0.7
+_START_SPREAD = 1.0
+
+
+class IngestService(cotyledon.Service):
+    """One ingest worker: a thread for each bus, and one that writes.
+
+    Everything is built in :meth:`run`, in the worker's own process: neither connections nor threads
+    survive a fork.
+    """
+
+    name = "ingester"
+
+    def __init__(self, worker_id: WorkerId, conf: cfg.ConfigOpts) -> None:
+        super().__init__(worker_id)
+        self._conf = conf
+        self._stopping = threading.Event()
+        self._finished = threading.Event()
+        self._consumers: list[amqp.AmqpConsumer] = []
+        self._writer: Writer | None = None
+
+    def run(self) -> None:
+        """Work until :meth:`terminate`; an end for any other reason ends the process."""
+        try:
+            self._work()
+        finally:
+            self._finished.set()
+        if not self._stopping.is_set():
+            raise RuntimeError("the ingest threads ended although nobody stopped them")
+
+    def terminate(self) -> None:
+        """Commit and acknowledge what is in hand, then return: the process ends right after."""
+        self._stopping.set()
+        self._stop_threads()
+        self._finished.wait()
+        logging.shutdown()
+
+    def _stop_threads(self) -> None:
+        for consumer in self._consumers:
+            consumer.stop()
+        if self._writer is not None:
+            self._writer.hurry()
+
+    def _work(self) -> None:
+        conf = self._conf
+        connection = get_connection_from_config(conf)
+        metrics = Metrics()
+        writer = self._writer = Writer(connection, metrics)
+        intake = Intake(
+            EventConverter.from_file(
+                config.find_definitions(conf),
+                store_raw=conf.event.store_raw,
+                drop_unmatched=conf.event.drop_unmatched_notifications,
+            ),
+            TypeFilter(conf.event.types),
+            max_size=conf.notification.max_message_size,
+            max_depth=conf.notification.max_depth,
+        )
+        for bus in buses(conf):
+            self._consumers.append(self._consumer(bus, intake, writer, metrics))
+        if self._stopping.wait(self.worker_id and random.uniform(0, _START_SPREAD)):
+            self._stop_threads()
+        LOG.info("Worker %d reads from %s", self.worker_id, ", ".join(c.bus.name for c in self._consumers))
+        with ThreadPoolExecutor(len(self._consumers) + 1) as threads:
+            reading = [threads.submit(consumer.run) for consumer in self._consumers]
+            writing = threads.submit(writer.run)
+            try:
+                self._wait_for_end(reading, writing)
+            finally:
+                self._stop_threads()
+                wait(reading)
+                writer.finish()
+        connection.close()
+        LOG.info(
+            "Worker %d has stopped; everything it took is committed or back with the broker", self.worker_id
+        )
+
+    @staticmethod
+    def _wait_for_end(reading: list[Future[None]], writing: Future[None]) -> None:
+        """Wait until all buses are done, or a thread has failed.
+
+        :raises Exception: what the thread failed with.
+        """
+        open_ends = set(reading)
+        while open_ends:
+            done, _ = wait({*open_ends, writing}, return_when=FIRST_EXCEPTION, timeout=None)
+            for future in done:
+                future.result()
+            if writing in done:
+                raise RuntimeError("the writer ended before the buses")
+            open_ends -= done
+
+    def _consumer(self, bus: amqp.Bus, intake: Intake, writer: Writer, metrics: Metrics) -> amqp.AmqpConsumer:
+        options = self._conf.notification
+        prefetch = options.prefetch_count or 2 * options.batch_size
+        lane = Lane(
+            intake,
+            Batcher(
+                options.batch_size, options.batch_timeout, options.max_bytes_in_flight // 2, time.monotonic
+            ),
+            writer,
+            FloodBreaker(options.dead_letter_limit, time.monotonic),
+            metrics,
+            prefetch=prefetch,
+            max_bytes=options.max_bytes_in_flight,
+            hold_limit=options.consumer_timeout * _HOLD_SHARE,
+        )
+        consumer = amqp.AmqpConsumer(
+            bus,
+            topology(self._conf),
+            lane,
+            client_properties={
+                "connection_name": f"panko-ingest worker {self.worker_id} on {socket.gethostname()}",
+                "version": __version__,
+            },
+            on_lost=metrics.lost_connections.labels(bus.name).inc,
+        )
+        lane.wake = consumer.wake
+        return consumer
+
+
+def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
+    """Return the buses to read from.
+
+    :raises ConfigError: a URL can't be used.
+    """
+    rabbit = conf.oslo_messaging_rabbit
+    tls = None
+    if rabbit.ssl:
+        tls = amqp.TlsSettings(
+            rabbit.ssl_ca_file or None, rabbit.ssl_cert_file or None, rabbit.ssl_key_file or None
+        )
+    return [
+        amqp.parse(
+            url,
+            tls=tls,
+            login_method=rabbit.rabbit_login_method,
+            heartbeat=rabbit.heartbeat_timeout_threshold,
+        )
+        for url in config.messaging_urls(conf)
+    ]
+
+
+def topology(conf: cfg.ConfigOpts) -> amqp.Topology:
+    """Return which queues to read from."""
+    options = conf.notification
+    return amqp.Topology(
+        config.queue_names(conf.oslo_messaging_notifications.topics, options.priorities),
+        exchanges=options.notification_control_exchanges,
+        pool=options.pool,
+        declare=options.declare,
+        queue_type=options.queue_type,
+        require_durable=options.require_durable,
+    )
