@@ -14,7 +14,7 @@ from typing import Any
 from oslo_config import cfg, types
 from oslo_log import log
 
-from panko_ingest import __version__
+from panko_ingest import __version__, resources
 from panko_ingest.errors import ConfigError
 
 PROJECT = "panko-ingest"
@@ -163,6 +163,7 @@ NOTIFICATION_OPTS = [
         "max_depth",
         default=100,
         min=10,
+        max=400,
         help="Levels of nested lists and objects above which a message becomes a dead letter.",
     ),
     cfg.StrOpt(
@@ -438,6 +439,23 @@ def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:
             "write rabbit://user:password@host:5672/vhost"
         )
     return list(urls)
+
+
+def find_definitions(conf: cfg.ConfigOpts) -> str:
+    """Return the path of the event definitions file.
+
+    :raises ConfigError: it is neither beside the configuration nor among the files that ship with
+        the project.
+    """
+    name = conf.event.definitions_cfg_file
+    found = name if os.path.isabs(name) else conf.find_file(name)  # noqa: PTH117
+    if not found and name == EVENT_OPTS[0].default:
+        return str(resources.path("etc", name))
+    if not found:
+        raise ConfigError(
+            f"[event] definitions_cfg_file: {name} is in none of {', '.join(_configuration_folders(conf))}"
+        )
+    return str(found)
 
 
 def database_url(conf: cfg.ConfigOpts) -> str:
