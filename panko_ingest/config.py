@@ -448,14 +448,13 @@ def find_definitions(conf: cfg.ConfigOpts) -> str:
         the project.
     """
     name = conf.event.definitions_cfg_file
-    found = name if os.path.isabs(name) else conf.find_file(name)  # noqa: PTH117
-    if not found and name == EVENT_OPTS[0].default:
-        return str(resources.path("etc", name))
-    if not found:
+    try:
+        return str(conf.find_file(name) or resources.path("etc", name))
+    except ConfigError:
         raise ConfigError(
-            f"[event] definitions_cfg_file: {name} is in none of {', '.join(_configuration_folders(conf))}"
-        )
-    return str(found)
+            f"[event] definitions_cfg_file: {name} is neither beside the configuration files nor "
+            "among those that ship with the project"
+        ) from None
 
 
 def database_url(conf: cfg.ConfigOpts) -> str:
