@@ -85,6 +85,19 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
             yield connection
 
 
+@contextmanager
+def read_transaction(engine: Engine) -> Iterator[Connection]:
+    """Open a connection that only reads.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except exc.SQLAlchemyError as error:
+        raise faults.unavailable(error) from error
+
+
 def _parse(url: str) -> URL:
     try:
         return make_url(url)

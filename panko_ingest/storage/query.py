@@ -10,14 +10,13 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
-from panko_ingest.storage import faults
 from panko_ingest.storage.base import EventFilter
+from panko_ingest.storage.engine import read_transaction
 from panko_ingest.storage.errors import InvalidMarker, StorageError
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait, TraitValue
 from panko_ingest.storage.tables import (
@@ -66,7 +65,7 @@ def get_events(
 
 def get_event_types(engine: sa.Engine) -> Iterator[str]:
     """Return the names of all event types, in the order of their characters' codes on every database."""
-    with _reading(engine) as connection:
+    with read_transaction(engine) as connection:
         return iter(sorted(connection.scalars(sa.select(EventType.desc))))
 
 
@@ -81,7 +80,7 @@ def get_trait_types(engine: sa.Engine, event_type: str) -> Iterator[dict[str, An
             .where(EventType.desc == event_type)
             .distinct()
         )
-        with _reading(engine) as connection:
+        with read_transaction(engine) as connection:
             names = connection.scalars(keys).all()
         for name in sorted(names):
             yield {"name": name, "data_type": dtype}
@@ -94,19 +93,10 @@ def get_traits(engine: sa.Engine, event_type: str, trait_type: str | None = None
         return
     narrow: _Statement = statement.with_only_columns(EventRow.id, EventRow.generated, EventRow.message_id)
     for rows in _pages(engine, narrow, Event.DEFAULT_SORT, None, PAGE_SIZE):
-        with _reading(engine) as connection:
+        with read_transaction(engine) as connection:
             found = list(_traits(connection, [row.id for row in rows], trait_type))
         for _, trait in found:
             yield trait
-
-
-@contextmanager
-def _reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    try:
-        with engine.connect() as connection:
-            yield connection
-    except sa.exc.SQLAlchemyError as error:
-        raise faults.unavailable(error) from error
 
 
 def _matching(engine: sa.Engine, event_filter: EventFilter) -> _Statement | None:
@@ -116,7 +106,7 @@ def _matching(engine: sa.Engine, event_filter: EventFilter) -> _Statement | None
     )
     if event_filter.event_type:
         # Not by a join: MariaDB would begin with the small table and sort all events of the type.
-        with _reading(engine) as connection:
+        with read_transaction(engine) as connection:
             ids = _type_ids(connection, event_filter.event_type)
         if not ids:
             return None
@@ -224,7 +214,7 @@ def _position(engine: sa.Engine, message_id: str) -> Mapping[str, Any]:
     statement = sa.select(EventRow.generated, EventRow.message_id).where(
         EventRow.message_id == _storable(message_id, "marker")
     )
-    with _reading(engine) as connection:
+    with read_transaction(engine) as connection:
         row = connection.execute(statement).one_or_none()
     if row is None:
         raise InvalidMarker(f"marker: no event with message_id {message_id!r} is stored")
@@ -254,7 +244,7 @@ def _pages(
     ordered = statement.order_by(*columns).limit(size)
     while size:
         page = ordered if after is None else ordered.where(_behind(sort, after))
-        with _reading(engine) as connection:
+        with read_transaction(engine) as connection:
             rows = connection.execute(page).all()
         if rows:
             yield rows
@@ -268,7 +258,7 @@ def _events(engine: sa.Engine, pages: Iterable[_Rows], *, salvaged_only: bool) -
         rows = [row for row in page if SALVAGED_KEY in row.raw] if salvaged_only else page
         if not rows:
             continue
-        with _reading(engine) as connection:
+        with read_transaction(engine) as connection:
             names = _type_names(connection, {row.event_type_id for row in rows})
             events = {
                 row.id: Event(row.message_id, names[row.event_type_id], row.generated, [], row.raw)

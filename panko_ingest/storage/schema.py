@@ -20,7 +20,7 @@ from alembic.util.exc import CommandError
 
 from panko_ingest import resources
 from panko_ingest.storage import faults
-from panko_ingest.storage.engine import make_engine
+from panko_ingest.storage.engine import make_engine, read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.settings import Settings
 
@@ -68,11 +68,8 @@ def current(engine: sa.Engine) -> str | None:
 
     :raises StorageUnavailable: the database can't be reached.
     """
-    try:
-        with engine.connect() as connection:
-            return _revision(connection)
-    except sa.exc.SQLAlchemyError as error:
-        raise faults.unavailable(error) from error
+    with read_transaction(engine) as connection:
+        return _revision(connection)
 
 
 def schema_state(engine: sa.Engine) -> SchemaState:
@@ -80,12 +77,9 @@ def schema_state(engine: sa.Engine) -> SchemaState:
 
     :raises StorageUnavailable: with ``operator`` set when it can't, saying what to do.
     """
-    try:
-        with engine.connect() as connection:
-            revision = _revision(connection)
-            tables = set() if revision else set(sa.inspect(connection).get_table_names())
-    except sa.exc.SQLAlchemyError as error:
-        raise faults.unavailable(error) from error
+    with read_transaction(engine) as connection:
+        revision = _revision(connection)
+        tables = set() if revision else set(sa.inspect(connection).get_table_names())
     if revision in usable_revisions():
         return SchemaState(str(revision), head())
     raise StorageUnavailable(_explain(revision, tables), operator=True)
