@@ -1,0 +1,78 @@
+# Commands for users who try it out and for developers; CONTRIBUTING.md explains them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := $(CURDIR)/run
+BROKER ?= sqla+sqlite:///$(RUN)/bus.sqlite
+DATABASE ?= sqlite:///$(RUN)/events.sqlite
+# more words for pytest, as in: make test ARGS='-k sqlite'
+ARGS ?=
+
+PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
+PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
+SERVICES := postgresql mariadb-server rabbitmq-server
+
+.PHONY: help run test lint venv services constraints dist clean test-bookworm test-trixie
+
+help: ## list the commands
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+test: venv services lint ## lint, then every test but the long ones; installs servers from Debian if missing
+	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not long' $(ARGS)
+
+lint: venv ## check style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+venv: $(VENV)/.development ## make the developers' virtual environment
+
+services: ## install PostgreSQL, MariaDB and RabbitMQ from Debian where missing, without starting them
+	@tests/services/install.sh $(SERVICES) systemd
+
+test-bookworm: ## make test on a fresh Debian 12 (needs root)
+	tests/chroot.sh bookworm
+
+test-trixie: ## make test on a fresh Debian 13 (needs root)
+	tests/chroot.sh trixie
+
+constraints: ## renew constraints.txt with the newest versions
+	rm -rf $(RUN)/fresh
+	$(PYTHON) -m venv $(RUN)/fresh
+	$(RUN)/fresh/bin/pip install --quiet --upgrade pip
+	$(RUN)/fresh/bin/pip install --quiet --editable '.[postgresql,mysql]' --group dev
+	{ sed '/^[^#]/,$$d' constraints.txt; $(RUN)/fresh/bin/pip freeze --all --exclude-editable --exclude setuptools; } > $(RUN)/constraints.txt
+	mv $(RUN)/constraints.txt constraints.txt
+
+dist: venv ## build sdist and wheel into dist/
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist
+
+clean: ## remove everything that was made here
+	rm -rf $(VENV) $(RUN) build dist test-results *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/pip:
+	@if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+	    echo 'Python 3.11 or later is needed; name it: make PYTHON=python3.12 ...' >&2
+	    exit 1
+	fi
+	if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then tests/services/install.sh python3-venv; fi
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --upgrade pip
+
+$(VENV)/.package: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo 'Installing panko-ingest into $(VENV)'
+	$(PIP_INSTALL) --build-constraint constraints.txt --editable '.[postgresql,mysql]'
+	touch $@
+
+$(VENV)/.development: $(VENV)/.package
+	@echo 'Installing what its tests need into $(VENV)'
+	$(PIP_INSTALL) --group dev
+	touch $@
