@@ -1,1 +1,11 @@
-"""Notifications into events, by event definitions in Ceilometer's format."""
+"""From notifications to events, by event definitions in Ceilometer's format.
+
+``definitions`` reads the file, ``compiler`` makes a function of each definition, ``engine`` uses them.
+"""
+
+from panko_ingest.converter.definitions import EventDefinition
+from panko_ingest.converter.engine import EventConverter
+from panko_ingest.converter.globs import TypeFilter
+from panko_ingest.converter.traits import TraitDefinition
+
+__all__ = ["EventConverter", "EventDefinition", "TraitDefinition", "TypeFilter"]

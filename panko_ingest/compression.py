@@ -1,0 +1,83 @@
+"""Compressed bodies, as kombu publishes them, inflated within a bound."""
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from panko_ingest.errors import DecodeError
+
+_LZMA_MEMORY = 128 * 1024 * 1024
+_ZLIB_OR_GZIP = 47  # kombu's application/x-gzip holds a zlib stream; others write real gzip
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+_METHODS: dict[str, tuple[Callable[[], _Decompressor], Callable[[bytes], bytes]]] = {
+    "application/x-gzip": (lambda: zlib.decompressobj(_ZLIB_OR_GZIP), zlib.compress),
+    "application/x-bz2": (bz2.BZ2Decompressor, bz2.compress),
+    "application/x-lzma": (lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), lzma.compress),
+}
+_ALIASES = {
+    "gzip": "application/x-gzip",
+    "zlib": "application/x-gzip",
+    "bzip2": "application/x-bz2",
+    "bzip": "application/x-bz2",
+    "lzma": "application/x-lzma",
+    "xz": "application/x-lzma",
+}
+
+
+def _method(name: Any) -> tuple[Callable[[], _Decompressor], Callable[[bytes], bytes]]:
+    method = _METHODS.get(_ALIASES.get(name, name)) if isinstance(name, str) else None
+    if method is None:
+        raise DecodeError(f"compression {str(name)[:64]!r} is not supported")
+    return method
+
+
+def inflate(body: bytes, name: Any, max_size: int) -> bytes:
+    """Return the decompressed body; ``name`` is the value of the ``compression`` header.
+
+    :raises DecodeError: the method is unknown, the data is damaged or cut off, or there would be
+        more than ``max_size`` bytes; no more than that is ever inflated.
+    """
+    decompressor = _method(name)[0]()
+    try:
+        data = decompressor.decompress(body, max_size + 1)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DecodeError(f"the compressed body is damaged: {error}") from error
+    if len(data) > max_size:
+        raise DecodeError(f"the body inflates to more than max_message_size ({max_size} bytes)")
+    if not decompressor.eof:
+        raise DecodeError("the compressed body is cut off")
+    return data
+
+
+def inflate_what_can_be(body: bytes, name: Any, max_size: int) -> bytes:
+    """Return what a damaged, cut or too large compressed body holds, up to ``max_size`` bytes.
+
+    :raises DecodeError: the method is unknown.
+    """
+    decompressor = _method(name)[0]()
+    inflated = bytearray()
+    for start in range(0, len(body), 1024):
+        try:
+            inflated += decompressor.decompress(body[start : start + 1024], max_size + 1 - len(inflated))
+        except (OSError, EOFError, zlib.error, lzma.LZMAError):
+            break
+        if len(inflated) > max_size:
+            break
+    return bytes(inflated[:max_size])
+
+
+def deflate(data: bytes, name: Any) -> bytes:
+    """Return ``data`` compressed by the method of that name.
+
+    :raises DecodeError: the method is unknown.
+    """
+    return _method(name)[1](data)

@@ -1,0 +1,185 @@
+"""Turns the traits of a definition into one Python function.
+
+Nearly all paths are plain: keys, an index, a split at the end. Their lookups are written out as
+Python source, each container that several paths go through is fetched once, and values that are
+already what a trait needs pass without a call. Every other path is left to jsonpath-ng. The
+source of ``payload.disk_gb`` as an int is::
+
+    v = c1.get('disk_gb')
+    if v is not None and (v.__class__ is int and SMALLEST <= v <= LARGEST
+                          or (v := convert(v, 'disk_gb', faults)) is not None):
+        add(new(Trait, ('disk_gb', 2, v)))
+
+Only names and values that were checked at load go in, by repr or as objects beside the source.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from jsonpath_ng import Child, Fields, Index, JSONPath, Root, This
+from jsonpath_ng.ext.string import Split
+
+from panko_ingest.converter import values
+from panko_ingest.converter.traits import TraitDefinition, found
+from panko_ingest.storage.models import Trait
+
+TraitsFunction = Callable[[dict[str, Any], values.Faults], list[Trait]]
+
+Step = tuple[Any, ...]
+"""``("key", name)``, ``("index", number)`` or ``("split", separator, segment, most)``."""
+
+_READY = {
+    Trait.TEXT_TYPE: f"v.__class__ is str and len(v) <= {Trait.MAX_TEXT} and v.isprintable()",
+    Trait.INT_TYPE: f"v.__class__ is int and {-values.LARGEST_INT - 1} <= v <= {values.LARGEST_INT}",
+    Trait.FLOAT_TYPE: "v.__class__ is float and v - v == 0.0",
+    Trait.DATETIME_TYPE: "False",
+}
+
+
+def compile_traits(traits: Iterable[TraitDefinition]) -> TraitsFunction:
+    """Return the function ``(notification, faults) -> traits`` of these definitions."""
+    return _Writer(list(traits)).compile()
+
+
+def plain_steps(path: JSONPath) -> tuple[Step, ...] | None:
+    """Return the lookups that a path consists of, None where it is more than lookups."""
+    if isinstance(path, Root) or type(path) is This:
+        return ()
+    if isinstance(path, Child):
+        left = plain_steps(path.left)
+        step = _plain_step(path.right)
+        # what a split returns is taken out of its document, which only jsonpath-ng need understand
+        if left is None or step is None or any(taken[0] == "split" for taken in left):
+            return None
+        return (*left, step)
+    step = _plain_step(path)
+    return None if step is None else (step,)
+
+
+def _plain_step(path: JSONPath) -> Step | None:
+    if isinstance(path, Fields) and len(path.fields) == 1 and path.fields[0] != "*":
+        return ("key", path.fields[0])
+    if isinstance(path, Index) and len(path.indices) == 1:
+        return ("index", path.indices[0])
+    if isinstance(path, Split) and path.segment != "*":
+        return ("split", path.chars, int(path.segment), path.max_split)
+    return None
+
+
+class _Writer:
+    def __init__(self, traits: list[TraitDefinition]) -> None:
+        self._traits = traits
+        self._lines: list[str] = []
+        self._variables: dict[tuple[Step, ...], str] = {(): "n"}
+        self._names: dict[str, Any] = {
+            "EMPTY": {},
+            "Trait": Trait,
+            "new": tuple.__new__,
+            "split": _split,
+            "item": _item,
+            "first": _first,
+        }
+        self._uses = Counter(
+            steps
+            for trait in traits
+            if trait.plugin is None
+            for steps in map(plain_steps, trait.paths)
+            if steps
+        )
+
+    def compile(self) -> TraitsFunction:
+        for trait in self._traits:
+            self._write_trait(trait)
+        source = "\n".join(
+            [
+                "def to_traits(n, faults):",
+                " traits = []",
+                " add = traits.append",
+                *self._lines,
+                " return traits",
+            ]
+        )
+        exec(compile(source, "<event definition>", "exec"), self._names)  # noqa: S102 - see the module's text
+        return self._names["to_traits"]  # type: ignore[no-any-return]
+
+    def _write_trait(self, trait: TraitDefinition) -> None:
+        if trait.plugin is not None or not all(map(self._is_simple, trait.paths)):
+            evaluate = self._constant("evaluate", trait.evaluate_safely)
+            self._line(f"v = {evaluate}(n, faults)")
+        else:
+            alternatives = [self._value(plain_steps(path) or ()) for path in trait.paths]
+            self._line(f"v = {alternatives[0]}")
+            for alternative in alternatives[1:]:
+                self._line(f"if v is None: v = {alternative}")
+        convert = self._constant("convert", values.CONVERTERS[trait.dtype])
+        self._line(
+            f"if v is not None and ({_READY[trait.dtype]} or "
+            f"(v := {convert}(v, {trait.name!r}, faults)) is not None): "
+            f"add(new(Trait, ({trait.name!r}, {trait.dtype}, v)))"
+        )
+
+    @staticmethod
+    def _is_simple(path: JSONPath) -> bool:
+        return bool(plain_steps(path))
+
+    def _value(self, steps: tuple[Step, ...]) -> str:
+        """Return an expression for the value at ``steps``, None where there is none."""
+        known = self._variables.get(steps)
+        if known is not None:
+            return known
+        expression = self._lookup(steps)
+        if self._uses[steps] > 1:
+            return self._assign(steps, expression)
+        return expression
+
+    def _lookup(self, steps: tuple[Step, ...]) -> str:
+        *parents, (kind, *arguments) = steps
+        parent = tuple(parents)
+        if kind == "key":
+            return f"{self._container(parent)}.get({arguments[0]!r})"
+        function = "item" if kind == "index" else "split"
+        return f"{function}({self._value(parent)}, {', '.join(map(repr, arguments))})"
+
+    def _container(self, steps: tuple[Step, ...]) -> str:
+        """Return the variable of the object at ``steps``, which is empty where that is none."""
+        key = (*steps, ("object",))
+        if not steps:
+            return "n"
+        if key not in self._variables:
+            name = self._assign(key, self._value(steps))
+            self._line(f"if {name}.__class__ is not dict and not isinstance({name}, dict): {name} = EMPTY")
+        return self._variables[key]
+
+    def _assign(self, steps: tuple[Step, ...], expression: str) -> str:
+        name = self._variables[steps] = f"c{len(self._variables)}"
+        self._line(f"{name} = {expression}")
+        return name
+
+    def _constant(self, kind: str, value: Any) -> str:
+        for name, known in self._names.items():
+            if known == value and name.startswith(kind):
+                return name
+        name = f"{kind}{len(self._names)}"
+        self._names[name] = value
+        return name
+
+    def _line(self, text: str) -> None:
+        self._lines.append(f" {text}")
+
+
+def _split(value: Any, separator: str, segment: int, most: int) -> str | None:
+    try:
+        return value.split(separator, most)[segment]  # type: ignore[no-any-return]
+    except (AttributeError, IndexError, TypeError, ValueError):
+        return None
+
+
+def _item(value: Any, index: int) -> Any:
+    if isinstance(value, list | tuple) and -len(value) <= index < len(value):
+        return value[index]
+    return None
+
+
+def _first(path: JSONPath, notification: dict[str, Any]) -> Any:
+    return next(iter(found(path, notification)), None)

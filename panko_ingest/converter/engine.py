@@ -1,0 +1,155 @@
+"""From a notification to an event, by the event definitions."""
+
+import datetime
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from panko_ingest import timestamps
+from panko_ingest.converter import definitions, values
+from panko_ingest.converter.definitions import EventDefinition
+from panko_ingest.errors import ConvertError
+from panko_ingest.redaction import redact
+from panko_ingest.storage.models import SALVAGED_KEY, Event
+
+LOG = logging.getLogger(__name__)
+
+MAX_EVENT_TYPE = 255
+_MOST_TYPES = 8192
+_LOG_INTERVAL = 60.0
+_MOST_LOGGED = 4096
+
+
+class EventConverter:
+    """Makes events of notifications.
+
+    :param event_definitions: in the order of their file: the last that matches is used.
+    :param store_raw: priorities whose events keep the notification, credentials removed.
+    :param drop_unmatched: make no events of types that no definition matches, instead of events
+        with the default traits.
+    :param clock: monotonic seconds, for the pause between two log lines on the same trait.
+    """
+
+    def __init__(
+        self,
+        event_definitions: Iterable[EventDefinition],
+        store_raw: Iterable[str] = (),
+        drop_unmatched: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.definitions = list(event_definitions)[::-1]
+        if not drop_unmatched and not any(known.matches_everything for known in self.definitions):
+            self.definitions.append(EventDefinition(["*"], definitions.default_traits()))
+        self._store_raw = frozenset(priority.lower() for priority in store_raw)
+        self._known: dict[str, EventDefinition | None] = {}
+        self._salvage_log = _SalvageLog(clock)
+
+    @classmethod
+    def from_file(
+        cls, path: str | Path, store_raw: Iterable[str] = (), drop_unmatched: bool = False
+    ) -> "EventConverter":
+        """Return a converter by the definitions of a file.
+
+        :raises DefinitionError: listing every fault of the file.
+        """
+        return cls(definitions.load(path), store_raw, drop_unmatched)
+
+    def definition_of(self, event_type: str) -> EventDefinition | None:
+        """Return the definition that is used for an event type, None if its notifications are dropped.
+
+        :raises ConvertError: no event can be of this type.
+        """
+        try:
+            return self._known[event_type]
+        except KeyError:
+            pass
+        except TypeError:
+            raise ConvertError("event_type is no text") from None
+        _check_text("event_type", event_type, MAX_EVENT_TYPE)
+        found = next((known for known in self.definitions if known.match(event_type)), None)
+        if len(self._known) >= _MOST_TYPES:
+            self._known.clear()
+        self._known[event_type] = found
+        return found
+
+    def to_event(self, notification: dict[str, Any], priority: str) -> Event | None:
+        """Return the event of a notification, None where the definitions drop it.
+
+        A trait that can't be made is left out or mended; the event then keeps the notification,
+        and what was wrong with which trait under ``SALVAGED_KEY``.
+
+        :param notification: in Ceilometer's shape, as ``Notification.message`` is.
+        :param priority: in lower case.
+        :raises ConvertError: message_id, event_type or timestamp is missing or unusable.
+        """
+        definition = self.definition_of(notification.get("event_type"))  # type: ignore[arg-type]
+        if definition is None:
+            return None
+        message_id, generated = _identity(notification)
+        faults: values.Faults = []
+        traits = definition.to_traits(notification, faults)
+        raw = redact(notification) if priority in self._store_raw else {}
+        event = Event(message_id, notification["event_type"], generated, traits, raw)
+        if faults:
+            event.raw = {
+                **redact(notification),
+                SALVAGED_KEY: [{"trait": name, "reason": reason} for name, reason in faults],
+            }
+            self._salvage_log.write(event, faults)
+        return event
+
+
+def _identity(notification: dict[str, Any]) -> tuple[str, datetime.datetime]:
+    metadata = notification.get("metadata")
+    if not isinstance(metadata, dict):
+        raise ConvertError("the notification has no metadata")
+    message_id: Any = metadata.get("message_id")
+    if message_id.__class__ is not str or not message_id or not message_id.isprintable():
+        _check_text("message_id", message_id, None)
+    timestamp = metadata.get("timestamp")
+    if timestamp is None:
+        raise ConvertError("timestamp is missing")
+    try:
+        return message_id, timestamps.parse(timestamp)
+    except ValueError as error:
+        raise ConvertError(f"timestamp: {error}") from error
+
+
+def _check_text(name: str, value: Any, most: int | None) -> None:
+    if value is None:
+        raise ConvertError(f"{name} is missing")
+    if not isinstance(value, str):
+        raise ConvertError(f"{name} is no text")
+    if not value:
+        raise ConvertError(f"{name} is empty")
+    if most is not None and len(value) > most:
+        raise ConvertError(f"{name} has {len(value)} characters, more than {most}")
+    if not values.is_storable(value):
+        raise ConvertError(f"{name} has characters that no database stores (NUL or half of a surrogate pair)")
+
+
+class _SalvageLog:
+    """One line a minute at most for each event type and trait."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next: dict[tuple[str, str], float] = {}
+
+    def write(self, event: Event, faults: values.Faults) -> None:
+        now = self._clock()
+        for name, reason in faults:
+            key = (event.event_type, name)
+            if self._next.get(key, now) > now:
+                continue
+            if len(self._next) >= _MOST_LOGGED:
+                self._next.clear()
+            self._next[key] = now + _LOG_INTERVAL
+            LOG.warning(
+                "%s: trait %s %s (message_id %s; said once a minute at most)",
+                event.event_type,
+                name,
+                reason,
+                event.message_id,
+            )

@@ -1,0 +1,98 @@
+"""One trait of a definition: where its value is found in a notification, and of what type it is."""
+
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Protocol
+
+from jsonpath_ng import JSONPath
+from jsonpath_ng.ext.parser import parse
+
+from panko_ingest.converter import values
+from panko_ingest.storage.models import Trait
+
+TYPES = {
+    "text": Trait.TEXT_TYPE,
+    "int": Trait.INT_TYPE,
+    "float": Trait.FLOAT_TYPE,
+    "datetime": Trait.DATETIME_TYPE,
+}
+
+
+class _Plugin(Protocol):
+    def trait_values(self, match_list: Any) -> Any: ...
+
+
+@cache
+def parse_path(path: str) -> JSONPath:
+    """Return the expression of a JSONPath; the same one for the same text.
+
+    :raises Exception: the text is no JSONPath; of no common class in jsonpath-ng.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # definitions of years ago are no news
+        return parse(path)
+
+
+class TraitDefinition:
+    """How one trait is made.
+
+    :param name: the trait's.
+    :param dtype: one of ``Trait``'s type numbers.
+    :param fields: JSONPaths; the first value that is not null wins.
+    :param plugin: makes the value of all that the fields match, instead.
+    :param line: where it stands in the definitions file, 0 for a default trait.
+    :raises Exception: a field is no JSONPath.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: int,
+        fields: Sequence[str],
+        plugin: _Plugin | None = None,
+        line: int = 0,
+    ) -> None:
+        self.name = name
+        self.dtype = dtype
+        self.fields = tuple(fields)
+        self.plugin = plugin
+        self.line = line
+        self.paths = tuple(parse_path(field) for field in fields)
+
+    def evaluate(self, notification: dict[str, Any]) -> Any:
+        """Return the value that jsonpath-ng (and the plugin) find, None for none.
+
+        :raises Exception: an expression or the plugin can't cope with what the notification holds.
+        """
+        if self.plugin is None:
+            return next((value for path in self.paths for value in found(path, notification)), None)
+        matches = [
+            (str(match.full_path), match.value)
+            for path in self.paths
+            for match in path.find(notification)
+            if match.value is not None
+        ]
+        return next(iter(self.plugin.trait_values(matches)), None)
+
+    def to_trait(self, notification: dict[str, Any], faults: values.Faults) -> Trait | None:
+        """Return the trait, None where it has no value; what is wrong with it goes to ``faults``."""
+        value = self.evaluate_safely(notification, faults)
+        if value is None:
+            return None
+        value = values.CONVERTERS[self.dtype](value, self.name, faults)
+        return None if value is None else Trait(self.name, self.dtype, value)
+
+    def evaluate_safely(self, notification: dict[str, Any], faults: values.Faults) -> Any:
+        """Return what ``evaluate`` does; None and a fault where that raises."""
+        try:
+            return self.evaluate(notification)
+        except Exception as error:  # noqa: BLE001 - expressions and plugins raise whatever they like
+            what = "the fields" if self.plugin is None else f"plugin {type(self.plugin).__name__}"
+            faults.append((self.name, f"dropped: {what} failed with {type(error).__name__}"))
+            return None
+
+
+def found(path: JSONPath, notification: dict[str, Any]) -> list[Any]:
+    """Return the values that are not null at a path, in the document's order."""
+    return [match.value for match in path.find(notification) if match.value is not None]

@@ -1,0 +1,92 @@
+"""Values of a notification as trait values, and what is wrong with those that can't be."""
+
+import datetime
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from panko_ingest import timestamps
+from panko_ingest.storage.models import Trait, TraitValue
+
+Faults = list[tuple[str, str]]
+"""``(trait, reason)`` of each trait that had to be changed or dropped. A reason never quotes the value."""
+
+LARGEST_INT = 2**63 - 1
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+_REPLACEMENT = "\ufffd"
+
+
+def is_storable(value: str) -> bool:
+    """Tell whether every database stores the text: no NUL, no half of a surrogate pair."""
+    return _UNSTORABLE.search(value) is None
+
+
+def text(value: Any, name: str, faults: Faults) -> str | None:
+    """Return at most 255 characters of text; NUL and lone surrogates are replaced, and that is a fault."""
+    try:
+        result = str(value)[: Trait.MAX_TEXT]
+    except ValueError:  # an integer of thousands of digits
+        faults.append((name, "dropped: a number too long to be text"))
+        return None
+    if result.isprintable():
+        return result
+    clean = _UNSTORABLE.sub(_REPLACEMENT, result)
+    if clean != result:
+        faults.append((name, "changed: characters that no database stores were replaced"))
+    return clean
+
+
+def integer(value: Any, name: str, faults: Faults) -> int | None:
+    """Return an integer of 64 bits; '' is null, as services write it."""
+    if value == "":
+        return None
+    try:
+        result = int(value)
+    except (TypeError, ValueError, OverflowError):
+        faults.append((name, f"dropped: {_kind(value)} is no integer"))
+        return None
+    if -LARGEST_INT - 1 <= result <= LARGEST_INT:
+        return result
+    faults.append((name, "dropped: the integer needs more than 64 bits"))
+    return None
+
+
+def real(value: Any, name: str, faults: Faults) -> float | None:
+    """Return a finite float; '' is null, as services write it."""
+    if value == "":
+        return None
+    try:
+        result = float(value)
+    except (TypeError, ValueError, OverflowError):
+        faults.append((name, f"dropped: {_kind(value)} is no number"))
+        return None
+    if math.isfinite(result):
+        return result
+    faults.append((name, "dropped: the number is not finite"))
+    return None
+
+
+def moment(value: Any, name: str, faults: Faults) -> datetime.datetime | None:
+    """Return a naive UTC time; '' is null, as services write it."""
+    if value == "":
+        return None
+    try:
+        return timestamps.parse(value)
+    except ValueError:
+        faults.append((name, f"dropped: {_kind(value)} is no ISO 8601 time"))
+        return None
+
+
+CONVERTERS: dict[int, Callable[[Any, str, Faults], TraitValue]] = {
+    Trait.TEXT_TYPE: text,
+    Trait.INT_TYPE: integer,
+    Trait.FLOAT_TYPE: real,
+    Trait.DATETIME_TYPE: moment,
+}
+"""For each type of trait the function ``(value, trait, faults) -> value or None``."""
+
+
+def _kind(value: Any) -> str:
+    names = {str: "text", dict: "an object", list: "a list", bool: "a boolean"}
+    return names.get(type(value), "a number")

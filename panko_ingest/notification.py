@@ -1,0 +1,220 @@
+"""One notification out of the bytes of a message: oslo.messaging's envelopes, JSON only."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from panko_ingest import compression
+from panko_ingest.errors import DecodeError
+
+MAX_MESSAGE_SIZE = 16 * 1024 * 1024
+MAX_DEPTH = 100
+
+_VERSION_KEY = "oslo.version"
+_MESSAGE_KEY = "oslo.message"
+_CONTEXT_PREFIX = "_context_"
+
+_NOT_JSON = {
+    "application/x-python-serialize",
+    "application/x-python-pickle",
+    "application/x-yaml",
+    "application/yaml",
+    "text/yaml",
+    "application/x-msgpack",
+    "application/msgpack",
+}
+_PLAIN_ENCODINGS = {None, "", "utf-8", "UTF-8", "utf8", "us-ascii", "ascii", "binary"}
+
+# Digits become 0, all else a blank: an integer of 2^64 or more then shows as a run of 20 zeros.
+_DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else 32 for byte in range(256))  # noqa: PLR2004
+_LONG_NUMBER = b"0" * 20
+
+
+class _ContextNames(dict[str, str]):
+    """The keys of a context without their prefix, '' for a key of anything else; bounded."""
+
+    _MOST = 4096
+
+    def __missing__(self, key: str) -> str:
+        name = key[len(_CONTEXT_PREFIX) :] if key.startswith(_CONTEXT_PREFIX) else ""
+        if len(self) >= self._MOST:
+            self.clear()
+        self[key] = name
+        return name
+
+
+_context_name = _ContextNames().__getitem__
+
+
+class Notification:
+    """A decoded notification.
+
+    ``message`` is in Ceilometer's shape: ``{ctxt, publisher_id, event_type, payload, metadata:
+    {message_id, timestamp}}``, values as published, None where absent. ``priority`` is in lower
+    case, empty where the message has none.
+    """
+
+    __slots__ = ("message", "priority")
+
+    def __init__(self, message: dict[str, Any], priority: str) -> None:
+        self.message = message
+        self.priority = priority
+
+    @classmethod
+    def decode(
+        cls,
+        body: bytes,
+        *,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: Mapping[str, Any] | None = None,
+        max_size: int = MAX_MESSAGE_SIZE,
+        max_depth: int = MAX_DEPTH,
+    ) -> "Notification":
+        """Return the notification in a message's body: envelope 2.0, or 1.0, which has none.
+
+        :param headers: the message's; a ``compression`` header is honoured.
+        :param max_size: bytes of the body, and of what it inflates to.
+        :param max_depth: levels of nested lists and objects.
+        :raises DecodeError: the body is no notification within these bounds; the text says why.
+        """
+        _, inner = parse_body(
+            body,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            headers=headers,
+            max_size=max_size,
+            max_depth=max_depth,
+        )
+        return cls.from_inner(inner)
+
+    @classmethod
+    def from_inner(cls, inner: dict[str, Any]) -> "Notification":
+        """Return the notification of a document without an envelope."""
+        get = inner.get
+        priority = get("priority")
+        return cls(
+            {
+                "ctxt": {name: inner[key] for key in inner if (name := _context_name(key))},
+                "publisher_id": get("publisher_id"),
+                "event_type": get("event_type"),
+                "payload": get("payload"),
+                "metadata": {"message_id": get("message_id"), "timestamp": get("timestamp")},
+            },
+            priority.lower() if priority.__class__ is str else "",
+        )
+
+
+def parse_body(
+    body: bytes,
+    *,
+    content_type: str | None = None,
+    content_encoding: str | None = None,
+    headers: Mapping[str, Any] | None = None,
+    max_size: int = MAX_MESSAGE_SIZE,
+    max_depth: int = MAX_DEPTH,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the JSON document of a message's body, and the notification in it.
+
+    The two are the same object where there is no envelope; the parameters are those of ``decode``.
+
+    :raises DecodeError: the body is no notification within the bounds.
+    """
+    if len(body) > max_size:
+        raise DecodeError(f"the body has {len(body)} bytes, more than max_message_size ({max_size})")
+    if content_type is not None and content_type.partition(";")[0].strip().lower() in _NOT_JSON:
+        raise DecodeError(f"content type {content_type[:64]!r}: only JSON is read")
+    if headers and (method := headers.get("compression")):
+        body = compression.inflate(body, method, max_size)
+    text = body if content_encoding in _PLAIN_ENCODINGS else _decode_text(body, content_encoding)
+    document = _parse_json(text)
+    if document.__class__ is not dict:
+        raise DecodeError(f"the body is {_kind(document)}, not an object")
+    if not is_enveloped(document):
+        document = _within_bounds(document, text, max_depth)
+        return document, document
+    return document, _open_envelope(document, max_depth)
+
+
+def is_enveloped(document: dict[str, Any]) -> bool:
+    """Tell whether the document is an envelope around a notification."""
+    return _VERSION_KEY in document and _MESSAGE_KEY in document
+
+
+def wrap_again(document: dict[str, Any], inner: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with ``inner`` in place of the notification that it held."""
+    return {**document, _MESSAGE_KEY: json.dumps(inner)} if is_enveloped(document) else inner
+
+
+def _open_envelope(document: dict[str, Any], max_depth: int) -> dict[str, Any]:
+    version, message = document[_VERSION_KEY], document[_MESSAGE_KEY]
+    if str(version).partition(".")[0] != "2":
+        raise DecodeError(f"envelope version {str(version)[:32]!r} is unknown: 2.0 and bare 1.0 are read")
+    if message.__class__ is not str:
+        raise DecodeError(f"{_MESSAGE_KEY} is {_kind(message)}, not JSON text")
+    inner = _parse_json(message)
+    if inner.__class__ is not dict:
+        raise DecodeError(f"{_MESSAGE_KEY} is {_kind(inner)}, not an object")
+    return _within_bounds(inner, message, max_depth)
+
+
+def _parse_json(text: bytes | str) -> Any:
+    """Parse fast, or else as json does: NaN, lone surrogates and integers of any size are accepted."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _parse_any_json(text)
+
+
+def _parse_any_json(text: bytes | str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise DecodeError("the body is nested deeper than any parser goes") from None
+    except ValueError as error:
+        if not text.strip():
+            raise DecodeError("the body is empty") from None
+        raise DecodeError(f"the body is no JSON: {error}") from error
+
+
+def _within_bounds(value: dict[str, Any], text: bytes | str, max_depth: int) -> dict[str, Any]:
+    """Return the value of ``text`` with all its integers exact.
+
+    :raises DecodeError: it is nested deeper than ``max_depth``.
+    """
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
+    if _LONG_NUMBER in data.translate(_DIGITS):  # orjson makes floats of integers beyond 64 bits
+        value = _parse_any_json(text)
+    if data.count(b"{") + data.count(b"[") > max_depth and _is_deeper_than(max_depth, value):
+        raise DecodeError(f"the body is nested deeper than max_depth ({max_depth} levels)")
+    return value
+
+
+def _is_deeper_than(levels: int, value: Any) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            child
+            for parent in layer
+            for child in (parent.values() if parent.__class__ is dict else parent)
+            if child.__class__ is dict or child.__class__ is list
+        ]
+        if not layer:
+            return False
+    return True
+
+
+def _decode_text(body: bytes, encoding: Any) -> str:
+    try:
+        return body.decode(encoding)
+    except (LookupError, TypeError):
+        raise DecodeError(f"content encoding {str(encoding)[:64]!r} is unknown") from None
+    except ValueError as error:
+        raise DecodeError(f"the body is not in its content encoding: {error}") from error
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
