@@ -7,7 +7,14 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage.base import Connection, EventFilter, RecordResult
+from panko_ingest.storage.base import (
+    Connection,
+    DeadLetterFilter,
+    EventFilter,
+    Finding,
+    RecordResult,
+    SchemaState,
+)
 from panko_ingest.storage.errors import InvalidMarker, StorageError, StorageUnavailable
 
 if TYPE_CHECKING:
@@ -15,9 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Connection",
+    "DeadLetterFilter",
     "EventFilter",
+    "Finding",
     "InvalidMarker",
     "RecordResult",
+    "SchemaState",
     "StorageError",
     "StorageUnavailable",
     "get_connection",

@@ -3,9 +3,10 @@
 import datetime
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from panko_ingest.storage.models import DeadLetter, Event, Trait
+from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter, Trait
 
 
 class RecordResult(NamedTuple):
@@ -56,6 +57,39 @@ class EventFilter:
         return f"EventFilter({fields})"
 
 
+@dataclass(frozen=True)
+class DeadLetterFilter:
+    """Which dead letters; all conditions that are set must hold.
+
+    :param event_type: a glob: ``*`` and ``?``.
+    :param error: a part of the error's class or text.
+    :param seen_since: last seen at this time or after it, naive UTC.
+    :param seen_before: last seen before this time, naive UTC.
+    """
+
+    ids: Sequence[int] = ()
+    stage: str | None = None
+    event_type: str | None = None
+    error: str | None = None
+    seen_since: datetime.datetime | None = None
+    seen_before: datetime.datetime | None = None
+
+
+class SchemaState(NamedTuple):
+    """The revision that the store's schema is at, and the newest that this release knows."""
+
+    revision: str
+    head: str
+
+
+class Finding(NamedTuple):
+    """What a look at the store found: ``level`` is ok, warning or failure; ``text`` says what to do."""
+
+    level: str
+    subject: str
+    text: str
+
+
 class Connection(ABC):
     """One event store. Constructing it opens nothing; the first call does."""
 
@@ -80,6 +114,21 @@ class Connection(ABC):
     @abstractmethod
     def upgrade(self, version: str | None = None) -> None:
         """Bring the schema to a revision, the newest by default."""
+
+    @abstractmethod
+    def current_revision(self) -> str | None:
+        """Return the revision that the schema is at; None where ``upgrade`` never ran."""
+
+    @abstractmethod
+    def schema_state(self) -> SchemaState:
+        """Return the state of a schema that this release can work with.
+
+        :raises StorageUnavailable: with ``operator`` set when it can't, saying what to do.
+        """
+
+    @abstractmethod
+    def check(self) -> list[Finding]:
+        """Look at the schema and at the server's settings, and return what was found, good or bad."""
 
     @abstractmethod
     def clear(self) -> None:
@@ -137,6 +186,24 @@ class Connection(ABC):
     @abstractmethod
     def clear_expired_dead_letters(self, ttl: float) -> int:
         """Delete dead letters last seen before now - ``ttl`` seconds; return how many."""
+
+    @abstractmethod
+    def get_dead_letters(
+        self, which: DeadLetterFilter, limit: int | None = None
+    ) -> Iterable[DeadLetterSummary]:
+        """Yield what can be listed of dead letters, the one seen last first."""
+
+    @abstractmethod
+    def get_dead_letter(self, letter_id: int) -> StoredDeadLetter | None:
+        """Return one dead letter with its body; None where there is none with this id."""
+
+    @abstractmethod
+    def count_dead_letters(self, which: DeadLetterFilter) -> int:
+        """Return how many dead letters there are."""
+
+    @abstractmethod
+    def delete_dead_letters(self, which: DeadLetterFilter) -> int:
+        """Delete dead letters and return how many."""
 
     @classmethod
     def get_capabilities(cls) -> dict[str, Any]:

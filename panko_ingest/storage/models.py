@@ -134,3 +134,31 @@ class DeadLetter:
     message_id: str | None = None
     event_type: str | None = None
     redacted: bool = False
+
+
+@dataclass(frozen=True)
+class DeadLetterSummary:
+    """What a list shows of a dead letter: all but its body and headers; times in naive UTC, size in bytes."""
+
+    id: int
+    first_at: datetime.datetime
+    last_at: datetime.datetime
+    attempts: int
+    stage: str
+    error_class: str
+    error: str
+    message_id: str | None
+    event_type: str | None
+    queue: str
+    size: int
+
+
+@dataclass(frozen=True)
+class StoredDeadLetter:
+    """A dead letter as it is stored: how often it came, and when first and last (naive UTC)."""
+
+    id: int
+    first_at: datetime.datetime
+    last_at: datetime.datetime
+    attempts: int
+    letter: DeadLetter

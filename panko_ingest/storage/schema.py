@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -20,6 +20,7 @@ from alembic.util.exc import CommandError
 
 from panko_ingest import resources
 from panko_ingest.storage import faults
+from panko_ingest.storage.base import SchemaState
 from panko_ingest.storage.engine import make_engine, read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.settings import Settings
@@ -41,13 +42,6 @@ _LOCKS = {
         "SELECT RELEASE_LOCK(CONCAT('panko_ingest.', MD5(DATABASE())))",
     ),
 }
-
-
-class SchemaState(NamedTuple):
-    """The revision that the database is at, and the newest that this release knows."""
-
-    revision: str
-    head: str
 
 
 def head() -> str:
