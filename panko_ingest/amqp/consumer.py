@@ -26,13 +26,14 @@ _MAX_WAIT = 0.5
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 _LOOK_AGAIN = 5.0
+_READY_POLL = 0.2
 
 
 class Lane(Protocol):
     """Where deliveries go, and where the batches come from that may be acknowledged."""
 
     def ready(self) -> bool:
-        """Whether the store can take events now; may take seconds to find out."""
+        """Whether the store can take events now."""
 
     def reset(self, generation: int) -> None:
         """Forget all that is not committed: the broker delivers it again. Then a new channel opens."""
@@ -68,7 +69,8 @@ class AmqpConsumer:
 
     :param lane: takes the deliveries; called from the thread of :meth:`run` only.
     :param client_properties: what the broker's operator sees of this connection.
-    :param beat: called every few seconds while the thread makes progress.
+    :param beat: called every second or so while the thread makes progress, with whether messages of
+        every queue that exists would come now.
     :param on_lost: called whenever a connection was lost.
     :param siblings: returns how many consumers of this daemon a queue has; given to one worker,
         which warns of those that are not.
@@ -81,18 +83,17 @@ class AmqpConsumer:
         lane: Lane,
         *,
         client_properties: Mapping[str, str],
-        beat: Callable[[], None] = lambda: None,
+        beat: Callable[[bool], None] = lambda _consuming: None,
         on_lost: Callable[[], None] = lambda: None,
         siblings: Callable[[], int] | None = None,
     ) -> None:
         self.bus = bus
-        self.consuming = False
-        """Whether messages of every queue that exists would come now."""
+        self._consuming = False
         self._topology = topology
         self._keeper = TopologyKeeper(topology)
         self._lane = lane
         self._client_properties = client_properties
-        self._beat = beat
+        self._tell = beat
         self._on_lost = on_lost
         self._siblings = siblings
         self._stopping = threading.Event()
@@ -118,7 +119,7 @@ class AmqpConsumer:
         while not self._stopping.is_set():
             self._beat()
             if not self._lane.ready():
-                self._pause(next(waits))
+                self._stopping.wait(_READY_POLL)
                 continue
             session = _Session(self)
             try:
@@ -129,12 +130,15 @@ class AmqpConsumer:
                 LOG.warning("%s: %s: %s", session.where, type(error).__name__, error)
                 self._on_lost()
             finally:
-                self.consuming = False
+                self._consuming = False
                 self._generation += 1
                 self._lane.reset(self._generation)
             if session.consumed:
                 waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE)
             self._pause(next(waits))
+
+    def _beat(self) -> None:
+        self._tell(self._consuming)
 
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -250,7 +254,7 @@ class _Session:
             for queue in self._present:
                 self._consume(queue)
         self._window = window
-        self._consumer.consuming = bool(self._tags)
+        self._consumer._consuming = window > 0
         self.consumed = self.consumed or bool(self._tags)
 
     def _consume(self, queue: str) -> None:

@@ -1,6 +1,7 @@
 """Broker URLs in oslo.messaging's and kombu's form, and the connections they describe."""
 
 import random
+import re
 import ssl
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -92,6 +93,7 @@ def parse(
 
     rest, _, query_text = rest.partition("?")
     query = dict(parse_qsl(query_text))
+    rest = re.sub(r"[;,]\w+://", ",", rest)  # kombu repeats the scheme before every host
     hosts, slash, vhost = rest.partition("/")
     if query.get("ssl", "").lower() in _TRUE or _AMQP_SCHEMES[base_scheme]:
         tls = tls or TlsSettings()
@@ -123,7 +125,6 @@ def parse(
 
 
 def _parse_host(text: str, previous: Broker, template: Broker) -> Broker:
-    text = text.rpartition("://")[2]  # kombu repeats the scheme before every host
     credentials, at, address = text.rpartition("@")
     user, password = previous.user, previous.password
     if at:

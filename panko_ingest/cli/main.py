@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        conf = config.prepare_service(arguments, cli_opts=[_command_option(arguments)])
+        conf = prepare(arguments)
         return int(conf.command.run(conf))
     except ConfigError as error:
         return _fail(error, EXIT_USAGE)
@@ -42,6 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has seen enough; leave nothing for the interpreter to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+
+
+def prepare(arguments: Sequence[str]) -> cfg.ConfigOpts:
+    """Return the configuration for a command line, the command's own arguments in ``conf.command``.
+
+    :raises ConfigError: a value is refused.
+    """
+    return config.prepare_service(arguments, cli_opts=[_command_option(arguments)])
 
 
 def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from panko_ingest.amqp.publisher import Publisher, envelope
 from panko_ingest.errors import ConfigError
-from panko_ingest.workers.ingester import buses
+from panko_ingest.workers.sources import buses
 
 _PROGRESS_FROM = 100
 

@@ -5,8 +5,8 @@ that all lanes of a process share. Whole batches go from lane to writer, and com
 committed; nothing else is shared between the threads.
 """
 
-from panko_ingest.pipeline.intake import Intake
+from panko_ingest.pipeline.intake import CrashGuard, Intake
 from panko_ingest.pipeline.lane import Lane
 from panko_ingest.pipeline.writer import Writer
 
-__all__ = ["Intake", "Lane", "Writer"]
+__all__ = ["CrashGuard", "Intake", "Lane", "Writer"]

@@ -63,7 +63,7 @@ class Lane:
 
     def ready(self) -> bool:
         """Whether the store answers."""
-        return self._writer.store_answers()
+        return self._writer.store_answers
 
     def reset(self, generation: int) -> None:
         """Forget all that is not committed: the broker delivers it again."""
@@ -134,7 +134,7 @@ class Lane:
         """Whether the oldest batch has waited for the store as long as it may."""
         return (
             bool(self._outstanding)
-            and self._writer.failing
+            and not self._writer.store_answers
             and self._clock() - self._outstanding[0].opened_at > self._hold_limit
         )
 

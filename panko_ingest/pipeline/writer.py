@@ -40,8 +40,8 @@ class Writer:
 
     def __init__(self, connection: Connection, metrics: Metrics) -> None:
         self.metrics = metrics
-        self.failing = False
-        """Whether the last try found the store unavailable."""
+        self.store_answers = False
+        """Whether the store took the last batch, or answered the last question."""
         self.gave_up = False
         """Whether a batch was left with the broker because the process stops."""
         self._connection = connection
@@ -70,24 +70,31 @@ class Writer:
         self._jobs.put(None)
 
     def run(self) -> None:
-        """Record what is submitted, until :meth:`finish`."""
-        while (job := self._jobs.get()) is not None:
+        """Record what is submitted, until :meth:`finish`; while the store is away, ask it now and then."""
+        waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE)
+        self._probe()
+        while True:
+            try:
+                job = self._jobs.get(timeout=None if self.store_answers else next(waits))
+            except queue.Empty:
+                self._probe()
+                continue
+            if job is None:
+                return
             owner, batch = job
             self._record(owner, batch)
             self._done += 1
             owner.wake()
+            if self.store_answers:
+                waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE)
 
-    def store_answers(self) -> bool:
-        """Ask the store whether it can take events now; says why not, once a minute."""
-        if not self.idle and self.failing:
-            return False
+    def _probe(self) -> None:
         try:
             self._connection.ping()
         except StorageUnavailable as error:
             self._say(error)
-            return False
-        self.failing = False
-        return True
+        else:
+            self.store_answers = True
 
     def _record(self, owner: Owner, batch: Batch) -> None:
         def on_failure(index: int, error: Exception) -> DeadLetter:
@@ -107,11 +114,11 @@ class Writer:
             try:
                 result = self._connection.record_events(batch.events, batch.dead_letters, on_failure)
             except StorageUnavailable as error:
-                self.failing = True
+                self.store_answers = False
                 self.metrics.store_retries.inc()
                 self._say(error)
             else:
-                self.failing = False
+                self.store_answers = True
                 batch.dead = len(batch.dead_letters) + len(result.failed)
                 self._count(batch, result, time.monotonic() - started)
                 owner.settle(batch)

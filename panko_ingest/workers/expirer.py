@@ -11,6 +11,7 @@ from oslo_config import cfg
 
 from panko_ingest import config
 from panko_ingest.storage import Connection, StorageUnavailable, get_connection
+from panko_ingest.workers.settings import Settings
 
 LOG = logging.getLogger(__name__)
 
@@ -23,9 +24,9 @@ class ExpirerService(cotyledon.Service):
 
     name = "expirer"
 
-    def __init__(self, worker_id: WorkerId, conf: cfg.ConfigOpts) -> None:
+    def __init__(self, worker_id: WorkerId, settings: Settings) -> None:
         super().__init__(worker_id)
-        self._conf = conf
+        self._conf = settings.conf
         self._stopping = threading.Event()
         self._finished = threading.Event()
 

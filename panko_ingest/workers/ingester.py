@@ -1,6 +1,7 @@
 """The service that moves events from the buses to the database."""
 
 import logging
+import os
 import random
 import socket
 import threading
@@ -9,15 +10,17 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 import cotyledon
 from cotyledon.types import WorkerId
-from oslo_config import cfg
 
 from panko_ingest import __version__, amqp, config
 from panko_ingest.batch import Batcher
 from panko_ingest.breaker import FloodBreaker
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.metrics import Metrics
-from panko_ingest.pipeline import Intake, Lane, Writer
+from panko_ingest.pipeline import CrashGuard, Intake, Lane, Writer
+from panko_ingest.progress import Board, Slot, State
 from panko_ingest.storage import get_connection_from_config
+from panko_ingest.workers.settings import Settings
+from panko_ingest.workers.sources import buses, topology
 
 LOG = logging.getLogger(__name__)
 
@@ -35,9 +38,11 @@ class IngestService(cotyledon.Service):
 
     name = "ingester"
 
-    def __init__(self, worker_id: WorkerId, conf: cfg.ConfigOpts) -> None:
+    def __init__(self, worker_id: WorkerId, settings: Settings, board: Board) -> None:
         super().__init__(worker_id)
-        self._conf = conf
+        self._conf = settings.conf
+        self._board = board
+        self._generation = board.generation
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._consumers: list[amqp.AmqpConsumer] = []
@@ -45,9 +50,14 @@ class IngestService(cotyledon.Service):
 
     def run(self) -> None:
         """Work until :meth:`terminate`; an end for any other reason ends the process."""
+        slots = self._board.slots(self.worker_id)
+        for slot in slots:
+            slot.occupy(os.getpid())
         try:
-            self._work()
+            self._work(slots)
         finally:
+            for slot in slots:
+                slot.clear()
             self._finished.set()
         if not self._stopping.is_set():
             raise RuntimeError("the ingest threads ended although nobody stopped them")
@@ -59,29 +69,36 @@ class IngestService(cotyledon.Service):
         self._finished.wait()
         logging.shutdown()
 
+    def reload(self) -> None:
+        """Make way for a worker with the new configuration, if the master found it good."""
+        if self._board.generation != self._generation:
+            super().reload()
+
     def _stop_threads(self) -> None:
         for consumer in self._consumers:
             consumer.stop()
         if self._writer is not None:
             self._writer.hurry()
 
-    def _work(self) -> None:
+    def _work(self, slots: list[Slot]) -> None:
         conf = self._conf
         connection = get_connection_from_config(conf)
         metrics = Metrics()
         writer = self._writer = Writer(connection, metrics)
-        intake = Intake(
-            EventConverter.from_file(
-                config.find_definitions(conf),
-                store_raw=conf.event.store_raw,
-                drop_unmatched=conf.event.drop_unmatched_notifications,
-            ),
-            TypeFilter(conf.event.types),
-            max_size=conf.notification.max_message_size,
-            max_depth=conf.notification.max_depth,
+        converter = EventConverter.from_file(
+            config.find_definitions(conf),
+            store_raw=conf.event.store_raw,
+            drop_unmatched=conf.event.drop_unmatched_notifications,
         )
-        for bus in buses(conf):
-            self._consumers.append(self._consumer(bus, intake, writer, metrics))
+        for bus, slot in zip(buses(conf), slots, strict=True):
+            intake = Intake(
+                converter,
+                TypeFilter(conf.event.types),
+                max_size=conf.notification.max_message_size,
+                max_depth=conf.notification.max_depth,
+                guard=CrashGuard(self._board, slot),
+            )
+            self._consumers.append(self._consumer(bus, intake, writer, metrics, slot))
         if self._stopping.wait(self.worker_id and random.uniform(0, _START_SPREAD)):
             self._stop_threads()
         LOG.info("Worker %d reads from %s", self.worker_id, ", ".join(c.bus.name for c in self._consumers))
@@ -114,7 +131,9 @@ class IngestService(cotyledon.Service):
                 raise RuntimeError("the writer ended before the buses")
             open_ends -= done
 
-    def _consumer(self, bus: amqp.Bus, intake: Intake, writer: Writer, metrics: Metrics) -> amqp.AmqpConsumer:
+    def _consumer(
+        self, bus: amqp.Bus, intake: Intake, writer: Writer, metrics: Metrics, slot: Slot
+    ) -> amqp.AmqpConsumer:
         options = self._conf.notification
         prefetch = options.prefetch_count or 2 * options.batch_size
         lane = Lane(
@@ -137,42 +156,12 @@ class IngestService(cotyledon.Service):
                 "connection_name": f"panko-ingest worker {self.worker_id} on {socket.gethostname()}",
                 "version": __version__,
             },
+            beat=slot.beat,
+            siblings=self._siblings if self.worker_id == 0 else None,
             on_lost=metrics.lost_connections.labels(bus.name).inc,
         )
         lane.wake = consumer.wake
         return consumer
 
-
-def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
-    """Return the buses to read from.
-
-    :raises ConfigError: a URL can't be used.
-    """
-    rabbit = conf.oslo_messaging_rabbit
-    tls = None
-    if rabbit.ssl:
-        tls = amqp.TlsSettings(
-            rabbit.ssl_ca_file or None, rabbit.ssl_cert_file or None, rabbit.ssl_key_file or None
-        )
-    return [
-        amqp.parse(
-            url,
-            tls=tls,
-            login_method=rabbit.rabbit_login_method,
-            heartbeat=rabbit.heartbeat_timeout_threshold,
-        )
-        for url in config.messaging_urls(conf)
-    ]
-
-
-def topology(conf: cfg.ConfigOpts) -> amqp.Topology:
-    """Return which queues to read from."""
-    options = conf.notification
-    return amqp.Topology(
-        config.queue_names(conf.oslo_messaging_notifications.topics, options.priorities),
-        exchanges=options.notification_control_exchanges,
-        pool=options.pool,
-        declare=options.declare,
-        queue_type=options.queue_type,
-        require_durable=options.require_durable,
-    )
+    def _siblings(self) -> int:
+        return sum(slot.state is State.CONSUMING for slot in self._board.slots())

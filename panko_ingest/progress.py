@@ -1,0 +1,146 @@
+"""What the workers are doing, in memory that they share with the master.
+
+The master makes the board before it forks. Each bus thread of each ingest worker has a slot, in
+which it leaves its pulse and, while it converts a message that was delivered before, that message's
+digest. When a worker dies, the master counts the digest it left behind: a message that kills or hangs
+whoever converts it is so found out, also on queues that count no deliveries.
+"""
+
+import mmap
+import struct
+import time
+from enum import IntEnum
+
+DIGEST_SIZE = 32
+CRASHES_BEFORE_DEAD_LETTER = 3
+
+_SLOT = struct.Struct("=IBBd32s")  # pid, state, whether a digest is held, pulse, digest
+_SUSPECT = struct.Struct("=I32s")  # crashes, digest
+_HEADER = struct.Struct("=I")  # configuration generation
+_SUSPECTS = 128
+_NO_DIGEST = bytes(DIGEST_SIZE)
+
+
+class State(IntEnum):
+    """What a bus thread is doing."""
+
+    OFF = 0
+    WAITING = 1
+    CONSUMING = 2
+
+
+class Slot:
+    """One bus thread's place on the board. Written by that thread; read, and cleared, by the master."""
+
+    def __init__(self, memory: mmap.mmap, offset: int) -> None:
+        self._memory = memory
+        self._offset = offset
+
+    def occupy(self, pid: int) -> None:
+        """Begin: the pulse counts from now."""
+        _SLOT.pack_into(self._memory, self._offset, pid, State.WAITING, 0, time.monotonic(), _NO_DIGEST)
+
+    def clear(self) -> None:
+        """End: nobody waits for a pulse any more."""
+        _SLOT.pack_into(self._memory, self._offset, 0, State.OFF, 0, 0.0, _NO_DIGEST)
+
+    def beat(self, consuming: bool) -> None:
+        """Leave a pulse."""
+        state = State.CONSUMING if consuming else State.WAITING
+        struct.pack_into("=B", self._memory, self._offset + 4, state)
+        struct.pack_into("=d", self._memory, self._offset + 6, time.monotonic())
+
+    def hold(self, digest: bytes) -> None:
+        """Say which message is being converted."""
+        struct.pack_into("=32s", self._memory, self._offset + 14, digest)
+        struct.pack_into("=B", self._memory, self._offset + 5, 1)
+
+    def release(self) -> None:
+        """Say that the message was converted."""
+        struct.pack_into("=B", self._memory, self._offset + 5, 0)
+
+    @property
+    def pid(self) -> int:
+        """The process of the thread, 0 for none."""
+        return int(self._read()[0])
+
+    @property
+    def state(self) -> State:
+        """What the thread is doing."""
+        return State(self._read()[1])
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last pulse; 0 for a slot that nobody uses."""
+        pid, _, _, pulse, _ = self._read()
+        return max(0.0, time.monotonic() - pulse) if pid else 0.0
+
+    @property
+    def held(self) -> bytes | None:
+        """The digest of the message that is being converted."""
+        _, _, held, _, digest = self._read()
+        return bytes(digest) if held else None
+
+    def _read(self) -> tuple[int, int, int, float, bytes]:
+        return _SLOT.unpack_from(self._memory, self._offset)
+
+
+class Board:
+    """All slots, and the messages that workers died of.
+
+    :param workers: ingest workers.
+    :param buses: bus threads of each.
+    """
+
+    def __init__(self, workers: int, buses: int) -> None:
+        self._workers = workers
+        self._buses = buses
+        self._suspects_at = _HEADER.size + workers * buses * _SLOT.size
+        self._memory = mmap.mmap(-1, self._suspects_at + _SUSPECTS * _SUSPECT.size)
+
+    def slots(self, worker: int | None = None) -> list[Slot]:
+        """Return the slots of one worker, or of all."""
+        workers = range(self._workers) if worker is None else [worker]
+        return [
+            Slot(self._memory, _HEADER.size + (number * self._buses + bus) * _SLOT.size)
+            for number in workers
+            for bus in range(self._buses)
+        ]
+
+    @property
+    def generation(self) -> int:
+        """Number of the configuration in force; a worker started under an older one restarts."""
+        return int(_HEADER.unpack_from(self._memory, 0)[0])
+
+    @generation.setter
+    def generation(self, value: int) -> None:
+        _HEADER.pack_into(self._memory, 0, value)
+
+    def bury(self, worker: int) -> None:
+        """Count what a dead worker was converting, and clear its slots. Called by the master only."""
+        for slot in self.slots(worker):
+            digest = slot.held
+            slot.clear()
+            if digest is not None:
+                self._count(digest)
+
+    def deadly(self, digest: bytes) -> bool:
+        """Whether so many workers died of this message that it is to be converted no more."""
+        return any(
+            crashes >= CRASHES_BEFORE_DEAD_LETTER and suspect == digest
+            for crashes, suspect in self._suspects()
+        )
+
+    def _suspects(self) -> list[tuple[int, bytes]]:
+        return [
+            _SUSPECT.unpack_from(self._memory, self._suspects_at + index * _SUSPECT.size)
+            for index in range(_SUSPECTS)
+        ]
+
+    def _count(self, digest: bytes) -> None:
+        suspects = self._suspects()
+        known = [index for index, (crashes, suspect) in enumerate(suspects) if crashes and suspect == digest]
+        # A full table gives up the one that fewest workers died of.
+        index = known[0] if known else min(range(_SUSPECTS), key=lambda number: suspects[number][0])
+        crashes = suspects[index][0] + 1 if known else 1
+        _SUSPECT.pack_into(self._memory, self._suspects_at + index * _SUSPECT.size, crashes, digest)

@@ -1,0 +1,40 @@
+"""Which buses and queues the configuration names."""
+
+from oslo_config import cfg
+
+from panko_ingest import amqp, config
+
+
+def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
+    """Return the buses to read from.
+
+    :raises ConfigError: a URL can't be used.
+    """
+    rabbit = conf.oslo_messaging_rabbit
+    tls = None
+    if rabbit.ssl:
+        tls = amqp.TlsSettings(
+            rabbit.ssl_ca_file or None, rabbit.ssl_cert_file or None, rabbit.ssl_key_file or None
+        )
+    return [
+        amqp.parse(
+            url,
+            tls=tls,
+            login_method=rabbit.rabbit_login_method,
+            heartbeat=rabbit.heartbeat_timeout_threshold,
+        )
+        for url in config.messaging_urls(conf)
+    ]
+
+
+def topology(conf: cfg.ConfigOpts) -> amqp.Topology:
+    """Return which queues to read from."""
+    options = conf.notification
+    return amqp.Topology(
+        config.queue_names(conf.oslo_messaging_notifications.topics, options.priorities),
+        exchanges=options.notification_control_exchanges,
+        pool=options.pool,
+        declare=options.declare,
+        queue_type=options.queue_type,
+        require_durable=options.require_durable,
+    )

@@ -1,0 +1,68 @@
+import os
+
+from panko_ingest.progress import CRASHES_BEFORE_DEAD_LETTER, Board, State
+
+DIGEST = b"d" * 32
+
+
+def test_slots_of_workers_and_buses_do_not_overlap() -> None:
+    board = Board(workers=2, buses=2)
+    for number, slot in enumerate(board.slots()):
+        slot.occupy(100 + number)
+        slot.hold(bytes([number]) * 32)
+    assert [slot.pid for slot in board.slots()] == [100, 101, 102, 103]
+    assert [slot.held for slot in board.slots(1)] == [b"\x02" * 32, b"\x03" * 32]
+
+
+def test_what_a_child_writes_the_parent_reads() -> None:
+    board = Board(workers=1, buses=1)
+    slot = board.slots()[0]
+    child = os.fork()
+    if child == 0:
+        slot.occupy(os.getpid())
+        slot.beat(True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert slot.pid == child
+    assert slot.state is State.CONSUMING
+    assert 0 <= slot.silence < 30
+
+
+def test_a_free_slot_is_never_silent() -> None:
+    slot = Board(workers=1, buses=1).slots()[0]
+    slot.occupy(1)
+    slot.clear()
+    assert slot.silence == 0
+    assert slot.state is State.OFF
+
+
+def test_a_message_is_deadly_when_enough_workers_died_of_it() -> None:
+    board = Board(workers=1, buses=1)
+    slot = board.slots()[0]
+    for _ in range(CRASHES_BEFORE_DEAD_LETTER):
+        assert not board.deadly(DIGEST)
+        slot.occupy(1)
+        slot.hold(DIGEST)
+        board.bury(0)
+    assert board.deadly(DIGEST)
+    assert not board.deadly(b"e" * 32)
+
+
+def test_a_message_that_was_converted_is_not_held_against() -> None:
+    board = Board(workers=1, buses=1)
+    slot = board.slots()[0]
+    for _ in range(10):
+        slot.occupy(1)
+        slot.hold(DIGEST)
+        slot.release()
+        board.bury(0)
+    assert not board.deadly(DIGEST)
+
+
+def test_many_suspects_do_not_push_out_the_deadliest() -> None:
+    board = Board(workers=1, buses=1)
+    slot = board.slots()[0]
+    for digest in [DIGEST] * 3 + [number.to_bytes(32, "big") for number in range(1000)]:
+        slot.hold(digest)
+        board.bury(0)
+    assert board.deadly(DIGEST)
