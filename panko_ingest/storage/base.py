@@ -27,7 +27,8 @@ class EventFilter:
     :param end_timestamp: newest ``generated``, inclusive, naive UTC.
     :param event_type: one name, or several of which any may hold.
     :param traits_filter: ``{"key": k, "string"|"integer"|"float"|"datetime": value, "op": op}`` each,
-        with op one of eq, lt, le, ne, gt, ge (eq where absent); all must hold.
+        with op one of eq, lt, le, ne, gt, ge (eq where absent); all must hold. ``"any": text`` in the
+        place of a type stands for every type that the text can be read as.
     :param admin_proj: a project id: events whose ``project_id`` trait is another project's are
         left out, those without the trait are kept.
     :param salvaged: only events that had to be salvaged: ``SALVAGED_KEY`` is in their raw.

@@ -5,12 +5,13 @@ before (keyset paging). So memory is bounded by a page, and a reader may take it
 and no transaction stays open between pages.
 """
 
+import contextlib
 import itertools
 import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
@@ -28,12 +29,18 @@ from panko_ingest.storage.tables import (
 
 PAGE_SIZE = 500
 
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+_Compare = Callable[[Any, Any], Any]
+_OPERATORS: dict[str, _Compare] = {
     name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
 }
 _COLUMNS = {"generated": EventRow.generated, "message_id": EventRow.message_id}
 _STORED_TYPES = (Trait.TEXT_TYPE, Trait.INT_TYPE, Trait.FLOAT_TYPE, Trait.DATETIME_TYPE)
 
+_LOOKS_LIKE = {
+    Trait.INT_TYPE: re.compile(r"[-+]?\d+"),
+    Trait.FLOAT_TYPE: re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"),
+    Trait.DATETIME_TYPE: re.compile(r"\d{4}-\d\d-\d\d.*"),
+}
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 _Sort = Sequence[tuple[str, str]]
@@ -137,39 +144,66 @@ def _type_ids(connection: sa.Connection, names: str | Iterable[str]) -> Sequence
 
 
 def _having_trait(statement: _Statement, trait_filter: Mapping[str, Any]) -> _Statement:
-    key, compare, dtype, value = _parse_trait_filter(trait_filter)
+    key, compare, values = _parse_trait_filter(trait_filter)
     # A partial index serves these keys, and a planner sees that only where the key is no parameter.
     literal = key in IDENTIFIER_KEYS
-    trait = aliased(TRAIT_TABLES[dtype])
-    return statement.join(
-        trait,
-        sa.and_(
+    matches = []
+    for dtype, value in values:
+        trait = aliased(TRAIT_TABLES[dtype])
+        condition = sa.and_(
             trait.event_id == EventRow.id,
             trait.key == sa.bindparam(None, key, sa.String, unique=True, literal_execute=literal),
             compare(trait.value, value),
-        ),
-    )
+        )
+        if len(values) == 1:
+            return statement.join(trait, condition)
+        matches.append(sa.exists().where(condition))
+    return statement.where(sa.or_(*matches))
 
 
 def _parse_trait_filter(
     trait_filter: Mapping[str, Any],
-) -> tuple[str, Callable[[Any, Any], Any], int, TraitValue]:
+) -> tuple[str, _Compare, list[tuple[int, TraitValue]]]:
     given = dict(trait_filter)
     key, name = given.pop("key", None), given.pop("op", None) or "eq"
     if not key or len(given) != 1 or name not in _OPERATORS:
         raise StorageError(
-            f"traits_filter: {dict(trait_filter)} needs a key, one of string, integer, float and datetime "
-            f"with its value, and op one of {', '.join(_OPERATORS)}"
+            f"traits_filter: {dict(trait_filter)} needs a key, one of string, integer, float, datetime "
+            f"and any with its value, and an op of {', '.join(_OPERATORS)}"
         )
     type_name, value = given.popitem()
-    dtype = Trait.get_type_by_name(type_name)
-    if dtype not in _STORED_TYPES:
-        raise StorageError(f"traits_filter: {key}: {type_name!r} is none of string, integer, float, datetime")
+    if type_name == "any":
+        values = _readings(key, str(value), ordered=name not in {"eq", "ne"})
+    else:
+        dtype = Trait.get_type_by_name(type_name)
+        if dtype not in _STORED_TYPES:
+            raise StorageError(f"traits_filter: {key}: {type_name!r} is no type of a trait")
+        values = [(dtype, _convert(dtype, value, key))]
+    return _storable(key, "traits_filter"), _OPERATORS[name], values
+
+
+def _readings(key: str, text: str, *, ordered: bool) -> list[tuple[int, TraitValue]]:
+    """Return a value as each type that its text can be; identifiers are only ever text."""
+    if key in IDENTIFIER_KEYS:
+        return [(Trait.TEXT_TYPE, _convert(Trait.TEXT_TYPE, text, key))]
+    readings = []
+    for dtype, looks_like in _LOOKS_LIKE.items():
+        if looks_like.fullmatch(text.strip()):
+            with contextlib.suppress(StorageError):
+                readings.append((dtype, _convert(dtype, text.strip(), key)))
+    # "9" is less than "10" as a number, and that is what is meant where there is an order.
+    if not (readings and ordered):
+        readings.append((Trait.TEXT_TYPE, _convert(Trait.TEXT_TYPE, text, key)))
+    return readings
+
+
+def _convert(dtype: int, value: Any, key: str) -> TraitValue:
     try:
         converted = Trait.convert_value(dtype, value)
     except (ValueError, TypeError, OverflowError) as error:
-        raise StorageError(f"traits_filter: {key}: {value!r} is no {type_name}") from error
-    return _storable(key, "traits_filter"), _OPERATORS[name], dtype, _storable(converted, key)
+        name = Trait.get_name_by_type(dtype)
+        raise StorageError(f"traits_filter: {key}: {value!r} is no {name}") from error
+    return cast(TraitValue, _storable(converted, key))
 
 
 def _storable(value: Any, name: str) -> Any:
