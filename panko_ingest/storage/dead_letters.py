@@ -1,75 +1,118 @@
-"""Dead letters into their table, within the transaction of the batch that they came with."""
+"""Reading and deleting dead letters; what writes them is the recording of a batch."""
 
-import datetime
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import fields
 
-import orjson
 import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 
-from panko_ingest.storage.models import DeadLetter as Letter
-from panko_ingest.storage.tables import DeadLetter
-from panko_ingest.storage.validation import Validator
+from panko_ingest.storage import faults
+from panko_ingest.storage.base import DeadLetterFilter
+from panko_ingest.storage.engine import read_transaction, write_transaction
+from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, StoredDeadLetter
+from panko_ingest.storage.tables import DeadLetter as DeadLetterRow
 
-_NAME = 255
-_STAGE = 32
-
-
-def write_dead_letters(connection: sa.Connection, letters: Iterable[Letter], validator: Validator) -> None:
-    """Store dead letters; of one that is stored already only ``last_at`` and ``attempts`` change."""
-    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    # In one order for all workers: opposite orders deadlock.
-    for letter in sorted(letters, key=lambda letter: letter.digest):
-        _upsert(connection, _values(letter, validator, now))
+_BATCH = 200
+_FIELDS = [field.name for field in fields(DeadLetter)]
+_SUMMARY = [field.name for field in fields(DeadLetterSummary)]
 
 
-def _upsert(connection: sa.Connection, values: dict[str, Any]) -> None:
-    table = DeadLetter.__table__
-    repeat = {"last_at": values["last_at"], "attempts": table.c.attempts + 1}
-    dialect = connection.dialect.name
-    if dialect == "mysql":
-        connection.execute(mysql.insert(DeadLetter).values(values).on_duplicate_key_update(repeat))
-    elif dialect in {"postgresql", "sqlite"}:
-        insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-        connection.execute(
-            insert(DeadLetter).values(values).on_conflict_do_update(index_elements=["digest"], set_=repeat)
+def summaries(
+    engine: sa.Engine, which: DeadLetterFilter, limit: int | None = None
+) -> Iterator[DeadLetterSummary]:
+    """Yield what can be listed of dead letters, the one seen last first.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    columns = [getattr(DeadLetterRow, name) for name in _SUMMARY if name != "size"]
+    statement = (
+        sa.select(*columns, sa.func.length(DeadLetterRow.body).label("size"))
+        .where(*_conditions(which))
+        .order_by(DeadLetterRow.last_at.desc(), DeadLetterRow.id.desc())
+    )
+    after: list[sa.ColumnElement[bool]] = []
+    remaining = limit
+    while remaining is None or remaining > 0:
+        size = _BATCH if remaining is None else min(_BATCH, remaining)
+        with read_transaction(engine) as connection:
+            rows = connection.execute(statement.where(*after).limit(size)).all()
+        yield from (DeadLetterSummary(**row._mapping) for row in rows)
+        if len(rows) < size:
+            return
+        remaining = None if remaining is None else remaining - size
+        last = rows[-1]
+        after = [
+            DeadLetterRow.last_at <= last.last_at,
+            sa.or_(DeadLetterRow.last_at < last.last_at, DeadLetterRow.id < last.id),
+        ]
+
+
+def get(engine: sa.Engine, letter_id: int) -> StoredDeadLetter | None:
+    """Return one dead letter with its body; None where there is none with this id.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    columns = [getattr(DeadLetterRow, name) for name in ("id", "first_at", "last_at", "attempts", *_FIELDS)]
+    with read_transaction(engine) as connection:
+        row = connection.execute(sa.select(*columns).where(DeadLetterRow.id == letter_id)).one_or_none()
+    if row is None:
+        return None
+    values = dict(row._mapping)
+    letter = DeadLetter(**{name: values.pop(name) for name in _FIELDS})
+    return StoredDeadLetter(**values, letter=letter)
+
+
+def count(engine: sa.Engine, which: DeadLetterFilter) -> int:
+    """Return how many dead letters there are.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    statement = sa.select(sa.func.count()).select_from(DeadLetterRow).where(*_conditions(which))
+    with read_transaction(engine) as connection:
+        return connection.scalar(statement) or 0
+
+
+def delete(engine: sa.Engine, which: DeadLetterFilter) -> int:
+    """Delete dead letters, a few hundred a transaction, and return how many.
+
+    :raises StorageUnavailable: the store can't be written to; what was deleted before stays so.
+    """
+    deleted = 0
+    batch = sa.select(DeadLetterRow.id).where(*_conditions(which)).order_by(DeadLetterRow.id).limit(_BATCH)
+    while True:
+        try:
+            with write_transaction(engine) as connection:
+                ids = connection.scalars(batch).all()
+                connection.execute(sa.delete(DeadLetterRow).where(DeadLetterRow.id.in_(ids)))
+        except sa.exc.SQLAlchemyError as error:
+            raise faults.unavailable(error) from error
+        deleted += len(ids)
+        if len(ids) < _BATCH:
+            return deleted
+
+
+def _conditions(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+    row = DeadLetterRow
+    conditions: list[sa.ColumnElement[bool]] = []
+    if which.ids:
+        conditions.append(row.id.in_(which.ids))
+    if which.stage:
+        conditions.append(row.stage == which.stage)
+    if which.event_type:
+        conditions.append(row.event_type.like(_like(which.event_type), escape="~"))
+    if which.error:
+        conditions.append(
+            sa.or_(
+                row.error_class.contains(which.error, autoescape=True),
+                row.error.contains(which.error, autoescape=True),
+            )
         )
-    else:
-        known = table.c.digest == values["digest"]
-        if not connection.execute(sa.update(DeadLetter).where(known).values(repeat)).rowcount:
-            connection.execute(sa.insert(DeadLetter).values(values))
+    if which.seen_since:
+        conditions.append(row.last_at >= which.seen_since)
+    if which.seen_before:
+        conditions.append(row.last_at < which.seen_before)
+    return conditions
 
 
-def _values(letter: Letter, validator: Validator, now: datetime.datetime) -> dict[str, Any]:
-    body, error = letter.body, letter.error
-    limit = validator.limits.body_bytes
-    if len(body) > limit:
-        error = f"{error} (only the first {limit} of its {len(body)} bytes fit into the database)"
-        body = body[:limit]
-    return {
-        "digest": letter.digest,
-        "body": body,
-        "content_type": _short(letter.content_type, validator),
-        "content_encoding": _short(letter.content_encoding, validator),
-        "headers": orjson.loads(validator.raw_text(letter.headers)),
-        "exchange": _short(letter.exchange, validator),
-        "routing_key": _short(letter.routing_key, validator),
-        "queue": _short(letter.queue, validator),
-        "stage": validator.text(letter.stage, _STAGE),
-        "error_class": _short(letter.error_class, validator),
-        "error": validator.text(error, _MAX_ERROR),
-        "message_id": _short(letter.message_id, validator),
-        "event_type": _short(letter.event_type, validator),
-        "redacted": letter.redacted,
-        "first_at": now,
-        "last_at": now,
-        "attempts": 1,
-    }
-
-
-_MAX_ERROR = 10_000
-
-
-def _short(value: str | None, validator: Validator) -> str | None:
-    return None if value is None else validator.text(value, _NAME)
+def _like(glob: str) -> str:
+    escaped = "".join(f"~{character}" if character in "~%_" else character for character in glob)
+    return escaped.replace("*", "%").replace("?", "_")
