@@ -27,8 +27,11 @@ _NOT_JSON = {
 }
 _PLAIN_ENCODINGS = {None, "", "utf-8", "UTF-8", "utf8", "us-ascii", "ascii", "binary"}
 
-# Digits become 0, all else a blank: an integer of 2^64 or more then shows as a run of 20 zeros.
-_DIGITS = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else 32 for byte in range(256))  # noqa: PLR2004
+# Any digit becomes 0, any opening bracket [, all else a blank: one pass shows both what may be an
+# integer beyond 64 bits and how deep the nesting can be at most.
+_OUTLINE = bytes(
+    ord("0") if byte in b"0123456789" else ord("[") if byte in b"[{" else ord(" ") for byte in range(256)
+)
 _LONG_NUMBER = b"0" * 20
 
 
@@ -97,7 +100,7 @@ class Notification:
         priority = get("priority")
         return cls(
             {
-                "ctxt": {name: inner[key] for key in inner if (name := _context_name(key))},
+                "ctxt": {name: value for key, value in inner.items() if (name := _context_name(key))},
                 "publisher_id": get("publisher_id"),
                 "event_type": get("event_type"),
                 "payload": get("payload"),
@@ -185,9 +188,10 @@ def _within_bounds(value: dict[str, Any], text: bytes | str, max_depth: int) -> 
     :raises DecodeError: it is nested deeper than ``max_depth``.
     """
     data = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
-    if _LONG_NUMBER in data.translate(_DIGITS):  # orjson makes floats of integers beyond 64 bits
+    outline = data.translate(_OUTLINE)
+    if _LONG_NUMBER in outline:  # orjson makes floats of integers beyond 64 bits
         value = _parse_any_json(text)
-    if data.count(b"{") + data.count(b"[") > max_depth and _is_deeper_than(max_depth, value):
+    if outline.count(b"[") > max_depth and _is_deeper_than(max_depth, value):
         raise DecodeError(f"the body is nested deeper than max_depth ({max_depth} levels)")
     return value
 

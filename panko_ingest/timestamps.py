@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 _LENGTHS = (19, 26)  # YYYY-MM-DD HH:MM:SS, without and with microseconds
+_UTC = ("Z", "+0000", "+00:00")
 _MARKS = ("-", "-", True, ":", ":")
 
 _ISO_8601 = re.compile(
@@ -40,7 +41,10 @@ def _parse_common(text: str) -> datetime.datetime | None:
 
     Only on these do fromisoformat and the grammar above agree in every version of Python.
     """
-    text = text.removesuffix("Z")
+    for zone in _UTC:
+        if text.endswith(zone):
+            text = text[: -len(zone)]
+            break
     if len(text) not in _LENGTHS or (text[4], text[7], text[10] in " T", text[13], text[16]) != _MARKS:
         return None
     if text[19:20] not in ".," or text[11:13] == "24":

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from jsonpath_ng import Child, Fields, Index, JSONPath, Root, This
+from jsonpath_ng.ext.filter import Expression, Filter
 from jsonpath_ng.ext.string import Split
 
 from panko_ingest.converter import values
@@ -27,10 +28,11 @@ from panko_ingest.storage.models import Trait
 TraitsFunction = Callable[[dict[str, Any], values.Faults], list[Trait]]
 
 Step = tuple[Any, ...]
-"""``("key", name)``, ``("index", number)`` or ``("split", separator, segment, most)``."""
+"""``("key", name)``, ``("index", number)``, ``("split", separator, segment, most)``, or
+``("where", name, text)`` for those items of a list whose field is that text."""
 
 _READY = {
-    Trait.TEXT_TYPE: f"v.__class__ is str and len(v) <= {Trait.MAX_TEXT} and v.isprintable()",
+    Trait.TEXT_TYPE: f"v.__class__ is str and len(v) <= {Trait.MAX_TEXT} and v.isascii() and '\\0' not in v",
     Trait.INT_TYPE: f"v.__class__ is int and {-values.LARGEST_INT - 1} <= v <= {values.LARGEST_INT}",
     Trait.FLOAT_TYPE: "v.__class__ is float and v - v == 0.0",
     Trait.DATETIME_TYPE: "False",
@@ -49,12 +51,16 @@ def plain_steps(path: JSONPath) -> tuple[Step, ...] | None:
     if isinstance(path, Child):
         left = plain_steps(path.left)
         step = _plain_step(path.right)
-        # what a split returns is taken out of its document, which only jsonpath-ng need understand
-        if left is None or step is None or any(taken[0] == "split" for taken in left):
+        if left is None or step is None or not _may_follow(step[0], {kind for kind, *_ in left}):
             return None
         return (*left, step)
     step = _plain_step(path)
     return None if step is None else (step,)
+
+
+def _may_follow(kind: str, before: set[str]) -> bool:
+    """Leave to jsonpath-ng what goes on from a split, and all but keys and indexes behind a filter."""
+    return "split" not in before and ("where" not in before or kind in {"key", "index"})
 
 
 def _plain_step(path: JSONPath) -> Step | None:
@@ -64,7 +70,18 @@ def _plain_step(path: JSONPath) -> Step | None:
         return ("index", path.indices[0])
     if isinstance(path, Split) and path.segment != "*":
         return ("split", path.chars, int(path.segment), path.max_split)
+    if isinstance(path, Filter) and len(path.expressions) == 1:
+        return _plain_filter(path.expressions[0])
     return None
+
+
+def _plain_filter(expression: Any) -> Step | None:
+    if not isinstance(expression, Expression) or expression.op not in {"=", "=="}:
+        return None
+    steps = plain_steps(expression.target)
+    if steps is None or len(steps) != 1 or steps[0][0] != "key" or not isinstance(expression.value, str):
+        return None
+    return ("where", steps[0][1], expression.value)
 
 
 class _Writer:
@@ -78,15 +95,17 @@ class _Writer:
             "new": tuple.__new__,
             "split": _split,
             "item": _item,
-            "first": _first,
+            "where": _where,
         }
-        self._uses = Counter(
-            steps
+        plain = [
+            (steps, path)
             for trait in traits
             if trait.plugin is None
-            for steps in map(plain_steps, trait.paths)
-            if steps
-        )
+            for path in trait.paths
+            if (steps := plain_steps(path))
+        ]
+        self._paths = dict(plain)
+        self._uses = Counter(steps for steps, _ in plain)
 
     def compile(self) -> TraitsFunction:
         for trait in self._traits:
@@ -134,12 +153,20 @@ class _Writer:
         return expression
 
     def _lookup(self, steps: tuple[Step, ...]) -> str:
+        filters = [number for number, step in enumerate(steps) if step[0] == "where"]
+        if filters:
+            return self._filter(steps, filters[0])
         *parents, (kind, *arguments) = steps
         parent = tuple(parents)
         if kind == "key":
             return f"{self._container(parent)}.get({arguments[0]!r})"
         function = "item" if kind == "index" else "split"
         return f"{function}({self._value(parent)}, {', '.join(map(repr, arguments))})"
+
+    def _filter(self, steps: tuple[Step, ...], position: int) -> str:
+        _, name, wanted = steps[position]
+        rest, path = steps[position + 1 :], self._constant("path", self._paths[steps])
+        return f"where({self._value(steps[:position])}, {name!r}, {wanted!r}, {rest!r}, {path}, n)"
 
     def _container(self, steps: tuple[Step, ...]) -> str:
         """Return the variable of the object at ``steps``, which is empty where that is none."""
@@ -158,7 +185,7 @@ class _Writer:
 
     def _constant(self, kind: str, value: Any) -> str:
         for name, known in self._names.items():
-            if known == value and name.startswith(kind):
+            if known is value:
                 return name
         name = f"{kind}{len(self._names)}"
         self._names[name] = value
@@ -181,5 +208,20 @@ def _item(value: Any, index: int) -> Any:
     return None
 
 
-def _first(path: JSONPath, notification: dict[str, Any]) -> Any:
-    return next(iter(found(path, notification)), None)
+def _where(
+    items: Any, name: str, wanted: str, rest: tuple[Step, ...], path: JSONPath, notification: dict[str, Any]
+) -> Any:
+    if not isinstance(items, list):
+        # releases of jsonpath-ng differ on what a filter does to an object
+        return next(iter(found(path, notification)), None) if isinstance(items, dict) else None
+    for item in items:
+        if isinstance(item, dict) and item.get(name) == wanted:
+            value: Any = item
+            for kind, argument in rest:
+                if kind == "index":
+                    value = _item(value, argument)
+                else:
+                    value = value.get(argument) if isinstance(value, dict) else None
+            if value is not None:
+                return value
+    return None

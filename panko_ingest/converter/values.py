@@ -29,8 +29,6 @@ def text(value: Any, name: str, faults: Faults) -> str | None:
     except ValueError:  # an integer of thousands of digits
         faults.append((name, "dropped: a number too long to be text"))
         return None
-    if result.isprintable():
-        return result
     clean = _UNSTORABLE.sub(_REPLACEMENT, result)
     if clean != result:
         faults.append((name, "changed: characters that no database stores were replaced"))
