@@ -32,7 +32,7 @@ from sqlalchemy.types import TypeDecorator
 IDENTIFIER_KEYS = ("project_id", "user_id", "resource_id", "instance_id")
 """Text traits by which people look events up: where an index can be partial, it holds their values."""
 
-_EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - all times here are naive UTC
+EPOCH = datetime.datetime(1970, 1, 1)
 _MICROSECOND = decimal.Decimal("0.000001")
 
 
@@ -42,14 +42,14 @@ LongText = Text().with_variant(mysql.LONGTEXT(), "mysql")
 
 def datetime_to_decimal(moment: datetime.datetime) -> decimal.Decimal:
     """Return naive UTC as seconds since 1970, the form in which Panko keeps times on MySQL."""
-    elapsed = moment - _EPOCH
+    elapsed = moment - EPOCH
     return decimal.Decimal(elapsed.days * 86400 + elapsed.seconds) + elapsed.microseconds * _MICROSECOND
 
 
 def decimal_to_datetime(seconds: decimal.Decimal) -> datetime.datetime:
     """Return seconds since 1970 as naive UTC."""
     whole, fraction = divmod(int(seconds.scaleb(6)), 1_000_000)
-    return _EPOCH + datetime.timedelta(seconds=whole, microseconds=fraction)
+    return EPOCH + datetime.timedelta(seconds=whole, microseconds=fraction)
 
 
 class PreciseTimestamp(TypeDecorator[datetime.datetime]):

@@ -1,0 +1,309 @@
+"""Batches of rows into the tables: one writer for each database, behind one small interface.
+
+A writer sends a batch in a few statements within the caller's transaction. Rows come sorted by
+message_id and are written in that order, so two workers never wait for each other in a circle.
+"""
+
+import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.tables import (
+    EPOCH,
+    Event,
+    LongText,
+    TraitDatetime,
+    TraitFloat,
+    TraitInt,
+    TraitText,
+)
+from panko_ingest.storage.validation import Row
+
+TypeIds = Mapping[str, int]
+Traits = list[tuple[int, list[tuple[str, Any]]]]
+"""The traits of one table: an event's id, and the keys and values that it has there."""
+
+_IDS_PER_STATEMENT = 500
+_COLUMNS = "(event_id, key, value)"
+
+FillIn = Callable[[str, Any], str]
+
+
+class Writer(Protocol):
+    """Writes batches on a connection that is in a transaction."""
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Write the events that are not stored yet, with their traits.
+
+        :param rows: sorted by message_id, each message_id once.
+        :returns: the message_ids of those that were written.
+        """
+        ...
+
+
+def writer_for(connection: sa.Connection) -> Writer:
+    """Return the fastest writer that serves the database behind a connection."""
+    dialect: Any = connection.dialect
+    if dialect.name == "postgresql" and dialect.driver == "psycopg":
+        return PostgresqlWriter()
+    if dialect.name == "sqlite":
+        return SqliteWriter()
+    if dialect.name == "mysql" and dialect.driver == "pymysql" and _has_insert_returning(dialect):
+        return MariadbWriter(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
+    return PortableWriter()
+
+
+def _has_insert_returning(dialect: Any) -> bool:
+    return bool(dialect.is_mariadb and dialect.server_version_info >= (10, 5))
+
+
+def stored(connection: sa.Connection, message_ids: Sequence[str]) -> dict[str, int]:
+    """Return the ids of those events that are stored, by message_id."""
+    found: dict[str, int] = {}
+    for start in range(0, len(message_ids), _IDS_PER_STATEMENT):
+        part = message_ids[start : start + _IDS_PER_STATEMENT]
+        rows = connection.execute(sa.select(Event.message_id, Event.id).where(Event.message_id.in_(part)))
+        found.update((message_id, number) for message_id, number in rows)
+    return found
+
+
+def _by_table(rows: Sequence[Row], ids: Mapping[str, int]) -> Iterator[tuple[str, Traits]]:
+    """Yield the trait tables that rows with an id have anything for."""
+    numbered = [(ids[row.message_id], row) for row in rows if row.message_id in ids]
+    tables: tuple[tuple[str, Traits], ...] = (
+        ("trait_text", [(number, row.texts) for number, row in numbered if row.texts]),
+        ("trait_int", [(number, row.ints) for number, row in numbered if row.ints]),
+        ("trait_float", [(number, row.floats) for number, row in numbered if row.floats]),
+        ("trait_datetime", [(number, row.datetimes) for number, row in numbered if row.datetimes]),
+    )
+    return ((table, traits) for table, traits in tables if traits)
+
+
+class PostgresqlWriter:
+    """Events by one INSERT of arrays, which skips those that are stored; traits by COPY."""
+
+    _INSERT = (
+        "INSERT INTO event (message_id, generated, raw, event_type_id) "
+        "SELECT * FROM unnest(%s::varchar[], %s::timestamp[], %s::text[], %s::bigint[]) "
+        "ON CONFLICT DO NOTHING RETURNING message_id, id"
+    )
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Write the rows; see :class:`Writer`."""
+        columns = (
+            [row.message_id for row in rows],
+            [row.generated for row in rows],
+            [row.raw for row in rows],
+            [type_ids[row.event_type] for row in rows],
+        )
+        ids: dict[str, int] = dict(connection.exec_driver_sql(self._INSERT, columns).all())
+        cursor: Any = connection.connection.cursor()
+        try:
+            for table, traits in _by_table(rows, ids):
+                with cursor.copy(f"COPY {table} {_COLUMNS} FROM STDIN") as copy:
+                    copy.write(copy_text(traits))
+        finally:
+            cursor.close()
+        return set(ids)
+
+
+_COPY_SPECIAL = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+def copy_text(traits: Traits) -> str:
+    """Return trait rows in the text format of COPY."""
+    lines = [f"{number}\t{key}\t{value}\n" for number, pairs in traits for key, value in pairs]
+    text = "".join(lines)
+    # Hardly any value holds a character that means something to COPY: look at the whole text once.
+    if (
+        text.count("\t") == 2 * len(lines)
+        and text.count("\n") == len(lines)
+        and "\\" not in text
+        and "\r" not in text
+        and "\tNone\n" not in text
+    ):
+        return text
+    return "".join(
+        [
+            f"{number}\t{key.translate(_COPY_SPECIAL)}\t{_copy_field(value)}\n"
+            for number, pairs in traits
+            for key, value in pairs
+        ]
+    )
+
+
+def _copy_field(value: Any) -> str:
+    return "\\N" if value is None else str(value).translate(_COPY_SPECIAL)
+
+
+class MariadbWriter:
+    """Events by INSERT IGNORE … RETURNING, which skips those that are stored; traits by plain INSERT.
+
+    IGNORE would also change what does not fit instead of refusing it, so rows must have been
+    validated, and a row that it skipped for another reason shows in that it is not stored.
+    """
+
+    _LARGEST_STATEMENT = 1024 * 1024
+    _EVENT_COLUMNS = "(message_id, `generated`, raw, event_type_id)"
+
+    def __init__(self, max_packet: int) -> None:
+        # In characters, of which each takes up to four bytes.
+        self._size = min(max_packet // 4, self._LARGEST_STATEMENT)
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Write the rows; see :class:`Writer`."""
+        cursor: Any = connection.connection.cursor()
+        ids: dict[str, int] = {}
+        for values in self._statements(self._events(rows, type_ids, cursor.mogrify)):
+            found = self._execute(
+                connection,
+                f"INSERT IGNORE INTO event {self._EVENT_COLUMNS} VALUES {values} RETURNING message_id, id",  # noqa: S608 - quoted
+            )
+            ids.update((message_id, number) for message_id, number in found)
+        for table, traits in _by_table(rows, ids):
+            for values in self._statements(trait_values(table, traits, cursor.mogrify)):
+                self._execute(
+                    connection,
+                    f"INSERT INTO {table} (event_id, `key`, value) VALUES {values}",  # noqa: S608 - quoted
+                )
+        return set(ids)
+
+    def _events(self, rows: Iterable[Row], type_ids: TypeIds, fill_in: FillIn) -> list[str]:
+        return [
+            fill_in(
+                "(%s,%s,%s,%s)",
+                (row.message_id, _seconds(row.generated), row.raw, type_ids[row.event_type]),
+            )
+            for row in rows
+        ]
+
+    def _statements(self, values: list[str]) -> Iterator[str]:
+        """Join value lists into texts no longer than a statement may be."""
+        if sum(map(len, values)) + len(values) <= self._size:
+            yield ",".join(values)
+            return
+        part: list[str] = []
+        size = 0
+        for value in values:
+            if part and size + len(value) >= self._size:
+                yield ",".join(part)
+                part, size = [], 0
+            part.append(value)
+            size += len(value) + 1
+        yield ",".join(part)
+
+    def _execute(self, connection: sa.Connection, statement: str) -> sa.CursorResult[*tuple[Any, ...]]:
+        # Values are in the text already: a % in them is no placeholder.
+        return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def trait_values(table: str, traits: Traits, fill_in: FillIn) -> list[str]:
+    """Return trait rows as value lists of SQL: ``(1,'state','active')``.
+
+    :param fill_in: the driver's way to put values into SQL.
+    """
+    if table == "trait_datetime":
+        traits = [(number, [(key, _seconds(value)) for key, value in pairs]) for number, pairs in traits]
+    values = [f"({number},'{key}','{value}')" for number, pairs in traits for key, value in pairs]
+    text = "".join(values)
+    # Hardly any value holds a character that means something between quotes: look at all at once.
+    if text.count("'") == 4 * len(values) and "\\" not in text and "'None')" not in text:
+        return values
+    return [fill_in("(%s,%s,%s)", (number, key, value)) for number, pairs in traits for key, value in pairs]
+
+
+def _seconds(moment: datetime.datetime | None) -> str | None:
+    """Return naive UTC as the decimal seconds that Panko keeps on MySQL."""
+    if moment is None:
+        return None
+    elapsed = moment - EPOCH
+    return f"{elapsed.days * 86400 + elapsed.seconds}.{elapsed.microseconds:06d}"
+
+
+class SqliteWriter:
+    """Rows by executemany, with ids of our own: BEGIN IMMEDIATE made us the only writer."""
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Write the rows; see :class:`Writer`."""
+        there = stored(connection, [row.message_id for row in rows])
+        new = [row for row in rows if row.message_id not in there]
+        if not new:
+            return set()
+        first = connection.exec_driver_sql("SELECT coalesce(max(id), 0) + 1 FROM event").scalar_one()
+        ids = {row.message_id: number for number, row in enumerate(new, first)}
+        connection.exec_driver_sql(
+            "INSERT INTO event (id, message_id, generated, raw, event_type_id) VALUES (?, ?, ?, ?, ?)",
+            [
+                (number, row.message_id, _timestamp(row.generated), row.raw, type_ids[row.event_type])
+                for number, row in enumerate(new, first)
+            ],
+        )
+        for table, traits in _by_table(new, ids):
+            connection.exec_driver_sql(
+                f"INSERT INTO {table} {_COLUMNS} VALUES (?, ?, ?)",  # noqa: S608 - a table of ours
+                _timestamps(traits)
+                if table == "trait_datetime"
+                else [(number, key, value) for number, pairs in traits for key, value in pairs],
+            )
+        return set(ids)
+
+
+def _timestamps(traits: Traits) -> list[tuple[Any, ...]]:
+    return [
+        (number, key, None if value is None else _timestamp(value))
+        for number, pairs in traits
+        for key, value in pairs
+    ]
+
+
+def _timestamp(moment: datetime.datetime) -> str:
+    """Return naive UTC as SQLAlchemy keeps it in SQLite."""
+    return moment.isoformat(" ", "microseconds")
+
+
+class PortableWriter:
+    """Plain SQLAlchemy, for any other database.
+
+    When another worker stores one of the events between our look and our INSERT, the INSERT is
+    refused, and the caller finds out by looking again.
+    """
+
+    _TABLES: ClassVar = {
+        "trait_text": TraitText,
+        "trait_int": TraitInt,
+        "trait_float": TraitFloat,
+        "trait_datetime": TraitDatetime,
+    }
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Write the rows; see :class:`Writer`."""
+        there = stored(connection, [row.message_id for row in rows])
+        new = [row for row in rows if row.message_id not in there]
+        if not new:
+            return set()
+        connection.execute(
+            # The text of raw is made already.
+            sa.insert(Event).values(raw=sa.bindparam("raw_text", type_=LongText)),
+            [
+                {
+                    "message_id": row.message_id,
+                    "generated": row.generated,
+                    "raw_text": row.raw,
+                    "event_type_id": type_ids[row.event_type],
+                }
+                for row in new
+            ],
+        )
+        ids = stored(connection, [row.message_id for row in new])
+        for table, traits in _by_table(new, ids):
+            connection.execute(
+                sa.insert(self._TABLES[table]),
+                [
+                    {"event_id": number, "key": key, "value": value}
+                    for number, pairs in traits
+                    for key, value in pairs
+                ],
+            )
+        return set(ids)

@@ -1,0 +1,66 @@
+"""The one retry layer: a whole transaction is run again, and nothing smaller."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import tenacity
+from sqlalchemy import exc
+
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.faults import Fault, classify, unavailable
+from panko_ingest.storage.settings import Settings
+
+_FIRST_PAUSE = 0.05
+
+T = TypeVar("T")
+
+
+def run_transaction(settings: Settings, work: Callable[[], T]) -> T:
+    """Return what ``work``, a whole transaction from connecting to COMMIT, returns.
+
+    It is run again after a conflict with another transaction, up to ``max_retries`` times with
+    growing, jittered pauses, and once after its connection broke: also at COMMIT, when nobody
+    knows whether it took effect, so ``work`` must bear that it did. A server that can't be reached
+    is not waited for.
+
+    :raises StorageUnavailable: the store is away or refuses for reasons of its own.
+    """
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_Again()),
+        wait=tenacity.wait_random_exponential(multiplier=_FIRST_PAUSE, max=settings.retry_interval),
+        stop=(
+            tenacity.stop_never
+            if settings.max_retries < 0
+            else tenacity.stop_after_attempt(settings.max_retries + 1)
+        ),
+        reraise=True,
+    )
+    try:
+        return retrying(work)
+    except StorageUnavailable:
+        raise
+    except Exception as error:
+        if classify(error) in {Fault.TRANSIENT, Fault.AWAY, Fault.OPERATOR}:
+            raise unavailable(error) from error
+        raise
+
+
+class _Again:
+    """Decides after each failure of one call whether to try again."""
+
+    def __init__(self) -> None:
+        self._reconnected = False
+
+    def __call__(self, error: BaseException) -> bool:
+        fault = classify(error)
+        if fault is Fault.AWAY and not self._reconnected and _was_connected(error):
+            self._reconnected = True
+            return True
+        return fault is Fault.TRANSIENT
+
+
+def _was_connected(error: BaseException) -> bool:
+    if isinstance(error, exc.DBAPIError):
+        return error.connection_invalidated
+    # The driver's own errors reach us only from within COPY.
+    return not isinstance(error, exc.SQLAlchemyError)
