@@ -1,0 +1,329 @@
+"""Reading events back, on every database: filters, order, pages, and the cost in statements."""
+
+import datetime
+import itertools
+import random
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.storage import EventFilter, InvalidMarker, StorageError, StorageUnavailable
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event, Trait
+
+START = datetime.datetime(2026, 3, 1, 12, 0, 0, 250_000)
+PROJECTS = ("p0", "p1", "p2")
+
+
+def make_event(number: int, **raw: Any) -> Event:
+    """Return event ``m<number>``; four events in a row share one second, and every sixth has no project."""
+    kind = "compute.instance.update" if number % 2 else "volume.create.end"
+    traits = [
+        Trait("state", Trait.TEXT_TYPE, "active" if number % 3 else "error"),
+        Trait("disk_gb", Trait.INT_TYPE, number),
+        Trait("load", Trait.FLOAT_TYPE, number / 4),
+        Trait("launched_at", Trait.DATETIME_TYPE, START + datetime.timedelta(days=number)),
+    ]
+    if number % 6:
+        traits.append(Trait("project_id", Trait.TEXT_TYPE, PROJECTS[number % 3]))
+    return Event(f"m{number:03}", kind, START + datetime.timedelta(seconds=number // 4), traits, raw)
+
+
+EVENTS = [make_event(number) for number in range(60)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+)
+def connection(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Connection]:
+    """A store with ``EVENTS`` in it, recorded in another order than theirs; tests only read it."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('reading')}/events.sqlite"
+    else:
+        server = request.getfixturevalue(request.param)
+        url = server.create_database()
+        request.addfinalizer(lambda: server.drop_database(url))  # noqa: PT021 - SQLite has no server
+    store = Connection(url)
+    store.upgrade()
+    store.record_events(random.Random(1).sample(EVENTS, len(EVENTS)))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def empty(database_url: str) -> Iterator[Connection]:
+    """A store without events."""
+    store = Connection(database_url)
+    store.upgrade()
+    yield store
+    store.close()
+
+
+def ids(connection: Connection, event_filter: EventFilter | None = None, **pagination: Any) -> list[str]:
+    return [event.message_id for event in connection.get_events(event_filter or EventFilter(), pagination)]
+
+
+def trait(event: Event, name: str) -> Any:
+    return next((one.value for one in event.traits if one.name == name), None)
+
+
+def test_an_event_comes_back_as_it_was_recorded(connection: Connection) -> None:
+    (event,) = connection.get_events(EventFilter(message_id="m007"))
+    assert event == Event(
+        "m007",
+        EVENTS[7].event_type,
+        EVENTS[7].generated,
+        sorted(EVENTS[7].traits, key=lambda one: one.name),
+        {},
+    )
+
+
+def test_without_a_sort_events_come_by_generated_and_then_by_message_id(connection: Connection) -> None:
+    assert ids(connection) == [event.message_id for event in EVENTS]
+
+
+def test_bounds_of_time_are_inclusive(connection: Connection) -> None:
+    second = EVENTS[8].generated
+    found = ids(connection, EventFilter(start_timestamp=second, end_timestamp=second))
+    assert found == ["m008", "m009", "m010", "m011"]
+
+
+def test_events_can_be_found_by_one_type_and_by_several(connection: Connection) -> None:
+    odd = [event.message_id for event in EVENTS[1::2]]
+    assert ids(connection, EventFilter(event_type="compute.instance.update")) == odd
+    both = ["compute.instance.update", "volume.create.end"]
+    assert len(ids(connection, EventFilter(event_type=both))) == len(EVENTS)
+    assert ids(connection, EventFilter(event_type="no.such.type")) == []
+
+
+FILTERS = [
+    ("state", "string", "error"),
+    ("disk_gb", "integer", 30),
+    ("load", "float", 7.5),
+    ("launched_at", "datetime", START + datetime.timedelta(days=30)),
+    ("project_id", "string", "p1"),
+]
+OPERATORS = {
+    "eq": lambda a, b: a == b,
+    "ne": lambda a, b: a != b,
+    "lt": lambda a, b: a < b,
+    "le": lambda a, b: a <= b,
+    "gt": lambda a, b: a > b,
+    "ge": lambda a, b: a >= b,
+}
+
+
+def test_every_operator_holds_for_every_type_of_trait(connection: Connection) -> None:
+    for (key, kind, value), (name, operator) in itertools.product(FILTERS, OPERATORS.items()):
+        expected = [
+            event.message_id
+            for event in EVENTS
+            if trait(event, key) is not None and operator(trait(event, key), value)
+        ]
+        found = ids(connection, EventFilter(traits_filter=[{"key": key, kind: value, "op": name}]))
+        assert found == expected, f"{key} {name} {value}"
+
+
+def test_all_trait_filters_must_hold(connection: Connection) -> None:
+    wanted = [{"key": "project_id", "string": "p1"}, {"key": "state", "string": "active", "op": "eq"}]
+    expected = [
+        event.message_id
+        for event in EVENTS
+        if trait(event, "project_id") == "p1" and trait(event, "state") == "active"
+    ]
+    assert expected
+    assert ids(connection, EventFilter(traits_filter=wanted)) == expected
+    between = [{"key": "disk_gb", "integer": 10, "op": "ge"}, {"key": "disk_gb", "integer": 12, "op": "lt"}]
+    assert ids(connection, EventFilter(traits_filter=between)) == ["m010", "m011"]
+
+
+def test_a_value_of_any_type_is_compared_as_each_type_it_can_be(connection: Connection) -> None:
+    cases = [
+        ("disk_gb", "10", "eq", ["m010"]),
+        ("load", "0.25", "eq", ["m001"]),
+        ("load", "0", "eq", ["m000"]),
+        ("state", "error", "eq", [event.message_id for event in EVENTS[::3]]),
+        ("disk_gb", "57", "gt", ["m058", "m059"]),
+        ("launched_at", "2026-03-02", "lt", ["m000"]),
+        ("project_id", "7", "eq", []),
+    ]
+    for key, value, op, expected in cases:
+        found = ids(connection, EventFilter(traits_filter=[{"key": key, "any": value, "op": op}]))
+        assert found == expected, f"{key} {op} {value}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"key": "k", "integer": "lots"},
+        {"key": "k", "integer": 2**63},
+        {"key": "k", "float": float("nan")},
+        {"key": "k", "string": "a\0b"},
+        {"key": "k", "string": "\ud800"},
+        {"key": "k", "datetime": "soon"},
+        {"key": "k", "string": "a", "op": "like"},
+        {"key": "k", "blob": "a"},
+        {"string": "a"},
+    ],
+)
+def test_a_trait_filter_that_makes_no_sense_is_refused(connection: Connection, wrong: dict[str, Any]) -> None:
+    with pytest.raises(StorageError, match=r"k|key"):
+        connection.get_events(EventFilter(traits_filter=[wrong]))
+
+
+def test_an_admins_project_hides_what_is_other_projects_and_keeps_what_is_nobodys(
+    connection: Connection,
+) -> None:
+    expected = [event.message_id for event in EVENTS if trait(event, "project_id") in {None, "p2"}]
+    assert ids(connection, EventFilter(admin_proj="p2")) == expected
+
+
+@pytest.mark.parametrize(
+    "sort",
+    [
+        [("generated", "asc")],
+        [("generated", "desc")],
+        [("generated", "asc"), ("message_id", "desc")],
+        [("generated", "desc"), ("message_id", "asc")],
+        [("message_id", "asc")],
+        [("message_id", "desc"), ("generated", "asc")],
+    ],
+)
+def test_pages_by_marker_give_each_event_once_and_in_order(
+    connection: Connection, sort: list[tuple[str, str]]
+) -> None:
+    whole = ids(connection, sort=sort)
+    expected = sorted(event.message_id for event in EVENTS)
+    for key, direction in reversed(sort):
+        values = {event.message_id: getattr(event, key) for event in EVENTS}
+        expected.sort(key=values.__getitem__, reverse=direction == "desc")
+    if sort == [("generated", "desc")]:
+        expected = sorted(expected, key=lambda one: (EVENTS[int(one[1:])].generated, one), reverse=True)
+    assert whole == expected
+    collected: list[str] = []
+    while page := ids(connection, sort=sort, limit=7, marker=collected[-1] if collected else None):
+        assert len(page) <= 7
+        collected += page
+    assert collected == whole
+
+
+def test_a_page_may_be_empty_and_a_limit_larger_than_the_table(connection: Connection) -> None:
+    assert ids(connection, limit=0) == []
+    assert len(ids(connection, limit=10_000)) == len(EVENTS)
+
+
+def test_an_unknown_marker_is_refused_before_anything_is_read(connection: Connection) -> None:
+    with pytest.raises(InvalidMarker, match="m999"):
+        connection.get_events(EventFilter(), {"marker": "m999"})
+
+
+@pytest.mark.parametrize(
+    "pagination", [{"limit": -1}, {"sort": [("raw", "asc")]}, {"sort": [("generated", "up")]}]
+)
+def test_a_pagination_that_makes_no_sense_is_refused(
+    connection: Connection, pagination: dict[str, Any]
+) -> None:
+    with pytest.raises(StorageError):
+        connection.get_events(EventFilter(), pagination)
+
+
+def test_the_number_of_statements_does_not_grow_with_the_events(connection: Connection) -> None:
+    statements: list[str] = []
+    sa.event.listen(connection.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    counts = []
+    for limit in (2, 50):
+        statements.clear()
+        assert len(ids(connection, limit=limit)) == limit
+        counts.append(len([one for one in statements if "SELECT" in one]))
+    assert counts[0] == counts[1] == 6, statements
+
+
+def test_a_list_longer_than_a_page_is_read_to_its_end_page_by_page(
+    empty: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("panko_ingest.storage.query.PAGE_SIZE", 7)
+    empty.record_events(EVENTS)
+    assert ids(empty) == [event.message_id for event in EVENTS]
+    assert ids(empty, limit=20) == [event.message_id for event in EVENTS[:20]]
+    traits = list(empty.get_traits("compute.instance.update", "disk_gb"))
+    assert [one.value for one in traits] == list(range(1, 60, 2))
+
+
+def test_event_types_are_sorted_the_same_on_every_database(empty: Connection) -> None:
+    names = ["b.start", "a.Z", "a.end", "B.start", "a.é", "a_end"]
+    empty.record_events(
+        [Event(f"t{number}", name, START) for number, name in enumerate(names)],
+    )
+    assert list(empty.get_event_types()) == sorted(names)
+
+
+def test_trait_types_name_each_trait_of_a_type_once(connection: Connection) -> None:
+    found = list(connection.get_trait_types("compute.instance.update"))
+    assert found == [
+        {"name": "project_id", "data_type": Trait.TEXT_TYPE},
+        {"name": "state", "data_type": Trait.TEXT_TYPE},
+        {"name": "disk_gb", "data_type": Trait.INT_TYPE},
+        {"name": "load", "data_type": Trait.FLOAT_TYPE},
+        {"name": "launched_at", "data_type": Trait.DATETIME_TYPE},
+    ]
+    assert list(connection.get_trait_types("no.such.type")) == []
+
+
+def test_traits_of_a_type_can_be_read_all_or_by_name(connection: Connection) -> None:
+    everything = list(connection.get_traits("volume.create.end"))
+    assert sorted(everything, key=repr) == sorted(
+        (one for event in EVENTS[::2] for one in event.traits), key=repr
+    )
+    assert {one.name for one in connection.get_traits("volume.create.end", "load")} == {"load"}
+    assert list(connection.get_traits("no.such.type")) == []
+
+
+def test_salvaged_events_can_be_told_from_the_others(empty: Connection) -> None:
+    salvaged = {"_salvaged": [{"trait": "x", "reason": "no integer"}]}
+    empty.record_events(
+        [
+            make_event(0),
+            make_event(1, **salvaged),
+            make_event(2, payload={"note": 'says "_salvaged" only'}),
+            make_event(3, payload={"a": 1}, **salvaged),
+        ]
+    )
+    assert ids(empty, EventFilter(salvaged=True)) == ["m001", "m003"]
+    assert ids(empty, EventFilter(salvaged=True), limit=1) == ["m001"]
+
+
+def test_reading_without_tables_says_what_to_do(database_url: str) -> None:
+    store = Connection(database_url)
+    with pytest.raises(StorageUnavailable, match="db sync") as caught:
+        list(store.get_events(EventFilter()))
+    assert caught.value.operator
+    store.close()
+
+
+def test_reading_all_traits_of_a_type_takes_no_more_memory_for_more_events(sqlite_url: str) -> None:
+    store = Connection(sqlite_url)
+    store.upgrade()
+    peaks = []
+    for round_ in range(2):
+        store.record_events(
+            [
+                Event(f"{round_}-{number:05}", "big", START, [Trait("a", Trait.TEXT_TYPE, "x" * 100)])
+                for number in range(3000 * (1 + 3 * round_))
+            ]
+        )
+        tracemalloc.start()
+        assert sum(1 for _ in store.get_traits("big")) == (3000, 15000)[round_]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] * 1.5
+    store.close()
