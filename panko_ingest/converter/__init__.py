@@ -1,11 +1,13 @@
 """From notifications to events, by event definitions in Ceilometer's format.
 
-``definitions`` reads the file, ``compiler`` makes a function of each definition, ``engine`` uses them.
+``definitions`` reads the file, ``compiler`` makes a function of each definition, ``engine`` uses them,
+``explanation`` tells how it went.
 """
 
 from panko_ingest.converter.definitions import EventDefinition
 from panko_ingest.converter.engine import EventConverter
+from panko_ingest.converter.explanation import Explanation, explain
 from panko_ingest.converter.globs import TypeFilter
 from panko_ingest.converter.traits import TraitDefinition
 
-__all__ = ["EventConverter", "EventDefinition", "TraitDefinition", "TypeFilter"]
+__all__ = ["EventConverter", "EventDefinition", "Explanation", "TraitDefinition", "TypeFilter", "explain"]

@@ -56,7 +56,7 @@ class EventConverter:
         """
         return cls(definitions.load(path), store_raw, drop_unmatched)
 
-    def definition_of(self, event_type: str) -> EventDefinition | None:
+    def definition_of(self, event_type: Any) -> EventDefinition | None:
         """Return the definition that is used for an event type, None if its notifications are dropped.
 
         :raises ConvertError: no event can be of this type.
@@ -74,7 +74,7 @@ class EventConverter:
         self._known[event_type] = found
         return found
 
-    def to_event(self, notification: dict[str, Any], priority: str) -> Event | None:
+    def to_event(self, notification: dict[str, Any], priority: str, log: bool = True) -> Event | None:
         """Return the event of a notification, None where the definitions drop it.
 
         A trait that can't be made is left out or mended; the event then keeps the notification,
@@ -82,9 +82,10 @@ class EventConverter:
 
         :param notification: in Ceilometer's shape, as ``Notification.message`` is.
         :param priority: in lower case.
+        :param log: tell the log, once a minute for each event type and trait, what was wrong.
         :raises ConvertError: message_id, event_type or timestamp is missing or unusable.
         """
-        definition = self.definition_of(notification.get("event_type"))  # type: ignore[arg-type]
+        definition = self.definition_of(notification.get("event_type"))
         if definition is None:
             return None
         message_id, generated = _identity(notification)
@@ -97,7 +98,8 @@ class EventConverter:
                 **redact(notification),
                 SALVAGED_KEY: [{"trait": name, "reason": reason} for name, reason in faults],
             }
-            self._salvage_log.write(event, faults)
+            if log:
+                self._salvage_log.write(event, faults)
         return event
 
 
