@@ -149,8 +149,10 @@ class VirtualLink:
 
     def __init__(self, url: str, waker: Waker) -> None:
         self._waker = waker
-        self.client = Connection(url, transport_options={"polling_interval": _VIRTUAL_POLL})
+        self.client = Connection(url)
         self._transport = self.client.transport
+        # Not by transport_options: the sqlalchemy transport hands them all to create_engine.
+        self._transport.polling_interval = _VIRTUAL_POLL
         self._connection = self._transport.establish_connection()
 
     def channel(self) -> VirtualChannel:
