@@ -9,7 +9,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(CURDIR)/run
 BROKER ?= sqla+sqlite:///$(RUN)/bus.sqlite
-DATABASE ?= sqlite:///$(RUN)/events.sqlite
 # more words for pytest, as in: make test ARGS='-k sqlite'
 ARGS ?=
 
@@ -21,6 +20,16 @@ SERVICES := postgresql mariadb-server rabbitmq-server
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+run: $(VENV)/.package ## try it out: BROKER=amqp://... for a RabbitMQ instead of the embedded transport
+	@mkdir -p $(RUN)
+	printf '%s\n' > $(RUN)/panko-ingest.conf \
+	    '[DEFAULT]' 'transport_url = $(BROKER)' '' \
+	    '[database]' 'connection = sqlite:///$(RUN)/events.sqlite' '' \
+	    '[notification]' 'workers = 1'
+	# A job of its own gets Ctrl-C alone, so that make ends well.
+	if [ -t 0 ]; then set -m; fi
+	bash docs/try-it.sh $(BIN)/panko-ingest $(RUN) || exit
 
 test: venv services lint ## lint, then every test but the long ones; installs servers from Debian if missing
 	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not long' $(ARGS)
