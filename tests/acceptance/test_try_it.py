@@ -1,5 +1,7 @@
 """What `make run` shows, run from the installed wheel."""
 
+import contextlib
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -45,13 +47,15 @@ def test_samples_show_up_and_so_does_what_is_published_later(installed: Installa
         assert "compute.instance.create.end" in shown
         assert "identity.authenticate" in shown
 
-        later = ["--config-file", folder / "panko-ingest.conf", "publish", "--count", "2", SAMPLES]
-        published = installed.run("panko-ingest", *later)
+        published = installed.run(
+            "panko-ingest", "--config-file", folder / "panko-ingest.conf", "publish", "--count", "2", SAMPLES
+        )
         assert published.returncode == 0, published.stderr
         wait_until(lambda: "The newest events now" in log.read_text(), timeout=60, what="the later events")
 
         run.send_signal(signal.SIGINT)
         assert run.wait(30) == 0, log.read_text()
     finally:
-        run.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
     assert "has stopped" in (folder / "serve.log").read_text()
