@@ -41,7 +41,7 @@ def integer(value: Any, name: str, faults: Faults) -> int | None:
         return None
     try:
         result = int(value)
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError):  # the last one for an infinite float
         faults.append((name, f"dropped: {_kind(value)} is no integer"))
         return None
     if -LARGEST_INT - 1 <= result <= LARGEST_INT:
@@ -56,7 +56,9 @@ def real(value: Any, name: str, faults: Faults) -> float | None:
         return None
     try:
         result = float(value)
-    except (TypeError, ValueError, OverflowError):
+    except OverflowError:
+        result = math.inf
+    except (TypeError, ValueError):
         faults.append((name, f"dropped: {_kind(value)} is no number"))
         return None
     if math.isfinite(result):

@@ -58,7 +58,7 @@ def test_what_upstream_cannot_convert_has_no_time_or_keeps_its_other_traits() ->
             assert [fault["trait"] for fault in event.raw[SALVAGED_KEY]] == [BAD_TRAIT_ONLY[sample.name]]
             assert len(event.traits) == 13
         else:
-            with pytest.raises(ConvertError, match="timestamp: .* is no ISO 8601 time"):
+            with pytest.raises(ConvertError, match=r"timestamp: .* is no ISO 8601 time"):
                 convert(converter, sample)
 
 

@@ -76,7 +76,7 @@ def test_compressed_bodies_are_inflated(name: str, compress: Any) -> None:
     assert Notification.decode(body, headers={"compression": name}).message == MESSAGE
     with pytest.raises(DecodeError, match="cut off"):
         Notification.decode(body[:-12], headers={"compression": name})
-    with pytest.raises(DecodeError, match="damaged|cut off|no JSON"):
+    with pytest.raises(DecodeError, match=r"damaged|cut off|no JSON"):
         Notification.decode(b"\x00damaged" + body, headers={"compression": name})
 
 
@@ -150,7 +150,7 @@ def test_an_encoding_that_is_no_text_encoding_is_refused(encoding: str) -> None:
 
 
 def test_numbers_and_text_that_json_does_not_allow_are_accepted() -> None:
-    body = b'{"payload": {"nan": NaN, "inf": -Infinity, "half": "\\ud800", "big": 18446744073709551616, "f": 1e3}}'
+    body = b'{"payload": {"nan": NaN, "inf": -Infinity, "half": "\\ud800", "big": 18446744073709551616}}'
     payload = Notification.decode(body).message["payload"]
     assert payload["nan"] != payload["nan"]
     assert payload["inf"] == float("-inf")
@@ -176,9 +176,8 @@ def nested(levels: int, opening: str = "[", closing: str = "]") -> str:
 def test_the_depth_is_bounded_exactly(in_envelope: bool) -> None:
     for levels, fits in ((19, True), (20, False), (5000, False), (200_000, False)):
         text = f'{{"payload": {nested(levels)}}}'  # the notification itself is the first level
-        body = (
-            json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode() if in_envelope else text.encode()
-        )
+        envelope = json.dumps({"oslo.version": "2.0", "oslo.message": text})
+        body = (envelope if in_envelope else text).encode()
         if fits:
             Notification.decode(body, max_depth=20)
         else:

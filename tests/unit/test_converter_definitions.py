@@ -1,0 +1,207 @@
+"""Reading event definitions: what is accepted, what is refused, and how that is said."""
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from panko_ingest.converter import EventConverter, definitions
+from panko_ingest.errors import DefinitionError
+from tests.unit.definitions import converter, notification, values
+
+
+def faults(folder: Path, text: str) -> list[str]:
+    with pytest.raises(DefinitionError) as refused:
+        converter(folder, text)
+    return str(refused.value).replace(f"{folder}/event_definitions.yaml", "F").splitlines()
+
+
+def test_every_fault_is_told_at_once_with_its_line_definition_and_trait(tmp_path: Path) -> None:
+    text = """\
+- event_type: compute.*
+  traits:
+    good: {fields: payload.a}
+    no_fields: {type: int}
+    bad_type:
+      type: integer
+      fields: payload.a
+    bad_path: {fields: 'payload.['}
+- traits: {}
+- event_type: volume.*
+- event_type: 5
+  traits: []
+- event_type: x
+  traits:
+    t: payload.a
+    u: {fields: [payload.a, 5]}
+    v: {fields: payload.a, plugin: no-such}
+    w: {fields: payload.a, plugin: {parameters: {}}}
+    x: {fields: payload.a, plugin: {name: map}}
+    y: {fields: payload.a, plugin: {name: split, parameters: {sep: x}}}
+- text
+"""
+    told = faults(tmp_path, text)
+    assert [fault.split(": ", 1)[0] for fault in told] == [
+        "F:4", "F:5", "F:8", "F:9", "F:10", "F:11", "F:12", "F:15", "F:16", "F:17", "F:18", "F:19", "F:20",
+        "F",
+    ]  # fmt: skip
+    assert told[0] == (
+        "F:4: definition 1 (compute.*): trait no_fields: fields must be a JSONPath or a list of them"
+    )
+    assert "trait bad_type: type 'integer' is none of text, int, float, datetime" in told[1]
+    assert "trait bad_path: 'payload.[' is no JSONPath" in told[2]
+    assert told[3] == "F:9: definition 2: event_type is missing"
+    assert told[4] == "F:10: definition 3 (volume.*): traits is missing; {} means the default traits only"
+    assert "event_type must be text or a list of text" in told[5]
+    assert "traits must be an object" in told[6]
+    assert "trait t: must have fields" in told[7]
+    assert "no plugin 'no-such'; installed: bitfield, map, split, timedelta" in told[9]
+    assert "plugin must be a name, or have a name and parameters" in told[10]
+    assert "plugin map refused its parameters" in told[11]
+    assert "plugin split refused its parameters" in told[12]
+    assert told[13] == "F: definition 6: must have event_type and traits"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "must be a list of event definitions"),
+        ("a: 1", "must be a list of event definitions"),
+        ("- [", "yaml:1: no YAML"),
+        ("- event_type: !foo.*\n  traits: {}", r'no YAML: .*write "!..." in quotes'),
+        ("- !!python/object/apply:os.system [x]", "no YAML: could not determine a constructor"),
+        ("[]\n---\n[]", "no YAML: but found another document"),
+    ],
+)
+def test_what_is_no_list_of_definitions_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(DefinitionError, match=reason):
+        converter(tmp_path, text)
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_the_options_name(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match=r"\[event\] definitions_cfg_file: .*none.yaml can't be read"):
+        EventConverter.from_file(tmp_path / "none.yaml")
+
+
+def test_anchors_and_merges_are_followed(tmp_path: Path) -> None:
+    text = """
+- event_type: one
+  traits: &one
+    a: &a {fields: payload.a}
+    b: {type: int, fields: payload.b}
+- event_type: two
+  traits: &two {c: *a}
+- event_type: three
+  traits:
+    <<: [*one, *two]
+    b: {fields: payload.b}
+"""
+    message = notification("three", {"a": "x", "b": 5})
+    made = values(converter(tmp_path, text), message)
+    assert {name: made[name] for name in "abc"} == {"a": "x", "b": "5", "c": "x"}
+
+
+def test_a_fault_in_a_merged_trait_is_told_where_it_stands(tmp_path: Path) -> None:
+    text = """\
+- event_type: one
+  traits: &one
+    a: {fields: 5}
+- event_type: two
+  traits:
+    <<: *one
+"""
+    assert [fault.split(": ")[0] for fault in faults(tmp_path, text)] == ["F:3", "F:3"]
+
+
+def test_the_first_field_that_is_not_null_wins(tmp_path: Path) -> None:
+    conversion = converter(
+        tmp_path, "- {event_type: x, traits: {t: {fields: [payload.a, payload.b.c, publisher_id]}}}"
+    )
+    assert values(conversion, notification("x", {"a": None, "b": {"c": "c"}}))["t"] == "c"
+    assert values(conversion, notification("x", {"a": "", "b": {"c": "c"}}))["t"] == ""
+    assert values(conversion, notification("x", {"b": 1}))["t"] == "compute.cmp001"
+
+
+def test_paths_from_before_queens_load_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    conversion = converter(
+        tmp_path,
+        """
+- event_type: x
+  traits:
+    user: {fields: _context_user_id}
+    when: {fields: timestamp}
+""",
+    )
+    assert "'_context_user_id' matches nothing since Queens; write ctxt.user_id" in caplog.text
+    assert "'timestamp' matches nothing since Queens; write metadata.timestamp" in caplog.text
+    assert values(conversion, notification("x", ctxt={"user_id": "u"})).keys() == {"service", "user_id"}
+
+
+def test_a_plugin_of_the_operators_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "operators_plugins.py"
+    package.write_text(
+        """
+class Shout:
+    def __init__(self, mark="!"):
+        self.mark = mark
+    def trait_values(self, match_list):
+        return [f"{path}={value.upper()}{self.mark}" for path, value in match_list]
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = EntryPoint("shout", "operators_plugins:Shout", definitions.PLUGINS)
+    monkeypatch.setattr(definitions, "entry_points", lambda group: [own] if group == own.group else [])
+    conversion = converter(
+        tmp_path,
+        """
+- event_type: x
+  traits:
+    a: {fields: payload.a, plugin: shout}
+    b: {fields: [payload.b, payload.a], plugin: {name: shout, parameters: {mark: '?'}}}
+    c: {fields: payload.c, plugin: shout}
+""",
+    )
+    made = values(conversion, notification("x", {"a": "hey"}))
+    assert (made["a"], made["b"], "c" in made) == ("payload.a=HEY!", "payload.a=HEY?", False)
+    event = conversion.to_event(notification("x", {"a": 5}), "info")
+    assert event is not None
+    assert event.raw["_salvaged"][0] == {
+        "trait": "a",
+        "reason": "dropped: plugin Shout failed with AttributeError",
+    }
+
+
+PLUGGED: list[tuple[str, str, dict[str, Any], Any]] = [
+    ("split", "{}", {"a": "x.y"}, "x"),
+    ("split", "{segment: 5}", {"a": "x.y"}, None),
+    ("split", "{separator: '-', segment: 1, max_split: 1}", {"a": "x-y-z"}, "y-z"),
+    ("map", "{values: {'on': 1}, default: -1, case_sensitive: false}", {"a": "ON"}, "1"),
+    ("map", "{values: {'on': 1}, default: -1}", {"a": "ON"}, "-1"),
+    ("map", "{values: {'on': 1}}", {"a": "ON"}, None),
+    ("timedelta", "{}", {"a": "2026-11-23T13:00:01Z", "b": "2026-11-23 13:00:00.5"}, "0.5"),
+    ("timedelta", "{}", {"a": "2026-11-23T13:00:01Z"}, None),
+    (
+        "bitfield",
+        "{initial_bitfield: 8, flags: [{path: payload.a, bit: 0}, {path: payload.b, bit: 1, value: 5},"
+        " {path: payload.b, bit: 2, value: 6}, {path: payload.c, bit: 4}]}",
+        {"a": 0, "b": 5},
+        "11",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "parameters", "payload", "expected"), PLUGGED)
+def test_our_plugins_work_with_ceilometers_parameters(
+    tmp_path: Path, name: str, parameters: str, payload: dict[str, Any], expected: Any
+) -> None:
+    text = f"""
+- event_type: x
+  traits:
+    t:
+      fields: [payload.a, payload.b]
+      plugin: {{name: {name}, parameters: {parameters}}}
+"""
+    assert values(converter(tmp_path, text), notification("x", payload)).get("t") == expected
