@@ -36,10 +36,10 @@ class Row:
     event_type: str
     generated: datetime.datetime
     raw: str = "{}"
-    texts: list[tuple[str, str | None]] = field(default_factory=list)
-    ints: list[tuple[str, int | None]] = field(default_factory=list)
-    floats: list[tuple[str, float | None]] = field(default_factory=list)
-    datetimes: list[tuple[str, datetime.datetime | None]] = field(default_factory=list)
+    texts: list[Trait] = field(default_factory=list)
+    ints: list[Trait] = field(default_factory=list)
+    floats: list[Trait] = field(default_factory=list)
+    datetimes: list[Trait] = field(default_factory=list)
 
 
 class _Unstorable(Exception):
@@ -92,18 +92,19 @@ class Validator:
     def _sort_traits(self, event: Event, row: Row) -> bool:
         """Put traits into the row by table; tell whether each is of its type and within its range."""
         max_text, smallest, largest = self.limits.text, self.limits.smallest_int, self.limits.largest_int
-        name: str
+        add_text = row.texts.append
         value: Any
-        for name, dtype, value in event.traits:
-            kind = type(value)
+        for trait in event.traits:
+            dtype, value = trait[1], trait[2]  # quicker than to unpack a named tuple
+            kind = value.__class__
             if dtype == _TEXT and kind is str and len(value) <= max_text:
-                row.texts.append((name, value))
+                add_text(trait)
             elif dtype == _INT and kind is int and smallest <= value <= largest:
-                row.ints.append((name, value))
+                row.ints.append(trait)
             elif dtype == _DATETIME and kind is datetime.datetime and self._plain_time(value):
-                row.datetimes.append((name, value))
+                row.datetimes.append(trait)
             elif dtype == _FLOAT and kind is float and math.isfinite(value):
-                row.floats.append((name, value))
+                row.floats.append(trait)
             else:
                 return False
         return True
@@ -112,7 +113,7 @@ class Validator:
         """Tell whether the names of the traits can be stored as they are, and are all different."""
         keys = self._keys
         try:
-            return len({keys[name] for name, _, _ in event.traits}) == len(event.traits)
+            return len({keys[trait[0]] for trait in event.traits}) == len(event.traits)
         except (KeyError, TypeError):
             return self._learn_keys(event)
 
@@ -132,7 +133,8 @@ class Validator:
         )
 
     def _plain_texts(self, row: Row) -> bool:
-        joined = row.message_id + row.event_type + "".join([value for _, value in row.texts if value])
+        texts: Any = [trait[2] for trait in row.texts]
+        joined = "".join([row.message_id, row.event_type, *texts])
         if joined.isascii():
             return self.limits.nul or "\0" not in joined
         return self._bad_characters.search(joined) is None
@@ -216,12 +218,8 @@ class Validator:
         if value is not None:
             value = self._value(key, dtype, value, reasons)
         taken.add(place)
-        columns: dict[int, list[Any]] = {
-            Trait.INT_TYPE: row.ints,
-            Trait.FLOAT_TYPE: row.floats,
-            Trait.DATETIME_TYPE: row.datetimes,
-        }
-        columns.get(dtype, row.texts).append((key, value))
+        columns = {_INT: row.ints, _FLOAT: row.floats, _DATETIME: row.datetimes}
+        columns.get(dtype, row.texts).append(Trait(key, dtype, value))
 
     def _key(self, name: Any, reasons: list[dict[str, str]]) -> str:
         if type(name) is not str:
