@@ -24,12 +24,11 @@ _NAMES = frozenset(
         "adminpass", "newpass", "rootpass", "userpass", "pass", "passphrase",
         "userdata", "injectedfiles", "personality", "configdrive",
         # keys that open something: EC2, shares, VPNs, volumes, traces
-        "secretkey", "secretaccesskey", "accesskey", "apikey", "hmackey", "psk", "presharedkey",
-        "encryptionkey", "keyring", "tempurlkey", "xaccountmetatempurlkey",
+        "hmackey", "psk", "presharedkey", "encryptionkey", "keyring",
     }
 )  # fmt: skip
 _PARTS = ("password", "passwd", "privatekey", "privkey", "authkey")
-_ENDS = ("token", "secret")
+_ENDS = ("token", "secret", "secretkey", "accesskey", "apikey", "tempurlkey")
 _NOT_AT_END = ("expiresat", "createdat", "changedat", "updatedat")
 _SEPARATORS = str.maketrans("", "", "_-.")
 _CONTEXT = "_context_"
@@ -156,7 +155,7 @@ def _overwrite_in(data: bytes, encoding: str | None) -> bytes:
 
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_.\-]{1,80}")
 _SEPARATOR = re.compile(rb"""\\{0,15}["']?\s{0,8}(?::|=>?)\s{0,8}""")
-_QUOTE = re.compile(rb"""(\\{0,15})(["'])""")
+_QUOTE = re.compile(rb"""[bBrRuU]{0,2}(\\{0,15}["'])""")
 _BARE = re.compile(rb"""[^\s,}\]"'\\]+""")
 _NOTHING = {b"null", b"true", b"false", b"None", b"True", b"False", b"~"}
 _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOTALL)
@@ -208,7 +207,7 @@ def _value_after(data: bytes, word: re.Match[bytes]) -> tuple[int, int] | None:
 
 def _closing_quote(data: bytes, opening: re.Match[bytes]) -> int:
     """Return where the text ends: at a quote behind just as many backslashes as the opening one."""
-    closing = re.compile(rb"(?<!\\)" + re.escape(opening[0]))
+    closing = re.compile(rb"(?<!\\)" + re.escape(opening[1]))
     found = closing.search(data, opening.end())
     if found is None:
         # the text may be empty, which puts both quotes side by side

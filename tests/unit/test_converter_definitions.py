@@ -185,8 +185,10 @@ PLUGGED: list[tuple[str, str, dict[str, Any], Any]] = [
     ("timedelta", "{}", {"a": "2026-11-23T13:00:01Z"}, None),
     (
         "bitfield",
-        "{initial_bitfield: 8, flags: [{path: payload.a, bit: 0}, {path: payload.b, bit: 1, value: 5},"
-        " {path: payload.b, bit: 2, value: 6}, {path: payload.c, bit: 4}]}",
+        (
+            "{initial_bitfield: 8, flags: [{path: payload.a, bit: 0}, {path: payload.b, bit: 1, value: 5},"
+            " {path: payload.b, bit: 2, value: 6}, {path: payload.c, bit: 4}]}"
+        ),
         {"a": 0, "b": 5},
         "11",
     ),

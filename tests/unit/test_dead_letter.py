@@ -1,0 +1,75 @@
+"""What is kept of a message that can't become an event."""
+
+import json
+from typing import Any
+
+from panko_ingest import dead_letter
+from panko_ingest.delivery import Delivery
+from panko_ingest.errors import ConvertError, DecodeError
+
+SESAME = "open-sesame-0123456789"
+
+
+def delivery(body: bytes, **others: Any) -> Delivery:
+    return Delivery(
+        body,
+        content_type="application/json",
+        content_encoding="utf-8",
+        exchange="nova",
+        routing_key="notifications.info",
+        queue="notifications.info",
+        **others,
+    )
+
+
+def test_it_holds_the_delivered_bytes_and_the_reason() -> None:
+    delivered = delivery(b'{"a":   1}', headers={"h": 1})
+    letter = dead_letter.from_delivery(delivered, ConvertError("timestamp is missing"), message_id="m")
+    assert letter.body == b'{"a":   1}'
+    assert letter.digest == delivered.digest()
+    assert (letter.stage, letter.error_class, letter.error) == (
+        "convert",
+        "ConvertError",
+        "timestamp is missing",
+    )
+    assert (letter.message_id, letter.event_type, letter.redacted) == ("m", None, False)
+    assert (letter.exchange, letter.routing_key, letter.queue) == (
+        "nova",
+        "notifications.info",
+        "notifications.info",
+    )
+    assert letter.headers == {"h": 1}
+
+
+def test_the_stage_is_the_errors_own_unless_it_is_given() -> None:
+    assert dead_letter.from_delivery(delivery(b""), DecodeError("x")).stage == "decode"
+    assert dead_letter.from_delivery(delivery(b""), ZeroDivisionError("x")).stage == "crash"
+    assert dead_letter.from_delivery(delivery(b""), ZeroDivisionError("x"), stage="record").stage == "record"
+
+
+def test_credentials_are_in_none_of_its_parts() -> None:
+    body = json.dumps({"_context_auth_token": SESAME}).encode()
+    delivered = delivery(body, headers={"X-Auth-Token": SESAME})
+    letter = dead_letter.from_delivery(delivered, DecodeError(f'at "password": "{SESAME}"'))
+    assert letter.redacted
+    assert letter.digest == delivered.digest()
+    assert SESAME not in repr(letter)
+    assert delivered.body == body
+
+
+def test_a_body_too_large_for_a_database_is_cut_and_that_is_said() -> None:
+    body = b'{"a": "' + b"x" * 2000 + b'", "password": "' + SESAME.encode() + b'"'
+    for max_size in (10, 100_000):
+        letter = dead_letter.from_delivery(
+            delivery(body), DecodeError("no JSON"), max_body=len(body) - 12, max_size=max_size
+        )
+        assert letter.error == (f"no JSON (the body is cut: {len(body) - 12} of {len(body)} bytes are kept)")
+        assert len(letter.body) == len(body) - 12
+        assert SESAME.encode()[:8] not in letter.body
+        assert letter.digest == delivery(body).digest()
+
+
+def test_the_error_is_bounded_and_storable() -> None:
+    letter = dead_letter.from_delivery(delivery(b""), DecodeError("\ud800" + "x" * 10_000))
+    assert len(letter.error) <= 2000
+    letter.error.encode("utf-8")
