@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
 from sqlalchemy.dialects import mysql
 
 revision = "0001"
@@ -165,7 +166,7 @@ def downgrade() -> None:
     connection = op.get_bind()
     metadata = layout(connection.dialect.name)
     if connection.scalar(sa.select(sa.exists().select_from(metadata.tables["event"]))):
-        raise RuntimeError(
+        raise CommandError(
             "downgrading would drop the tables with all events in them: delete the events first"
         )
     metadata.drop_all(connection)

@@ -31,6 +31,12 @@ def add_sync(actions: Any) -> None:
         "older release up to date with all events in place. It may run at any time, and any number of "
         "times at once; after a crash, run it again.",
     )
+    action.add_argument(
+        "--postpone-rewrites",
+        action="store_true",
+        help="leave out, for now, what writes big tables of an adopted database anew; everything works "
+        "meanwhile, within the old tables' limits",
+    )
     action.set_defaults(run=sync)
 
 
@@ -41,7 +47,12 @@ def sync(conf: cfg.ConfigOpts) -> int:
     """
     connection = storage.get_connection_from_config(conf)
     before = connection.current_revision()
-    connection.upgrade()
+    postpone = conf.command.postpone_rewrites
+    for table, size in connection.pending_rewrites().items():
+        what = "is left as it is" if postpone else "is written anew now; whoever writes to it waits"
+        sys.stdout.write(f"{table} ({size}) {what}\n")
+    sys.stdout.flush()
+    connection.upgrade(postpone_rewrites=postpone)
     after = connection.current_revision()
     if before == after:
         sys.stdout.write(f"the schema is at revision {after} already\n")

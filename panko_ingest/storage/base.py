@@ -113,8 +113,15 @@ class Connection(ABC):
         """Give back every connection; the next call opens new ones."""
 
     @abstractmethod
-    def upgrade(self, version: str | None = None) -> None:
-        """Bring the schema to a revision, the newest by default."""
+    def upgrade(self, version: str | None = None, *, postpone_rewrites: bool = False) -> None:
+        """Bring the schema to a revision, the newest by default.
+
+        :param postpone_rewrites: stop before the first revision that would write a table anew.
+        """
+
+    @abstractmethod
+    def pending_rewrites(self) -> dict[str, str]:
+        """Return the tables that ``upgrade`` would write anew, and how big they are."""
 
     @abstractmethod
     def current_revision(self) -> str | None:

@@ -50,13 +50,17 @@ class Connection(base.Connection):
         """Return if events could be recorded now; see :class:`base.Connection`."""
         schema.schema_state(self.engine)
 
-    def upgrade(self, version: str | None = None) -> None:
-        """Bring the schema to a revision, the newest by default.
+    def upgrade(self, version: str | None = None, *, postpone_rewrites: bool = False) -> None:
+        """Bring the schema to a revision, the newest by default; see :class:`base.Connection`.
 
         :raises StorageUnavailable: it can't be done; what was done stays, and another call goes on.
         """
-        schema.upgrade(self.engine, version)
+        schema.upgrade(self.engine, version, postpone_rewrites=postpone_rewrites)
         self._recorder.forget()
+
+    def pending_rewrites(self) -> dict[str, str]:
+        """Return the tables that ``upgrade`` would write anew, and how big they are."""
+        return schema.pending_rewrites(self.engine)
 
     def current_revision(self) -> str | None:
         """Return the revision that the schema is at; None where ``upgrade`` never ran."""

@@ -7,15 +7,15 @@ once: one does the work, under a lock in the database, the others wait and then 
 import functools
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from alembic.util.exc import CommandError
 
 from panko_ingest import resources
@@ -79,14 +79,32 @@ def schema_state(engine: sa.Engine) -> SchemaState:
     raise StorageUnavailable(_explain(revision, tables), operator=True)
 
 
-def upgrade(engine: sa.Engine, version: str | None = None) -> None:
+def pending_rewrites(engine: sa.Engine) -> dict[str, str]:
+    """Return the tables that ``upgrade`` would write anew, and how big they are; writers wait meanwhile.
+
+    :raises StorageUnavailable: the database can't be reached.
+    """
+    found: dict[str, str] = {}
+    try:
+        with read_transaction(engine) as connection:
+            for revision in _pending(connection, "head"):
+                found |= _rewrites(connection, revision)
+    except CommandError as error:
+        raise StorageUnavailable(f"db sync: {error}", operator=True) from error
+    return found
+
+
+def upgrade(engine: sa.Engine, version: str | None = None, *, postpone_rewrites: bool = False) -> None:
     """Bring the schema to a revision, the newest by default; a database that is there already is left alone.
 
+    :param postpone_rewrites: stop before the first revision that would write a table anew.
     :raises StorageUnavailable: it can't be done; what was done stays, and doing it again goes on from there.
     """
     target = version or "head"
     try:
         with migrating(engine) as connection:
+            if postpone_rewrites:
+                target = _before_rewrites(connection, target)
             command.upgrade(_alembic(connection), target)
     except CommandError as error:
         raise StorageUnavailable(f"db sync: {error}", operator=True) from error
@@ -137,7 +155,8 @@ def _sqlite_lock(connection: sa.Connection) -> Iterator[sa.Connection]:
         with connection.begin():
             yield connection
     finally:
-        sqlite.execute("PRAGMA foreign_keys = ON")
+        if not connection.invalidated:
+            sqlite.execute("PRAGMA foreign_keys = ON")
 
 
 @contextmanager
@@ -173,6 +192,26 @@ def _alembic(connection: sa.Connection | None = None) -> Config:
 def _revision(connection: sa.Connection) -> str | None:
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     return context.get_current_revision()
+
+
+def _pending(connection: sa.Connection, target: str) -> list[Script]:
+    """Return the revisions between the database's and the target, the next one first."""
+    script = ScriptDirectory.from_config(_alembic())
+    return list(script.iterate_revisions(target, _revision(connection) or "base"))[::-1]
+
+
+def _rewrites(connection: sa.Connection, revision: Script) -> dict[str, str]:
+    look: Callable[[sa.Connection], dict[str, str]] | None = getattr(revision.module, "rewrites", None)
+    return look(connection) if look else {}
+
+
+def _before_rewrites(connection: sa.Connection, target: str) -> str:
+    # On SQLite a transaction is open already; elsewhere alembic begins its own, after this one.
+    with nullcontext() if connection.in_transaction() else connection.begin():
+        for revision in _pending(connection, target):
+            if _rewrites(connection, revision):
+                return str(revision.down_revision)
+    return target
 
 
 def _explain(revision: str | None, tables: set[str]) -> str:

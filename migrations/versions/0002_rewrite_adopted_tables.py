@@ -1,0 +1,331 @@
+"""Tables that Panko or Ceilometer made become what the revision before makes in an empty database.
+
+64-bit ids, utf8mb4 with a binary collation on MySQL, no missing values where there must be one, no
+index that another one covers, our names. That writes big tables anew, so it may wait: this release
+also works with the revision before. Each statement stands for itself and is left out where its
+work is done, so that a killed run is taken up by the next.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from alembic.util import CommandError, load_python_file
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+LOG = logging.getLogger("panko_ingest.migrations")
+
+_HERE, _BEFORE = str(Path(__file__).parent), "0001_plain_layout.py"
+_MYSQL_CHARSET = "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+_MYSQL_TYPES = {
+    sa.BigInteger: "bigint",
+    sa.String: "varchar",
+    sa.Double: "double",
+    sa.DateTime: "decimal",
+    sa.Text: "longtext",
+}
+_ADOPTED = ("event_type", "event", "trait_text", "trait_int", "trait_float", "trait_datetime")
+
+
+def upgrade() -> None:
+    connection = op.get_bind()
+    tables = _tables(connection)
+    _refuse_missing_values(connection, tables)
+    if connection.dialect.name == "sqlite":
+        for table in tables:
+            if _differs_on_sqlite(connection, table):
+                LOG.info("writing %s anew", table.name)
+                _make_anew(connection, table)
+    elif connection.dialect.name in {"postgresql", "mysql"}:
+        with op.get_context().autocommit_block():
+            for statement in _statements(op.get_bind(), tables):
+                LOG.info("%s", statement)
+                op.execute(statement)
+
+
+def downgrade() -> None:
+    """Change nothing: the revision before goes with wide columns too, and to narrow them may lose data."""
+
+
+def rewrites(connection: sa.Connection) -> dict[str, str]:
+    """Return the tables that this revision would write anew, and how big they are."""
+    differs: Callable[[sa.Connection, sa.Table], bool] | None = {
+        "sqlite": _differs_on_sqlite,
+        "postgresql": _differs_on_postgresql,
+        "mysql": _differs_on_mysql,
+    }.get(connection.dialect.name)
+    if differs is None:
+        return {}
+    return {
+        table.name: _size(connection, table.name)
+        for table in _tables(connection)
+        if sa.inspect(connection).has_table(table.name) and differs(connection, table)
+    }
+
+
+def _tables(connection: sa.Connection) -> list[sa.Table]:
+    before = load_python_file(_HERE, _BEFORE)
+    metadata: sa.MetaData = before.layout(connection.dialect.name)
+    return [metadata.tables[name] for name in _ADOPTED]
+
+
+def _refuse_missing_values(connection: sa.Connection, tables: list[sa.Table]) -> None:
+    inspector = sa.inspect(connection)
+    for table in tables:
+        nullable = {column["name"] for column in inspector.get_columns(table.name) if column["nullable"]}
+        for column in table.columns:
+            if column.nullable or column.name not in nullable or column.name == "raw":
+                continue
+            if count := connection.scalar(sa.select(sa.func.count()).where(column.is_(None))):
+                raise CommandError(
+                    f"{count} rows of {table.name} have no {column.name}, and nothing could read them: "
+                    f"delete them (with their traits) or fill them in, then run `panko-ingest db sync` again"
+                )
+
+
+def _statements(connection: sa.Connection, tables: list[sa.Table]) -> Iterator[Any]:
+    """Yield what is left to do, each looked for when the one before is done."""
+    postgresql = connection.dialect.name == "postgresql"
+    for table in tables:
+        yield from _drop_references(connection, table)
+    for table in tables:
+        yield from _drop_covered_indexes(connection, table)
+        yield from (_alter_on_postgresql if postgresql else _alter_on_mysql)(connection, table)
+        yield from (_rename_on_postgresql if postgresql else _rename_on_mysql)(connection, table)
+    for table in tables:
+        yield from (_refer_on_postgresql if postgresql else _refer_on_mysql)(connection, table)
+
+
+def _drop_references(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    """Drop references of columns that change: a type can't change beneath them, or each is checked twice."""
+    declared = _reference(table)
+    for live in sa.inspect(connection).get_foreign_keys(table.name):
+        if declared is None or live["name"] != declared.name:
+            kind = "CONSTRAINT" if connection.dialect.name == "postgresql" else "FOREIGN KEY"
+            name = _quote(connection, live["name"])
+            yield f"ALTER TABLE {_quote(connection, table.name)} DROP {kind} {name}"
+
+
+def _reference(table: sa.Table) -> sa.ForeignKeyConstraint | None:
+    return next(iter(table.foreign_key_constraints), None)
+
+
+def _drop_covered_indexes(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    """Drop each index that is the beginning of one of ours; others are the operator's own."""
+    ours = {str(index.name): [column.name for column in index.columns] for index in table.indexes}
+    constraints = (sa.PrimaryKeyConstraint, sa.UniqueConstraint)
+    covering = [
+        *ours.values(),
+        *([c.name for c in one.columns] for one in table.constraints if isinstance(one, constraints)),
+    ]
+    for live in sa.inspect(connection).get_indexes(table.name):
+        columns, name = live["column_names"], str(live["name"])
+        if name in ours or live["unique"] or live.get("dialect_options", {}).get("postgresql_where"):
+            continue
+        if any(columns == names[: len(columns)] for names in covering):
+            on = "" if connection.dialect.name == "postgresql" else f" ON {_quote(connection, table.name)}"
+            yield f"DROP INDEX {_quote(connection, name)}{on}"
+
+
+def _differs_on_postgresql(connection: sa.Connection, table: sa.Table) -> bool:
+    return any(_postgresql_types(connection, table))
+
+
+def _postgresql_types(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    live = {column["name"]: column["type"] for column in sa.inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        if isinstance(column.type, sa.BigInteger) and not isinstance(live[column.name], sa.BigInteger):
+            yield f"ALTER COLUMN {_quote(connection, column.name)} TYPE BIGINT"
+
+
+def _alter_on_postgresql(connection: sa.Connection, table: sa.Table) -> Iterator[Any]:
+    changes = list(_postgresql_types(connection, table))
+    widened = bool(changes)
+    live = {column["name"]: column for column in sa.inspect(connection).get_columns(table.name)}
+    for column in table.columns:
+        name = _quote(connection, column.name)
+        if live[column.name]["nullable"] and not column.nullable:
+            if column.name == "raw":
+                changes.append(f"ALTER COLUMN {name} TYPE TEXT USING COALESCE({name}, '{{}}')")
+            changes.append(f"ALTER COLUMN {name} SET NOT NULL")
+        elif column.nullable and not live[column.name]["nullable"]:
+            changes.append(f"ALTER COLUMN {name} DROP NOT NULL")
+    if changes:
+        yield f"ALTER TABLE {_quote(connection, table.name)} {', '.join(changes)}"
+    if widened:
+        yield f"ANALYZE {_quote(connection, table.name)}"
+    if "id" in table.columns:
+        narrow = sa.text(
+            "SELECT quote_ident(schemaname) || '.' || quote_ident(sequencename) FROM pg_sequences "
+            "WHERE data_type <> 'bigint'::regtype "
+            "AND to_regclass(quote_ident(schemaname) || '.' || quote_ident(sequencename))::text "
+            "= pg_get_serial_sequence(:table, 'id')::regclass::text"
+        )
+        for sequence in connection.scalars(narrow, {"table": table.name}).all():
+            yield f"ALTER SEQUENCE {sequence} AS BIGINT"
+
+
+def _rename_on_postgresql(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    inspector = sa.inspect(connection)
+    name = _quote(connection, table.name)
+    primary = inspector.get_pk_constraint(table.name)["name"]
+    if primary != table.primary_key.name:
+        old = _quote(connection, primary)
+        yield f"ALTER TABLE {name} RENAME CONSTRAINT {old} TO {table.primary_key.name}"
+    live = {tuple(one["column_names"]): one["name"] for one in inspector.get_unique_constraints(table.name)}
+    for unique, columns in _unique(table):
+        if columns not in live:
+            yield f"ALTER TABLE {name} ADD CONSTRAINT {unique} UNIQUE ({_list(connection, columns)})"
+        elif live[columns] != unique:
+            old = _quote(connection, live[columns])
+            yield f"ALTER TABLE {name} RENAME CONSTRAINT {old} TO {unique}"
+
+
+def _refer_on_postgresql(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    reference = _reference(table)
+    if reference is None:
+        return
+    name = _quote(connection, table.name)
+    # Checked in a second step, which keeps no writer out.
+    if not sa.inspect(connection).get_foreign_keys(table.name):
+        yield f"ALTER TABLE {name} ADD {_clause(connection, reference)} NOT VALID"
+    unchecked = sa.text(
+        "SELECT NOT convalidated FROM pg_constraint WHERE conname = :name AND conrelid = to_regclass(:table)"
+    )
+    if connection.scalar(unchecked, {"name": reference.name, "table": table.name}):
+        yield f"ALTER TABLE {name} VALIDATE CONSTRAINT {reference.name}"
+
+
+def _differs_on_mysql(connection: sa.Connection, table: sa.Table) -> bool:
+    return any(_mysql_columns(connection, table))
+
+
+def _mysql_columns(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    """Yield the definition of each column that is not as it should be."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT column_name, data_type, collation_name, is_nullable FROM information_schema.columns "
+            "WHERE table_schema = DATABASE() AND table_name = :table"
+        ),
+        {"table": table.name},
+    )
+    live = {row[0]: (row[1].lower(), row[2], row[3] == "YES") for row in rows}
+    for column in table.columns:
+        kind = column.type.compile(connection.dialect)
+        is_text = isinstance(column.type, sa.String)
+        wanted = (_mysql_type(column), "utf8mb4_bin" if is_text else None, bool(column.nullable))
+        if live[column.name] == wanted:
+            continue
+        yield " ".join(
+            word
+            for word in (
+                _quote(connection, column.name),
+                kind,
+                _MYSQL_CHARSET if is_text else "",
+                "NULL" if column.nullable else "NOT NULL",
+                "AUTO_INCREMENT" if column.name == "id" else "",
+            )
+            if word
+        )
+
+
+def _mysql_type(column: sa.Column[Any]) -> str:
+    kinds = (kind for base, kind in _MYSQL_TYPES.items() if type(column.type) is base)
+    return next(kinds)
+
+
+def _alter_on_mysql(connection: sa.Connection, table: sa.Table) -> Iterator[Any]:
+    name = _quote(connection, table.name)
+    changes = [f"MODIFY {definition}" for definition in _mysql_columns(connection, table)]
+    if not changes:
+        return
+    if "raw" in table.columns:
+        yield sa.update(table).where(table.c.raw.is_(None)).values(raw="{}")
+    yield f"ALTER TABLE {name} {', '.join(changes)}, DEFAULT {_MYSQL_CHARSET}, ROW_FORMAT=DYNAMIC"
+
+
+def _rename_on_mysql(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    name = _quote(connection, table.name)
+    live = {
+        tuple(index["column_names"]): index["name"]
+        for index in sa.inspect(connection).get_indexes(table.name)
+        if index["unique"]
+    }
+    for unique, columns in _unique(table):
+        if columns not in live:
+            yield f"ALTER TABLE {name} ADD UNIQUE INDEX {unique} ({_list(connection, columns)})"
+        elif live[columns] != unique:
+            yield f"ALTER TABLE {name} RENAME INDEX {_quote(connection, str(live[columns]))} TO {unique}"
+
+
+def _refer_on_mysql(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    reference = _reference(table)
+    if reference is None or sa.inspect(connection).get_foreign_keys(table.name):
+        return
+    # With checks on, MySQL would write the whole table anew only to add the reference.
+    yield "SET SESSION foreign_key_checks = 0"
+    yield f"ALTER TABLE {_quote(connection, table.name)} ADD {_clause(connection, reference)}"
+    yield "SET SESSION foreign_key_checks = 1"
+
+
+def _unique(table: sa.Table) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for constraint in table.constraints:
+        if isinstance(constraint, sa.UniqueConstraint):
+            yield str(constraint.name), tuple(column.name for column in constraint.columns)
+
+
+def _clause(connection: sa.Connection, reference: sa.ForeignKeyConstraint) -> str:
+    columns = _list(connection, tuple(reference.column_keys))
+    return (
+        f"CONSTRAINT {reference.name} FOREIGN KEY ({columns}) "
+        f"REFERENCES {_quote(connection, reference.referred_table.name)} (id)"
+    )
+
+
+def _differs_on_sqlite(connection: sa.Connection, table: sa.Table) -> bool:
+    live = connection.scalar(
+        sa.text("SELECT sql FROM sqlite_master WHERE type = 'table' AND name = :name"), {"name": table.name}
+    )
+    wanted = str(sa.schema.CreateTable(table).compile(dialect=connection.dialect))
+    return str(live).replace('"', "").split() != wanted.replace('"', "").split()
+
+
+def _make_anew(connection: sa.Connection, table: sa.Table) -> None:
+    """Copy a table into one of the right shape, in the order of steps that SQLite documents."""
+    new = table.to_metadata(table.metadata, name=f"new_{table.name}")
+    names = [column.name for column in table.columns]
+    op.execute(sa.schema.CreateTable(new))
+    source = [sa.func.coalesce(table.c.raw, "{}") if name == "raw" else table.c[name] for name in names]
+    connection.execute(new.insert().from_select(names, sa.select(*source)))
+    op.execute(sa.schema.DropTable(table))
+    op.rename_table(new.name, table.name)
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        op.execute(sa.schema.CreateIndex(index))
+
+
+def _size(connection: sa.Connection, table: str) -> str:
+    statement = {
+        "postgresql": "SELECT GREATEST(reltuples, 0), pg_total_relation_size(oid) FROM pg_class "
+        "WHERE oid = to_regclass(:table)",
+        "mysql": "SELECT table_rows, data_length + index_length FROM information_schema.tables "
+        "WHERE table_schema = DATABASE() AND table_name = :table",
+    }.get(connection.dialect.name)
+    if statement is None:
+        return f"{connection.scalar(sa.select(sa.func.count()).select_from(sa.table(table))):,} rows"
+    rows, size = connection.execute(sa.text(statement), {"table": table}).one()
+    return f"about {int(rows or 0):,} rows, {int(size or 0) / 1e6:,.0f} MB"
+
+
+def _quote(connection: sa.Connection, name: str | None) -> str:
+    return connection.dialect.identifier_preparer.quote(str(name))
+
+
+def _list(connection: sa.Connection, names: tuple[str, ...]) -> str:
+    return ", ".join(_quote(connection, name) for name in names)

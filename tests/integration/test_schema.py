@@ -1,0 +1,350 @@
+"""The schema: made, adopted, brought up to date, by many at once and after a crash."""
+
+import datetime
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.storage import EventFilter, StorageUnavailable, schema, tables
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event, Trait
+from tests import legacy
+from tests.schema_snapshot import snapshot
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Connection]:
+    connection = Connection(database_url)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def declared(store: Connection) -> dict[str, Any]:
+    """The schema that tables.py declares, as this kind of database shows it; the database is empty again."""
+    tables.Base.metadata.create_all(store.engine)
+    seen = snapshot(store.engine)
+    tables.Base.metadata.drop_all(store.engine)
+    return seen
+
+
+def adopted(store: Connection, shape: str) -> dict[str, list[dict[str, Any]]]:
+    """Make a database of one of the old shapes and return its rows."""
+    with store.engine.begin() as connection:
+        legacy.make(connection, shape)
+        legacy.fill(connection, shape)
+    with store.engine.connect() as connection:
+        return legacy.rows(connection)
+
+
+def content(store: Connection) -> dict[str, list[dict[str, Any]]]:
+    with store.engine.connect() as connection:
+        return legacy.rows(connection)
+
+
+def alembic(url: str, *arguments: str) -> str:
+    command = [
+        sys.executable,
+        "-m",
+        "alembic",
+        "-c",
+        "migrations/alembic.ini",
+        "-x",
+        f"url={url}",
+        *arguments,
+    ]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_migrated_and_declared_schemas_are_the_same(store: Connection, declared: dict[str, Any]) -> None:
+    store.upgrade()
+    assert snapshot(store.engine) == declared
+
+
+def test_going_down_and_up_again_leads_to_the_same_schema(
+    store: Connection, declared: dict[str, Any], database_url: str
+) -> None:
+    store.upgrade()
+    alembic(database_url, "downgrade", "base")
+    assert snapshot(store.engine) == {}
+    store.upgrade()
+    assert snapshot(store.engine) == declared
+
+
+@pytest.mark.parametrize("shape", legacy.SHAPES)
+def test_an_adopted_database_keeps_every_row_and_becomes_the_declared_one(
+    store: Connection, declared: dict[str, Any], shape: str
+) -> None:
+    before = adopted(store, shape)
+    assert set(store.pending_rewrites()) == set(legacy.TABLES)
+    store.upgrade()
+    assert content(store) == before
+    assert snapshot(store.engine) == declared
+    assert store.pending_rewrites() == {}
+    events = list(store.get_events(EventFilter(traits_filter=[{"key": "project_id", "string": "p3"}])))
+    assert [event.message_id[-3:] for event in events] == [f"{number:03}" for number in range(3, 201, 7)]
+
+
+@pytest.mark.parametrize("shape", legacy.SHAPES)
+def test_with_rewrites_postponed_an_adopted_database_is_written_and_read_in_its_old_shape(
+    store: Connection, declared: dict[str, Any], shape: str
+) -> None:
+    before = adopted(store, shape)
+    store.upgrade(postpone_rewrites=True)
+    assert store.schema_state() == ("0001", "0002")
+    traits = [
+        Trait("memory_mb", Trait.INT_TYPE, 2**40),
+        Trait("name", Trait.TEXT_TYPE, "snow \N{SNOWMAN} and \N{PILE OF POO}"),
+        Trait("at", Trait.DATETIME_TYPE, datetime.datetime(2026, 1, 2, 3, 4, 5, 6)),
+    ]
+    new = Event("new", "some.type", datetime.datetime(2026, 1, 2), traits)
+    result = store.record_events([new], on_failure=lambda _, error: pytest.fail(str(error)))
+    assert result.recorded == (0,)
+    (read,) = store.get_events(EventFilter(message_id="new"))
+    assert "at" in {trait.name for trait in read.traits}
+    assert store.clear_expired_data(ttl=86400 * 365) == 200
+    store.upgrade()
+    assert snapshot(store.engine) == declared
+    assert [event.message_id for event in store.get_events(EventFilter())] == ["new"]
+    assert before["event"]
+
+
+def test_an_upgrade_that_dies_at_any_statement_is_taken_up_by_the_next(
+    store: Connection, declared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = adopted(store, "panko")
+    last, step, deaths = snapshot(store.engine), 1, 0
+    while _upgrade_dying_at(store, step, monkeypatch):
+        deaths += 1
+        assert deaths < 200, "the upgrade never comes to its end"
+        # Let as few statements through as get it any further, so that it dies between all of them.
+        now = snapshot(store.engine)
+        step = 1 if now != last else step + 1
+        last = now
+    assert deaths > 15
+    assert snapshot(store.engine) == declared
+    assert content(store) == before
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _upgrade_dying_at(store: Connection, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Upgrade, and die before the statement of this number that changes the schema; tell whether it did."""
+    count = iter(range(10_000))
+    engine = schema._patient(store.engine)
+
+    def die(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        words = statement.split()
+        if words[0] in {"ALTER", "CREATE", "DROP", "UPDATE"} and next(count) == step:
+            raise _Killed
+
+    sa.event.listen(engine, "before_cursor_execute", die)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_patient", lambda _: engine)
+        try:
+            store.upgrade()
+        except (_Killed, StorageUnavailable):
+            return True
+        finally:
+            engine.dispose()
+    return False
+
+
+def test_rows_without_what_every_event_must_have_are_named_before_anything_is_rewritten(
+    store: Connection,
+) -> None:
+    adopted(store, "ceilometer")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE event SET message_id = NULL WHERE id = 7")
+    with pytest.raises(StorageUnavailable, match="1 rows of event have no message_id"):
+        store.upgrade()
+    assert store.current_revision() in {None, "0001"}
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE event SET message_id = 'found' WHERE id = 7")
+    store.upgrade()
+    assert store.schema_state().revision == schema.head()
+
+
+def test_tables_of_ceilometer_that_are_not_ours_stay_as_they_are(store: Connection) -> None:
+    adopted(store, "ceilometer")
+    store.upgrade()
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT version FROM migrate_version").scalar_one() == 45
+        assert sa.inspect(connection).has_table("meter")
+
+
+def test_ids_beyond_32_bits_fit_after_adoption(store: Connection) -> None:
+    adopted(store, "panko")
+    store.upgrade()
+    with store.engine.begin() as connection:
+        connection.execute(
+            sa.insert(tables.Event).values(
+                id=2**31 + 5, message_id="far", generated=legacy.START, raw={}, event_type_id=1
+            )
+        )
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SELECT setval('event_id_seq', (SELECT max(id) FROM event))")
+    store.record_events([Event("next", "t", legacy.START, [Trait("n", Trait.INT_TYPE, 2**62)])])
+    (event,) = store.get_events(EventFilter(message_id="next"))
+    assert event.traits == [Trait("n", Trait.INT_TYPE, 2**62)]
+
+
+def test_going_down_from_a_database_with_events_is_refused(store: Connection, database_url: str) -> None:
+    store.upgrade()
+    store.record_events([Event("m", "t", legacy.START)])
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        alembic(database_url, "downgrade", "base")
+    assert "delete the events first" in caught.value.stdout + caught.value.stderr
+    assert len(list(store.get_events(EventFilter()))) == 1
+
+
+def test_the_state_says_what_to_do_about_a_schema_that_does_not_fit(store: Connection) -> None:
+    with pytest.raises(StorageUnavailable, match="no tables for events yet: run `panko-ingest db sync`"):
+        store.schema_state()
+    with store.engine.begin() as connection:
+        legacy.make(connection, "panko")
+    with pytest.raises(StorageUnavailable, match="made by Panko or Ceilometer") as caught:
+        store.schema_state()
+    assert caught.value.operator
+    store.upgrade("0001")
+    assert store.schema_state() == ("0001", schema.head())
+    store.upgrade()
+    assert store.schema_state() == (schema.head(), schema.head())
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE {schema.VERSION_TABLE} SET version_num = '9999'")
+    with pytest.raises(StorageUnavailable, match="9999, which this release does not know"):
+        store.schema_state()
+    with pytest.raises(StorageUnavailable, match="9999"):
+        store.upgrade()
+
+
+def sync(url: str, *arguments: str, folder: Path) -> "subprocess.Popen[str]":
+    config = folder / "panko-ingest.conf"
+    config.write_text(f"[database]\nconnection = {url}\n")
+    command = [sys.executable, "-m", "panko_ingest", "--config-file", str(config), "db", "sync", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.parametrize("shape", [None, "panko"])
+def test_five_syncs_at_once_are_harmless(
+    store: Connection, declared: dict[str, Any], database_url: str, tmp_path: Path, shape: str | None
+) -> None:
+    before = adopted(store, shape) if shape else None
+    processes = [sync(database_url, folder=tmp_path) for _ in range(5)]
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, out + err
+    assert snapshot(store.engine) == declared
+    if before:
+        assert content(store) == before
+
+
+def test_a_sync_that_is_killed_can_be_run_again(
+    store: Connection, declared: dict[str, Any], database_url: str, tmp_path: Path
+) -> None:
+    before = adopted(store, "panko")
+    store.upgrade(postpone_rewrites=True)
+    with store.engine.connect().execution_options(writes=True) as holder, holder.begin():
+        # A statement of ours in the way: the rewrite waits for it and is killed there.
+        holder.exec_driver_sql("UPDATE event_type SET id = id WHERE id = 1")
+        process = sync(database_url, folder=tmp_path)
+        if store.engine.dialect.name != "sqlite":
+            wait_until(lambda: _waiting(store), 30, "db sync to wait for the lock")
+        else:
+            assert process.stdout is not None
+            process.stdout.readline()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=10)
+    again = sync(database_url, folder=tmp_path)
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 0, out + err
+    assert snapshot(store.engine) == declared
+    assert content(store) == before
+
+
+def _waiting(store: Connection) -> bool:
+    look = {
+        "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+        "AND datname = current_database()",
+        "mysql": "SELECT count(*) FROM information_schema.processlist "
+        "WHERE state LIKE 'Waiting for table metadata lock%%' AND db = DATABASE()",
+    }[store.engine.dialect.name]
+    with store.engine.connect() as connection:
+        return bool(connection.exec_driver_sql(look).scalar())
+
+
+def test_alembics_own_command_works_from_a_checkout(store: Connection, database_url: str) -> None:
+    alembic(database_url, "upgrade", "head")
+    assert store.schema_state().revision == schema.head()
+    assert schema.head() in alembic(database_url, "current")
+
+
+def test_loggers_that_exist_still_speak_after_an_upgrade(
+    store: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("panko_ingest.some.module")
+    store.upgrade()
+    with caplog.at_level("INFO"):
+        logger.info("still here")
+    assert "still here" in caplog.text
+
+
+def test_clearing_leaves_dead_letters_and_the_revision(store: Connection) -> None:
+    store.upgrade()
+    store.record_events([Event("m", "t", legacy.START, [Trait("a", Trait.TEXT_TYPE, "b")])])
+    store.clear()
+    assert list(store.get_event_types()) == []
+    assert store.schema_state().revision == schema.head()
+
+
+@pytest.mark.postgresql
+def test_weak_durability_is_found(postgresql_url: str) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    assert {finding.level for finding in store.check()} == {"ok"}
+    with store.engine.begin() as connection:
+        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+    store.close()
+    (found,) = [finding for finding in store.check() if finding.level != "ok"]
+    assert (found.level, found.subject) == ("warning", "synchronous_commit")
+    assert found.text.startswith("off")
+    store.close()
+
+
+def test_what_is_wrong_with_a_postponed_schema_is_found(store: Connection) -> None:
+    adopted(store, "panko")
+    store.upgrade(postpone_rewrites=True)
+    found = {finding.subject: finding for finding in store.check() if finding.level != "ok"}
+    assert "0001; this release works with it" in found["revision"].text
+    if store.engine.dialect.name == "mysql":
+        assert "utf8mb3" in found["collation"].text
+
+
+def test_ids_that_run_out_are_found(store: Connection) -> None:
+    adopted(store, "panko")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE event_type SET id = id")
+        connection.execute(
+            sa.insert(tables.Event).values(
+                id=2**31 - 10, message_id="far", generated=legacy.START, raw={}, event_type_id=1
+            )
+        )
+    store.upgrade(postpone_rewrites=True)
+    found = {finding.subject: finding.level for finding in store.check()}
+    assert found["ids"] == ("ok" if store.engine.dialect.name == "sqlite" else "warning")

@@ -1,0 +1,172 @@
+"""Databases as Panko and, before it, Ceilometer made them: tables, names and rows."""
+
+import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+SHAPES = ("panko", "panko-bigint", "ceilometer")
+TABLES = ("event_type", "event", "trait_text", "trait_int", "trait_float", "trait_datetime")
+
+_WORDS = {
+    "sqlite": {"id": "INTEGER NOT NULL", "time": "DATETIME", "float": "FLOAT", "end": ")", "q": '"'},
+    "postgresql": {
+        "id": "SERIAL NOT NULL",
+        "time": "TIMESTAMP WITHOUT TIME ZONE",
+        "float": "DOUBLE PRECISION",
+        "end": ")",
+        "q": '"',
+    },
+    "mysql": {
+        "id": "INTEGER NOT NULL AUTO_INCREMENT",
+        "time": "DECIMAL(20, 6)",
+        "float": "DOUBLE",
+        "end": ") ENGINE=InnoDB DEFAULT CHARSET=utf8mb3",
+        "q": "`",
+    },
+}
+
+
+def make(connection: sa.Connection, shape: str) -> None:
+    """Make the tables of one of ``SHAPES``, with the names that each program gave on each database."""
+    words = _WORDS[connection.dialect.name]
+    for statement in _ceilometer(words) if shape == "ceilometer" else _panko(words, shape):
+        connection.exec_driver_sql(statement)
+
+
+def _panko(words: dict[str, str], shape: str) -> list[str]:
+    q, end, time = words["q"], words["end"], words["time"]
+    number = "BIGINT" if shape == "panko-bigint" else "INTEGER"
+    statements = [
+        (
+            f"CREATE TABLE event_type (id {words['id']}, {q}desc{q} VARCHAR(255), PRIMARY KEY (id), "
+            f"UNIQUE ({q}desc{q}){end}"
+        ),
+        (
+            f"CREATE TABLE event (id {words['id']}, message_id VARCHAR(50), generated {time}, raw TEXT, "
+            "event_type_id INTEGER, PRIMARY KEY (id), UNIQUE (message_id), "
+            f"FOREIGN KEY(event_type_id) REFERENCES event_type (id){end}"
+        ),
+        "CREATE INDEX ix_event_message_id ON event (message_id)",
+        "CREATE INDEX ix_event_type_id ON event (event_type_id)",
+        "CREATE INDEX ix_event_generated ON event (generated)",
+    ]
+    kinds = {"text": "VARCHAR(255)", "int": number, "float": words["float"], "datetime": time}
+    for name, kind in kinds.items():
+        statements += [
+            (
+                f"CREATE TABLE trait_{name} (event_id INTEGER NOT NULL, {q}key{q} VARCHAR(255) NOT NULL, "
+                f"value {kind}, PRIMARY KEY (event_id, {q}key{q}), "
+                f"FOREIGN KEY(event_id) REFERENCES event (id){end}"
+            ),
+            f"CREATE INDEX ix_trait_{name}_event_id_key ON trait_{name} (event_id, {q}key{q})",
+        ]
+    return statements
+
+
+def _ceilometer(words: dict[str, str]) -> list[str]:
+    q, end, time = words["q"], words["end"], words["time"]
+    named = "CONSTRAINT fk_event_type_id " if words["q"] == "`" else ""
+    old_end = end.replace("utf8mb3", "latin1")  # its first tables had the server's default of their day
+    statements = [
+        (
+            f"CREATE TABLE migrate_version (repository_id VARCHAR(250) NOT NULL, version INTEGER, "
+            f"PRIMARY KEY (repository_id){end}"
+        ),
+        "INSERT INTO migrate_version VALUES ('ceilometer', 45)",
+        f"CREATE TABLE meter (id {words['id']}, name VARCHAR(255) NOT NULL, PRIMARY KEY (id){end}",
+        (
+            f"CREATE TABLE event_type (id {words['id']}, {q}desc{q} VARCHAR(255), PRIMARY KEY (id), "
+            f"UNIQUE ({q}desc{q}){end}"
+        ),
+        (
+            f"CREATE TABLE event (id {words['id']}, message_id VARCHAR(50), event_type_id INTEGER, "
+            f"generated {time}, raw TEXT, PRIMARY KEY (id), "
+            f"CONSTRAINT uniq_event0message_id UNIQUE (message_id), "
+            f"{named}FOREIGN KEY(event_type_id) REFERENCES event_type (id){old_end}"
+        ),
+        "CREATE INDEX idx_event_message_id ON event (message_id)",
+        "CREATE INDEX ix_event_generated ON event (generated)",
+    ]
+    kinds = {"text": "VARCHAR(255)", "int": "INTEGER", "float": words["float"], "datetime": time}
+    for name, kind in kinds.items():
+        null = "" if name == "text" else " NOT NULL"
+        statements += [
+            (
+                f"CREATE TABLE trait_{name} (event_id INTEGER NOT NULL, {q}key{q} VARCHAR(255) NOT NULL, "
+                f"value {kind}{null}, PRIMARY KEY (event_id, {q}key{q}), "
+                f"FOREIGN KEY(event_id) REFERENCES event (id){end}"
+            ),
+            f"CREATE INDEX ix_trait_{name}_event_id_key ON trait_{name} (event_id, {q}key{q})",
+        ]
+    return statements
+
+
+START = datetime.datetime(2019, 4, 1, 3, 59, 59, 999_999)
+
+
+def fill(connection: sa.Connection, shape: str, events: int = 200) -> None:
+    """Write events with traits of every type; those that Ceilometer kept first have no raw."""
+    mysql = connection.dialect.name == "mysql"
+
+    def stamp(moment: datetime.datetime) -> Any:
+        seconds = (moment - datetime.datetime(1970, 1, 1)) / datetime.timedelta(microseconds=1)
+        if mysql:
+            return f"{int(seconds) // 1_000_000}.{int(seconds) % 1_000_000:06}"
+        return moment.isoformat(" ")
+
+    rows: dict[str, list[tuple[Any, ...]]] = {
+        "event_type": [(1, "compute.instance.update"), (2, "volume.create.end"), (3, "réseau.créé")]
+    }
+    numbers = range(1, events + 1)
+    raws = ["{}", '{"payload": {"name": "caf\\u00e9", "at": [1, 2.5, null]}}']
+    when = {number: stamp(START + datetime.timedelta(minutes=7 * number)) for number in numbers}
+    rows["event"] = [
+        (
+            number,
+            f"8f7c3a1e-0000-4000-8000-{number:012}",
+            when[number],
+            None if shape == "ceilometer" and number < 5 else raws[number % 2],
+            1 + number % 3,
+        )
+        for number in numbers
+    ]
+    rows["trait_text"] = [(number, "project_id", f"p{number % 7}") for number in numbers]
+    rows["trait_text"] += [(number, "display_name", "größe ☃" if number % 2 else None) for number in numbers]
+    rows["trait_int"] = [
+        (number, "memory_mb", number * (10_000_000 if shape == "panko" else 7)) for number in numbers
+    ]
+    rows["trait_float"] = [(number, "load", number / 3) for number in numbers]
+    rows["trait_datetime"] = [(number, "launched_at", when[number]) for number in numbers]
+    key = connection.dialect.identifier_preparer.quote("key")
+    columns = {
+        "event_type": f"id, {connection.dialect.identifier_preparer.quote('desc')}",
+        "event": "id, message_id, generated, raw, event_type_id",
+    }
+    for table, values in rows.items():
+        names = columns.get(table, f"event_id, {key}, value")
+        marks = ", ".join(f":v{index}" for index in range(len(values[0])))
+        connection.execute(
+            sa.text(f"INSERT INTO {table} ({names}) VALUES ({marks})"),
+            [{f"v{index}": value for index, value in enumerate(row)} for row in values],
+        )
+    if connection.dialect.name == "postgresql":
+        for table in ("event_type", "event"):
+            connection.exec_driver_sql(f"SELECT setval('{table}_id_seq', (SELECT max(id) FROM {table}))")
+
+
+def rows(connection: sa.Connection) -> dict[str, list[dict[str, Any]]]:
+    """Return every row of the event tables as the database holds it; nothing for raw reads as ``{}``."""
+    content = {}
+    for table in TABLES:
+        order = "1, 2" if table.startswith("trait") else "1"
+        names = (
+            "*"
+            if not table.startswith("trait")
+            else "event_id, {}, value".format(connection.dialect.identifier_preparer.quote("key"))
+        )
+        if table == "event":
+            names = "id, message_id, generated, COALESCE(raw, '{}') AS raw, event_type_id"
+        found = connection.execute(sa.text(f"SELECT {names} FROM {table} ORDER BY {order}"))
+        content[table] = [dict(row._mapping) for row in found]
+    return content
