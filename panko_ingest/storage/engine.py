@@ -18,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import faults
+from panko_ingest.storage.pooling import break_hung_connections, ping_idle_connections
 from panko_ingest.storage.settings import Settings
 
 CONNECT_TIMEOUT = 10
@@ -69,6 +70,8 @@ def make_engine(url: str, settings: Settings) -> Engine:
     except exc.NoSuchModuleError as error:
         raise ConfigError(f"[database] connection: no driver for {parsed.drivername!r}") from error
     event.listen(engine, "handle_error", _drop_connections_that_cannot_write)
+    if not isinstance(engine.pool, StaticPool):
+        ping_idle_connections(engine)
     return engine
 
 
@@ -122,7 +125,6 @@ def _pool(settings: Settings) -> dict[str, Any]:
         "max_overflow": settings.max_overflow,
         "pool_timeout": settings.pool_timeout,
         "pool_recycle": settings.connection_recycle_time,
-        "pool_pre_ping": True,
         # Values of events are no business of a log.
         "hide_parameters": True,
     }
@@ -155,6 +157,8 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
         connection.execute(limits)
         connection.commit()
 
+    if settings.statement_timeout:
+        break_hung_connections(engine, 2 * settings.statement_timeout + CONNECT_TIMEOUT)
     return engine
 
 
