@@ -1,0 +1,1 @@
+"""Our converter against Ceilometer's, on mutations of the corpus: ``python -m tests.differential``."""
