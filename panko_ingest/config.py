@@ -27,6 +27,8 @@ CONTROL_EXCHANGES = [
     "openstack", "octavia", "designate", "manila", "watcher", "masakari",
 ]  # fmt: skip
 
+_QUIET_LIBRARIES = ["alembic=WARN", "cotyledon=WARN"]
+
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -377,6 +379,7 @@ def prepare_service(
     conf = cfg.ConfigOpts()
     register_opts(conf)
     log.register_options(conf)
+    log.set_defaults(default_log_levels=[*log.get_default_log_levels(), *_QUIET_LIBRARIES])
     conf.register_cli_opts(cli_opts)
     try:
         conf(

@@ -8,7 +8,10 @@ T = TypeVar("T")
 
 
 def wait_until(
-    condition: Callable[[], T], timeout: float = 10.0, what: str = "the condition", interval: float = 0.02
+    condition: Callable[[], T | None],
+    timeout: float = 10.0,
+    what: str = "the condition",
+    interval: float = 0.02,
 ) -> T:
     """Return the first truthy value of ``condition()``.
 

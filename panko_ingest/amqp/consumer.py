@@ -1,7 +1,6 @@
 """Reading from one bus for as long as the daemon lives, whatever happens to the connection."""
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,8 @@ LINK_ERRORS = (AMQPError, KombuError, OSError)
 _MAX_WAIT = 0.5
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
-_LOOK_AGAIN = 5.0
+_FIRST_LOOK = 1.0
+_LATER_LOOKS = 10.0
 _READY_POLL = 0.2
 
 
@@ -168,7 +168,9 @@ class _Session:
         self._window = 0
         self._acknowledged = 0
         self._present: list[str] = []
+        self._missing: list[str] = []
         self._look_at = 0.0
+        self._looks = pauses(_FIRST_LOOK, _LATER_LOOKS)
         self.where, self._open = consumer._connect()
         self.consumed = False
 
@@ -211,7 +213,7 @@ class _Session:
         now = time.monotonic()
         if now < self._look_at:
             return
-        self._look_at = now + _LOOK_AGAIN * random.uniform(0.5, 1.5)
+        self._look_at = now + next(self._looks)
         names = self._consumer._topology.names
         absent = [name for name in names if name not in self._present]
         if absent:
@@ -219,8 +221,11 @@ class _Session:
             self._warn_of_strangers()
             self._present += found
             missing = sorted(set(absent) - set(found))
-            if missing:
-                LOG.info("%s: waiting for queues that are not there: %s", self.where, ", ".join(missing))
+            if missing != self._missing:
+                self._missing = missing
+                LOG.info(
+                    "%s: waiting for queues that are not there: %s", self.where, ", ".join(missing) or "none"
+                )
             self._window = 0  # consume from those found, too
         if not self._keeper.complete:
             self._keeper.bind_missing()

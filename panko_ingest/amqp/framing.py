@@ -64,9 +64,12 @@ class _ReadAhead:
         self._position = 0
 
     def pending(self) -> bool:
-        """Whether TLS holds decrypted bytes, of which poll() on the socket would not tell."""
+        """Whether something is at hand of which poll() on the socket would not tell.
+
+        That is what came along with the answer to a request, and what TLS has decrypted already.
+        """
         pending = getattr(self.sock, "pending", None)  # type: ignore[attr-defined]
-        return bool(pending is not None and pending())
+        return self.frame_buffered() or bool(pending is not None and pending())
 
 
 class _TcpTransport(_ReadAhead, TCPTransport):  # type: ignore[misc]
@@ -101,9 +104,10 @@ class Connection(pyamqp.Connection):
         return _SslTransport(host, ssl=ssl, **kwargs) if ssl else _TcpTransport(host, **kwargs)
 
     def handle_available(self) -> None:
-        """Take what the socket holds and dispatch every whole frame of it."""
+        """Take what is at hand and dispatch every whole frame of it."""
         transport = self.transport
-        transport.read_available()
+        if not transport.frame_buffered():
+            transport.read_available()
         while transport.connected and transport.frame_buffered():
             self.on_inbound_frame(transport.read_frame())
 

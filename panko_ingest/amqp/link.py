@@ -116,7 +116,7 @@ class AmqpLink:
             info = message.delivery_info
             receive(
                 Delivery(
-                    message.body,
+                    message.body or b"",  # py-amqp gives text for none
                     content_type=properties.get("content_type"),
                     content_encoding=properties.get("content_encoding"),
                     headers=properties.get("application_headers"),

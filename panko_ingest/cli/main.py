@@ -1,6 +1,7 @@
 """``panko-ingest``: finds the command and runs it."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         conf = prepare(arguments)
+        if conf.command.name != "serve" and not conf.debug:
+            # A command speaks by what it prints; its log is for trouble.
+            logging.getLogger().setLevel(logging.WARNING)
         return int(conf.command.run(conf))
     except ConfigError as error:
         return _fail(error, EXIT_USAGE)

@@ -81,9 +81,8 @@ class Intake:
         except Exception as error:  # a fault of ours or of a plugin must cost this message only
             LOG.exception("Unexpected error while converting a message from %s", delivery.queue)
             batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, "convert"))
-        finally:
-            if guard is not None:
-                guard.leave()
+        if guard is not None:
+            guard.leave()
 
     def _convert(self, delivery: Delivery, batcher: Batcher) -> None:
         notification = Notification.decode(

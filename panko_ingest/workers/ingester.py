@@ -6,7 +6,7 @@ import random
 import socket
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import cotyledon
 from cotyledon.types import WorkerId
@@ -124,7 +124,7 @@ class IngestService(cotyledon.Service):
         """
         open_ends = set(reading)
         while open_ends:
-            done, _ = wait({*open_ends, writing}, return_when=FIRST_EXCEPTION, timeout=None)
+            done, _ = wait({*open_ends, writing}, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
             if writing in done:

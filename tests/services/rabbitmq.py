@@ -3,9 +3,11 @@
 import itertools
 import json
 import subprocess
+import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -92,6 +94,16 @@ class RabbitMQ(Server):
     def delete_queue(self, url: str, queue: str) -> None:
         """Delete a queue, whoever consumes from it."""
         self.api("DELETE", f"queues/{url.rpartition('/')[2]}/{quote(queue, safe='')}")
+
+    def bound_exchanges(self, url: str, queue: str) -> set[str]:
+        """Return the exchanges that a queue is bound to; none for a queue that is not there."""
+        try:
+            bindings = self.api("GET", f"queues/{url.rpartition('/')[2]}/{quote(queue, safe='')}/bindings")
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return set()
+            raise
+        return {binding["source"] for binding in bindings} - {""}
 
     def connections(self, url: str) -> list[dict[str, Any]]:
         """Return name, peer port, state and channels of each client's connection to a vhost."""
