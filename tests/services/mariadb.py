@@ -24,6 +24,7 @@ class MariaDB(Server):
         self._mariadbd = find_program("mariadbd", "mariadb-server")
         super().__init__(settings, directory)
         self._data = self.directory / "data"
+        self._temporary = self.directory / "tmp"
         self._numbers = itertools.count(1)
 
     @property
@@ -61,12 +62,14 @@ class MariaDB(Server):
         self.execute(f"DROP DATABASE IF EXISTS {name}")
 
     def _prepare(self) -> None:
-        self._data.mkdir()
-        self.give_away(self._data)
+        for folder in (self._data, self._temporary):
+            folder.mkdir()
+            self.give_away(folder)
         install = find_program("mariadb-install-db", "mariadb-server")
         self.run([
             install, "--no-defaults", f"--datadir={self._data}", "--auth-root-authentication-method=normal",
             "--skip-test-db", "--innodb-fast-shutdown=0", "--innodb-flush-method=nosync",
+            f"--tmpdir={self._temporary}",
         ])  # fmt: skip
 
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
@@ -74,6 +77,8 @@ class MariaDB(Server):
             "datadir": str(self._data),
             "socket": str(self.directory / "server.sock"),
             "pid-file": str(self.directory / "server.pid"),
+            # A server that starts deletes the temporary tables of others in a folder that they share.
+            "tmpdir": str(self._temporary),
             "bind-address": "127.0.0.1",
             "port": str(self.port),
             "character-set-server": "utf8mb4",
