@@ -1,5 +1,6 @@
 """One notification out of the bytes of a message: oslo.messaging's envelopes, JSON only."""
 
+import codecs
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,10 @@ _NOT_JSON = {
     "application/x-msgpack",
     "application/msgpack",
 }
+_TEXT_ENCODINGS = {
+    "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be",
+    "ascii", "iso8859-1", "cp1252",
+}  # fmt: skip
 _PLAIN_ENCODINGS = {None, "", "utf-8", "UTF-8", "utf8", "us-ascii", "ascii", "binary"}
 
 # Any digit becomes 0, any opening bracket [, all else a blank: one pass shows both what may be an
@@ -210,11 +215,23 @@ def _is_deeper_than(levels: int, value: Any) -> bool:
     return True
 
 
-def _decode_text(body: bytes, encoding: Any) -> str:
+def text_encoding(name: Any) -> str | None:
+    """Return the codec for a content encoding, None where JSON has no business to be in it."""
+    if name in _PLAIN_ENCODINGS:
+        return "utf-8"
     try:
-        return body.decode(encoding)
-    except (LookupError, TypeError):
-        raise DecodeError(f"content encoding {str(encoding)[:64]!r} is unknown") from None
+        codec = codecs.lookup(name).name
+    except (LookupError, TypeError, ValueError):
+        return None
+    return codec if codec in _TEXT_ENCODINGS else None
+
+
+def _decode_text(body: bytes, encoding: Any) -> str:
+    codec = text_encoding(encoding)
+    if codec is None:
+        raise DecodeError(f"content encoding {str(encoding)[:64]!r} is not supported")
+    try:
+        return body.decode(codec)
     except ValueError as error:
         raise DecodeError(f"the body is not in its content encoding: {error}") from error
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from panko_ingest import compression
 from panko_ingest.errors import DecodeError
-from panko_ingest.notification import MAX_DEPTH, MAX_MESSAGE_SIZE, parse_body, wrap_again
+from panko_ingest.notification import MAX_DEPTH, MAX_MESSAGE_SIZE, parse_body, text_encoding, wrap_again
 
 HIDDEN = "***"
 
@@ -122,7 +122,7 @@ def redact_body(
     if clean is inner and rest is document:
         return body, False
     text = json.dumps(wrap_again(rest, clean))
-    written = text.encode(content_encoding or "utf-8") if content_encoding != "binary" else text.encode()
+    written = text.encode(text_encoding(content_encoding) or "utf-8")
     return (compression.deflate(written, method) if method else written), True
 
 
@@ -141,16 +141,12 @@ def _redact_undecodable(body: bytes, encoding: str | None, method: Any, max_size
 
 def _overwrite_in(data: bytes, encoding: str | None) -> bytes:
     """Overwrite also in text of which ASCII is no subset."""
-    clean = overwrite(data)
-    try:
-        text = data.decode(encoding, "replace") if encoding else ""
-    except (LookupError, TypeError, ValueError):
-        return clean
-    as_utf8 = text.encode("utf-8", "replace")
-    overwritten = overwrite(as_utf8)
-    if not text or clean != data or overwritten == as_utf8:
-        return clean
-    return overwritten.decode("utf-8", "replace").encode(encoding or "utf-8", "replace")
+    codec = text_encoding(encoding) or "utf-8"
+    if not codec.startswith(("utf-16", "utf-32")):
+        return overwrite(data)
+    text = data.decode(codec, "replace").encode("utf-8", "replace")
+    clean = overwrite(text)
+    return data if clean == text else clean.decode("utf-8", "replace").encode(codec, "replace")
 
 
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_.\-]{1,80}")

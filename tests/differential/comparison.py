@@ -32,14 +32,18 @@ def verdict(case: dict[str, Any], upstream: Result, our: Result) -> str:
             return "same"
         return _refused(case, our["error"])
     if "error" in upstream:
-        if our["salvaged"]:
-            return "salvaged: upstream loses the event for one bad trait"
-        if upstream["error"].startswith("TypeError: object of type ") and "has no len()" in upstream["error"]:
-            return "kept: upstream's JSONPath cannot take [0] of a number and loses the event"
-        return f"unexplained: only upstream refuses: {upstream['error']}"
+        return _lost_upstream(upstream["error"], our["salvaged"])
     if theirs is None or mine is None:
         return "same" if theirs is mine else "unexplained: only one drops it"
     return _compare(theirs, mine, our["salvaged"])
+
+
+def _lost_upstream(error: str, salvaged: dict[str, str]) -> str:
+    if salvaged:
+        return "salvaged: upstream loses the event for one bad trait"
+    if error.startswith("TypeError: object of type ") and "has no len()" in error:
+        return "kept: upstream's JSONPath cannot take [0] of a number and loses the event"
+    return f"unexplained: only upstream refuses: {error}"
 
 
 def _refused(case: dict[str, Any], reason: str) -> str:
