@@ -29,7 +29,7 @@ run: $(VENV)/.package ## try it out: BROKER=amqp://... for a RabbitMQ instead of
 	    '[notification]' 'workers = 1'
 	# A job of its own gets Ctrl-C alone, so that make ends well.
 	if [ -t 0 ]; then set -m; fi
-	bash docs/try-it.sh $(BIN)/panko-ingest $(RUN) || exit
+	docs/try-it.sh $(BIN)/panko-ingest $(RUN) || exit
 
 test: venv services lint ## lint, then every test but the long ones; installs servers from Debian if missing
 	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not long' $(ARGS)

@@ -5,6 +5,7 @@
 set -euo pipefail
 
 folder=$2
+samples=$(dirname "$0")/../etc/samples.jsonl
 ingest=("$1" --config-file "$folder/panko-ingest.conf")
 daemon=""
 
@@ -36,13 +37,13 @@ state_of_the_database() {
 }
 
 "${ingest[@]}" db sync
-"${ingest[@]}" publish "$(dirname "$0")/../etc/samples.jsonl"
+"${ingest[@]}" publish "$samples"
 "${ingest[@]}" serve >"$folder/serve.log" 2>&1 &
 daemon=$!
 
 echo "Waiting for their events..."
 shown=$(events)
-while [ "$(wc -l <<<"$shown")" -lt 8 ]; do
+until [ "$(wc -l <<<"$shown")" -gt "$(wc -l <"$samples")" ]; do
     daemon_must_live
     sleep 0.5
     shown=$(events)
@@ -51,7 +52,7 @@ cat <<TEXT
 $shown
 
 It goes on reading; its log is $folder/serve.log. From a second terminal, try
-  ${ingest[*]} publish --count 3 etc/samples.jsonl
+  ${ingest[*]} publish --count 3 $samples
   ${ingest[*]} events show MESSAGE_ID
 Ctrl-C ends it.
 TEXT
