@@ -17,7 +17,8 @@ from tests.unit.definitions import notification
 TOKENS = [
     b"\0", b"\xff", b"\xed\xa0\x80", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"NaN", b"-Infinity",
     b"null", b"1e999", b"9" * 40, b"-" + b"1" * 5000, b'"\\u0000"', b'"\\ud800"', b'"oslo.version"',
-    b'"oslo.message"', b"[" * 300, b'{"a":' * 300, b"\x80\x04\x95", b"!!python/object/apply:os.system [x]", b"'",
+    b'"oslo.message"',
+    b"[" * 300, b'{"a":' * 300, b"\x80\x04\x95", b"!!python/object/apply:os.system [x]", b"'",
     b'"password": "', b"\xef\xbb\xbf", b"auth_token: ", b" " * 2000,
 ]  # fmt: skip
 ENCODINGS = ["utf-8", None, "binary", "latin-1", "utf-16", "no-such", "idna", "zlib", "utf-7", "undefined"]
