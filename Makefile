@@ -9,14 +9,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(CURDIR)/run
 BROKER ?= sqla+sqlite:///$(RUN)/bus.sqlite
-# more words for pytest, as in: make test ARGS='-k sqlite'
+# more words for what is run, as in: make test ARGS='-k sqlite'
 ARGS ?=
 
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server
 
-.PHONY: help run test lint venv services constraints dist clean test-bookworm test-trixie
+.PHONY: help run test lint venv services test-bookworm test-trixie test-differential \
+    bench-storage bench-reading bench-convert constraints dist clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -50,6 +51,18 @@ test-bookworm: ## make test on a fresh Debian 12 (needs root)
 
 test-trixie: ## make test on a fresh Debian 13 (needs root)
 	tests/chroot.sh trixie
+
+test-differential: venv ## compare conversion with Ceilometer's own on mutated notifications
+	$(BIN)/python -m tests.differential $(ARGS)
+
+bench-storage: venv services ## record_events beside what each database takes at all
+	$(BIN)/python -m benchmarks.storage $(ARGS)
+
+bench-reading: venv services ## reading with a million events stored
+	$(BIN)/python -m benchmarks.reading $(ARGS)
+
+bench-convert: venv ## decoding and conversion beside plain JSONPath
+	$(BIN)/python -m benchmarks.convert $(ARGS)
 
 constraints: ## renew constraints.txt with the newest versions
 	rm -rf $(RUN)/fresh

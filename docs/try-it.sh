@@ -5,7 +5,7 @@
 set -euo pipefail
 
 folder=$2
-samples=$(dirname "$0")/../etc/samples.jsonl
+samples=$(realpath "$(dirname "$0")/../etc/samples.jsonl")
 ingest=("$1" --config-file "$folder/panko-ingest.conf")
 daemon=""
 
