@@ -1,7 +1,8 @@
 """What decoding and conversion cost, beside a plain jsonpath-ng evaluation: ``make bench-convert``.
 
-One process, the standard load, the reference definitions; CPU time, so that neighbours count little. ``--memory`` instead converts
-a million notifications of ten thousand event types and watches the process' size.
+One process, the standard load, the reference definitions; CPU time, so that neighbours count little.
+``--memory`` instead converts a million notifications of ten thousand event types and watches the
+process' size.
 """
 
 import argparse
