@@ -12,7 +12,7 @@ from panko_ingest import timestamps
 TraitValue = str | int | float | datetime.datetime | None
 
 _TYPE_NAMES = {0: "none", 1: "string", 2: "integer", 3: "float", 4: "datetime"}
-_TYPE_NUMBERS = {name: number for number, name in _TYPE_NAMES.items()}
+_TYPE_NUMBERS = {name: number for number, name in _TYPE_NAMES.items()} | {"text": 1, "int": 2}
 
 SALVAGED_KEY = "_salvaged"
 """Reserved key of ``Event.raw``: a list of ``{"trait": name, "reason": text}``, one for each trait
@@ -40,8 +40,8 @@ class Trait(_TraitFields):
 
     @staticmethod
     def get_type_by_name(type_name: str) -> int | None:
-        """Return the number of the type of that name, None for an unknown one."""
-        return _TYPE_NUMBERS.get(type_name)
+        """Return the number of a type by the name of definitions or of ``get_type_names``, else None."""
+        return _TYPE_NUMBERS.get(type_name.lower())
 
     @staticmethod
     def get_type_names() -> list[str]:
