@@ -108,6 +108,7 @@ NOTIFICATION_OPTS = [
         "notification_control_exchanges",
         default=CONTROL_EXCHANGES,
         deprecated_group="DEFAULT",
+        deprecated_name="http_control_exchanges",
         help="Exchanges to bind the queue of [notification] pool to, one a line. Without a pool "
         "nothing is bound: the publishers themselves bind the shared queues.",
     ),
@@ -121,6 +122,8 @@ NOTIFICATION_OPTS = [
         default=os.cpu_count() or 1,
         sample_default="<number of CPUs>",
         min=1,
+        deprecated_group="DEFAULT",
+        deprecated_name="notification_workers",
         help="Processes that read from the bus and write to the database.",
     ),
     cfg.IntOpt(
@@ -297,6 +300,7 @@ DATABASE_OPTS = [
         "max_retries",
         default=10,
         min=-1,
+        deprecated_group="storage",
         help="Times a transaction is tried again after a transient error before the store counts "
         "as away. -1: for ever.",
     ),
@@ -304,6 +308,7 @@ DATABASE_OPTS = [
         "retry_interval",
         default=10,
         min=1,
+        deprecated_group="storage",
         help="Longest pause between two tries, in seconds; pauses grow up to it and are jittered.",
     ),
     cfg.FloatOpt(
