@@ -2,15 +2,14 @@
 
 Nearly all paths are plain: keys, an index, a split at the end. Their lookups are written out as
 Python source, each container that several paths go through is fetched once, and values that are
-already what a trait needs pass without a call. Every other path is left to jsonpath-ng. The
-source of ``payload.disk_gb`` as an int is::
+already what a trait needs pass without a call. Every other path is left to jsonpath-ng. This is
+the source of ``payload.disk_gb`` as an int::
 
-    v = c1.get('disk_gb')
-    if v is not None and (v.__class__ is int and SMALLEST <= v <= LARGEST
-                          or (v := convert(v, 'disk_gb', faults)) is not None):
-        add(new(Trait, ('disk_gb', 2, v)))
+    v = c2.get('disk_gb')
+    if v is not None and (v.__class__ is int and -9223372036854775808 <= v <= 9223372036854775807
+        or (v := convert6(v, 'disk_gb', faults)) is not None): add(new(Trait, ('disk_gb', 2, v)))
 
-Only names and values that were checked at load go in, by repr or as objects beside the source.
+What comes from the definitions file goes into the source as its repr, or stays an object beside it.
 """
 
 from collections import Counter
@@ -31,11 +30,11 @@ Step = tuple[Any, ...]
 """``("key", name)``, ``("index", number)``, ``("split", separator, segment, most)``, or
 ``("where", name, text)`` for those items of a list whose field is that text."""
 
+# what a value must be to be a trait's as it is
 _READY = {
     Trait.TEXT_TYPE: f"v.__class__ is str and len(v) <= {Trait.MAX_TEXT} and v.isascii() and '\\0' not in v",
     Trait.INT_TYPE: f"v.__class__ is int and {-values.LARGEST_INT - 1} <= v <= {values.LARGEST_INT}",
     Trait.FLOAT_TYPE: "v.__class__ is float and v - v == 0.0",
-    Trait.DATETIME_TYPE: "False",
 }
 
 
@@ -123,24 +122,18 @@ class _Writer:
         return self._names["to_traits"]  # type: ignore[no-any-return]
 
     def _write_trait(self, trait: TraitDefinition) -> None:
-        if trait.plugin is not None or not all(map(self._is_simple, trait.paths)):
-            evaluate = self._constant("evaluate", trait.evaluate_safely)
-            self._line(f"v = {evaluate}(n, faults)")
+        steps = [plain_steps(path) for path in trait.paths]
+        if trait.plugin is not None or not all(steps):
+            self._line(f"v = {self._constant('evaluate', trait.evaluate_safely)}(n, faults)")
         else:
-            alternatives = [self._value(plain_steps(path) or ()) for path in trait.paths]
-            self._line(f"v = {alternatives[0]}")
-            for alternative in alternatives[1:]:
-                self._line(f"if v is None: v = {alternative}")
-        convert = self._constant("convert", values.CONVERTERS[trait.dtype])
-        self._line(
-            f"if v is not None and ({_READY[trait.dtype]} or "
-            f"(v := {convert}(v, {trait.name!r}, faults)) is not None): "
-            f"add(new(Trait, ({trait.name!r}, {trait.dtype}, v)))"
-        )
-
-    @staticmethod
-    def _is_simple(path: JSONPath) -> bool:
-        return bool(plain_steps(path))
+            first, *others = [self._value(plain) for plain in steps if plain]
+            self._line(f"v = {first}")
+            for other in others:
+                self._line(f"if v is None: v = {other}")
+        name, convert = repr(trait.name), self._constant("convert", values.CONVERTERS[trait.dtype])
+        converted = f"(v := {convert}(v, {name}, faults)) is not None"
+        usable = f"({_READY[trait.dtype]} or {converted})" if trait.dtype in _READY else converted
+        self._line(f"if v is not None and {usable}: add(new(Trait, ({name}, {trait.dtype}, v)))")
 
     def _value(self, steps: tuple[Step, ...]) -> str:
         """Return an expression for the value at ``steps``, None where there is none."""
