@@ -42,10 +42,11 @@ def layout(dialect: str) -> sa.MetaData:
         sqlite_where=_IDENTIFIERS,
     )
     # MySQL has no partial indexes.
-    _trait_table(metadata, "trait_text", sa.String(255), *([] if dialect == "mysql" else [identifiers]))
-    _trait_table(metadata, "trait_int", sa.BigInteger())
-    _trait_table(metadata, "trait_float", sa.Double())
-    _trait_table(metadata, "trait_datetime", _TIMESTAMP)
+    identifiers_if_any = [] if dialect == "mysql" else [identifiers]
+    _trait_table(metadata, dialect, "trait_text", sa.String(255), *identifiers_if_any)
+    _trait_table(metadata, dialect, "trait_int", sa.BigInteger())
+    _trait_table(metadata, dialect, "trait_float", sa.Double())
+    _trait_table(metadata, dialect, "trait_datetime", _TIMESTAMP)
     _dead_letter_table(metadata)
     return metadata
 
@@ -59,6 +60,8 @@ def _event_tables(metadata: sa.MetaData) -> None:
         sa.Column("desc", sa.String(255), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_event_type"),
         sa.UniqueConstraint("desc", name="uq_event_type_desc"),
+        # Workers keep ids in memory: SQLite must not give a deleted one to another name.
+        sqlite_autoincrement=True,
         **options,
     )
     sa.Table(
@@ -80,14 +83,20 @@ def _event_tables(metadata: sa.MetaData) -> None:
     )
 
 
-def _trait_table(metadata: sa.MetaData, name: str, value: Any, *indexes: sa.Index) -> None:
+def _trait_table(metadata: sa.MetaData, dialect: str, name: str, value: Any, *indexes: sa.Index) -> None:
+    # PostgreSQL keeps an event's id once in an index of ids alone, and a primary key for each trait.
+    key = (
+        sa.Index(f"ix_{name}_event_id", "event_id")
+        if dialect == "postgresql"
+        else sa.PrimaryKeyConstraint("event_id", "key", name=f"pk_{name}")
+    )
     sa.Table(
         name,
         metadata,
         sa.Column("event_id", _ID, nullable=False, autoincrement=False),
         sa.Column("key", sa.String(255), nullable=False),
         sa.Column("value", value),
-        sa.PrimaryKeyConstraint("event_id", "key", name=f"pk_{name}"),
+        key,
         sa.ForeignKeyConstraint(["event_id"], ["event.id"], name=f"fk_{name}_event_id_event"),
         *indexes,
         **_TABLE,

@@ -124,6 +124,8 @@ def _drop_covered_indexes(connection: sa.Connection, table: sa.Table) -> Iterato
     covering = [
         *ours.values(),
         *([c.name for c in one.columns] for one in table.constraints if isinstance(one, constraints)),
+        # Panko's second index on what its primary key has.
+        ["event_id", "key"],
     ]
     for live in sa.inspect(connection).get_indexes(table.name):
         columns, name = live["column_names"], str(live["name"])
@@ -176,7 +178,9 @@ def _rename_on_postgresql(connection: sa.Connection, table: sa.Table) -> Iterato
     inspector = sa.inspect(connection)
     name = _quote(connection, table.name)
     primary = inspector.get_pk_constraint(table.name)["name"]
-    if primary != table.primary_key.name:
+    if primary and not table.primary_key.columns:
+        yield f"ALTER TABLE {name} DROP CONSTRAINT {_quote(connection, primary)}"
+    elif primary != table.primary_key.name:
         old = _quote(connection, primary)
         yield f"ALTER TABLE {name} RENAME CONSTRAINT {old} TO {table.primary_key.name}"
     live = {tuple(one["column_names"]): one["name"] for one in inspector.get_unique_constraints(table.name)}

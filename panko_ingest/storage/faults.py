@@ -43,6 +43,7 @@ _MYSQL = {
         1412,  # table definition has changed
         1615,  # prepared statement needs to be prepared again
         1637,  # too many active transactions
+        1684,  # the definition is being changed just now
         3101,  # conflict with another member of the group
     ),
     Fault.AWAY: (
@@ -100,12 +101,12 @@ def classify(error: BaseException) -> Fault | None:
     if isinstance(cause, _BAD_VALUE):
         return Fault.PERMANENT  # the driver could not even send it
     sqlstate, number, code = _sqlstate(cause), _mysql_errno(cause), getattr(cause, "sqlite_errorcode", None)
-    if sqlstate:
+    if number is not None:
+        return _BY_MYSQL_ERRNO.get(number) or _by_class(cause)
+    if sqlstate is not None:
         return _by_sqlstate(sqlstate)
-    if number is not None and number in _BY_MYSQL_ERRNO:
-        return _BY_MYSQL_ERRNO[number]
-    if code is not None and (code & 0xFF) in _BY_SQLITE_CODE:
-        return _BY_SQLITE_CODE[code & 0xFF]
+    if code is not None:
+        return _BY_SQLITE_CODE.get(code & 0xFF) or _by_class(cause)
     return _by_class(cause)
 
 
@@ -150,21 +151,26 @@ def describe(error: BaseException) -> str:
     primary = getattr(getattr(cause, "diag", None), "message_primary", None)
     number = _mysql_errno(cause)
     words = primary or (str(cause.args[-1]) if number is not None else str(cause))
-    code = _sqlstate(cause) or (str(number) if number else "")
+    code = number or _sqlstate(cause)
     line = " ".join(words.split()) or type(cause).__name__
     return f"{code}: {line}" if code else line
 
 
 def _sqlstate(error: BaseException) -> str | None:
-    sqlstate = getattr(error, "sqlstate", None)
+    # MySQL's are too coarse: HY000 is a lock timeout and a full disk.
+    sqlstate = None if _is_mysql(error) else getattr(error, "sqlstate", None)
     return sqlstate if isinstance(sqlstate, str) else None
 
 
 def _mysql_errno(error: BaseException) -> int | None:
-    if not type(error).__module__.startswith(("pymysql", "MySQLdb", "mysql")):
+    if not _is_mysql(error):
         return None
     number = getattr(error, "errno", None) or (error.args[0] if error.args else None)
     return number if isinstance(number, int) else None
+
+
+def _is_mysql(error: BaseException) -> bool:
+    return type(error).__module__.startswith(("pymysql", "MySQLdb", "mysql", "mariadb"))
 
 
 def _by_sqlstate(sqlstate: str) -> Fault:

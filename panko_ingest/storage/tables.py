@@ -21,6 +21,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Text,
     text,
@@ -110,11 +111,29 @@ class Base(DeclarativeBase):
     )
 
 
+def _trait_keys(table: str) -> tuple[PrimaryKeyConstraint, Index]:
+    """Return how a trait table finds the traits of an event.
+
+    Where rows lie in the order of their primary key, that is it. PostgreSQL's don't, and an index
+    of events' ids alone takes a fifth of the space there, because it keeps each id once: an event's
+    traits are written once, together, so that nothing depends on the key being enforced.
+    """
+    return (
+        PrimaryKeyConstraint("event_id", "key").ddl_if(callable_=_unless_postgresql),
+        Index(f"ix_{table}_event_id", "event_id").ddl_if(dialect="postgresql"),
+    )
+
+
+def _unless_postgresql(*_: Any, dialect: Dialect, **__: Any) -> bool:
+    return dialect.name != "postgresql"
+
+
 class EventType(Base):
     """The name of a kind of event, kept once: ``compute.instance.create.end``."""
 
     __tablename__ = "event_type"
-    __table_args__ = _MYSQL_TABLE
+    # Ids are kept in memory by every worker, so none may be given to another name later.
+    __table_args__ = ({**_MYSQL_TABLE, "sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     desc: Mapped[str] = mapped_column(String(255), unique=True)
@@ -144,12 +163,13 @@ class TraitText(Base):
 
     __tablename__ = "trait_text"
 
-    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"))
+    key: Mapped[str] = mapped_column(String(255))
     value: Mapped[str | None] = mapped_column(String(255))
 
     _identifiers = text(f"key IN ({', '.join(repr(key) for key in IDENTIFIER_KEYS)})")
     __table_args__ = (
+        *_trait_keys("trait_text"),
         Index(
             "ix_trait_text_identifiers",
             "value",
@@ -164,10 +184,10 @@ class TraitInt(Base):
     """A 64-bit integer trait of an event."""
 
     __tablename__ = "trait_int"
-    __table_args__ = _TRAIT_TABLE
+    __table_args__ = (*_trait_keys("trait_int"), _TRAIT_TABLE)
 
-    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"))
+    key: Mapped[str] = mapped_column(String(255))
     value: Mapped[int | None] = mapped_column(BigInteger)
 
 
@@ -175,10 +195,10 @@ class TraitFloat(Base):
     """A double-precision trait of an event."""
 
     __tablename__ = "trait_float"
-    __table_args__ = _TRAIT_TABLE
+    __table_args__ = (*_trait_keys("trait_float"), _TRAIT_TABLE)
 
-    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"))
+    key: Mapped[str] = mapped_column(String(255))
     value: Mapped[float | None] = mapped_column(Double)
 
 
@@ -186,10 +206,10 @@ class TraitDatetime(Base):
     """A trait of an event that is a time, in naive UTC."""
 
     __tablename__ = "trait_datetime"
-    __table_args__ = _TRAIT_TABLE
+    __table_args__ = (*_trait_keys("trait_datetime"), _TRAIT_TABLE)
 
-    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    event_id: Mapped[int] = mapped_column(ForeignKey("event.id"))
+    key: Mapped[str] = mapped_column(String(255))
     value: Mapped[datetime.datetime | None] = mapped_column(PreciseTimestamp)
 
 

@@ -1,0 +1,112 @@
+"""Events for tests of the write side, and looks at what became of them in the tables."""
+
+import contextlib
+import dataclasses
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from oslo_config import cfg
+
+from panko_ingest import config
+from panko_ingest.storage import EventFilter
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import DeadLetter, Event, Trait
+
+START = datetime.datetime(2026, 3, 1, 12, 0, 0, 250_000)
+
+
+def make_event(number: int, *more: Trait, event_type: str = "compute.instance.update") -> Event:
+    """Return event ``m<number>`` with a trait of each type."""
+    traits = [
+        Trait("state", Trait.TEXT_TYPE, f"state {number}"),
+        Trait("disk_gb", Trait.INT_TYPE, number),
+        Trait("load", Trait.FLOAT_TYPE, number / 4),
+        Trait("launched_at", Trait.DATETIME_TYPE, START + datetime.timedelta(days=number)),
+        *more,
+    ]
+    return Event(f"m{number:04}", event_type, START + datetime.timedelta(seconds=number), traits)
+
+
+def make_events(count: int, first: int = 0) -> list[Event]:
+    return [make_event(number) for number in range(first, first + count)]
+
+
+def make_letter(name: str, body: bytes = b"\0\xff not an event") -> DeadLetter:
+    return DeadLetter(name.encode().ljust(32, b"."), body, "decode", "DecodeError", "is no JSON")
+
+
+def letter_for(index: int, error: Exception) -> DeadLetter:
+    """Return what the daemon would make of an event that can't be stored."""
+    return DeadLetter(
+        f"event {index}".encode().ljust(32, b"."), b"body", "record", type(error).__name__, str(error)
+    )
+
+
+def stored_ids(store: Connection) -> list[str]:
+    """Return the message_ids of all events, sorted."""
+    return sorted(row[0] for row in rows(store, "SELECT message_id FROM event"))
+
+
+def stored(store: Connection) -> list[Event]:
+    """Return all events as a reader gets them, traits sorted by name."""
+    events = list(store.get_events(EventFilter()))
+    return [dataclasses.replace(event, traits=sorted(event.traits)) for event in events]
+
+
+def rows(store: Connection, statement: str) -> list[Any]:
+    with store.engine.connect() as connection:
+        return list(connection.execute(sa.text(statement)).all())
+
+
+def count(store: Connection, table: str) -> int:
+    return int(rows(store, f"SELECT count(*) FROM {table}")[0][0])
+
+
+def counts(store: Connection) -> dict[str, int]:
+    """Return the number of rows by table."""
+    tables = ("event", "trait_text", "trait_int", "trait_float", "trait_datetime", "dead_letter")
+    return {table: count(store, table) for table in tables}
+
+
+def refuse_the_word(store: Connection, word: str) -> None:
+    """Make the database refuse text traits of that value, as some constraint of an operator's might."""
+    statement = {
+        "sqlite": f"CREATE TRIGGER no_{word} BEFORE INSERT ON trait_text WHEN new.value = '{word}' "
+        "BEGIN SELECT RAISE(ABORT, 'refused'); END",
+    }.get(
+        store.engine.dialect.name,
+        f"ALTER TABLE trait_text ADD CONSTRAINT no_{word} CHECK (value <> '{word}')",
+    )
+    with store.engine.begin() as connection:
+        connection.execute(sa.text(statement))
+
+
+def connect(url: str, **options: Any) -> Connection:
+    """Return a store under some options of [database]."""
+    conf = cfg.ConfigOpts()
+    config.register_opts(conf, ["database"])
+    for name, value in options.items():
+        conf.set_override(name, value, "database")
+    return Connection(url, conf)
+
+
+@contextlib.contextmanager
+def another_writer_of(message_id: str, store: Connection) -> Iterator[sa.Connection]:
+    """Give a connection in whose open transaction a copy of the only event stands under another message_id."""
+    engine = sa.create_engine(store.engine.url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            driver: Any = connection.connection.driver_connection
+            driver.isolation_level = None
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.execute(
+            sa.text(
+                "INSERT INTO event (message_id, generated, raw, event_type_id) "
+                "SELECT :message_id, generated, raw, event_type_id FROM event"
+            ),
+            {"message_id": message_id},
+        )
+        yield connection
+        connection.rollback()

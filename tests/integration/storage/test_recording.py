@@ -1,0 +1,300 @@
+"""Recording: one transaction for a list, every event accounted for, the guilty found and kept apart."""
+
+import dataclasses
+import random
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.storage import RecordResult, StorageError, StorageUnavailable, bulk
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event, Trait
+from tests.integration.storage.samples import (
+    another_writer_of,
+    connect,
+    counts,
+    letter_for,
+    make_event,
+    make_events,
+    make_letter,
+    refuse_the_word,
+    rows,
+    stored,
+    stored_ids,
+)
+from tests.waiting import wait_until
+
+
+def with_sorted_traits(events: list[Event]) -> list[Event]:
+    return [dataclasses.replace(event, traits=sorted(event.traits)) for event in events]
+
+
+def statements(store: Connection, work: Callable[[], Any]) -> tuple[Any, int]:
+    """Return what ``work`` returns, and the number of times that rows were sent or a savepoint was set."""
+    sent = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "INTO event " in statement:
+            sent.append(statement)
+
+    def note_savepoint(*_: Any) -> None:
+        sent.append("savepoint")
+
+    sa.event.listen(store.engine, "before_cursor_execute", note)
+    sa.event.listen(store.engine, "savepoint", note_savepoint)
+    try:
+        return work(), len(sent)
+    finally:
+        sa.event.remove(store.engine, "before_cursor_execute", note)
+        sa.event.remove(store.engine, "savepoint", note_savepoint)
+
+
+def test_a_list_is_stored_with_all_its_traits_and_read_back_as_it_was(store: Connection) -> None:
+    events = make_events(250)
+
+    result = store.record_events(random.Random(1).sample(events, len(events)))
+
+    assert result == RecordResult(recorded=tuple(range(250)))
+    assert stored(store) == with_sorted_traits(events)
+    assert counts(store) == {
+        "event": 250,
+        "trait_text": 250,
+        "trait_int": 250,
+        "trait_float": 250,
+        "trait_datetime": 250,
+        "dead_letter": 0,
+    }
+
+
+def test_an_empty_list_opens_no_transaction(store: Connection) -> None:
+    store.record_events(make_events(1))
+    result, sent = statements(store, lambda: store.record_events([]))
+    assert (result, sent) == (RecordResult(), 0)
+
+
+def test_events_stored_before_and_doubles_within_the_list_are_duplicates(store: Connection) -> None:
+    store.record_events(make_events(10))
+
+    result = store.record_events([*make_events(10, first=5), make_event(12), make_event(5)])
+
+    assert result.recorded == (5, 6, 7, 8, 9)
+    assert result.duplicates == (0, 1, 2, 3, 4, 10, 11)
+    assert result.failed == ()
+    assert stored(store) == with_sorted_traits(make_events(15))
+
+
+def test_a_duplicate_changes_nothing_of_what_is_stored(store: Connection) -> None:
+    store.record_events([make_event(1)])
+    store.record_events([make_event(1, Trait("late", Trait.TEXT_TYPE, "x"), event_type="other")])
+    assert stored(store) == with_sorted_traits([make_event(1)])
+
+
+def test_values_that_mean_something_to_sql_arrive_as_they_are(store: Connection) -> None:
+    texts = [
+        "\\N",
+        "\\",
+        "a\tb",
+        "a\nb\r",
+        "'",
+        '"',
+        "%s",
+        "%(x)s",
+        "None",
+        "",
+        "{}",
+        "\x1f",
+        "é\U0001f600",
+        "--",
+        ";",
+    ]
+    traits = [Trait(f"key{text}", Trait.TEXT_TYPE, text) for text in texts]
+    event = Event("m'\\\t\"%", "type'\\\t\"%", make_event(1).generated, traits, {"a\\": "'\"%s\n"})
+
+    store.record_events([event])
+
+    assert stored(store) == with_sorted_traits([event])
+
+
+def test_traits_without_a_type_live_with_the_texts_and_may_have_no_value(store: Connection) -> None:
+    traits = [Trait("none", Trait.NONE_TYPE, "5"), Trait("null", Trait.INT_TYPE, None), Trait("nil", 0, None)]
+    store.record_events([Event("m", "t", make_event(1).generated, traits)])
+    assert sorted(rows(store, "SELECT value FROM trait_text"), key=str) == [("5",), (None,)]
+    assert rows(store, "SELECT value FROM trait_int") == [(None,)]
+
+
+def test_dead_letters_are_committed_with_the_events(store: Connection) -> None:
+    store.record_events(make_events(3), [make_letter("a"), make_letter("b", b"x" * 100_000)])
+
+    found = rows(store, "SELECT body, stage, attempts FROM dead_letter ORDER BY id")
+    assert found == [(b"\0\xff not an event", "decode", 1), (b"x" * 100_000, "decode", 1)]
+    assert counts(store)["event"] == 3
+
+
+def test_a_dead_letter_that_comes_again_only_counts_up(store: Connection) -> None:
+    letter = make_letter("a")
+    store.record_events([], [letter, letter])
+    (before,) = rows(store, "SELECT id, first_at, last_at, attempts FROM dead_letter")
+    store.record_events([], [dataclasses.replace(letter, error="another")])
+    (after,) = rows(store, "SELECT id, first_at, last_at, attempts FROM dead_letter")
+
+    assert (before[3], after[3]) == (2, 3)
+    assert after[:2] == before[:2]
+    assert after[2] > before[2]
+    assert rows(store, "SELECT error FROM dead_letter") == [("is no JSON",)]
+
+
+def test_a_dead_letter_is_kept_whatever_its_fields_hold(store: Connection) -> None:
+    letter = dataclasses.replace(
+        make_letter("a"),
+        error="e\0\ud800" * 9000,
+        message_id="m\0" * 200,
+        event_type="\U0001f600" * 300,
+        queue="q\udfff",
+        headers={"x": b"\xff", "y": 2**70, "z": float("nan"), "\ud800": "\0"},
+    )
+    store.record_events([], [letter])
+    assert counts(store)["dead_letter"] == 1
+
+
+def test_an_event_that_fits_no_column_fails_alone_and_becomes_a_dead_letter(store: Connection) -> None:
+    events = make_events(5)
+    events[2].message_id = "x" * 51
+    events[4].event_type = "x" * 256
+
+    result = store.record_events(events, on_failure=letter_for)
+
+    assert result.recorded == (0, 1, 3)
+    assert [index for index, _ in result.failed] == [2, 4]
+    assert all(isinstance(error, StorageError) for _, error in result.failed)
+    assert rows(store, "SELECT error FROM dead_letter ORDER BY id") == [
+        ("message_id has 51 characters; the column takes 50",),
+        ("event_type has 256 characters; the column takes 255",),
+    ]
+
+
+def test_without_on_failure_the_good_are_stored_and_the_last_error_raised(store: Connection) -> None:
+    events = make_events(5)
+    events[1].message_id = "x" * 51
+    events[3].message_id = "y" * 60
+
+    with pytest.raises(StorageError, match="60 characters"):
+        store.record_events(events)
+
+    assert stored_ids(store) == ["m0000", "m0002", "m0004"]
+    assert counts(store)["dead_letter"] == 0
+
+
+@pytest.mark.parametrize(
+    "guilty", [[0], [250], [499], list(range(20, 500, 50))], ids=["first", "middle", "last", "ten"]
+)
+def test_what_the_database_refuses_is_found_by_halves(store: Connection, guilty: list[int]) -> None:
+    refuse_the_word(store, "poison")
+    events = make_events(500)
+    for index in guilty:
+        events[index].traits.append(Trait("word", Trait.TEXT_TYPE, "poison"))
+    store.record_events([make_event(1000)])
+
+    result, sent = statements(store, lambda: store.record_events(events, on_failure=letter_for))
+
+    assert [index for index, _ in result.failed] == guilty
+    assert len(result.recorded) == 500 - len(guilty)
+    assert counts(store)["event"] == 501 - len(guilty)
+    assert counts(store)["trait_int"] == 501 - len(guilty)
+    assert counts(store)["dead_letter"] == len(guilty)
+    # A savepoint and a list for each of the two halves on each of the nine levels, for each guilty one.
+    assert sent <= 2 * 2 * len(guilty) * 9 + 3
+
+
+def test_a_clash_on_anything_but_the_message_id_is_an_error_and_no_duplicate(store: Connection) -> None:
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("CREATE UNIQUE INDEX one_of_a_kind ON trait_int (value)"))
+        connection.execute(sa.text("CREATE UNIQUE INDEX one_at_a_time ON event (generated)"))
+    store.record_events(make_events(3))
+    same_trait = make_event(10)
+    same_trait.traits = [Trait("disk_gb", Trait.INT_TYPE, 1)]
+    same_time = make_event(11)
+    same_time.generated = make_event(2).generated
+
+    result = store.record_events(
+        [same_trait, same_time, make_event(12), make_event(0)], on_failure=letter_for
+    )
+
+    assert result.recorded == (2,)
+    assert result.duplicates == (3,)
+    assert [index for index, _ in result.failed] == [0, 1]
+    assert stored_ids(store) == ["m0000", "m0001", "m0002", "m0012"]
+
+
+def test_an_event_type_deleted_behind_our_back_is_made_again(store: Connection) -> None:
+    store.record_events([make_event(1, event_type="a"), make_event(2, event_type="b")])
+    store.clear_expired_data(0)
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM event_type"))
+
+    result = store.record_events([make_event(3, event_type="a"), make_event(4, event_type="c")])
+
+    assert result.recorded == (0, 1)
+    assert sorted(store.get_event_types()) == ["a", "c"]
+
+
+def test_clear_takes_events_traits_and_types_and_nothing_else(store: Connection) -> None:
+    store.record_events(make_events(3), [make_letter("a")])
+    revision = store.current_revision()
+
+    store.clear()
+
+    assert counts(store) == {**dict.fromkeys(counts(store), 0), "dead_letter": 1}
+    assert list(store.get_event_types()) == []
+    assert store.current_revision() == revision
+    assert store.record_events(make_events(3)).recorded == (0, 1, 2)
+
+
+def test_a_conflict_with_another_transaction_is_waited_out(database_url: str) -> None:
+    store = connect(database_url, lock_timeout=0.2)
+    store.upgrade()
+    store.record_events([make_event(1)])
+    conflicts: list[Any] = []
+    sa.event.listen(store.engine, "handle_error", conflicts.append)
+    results: list[RecordResult] = []
+
+    with another_writer_of("m0002", store):
+        worker = threading.Thread(target=lambda: results.append(store.record_events([make_event(2)])))
+        worker.start()
+        wait_until(lambda: conflicts, what="a lock timeout")
+    worker.join(30)
+
+    assert results == [RecordResult(recorded=(0,))]
+    store.close()
+
+
+def test_nothing_is_committed_when_a_conflict_does_not_end(database_url: str) -> None:
+    store = connect(database_url, lock_timeout=0.1, max_retries=1)
+    store.upgrade()
+    store.record_events([make_event(1)])
+
+    with another_writer_of("m0002", store), pytest.raises(StorageUnavailable) as caught:
+        store.record_events([make_event(0), make_event(2)], [make_letter("a")], letter_for)
+
+    assert not caught.value.operator
+    assert stored_ids(store) == ["m0001"]
+    assert counts(store)["dead_letter"] == 0
+    store.close()
+
+
+def test_the_portable_writer_does_the_same(store: Connection) -> None:
+    writer, _ = store._recorder._prepare()
+    store._recorder._writer = bulk.PortableWriter()
+    assert not isinstance(writer, bulk.PortableWriter)
+    refuse_the_word(store, "poison")
+    events = make_events(20)
+    events[7].traits.append(Trait("word", Trait.TEXT_TYPE, "poison"))
+    events[8].raw = {"a": "\\'\""}
+
+    result = store.record_events([*events, make_event(3)], on_failure=letter_for)
+
+    assert [index for index, _ in result.failed] == [7]
+    assert result.duplicates == (20,)
+    assert stored(store) == with_sorted_traits([event for event in events if event is not events[7]])
