@@ -5,51 +5,60 @@ test noticing.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import hypothesis
 import pytest
 
-from tests.services import MariaDB, NotInstalledError, PostgreSQL, RabbitMQ, Server
-
-AnyServer = TypeVar("AnyServer", bound=Server)
+from tests.services import MariaDB, NotInstalledError, PostgreSQL, RabbitMQ
 
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 
-def _running(make: Callable[[], AnyServer]) -> Iterator[AnyServer]:
+def _skip_what_is_not_installed() -> Generator[None, None, None]:
     try:
-        server = make()
+        yield
+        return
     except NotInstalledError as error:
-        if os.environ.get("PANKO_INGEST_REQUIRE_SERVICES") == "1":
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
+        reason = str(error)
+    if os.environ.get("PANKO_INGEST_REQUIRE_SERVICES") == "1":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    """Skip a test whose fixtures need a program that is not installed, or fail it where all are required."""
+    yield from _skip_what_is_not_installed()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Skip a test that needs a program that is not installed, or fail it where all are required."""
+    yield from _skip_what_is_not_installed()
 
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitMQ]:
     """A running RabbitMQ; a test that stops it starts it again."""
-    yield from _running(RabbitMQ)
+    with RabbitMQ() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A running PostgreSQL; a test that stops it starts it again."""
-    yield from _running(PostgreSQL)
+    with PostgreSQL() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb() -> Iterator[MariaDB]:
     """A running MariaDB; a test that stops it starts it again."""
-    yield from _running(MariaDB)
+    with MariaDB() as server:
+        yield server
 
 
 @pytest.fixture

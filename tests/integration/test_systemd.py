@@ -2,29 +2,21 @@
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from panko_ingest.config import DEFAULT_OPTS
+from tests.services.server import find_program
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "panko-ingest.service"
 LARGEST_EXPOSURE = 1.5
 
 
-@pytest.fixture(autouse=True)
-def _systemd_is_installed() -> None:
-    if shutil.which("systemd-analyze") is None:
-        reason = "systemd is not installed: apt-get install systemd, or make services"
-        if os.environ.get("PANKO_INGEST_REQUIRE_SERVICES") == "1":
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-
-
-def output_of(*command: str | Path) -> str:
+def output_of(program: str, *words: str | Path) -> str:
+    command = [find_program(program, "systemd"), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -32,6 +32,7 @@ class Server(ABC):
     name: str
     system_user: str
     start_timeout = 60.0
+    _stop_signal = signal.SIGTERM
 
     def __init__(self, settings: Mapping[str, str] | None = None, directory: Path | None = None) -> None:
         self.settings = dict(settings or {})
@@ -62,7 +63,11 @@ class Server(ABC):
         """Whether it serves a client now."""
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,11 +111,9 @@ class Server(ABC):
                 self._process.send_signal(self._stop_signal)
                 self._process.wait(timeout)
 
-    _stop_signal = signal.SIGTERM
-
     def kill(self) -> None:
-        """SIGKILL the server and all its children, as a crash of the machine's process table would."""
-        if self._process is not None:
+        """SIGKILL the server and all its children."""
+        if self._process is not None and self.running:
             with _all_processes(self._process.pid):
                 self._process.kill()
             self._process.wait()
@@ -213,6 +216,10 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+# Not the shared generator: Hypothesis seeds that, alike in every worker.
+_RANDOM = random.SystemRandom()
+
+
 def free_port() -> int:
     """Return a TCP port that nobody listens on.
 
@@ -220,7 +227,7 @@ def free_port() -> int:
     that tries to reach a server that is down may end up connected to itself.
     """
     while True:
-        port = random.randint(15000, 31999)
+        port = _RANDOM.randint(15000, 31999)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -231,7 +238,7 @@ def find_program(name: str, package: str, folders: Sequence[str] = ()) -> Path:
 
     :raises NotInstalledError: it is nowhere.
     """
-    places = [*folders, *os.get_exec_path(), "/usr/sbin", "/usr/local/sbin"]
+    places = [*folders, *os.get_exec_path(), "/usr/sbin"]
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
         raise NotInstalledError(f"{name} is not installed: apt-get install {package}, or make services")
