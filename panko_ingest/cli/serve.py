@@ -11,7 +11,7 @@ from typing import Any
 import cotyledon
 from oslo_config import cfg
 
-from panko_ingest import __version__
+from panko_ingest import __version__, unread_options
 from panko_ingest.cli.main import prepare
 from panko_ingest.progress import Board
 from panko_ingest.workers.expirer import ExpirerService
@@ -43,6 +43,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     """
     validate(conf)
     LOG.info("panko-ingest %s starts", __version__)
+    unread_options.warn(conf)
     notifier = Notifier()
     _stop_on_interrupt()
     manager = cotyledon.ServiceManager(

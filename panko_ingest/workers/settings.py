@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from oslo_config import cfg
 
-from panko_ingest import config
+from panko_ingest import config, unread_options
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import get_connection_from_config
@@ -35,6 +35,7 @@ class Settings:
         except ConfigError as error:
             LOG.error("The new configuration is refused, the old one stays in force: %s", error)
             return False
+        unread_options.warn(conf)
         self.conf = conf
         LOG.info("The configuration was read again; workers restart with it one by one")
         return True
