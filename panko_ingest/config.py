@@ -175,16 +175,17 @@ NOTIFICATION_OPTS = [
         "declare",
         default="auto",
         choices=[
-            ("auto", "create queues that are absent; use those that exist as they are"),
+            ("auto", "create the queue of pool where it is absent; use one that exists as it is"),
             ("passive", "create nothing; wait for what is absent"),
-            ("never", "ask for nothing but to consume"),
+            ("never", "neither create nor bind nor look; only consume"),
         ],
-        help="What to do about queues before consuming from them.",
+        help="What to do about queues before consuming from them. The shared queues are never "
+        "created here: that is for the publishers.",
     ),
     cfg.StrOpt(
         "queue_type",
         default="classic",
-        choices=["classic", "quorum"],
+        choices=[("classic", "one broker keeps it"), ("quorum", "a majority of the brokers keeps it")],
         help="Kind of the queue of [notification] pool where we create it.",
     ),
     cfg.BoolOpt(
@@ -223,8 +224,12 @@ OSLO_MESSAGING_RABBIT_OPTS = [
     cfg.StrOpt(
         "rabbit_login_method",
         default="PLAIN",
-        choices=["PLAIN", "AMQPLAIN", "EXTERNAL"],
-        help="How to log in to the brokers; EXTERNAL is by our certificate.",
+        choices=[
+            ("PLAIN", "with user and password"),
+            ("AMQPLAIN", "with user and password, RabbitMQ's older way"),
+            ("EXTERNAL", "with the certificate of ssl_cert_file"),
+        ],
+        help="How to log in to the brokers.",
     ),
     cfg.IntOpt(
         "heartbeat_timeout_threshold",
@@ -363,6 +368,11 @@ def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
     return [(group or "DEFAULT", copy.deepcopy(options)) for group, options in _GROUPS.items()]
 
 
+def set_defaults() -> None:
+    """Change defaults of the libraries' options to ours, also for oslo-config-generator."""
+    log.set_defaults(default_log_levels=[*log.get_default_log_levels(), *_QUIET_LIBRARIES])
+
+
 def register_opts(conf: cfg.ConfigOpts, groups: Iterable[str | None] = tuple(_GROUPS)) -> None:
     """Register our options on ``conf``; registering them again is harmless."""
     for group in groups:
@@ -384,7 +394,7 @@ def prepare_service(
     conf = cfg.ConfigOpts()
     register_opts(conf)
     log.register_options(conf)
-    log.set_defaults(default_log_levels=[*log.get_default_log_levels(), *_QUIET_LIBRARIES])
+    set_defaults()
     conf.register_cli_opts(cli_opts)
     try:
         conf(
