@@ -20,9 +20,10 @@ hypothesis.settings.load_profile("project")
 def _skip_what_is_not_installed() -> Generator[None, None, None]:
     try:
         yield
-        return
     except NotInstalledError as error:
         reason = str(error)
+    else:
+        return
     if os.environ.get("PANKO_INGEST_REQUIRE_SERVICES") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
