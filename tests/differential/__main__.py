@@ -35,10 +35,19 @@ def main() -> int:
         sys.exit(f"{DEFINITIONS} is missing: the corpus of notifications belongs beside the repository")
     python = _environment(arguments.environment)
     generated = list(cases(arguments.count, arguments.seed))
-    converter = EventConverter.from_file(DEFINITIONS)
+    differ = [
+        _compare(python, definitions, generated)
+        for definitions in (DEFINITIONS, Path(__file__).with_name("features.yaml"))
+    ]
+    return int(any(differ))
+
+
+def _compare(python: Path, definitions: Path, generated: list[dict[str, Any]]) -> bool:
+    sys.stdout.write(f"{definitions.parent.name}/{definitions.name}\n")
+    converter = EventConverter.from_file(definitions)
     verdicts: collections.Counter[str] = collections.Counter()
     unexplained = []
-    for case, upstream in zip(generated, _upstream(python, generated), strict=True):
+    for case, upstream in zip(generated, _upstream(python, definitions, generated), strict=True):
         found = verdict(case, upstream, ours(converter, case))
         verdicts[found.partition(": only")[0] if found.startswith("unexplained") else found] += 1
         if found.startswith("unexplained"):
@@ -47,7 +56,7 @@ def main() -> int:
         sys.stdout.write(f"{number:7} {found}\n")
     for found, case in unexplained[:SHOWN]:
         sys.stdout.write(f"\n{case['sample']}: {found}\n{json.dumps(case['notification'])[:2000]}\n")
-    return int(bool(unexplained))
+    return bool(unexplained)
 
 
 def _environment(folder: Path) -> Path:
@@ -59,10 +68,10 @@ def _environment(folder: Path) -> Path:
     return python
 
 
-def _upstream(python: Path, generated: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _upstream(python: Path, definitions: Path, generated: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     script = Path(__file__).with_name("ceilometer_side.py")
     done = subprocess.run(
-        [python, script, DEFINITIONS],
+        [python, script, definitions],
         input="\n".join(map(as_line, generated)),
         stdout=subprocess.PIPE,
         text=True,

@@ -14,6 +14,7 @@ from stevedore import extension
 
 def main() -> None:
     """Convert every line."""
+    results, sys.stdout = sys.stdout, sys.stderr  # the JSONPath library of Ceilometer prints
     conf = service.prepare_service(["differential"], config_files=[])
     logging.disable(logging.CRITICAL)
     conf.set_override("definitions_cfg_file", sys.argv[1], group="event")
@@ -27,7 +28,7 @@ def main() -> None:
             result = {"event": event and event.serialize()}
         except Exception as error:  # noqa: BLE001 - whatever it raises, upstream loses the event
             result = {"error": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(result) + "\n")
+        results.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def verdict(case: dict[str, Any], upstream: Result, our: Result) -> str:
         return _lost_upstream(upstream["error"], our["salvaged"])
     if theirs is None or mine is None:
         return "same" if theirs is mine else "unexplained: only one drops it"
-    return _compare(theirs, mine, our["salvaged"])
+    return _compare(case["notification"], theirs, mine, our["salvaged"])
 
 
 def _lost_upstream(error: str, salvaged: dict[str, str]) -> str:
@@ -58,7 +58,9 @@ def _is_usable(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable()
 
 
-def _compare(theirs: dict[str, Any], mine: dict[str, Any], salvaged: dict[str, str]) -> str:
+def _compare(
+    notification: dict[str, Any], theirs: dict[str, Any], mine: dict[str, Any], salvaged: dict[str, str]
+) -> str:
     for name in ("message_id", "event_type", "generated"):
         if theirs[name] != mine[name]:
             return f"unexplained: {name} {theirs[name]!r} is {mine[name]!r}"
@@ -73,8 +75,20 @@ def _compare(theirs: dict[str, Any], mine: dict[str, Any], salvaged: dict[str, s
         return "same"
     if differing == salvaged.keys() and all(_is_unstorable(their_traits.get(name)) for name in differing):
         return "salvaged: upstream passes on a value that no database stores"
+    if all(_is_read_differently(name, notification) for name in differing):
+        return "JSONPath: jsonpath-rw takes [*] of what is no list for it, and not .* of a list; ours is -ng"
     name = min(differing)
     return f"unexplained: trait {name} {their_traits.get(name)!r} is {my_traits.get(name)!r}"
+
+
+def _is_read_differently(trait: str, notification: dict[str, Any]) -> bool:
+    """Tell whether features.yaml reads the trait by a path on which the two JSONPath libraries differ."""
+    context = notification["ctxt"]
+    if trait == "roles":
+        return isinstance(context, dict) and not isinstance(context.get("roles"), list)
+    return trait == "first_of_many" and (
+        isinstance(notification["payload"], list) or isinstance(context, list)
+    )
 
 
 def _equal(one: Any, other: Any) -> bool:
