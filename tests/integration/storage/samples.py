@@ -94,7 +94,7 @@ def connect(url: str, **options: Any) -> Connection:
 
 @contextlib.contextmanager
 def another_writer_of(message_id: str, store: Connection) -> Iterator[sa.Connection]:
-    """Give a connection in whose open transaction a copy of the only event stands under another message_id."""
+    """Give a connection whose open transaction holds a copy of the only event under another message_id."""
     engine = sa.create_engine(store.engine.url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         if connection.dialect.name == "sqlite":

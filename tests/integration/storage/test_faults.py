@@ -1,0 +1,251 @@
+"""What a store says when the server behind it is away, refuses, or hangs: on real servers."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.storage import StorageUnavailable, engine, get_connection
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from tests.integration.storage.cutting_proxy import CuttingProxy
+from tests.integration.storage.samples import (
+    connect,
+    counts,
+    make_event,
+    make_events,
+    make_letter,
+    stored_ids,
+)
+from tests.services import MariaDB, PostgreSQL
+from tests.waiting import wait_until
+
+ON_SERVERS = [
+    pytest.param("postgresql", marks=pytest.mark.postgresql),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
+
+
+@pytest.fixture(params=ON_SERVERS)
+def server(request: pytest.FixtureRequest) -> PostgreSQL | MariaDB:
+    found: PostgreSQL | MariaDB = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def url(server: PostgreSQL | MariaDB) -> Iterator[str]:
+    created = server.create_database()
+    yield created
+    server.start()
+    server.drop_database(created)
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Connection]:
+    connection = connect(url, statement_timeout=1.0)
+    connection.upgrade()
+    connection.record_events([make_event(0)])
+    yield connection
+    connection.close()
+
+
+def refusal(work: Callable[[], object]) -> tuple[StorageUnavailable, float]:
+    """Return the error and the seconds it took."""
+    started = time.monotonic()
+    with pytest.raises(StorageUnavailable) as caught:
+        work()
+    return caught.value, time.monotonic() - started
+
+
+def test_a_server_that_is_down_is_told_at_once_and_used_again_when_it_is_back(
+    server: PostgreSQL | MariaDB, store: Connection
+) -> None:
+    server.stop()
+    error, seconds = refusal(lambda: store.record_events([make_event(1)], [make_letter("a")]))
+    assert not error.operator
+    assert seconds < 3
+    assert not refusal(store.ping)[0].operator
+    assert not refusal(lambda: store.clear_expired_data(0))[0].operator
+
+    server.start()
+    store.ping()
+    assert store.record_events([make_event(1)]).recorded == (0,)
+
+
+def test_a_connection_that_broke_while_it_was_pooled_is_no_failure(
+    server: PostgreSQL | MariaDB, store: Connection
+) -> None:
+    server.restart()
+    assert store.record_events([make_event(1)]).recorded == (0,)
+
+
+def test_a_server_that_hangs_does_not_hang_the_writer(
+    server: PostgreSQL | MariaDB, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "CONNECT_TIMEOUT", 2)
+    store = connect(url, statement_timeout=0.5)
+    store.upgrade()
+    store.record_events([make_event(0)])
+    server.pause()
+    try:
+        error, seconds = refusal(lambda: store.record_events([make_event(1)]))
+    finally:
+        server.resume()
+    assert not error.operator
+    assert seconds < 12
+    assert store.record_events([make_event(1)]).recorded == (0,)
+    store.close()
+
+
+def test_a_missing_schema_is_the_operators_to_mend(url: str) -> None:
+    store = Connection(url)
+    error, _ = refusal(lambda: store.record_events([make_event(1)]))
+    assert error.operator
+    assert "db sync" in str(error)
+    store.upgrade()
+    assert store.record_events([make_event(1)]).recorded == (0,)
+    store.close()
+
+
+def test_a_missing_database_is_the_operators_to_mend(url: str) -> None:
+    store = Connection(f"{url}_of_nobody")
+    assert refusal(lambda: store.record_events([make_event(1)]))[0].operator
+    store.close()
+
+
+def test_a_role_that_may_not_write_is_the_operators_to_mend(server: PostgreSQL | MariaDB, url: str) -> None:
+    owner = Connection(url)
+    owner.upgrade()
+    owner.record_events([make_event(1)])
+    with owner.engine.begin() as connection:
+        if isinstance(server, PostgreSQL):
+            connection.exec_driver_sql("CREATE ROLE reader LOGIN PASSWORD 's3cret'")
+            connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+        else:
+            connection.exec_driver_sql("CREATE USER reader@'%%' IDENTIFIED BY 's3cret'")
+            connection.exec_driver_sql(f"GRANT SELECT ON {url.rpartition('/')[2]}.* TO reader@'%%'")
+    try:
+        as_reader = sa.make_url(url).set(username="reader", password="s3cret")
+        store = Connection(as_reader.render_as_string(hide_password=False))
+        error, _ = refusal(lambda: store.record_events([make_event(2)]))
+        assert error.operator
+        assert "s3cret" not in str(error)
+        assert stored_ids(owner) == ["m0001"]
+        store.close()
+    finally:
+        with owner.engine.begin() as connection:
+            if isinstance(server, PostgreSQL):
+                connection.exec_driver_sql("DROP OWNED BY reader")
+                connection.exec_driver_sql("DROP ROLE reader")
+            else:
+                connection.exec_driver_sql("DROP USER reader@'%%'")
+        owner.close()
+
+
+@pytest.mark.postgresql
+def test_a_demoted_server_is_left_for_the_new_one(postgresql: PostgreSQL, postgresql_url: str) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events([make_event(0)])
+    name = postgresql_url.rpartition("/")[2]
+    with store.engine.connect() as connection:
+        pids = {connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()}
+        connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+        connection.commit()
+
+    # The pooled session can't write any more; a new one can.
+    assert store.record_events([make_event(1)]).recorded == (0,)
+    with store.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() not in pids
+
+    postgresql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    postgresql.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    error, _ = refusal(lambda: store.record_events([make_event(2)]))
+    assert not error.operator
+    assert stored_ids(store) == ["m0000", "m0001"]
+    store.close()
+
+
+def test_a_commit_whose_answer_is_lost_neither_loses_nor_doubles(
+    server: PostgreSQL | MariaDB, store: Connection, url: str
+) -> None:
+    with CuttingProxy(server.port) as proxy:
+        through = connect(str(sa.make_url(url).set(port=proxy.port)))
+        through.record_events([make_event(1)])
+        proxy.cut_after(b"COMMIT")
+
+        result = through.record_events(make_events(20, first=2), [make_letter("a")])
+
+        assert proxy.cuts == 1
+        # Nobody could know that the first try took effect; the second found the events there.
+        assert result.duplicates == tuple(range(20))
+        through.close()
+    assert counts(store) == {**dict.fromkeys(counts(store), 22), "dead_letter": 1}
+
+
+@pytest.mark.parametrize("name", ["statement_timeout", "lock_timeout"])
+@pytest.mark.postgresql
+def test_postgresql_sessions_have_limits(name: str, postgresql_url: str) -> None:
+    store = connect(postgresql_url, statement_timeout=7.5, lock_timeout=3.0)
+    with store.engine.connect() as connection:
+        shown = connection.exec_driver_sql(f"SHOW {name}").scalar_one()
+        assert shown == {"statement_timeout": "7500ms", "lock_timeout": "3s"}[name]
+        assert connection.exec_driver_sql("SHOW transaction_isolation").scalar_one() == "read committed"
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar_one() == "on"
+    store.close()
+
+
+@pytest.mark.mariadb
+def test_mariadb_sessions_are_strict_and_have_limits(mariadb_url: str) -> None:
+    store = connect(f"{mariadb_url}?charset=utf8", statement_timeout=7.5, lock_timeout=3.0)
+    with store.engine.connect() as connection:
+        row = connection.exec_driver_sql(
+            "SELECT @@sql_mode, @@max_statement_time, @@innodb_lock_wait_timeout, @@tx_isolation, "
+            "@@character_set_client"
+        ).one()
+    assert "STRICT_ALL_TABLES" in row[0]
+    assert (float(row[1]), *row[2:]) == (7.5, 3, "READ-COMMITTED", "utf8mb4")
+    store.close()
+
+
+def test_sqlite_sessions_are_durable_and_share_the_file(sqlite_url: str) -> None:
+    store = connect(sqlite_url, lock_timeout=3.0)
+    with store.engine.connect() as connection:
+        values = [
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        ]
+    assert values == ["wal", 2, 1, 3000]
+    store.close()
+
+
+def test_connecting_waits_for_the_first_use() -> None:
+    store = get_connection("postgresql://nobody:s3cret@127.0.0.1:1/nothing")
+    error, seconds = refusal(store.ping)
+    assert seconds < 3
+    assert not error.operator
+    assert "s3cret" not in str(error)
+    store.close()
+
+
+def test_a_url_that_is_none_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigError, match="is no URL") as caught:
+        Connection("postgresql//u:s3cret@h/db")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_closing_gives_every_connection_back(
+    server: PostgreSQL | MariaDB, store: Connection, url: str
+) -> None:
+    name = url.rpartition("/")[2]
+    view, column = (
+        ("pg_stat_activity", "datname")
+        if isinstance(server, PostgreSQL)
+        else ("information_schema.processlist", "db")
+    )
+    store.close()
+    wait_until(
+        lambda: server.execute(f"SELECT count(*) FROM {view} WHERE {column} = '{name}'") == [(0,)],
+        what="no connection to the database",
+    )
