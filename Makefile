@@ -17,7 +17,7 @@ PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server
 
 .PHONY: help run test lint venv services test-bookworm test-trixie test-differential \
-    bench-storage bench-reading bench-convert constraints dist clean
+    bench-storage bench-reading bench-convert sample-config docs constraints dist clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -63,6 +63,12 @@ bench-reading: venv services ## reading with a million events stored
 
 bench-convert: venv ## decoding and conversion beside plain JSONPath
 	$(BIN)/python -m benchmarks.convert $(ARGS)
+
+sample-config: venv ## make etc/panko-ingest.conf anew from the options
+	$(BIN)/oslo-config-generator --config-file etc/panko-ingest-config-generator.conf
+
+docs: sample-config ## write the generated parts of the documents anew
+	$(BIN)/python docs/generate.py
 
 constraints: ## renew constraints.txt with the newest versions
 	rm -rf $(RUN)/fresh

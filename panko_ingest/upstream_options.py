@@ -102,9 +102,15 @@ UPSTREAM_OPTIONS: tuple[UpstreamOption, ...] = (
         "pollsters_definitions_dirs", "tenant_name_discovery", "identity_name_discovery",
         "enable_notifications", "enable_prometheus_exporter", "prometheus_listen_addresses",
         "ignore_disabled_projects", "prometheus_tls_enable", "prometheus_tls_certfile",
-        "prometheus_tls_keyfile", "threads_to_process_pollsters", "max_parallel_requests",
+        "prometheus_tls_keyfile", "threads_to_process_pollsters",
     ),
     *_ignored(CEILOMETER, "DEFAULT", "the host's name is not configured", "host"),
+    *_ignored(
+        CEILOMETER,
+        "DEFAULT",
+        "one thread of each worker writes whole batches: see [notification] workers and batch_size",
+        "max_parallel_requests",
+    ),
     *(
         option
         for group in (
@@ -233,8 +239,9 @@ UPSTREAM_OPTIONS: tuple[UpstreamOption, ...] = (
         "log_rotation_type", "logging_context_format_string", "logging_default_format_string",
         "logging_debug_format_suffix", "logging_exception_prefix", "logging_user_identity_format",
         "default_log_levels", "publish_errors", "instance_format", "instance_uuid_format",
-        "rate_limit_interval", "rate_limit_burst", "rate_limit_except_level", "fatal_deprecations",
+        "rate_limit_interval", "rate_limit_burst", "rate_limit_except_level",
     ),
+    *_ignored(BOTH, "DEFAULT", "for developers", "fatal_deprecations"),
     *_same(CEILOMETER, "DEFAULT", "graceful_shutdown_timeout"),
     *_ignored(
         CEILOMETER, "DEFAULT", "the daemon has no such thing", "log_options", "backdoor_port",

@@ -1,0 +1,122 @@
+"""What stands in a configuration file and has no effect is named, with what to do about it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+from oslo_log import log
+
+from panko_ingest import config, unread_options
+from panko_ingest.upstream_options import EVENT_PIPELINE, UPSTREAM_OPTIONS, Fate, UpstreamOption
+
+
+@pytest.fixture
+def conf() -> cfg.ConfigOpts:
+    conf = cfg.ConfigOpts()
+    config.register_opts(conf)
+    log.register_options(conf)
+    return conf
+
+
+def unread(conf: cfg.ConfigOpts, folder: Path, text: str) -> list[str]:
+    path = folder / "panko-ingest.conf"
+    path.write_text(text)
+    conf([], default_config_files=[str(path)], default_config_dirs=[])
+    return [str(option).removeprefix(f"{path}:") for option in unread_options.find(conf)]
+
+
+def test_a_sound_file_has_none(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
+    text = "[DEFAULT]\ndebug = true\n[notification]\npool = ours\n[Database]\nconnection = sqlite://\n"
+    assert unread(conf, tmp_path, text) == []
+
+
+def test_old_names_that_are_still_read_are_none(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
+    text = "[DEFAULT]\nnotification_workers = 3\n[database]\nidle_timeout = 60\n[storage]\nmax_retries = 3\n"
+    assert unread(conf, tmp_path, text) == []
+    assert (conf.notification.workers, conf.database.max_retries) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[notification]\nbatchsize = 3", "batchsize: unknown, did you mean [notification] batch_size?"),
+        ("[DEFAULT]\nbatch_size = 3", "batch_size: unknown, did you mean [notification] batch_size?"),
+        ("[datbase]\nconnection = x", "connection: unknown, did you mean [database] connection?"),
+        ("[DEFAULT]\ndebugg = x", "debugg: unknown, did you mean [DEFAULT] debug?"),
+        ("[flavour]\nvanilla = x", "vanilla: unknown"),
+        ("[polling]\ncfg_file = x", "cfg_file: ignored: for polling, which this daemon does not do"),
+        (
+            "[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count =\n  100\n",
+            "rabbit_qos_prefetch_count: use [notification] prefetch_count",
+        ),
+    ],
+)
+def test_file_line_and_remedy_are_named(conf: cfg.ConfigOpts, tmp_path: Path, text: str, said: str) -> None:
+    group = text.partition("\n")[0]
+    assert unread(conf, tmp_path, f"# a comment\n\n{text}") == [f"4 {group} {said}"]
+
+
+def test_files_of_config_dir_are_looked_at_too(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
+    (tmp_path / "b.conf").write_text("[event]\ntype = x\n")
+    (tmp_path / "a.conf").write_text("[event]\ntyp = x\n")
+    (tmp_path / "a.conf.old").write_text("[event]\nty = x\n")
+    conf(["--config-dir", str(tmp_path)], default_config_files=[])
+    assert [option.name for option in unread_options.find(conf)] == ["typ", "type"]
+
+
+def test_all_of_them_are_one_line_of_the_log(
+    conf: cfg.ConfigOpts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unread(conf, tmp_path, "[event]\ntyp = x\n[api]\npaste = x\n")
+    unread_options.warn(conf)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "[event] typ: unknown" in record.getMessage()
+    assert "[api] paste: ignored" in record.getMessage()
+
+
+def is_registered(conf: cfg.ConfigOpts, option: UpstreamOption) -> bool:
+    if option.group == "DEFAULT":
+        return option.name in conf
+    return option.group in conf and (option.name == "*" or option.name in conf[option.group])
+
+
+def test_what_the_table_calls_the_same_exists_and_nothing_else_does(conf: cfg.ConfigOpts) -> None:
+    wrong = [
+        (option.group, option.name)
+        for option in UPSTREAM_OPTIONS
+        if option.file != EVENT_PIPELINE and is_registered(conf, option) != (option.fate is Fate.SAME)
+    ]
+    assert wrong == []
+
+
+def test_where_the_table_sends_the_reader_there_is_an_option(conf: cfg.ConfigOpts) -> None:
+    for option in UPSTREAM_OPTIONS:
+        if option.fate is Fate.RENAMED:
+            group, _, rest = option.note.removeprefix("[").partition("] ")
+            assert rest.split()[0].strip(",;:") in conf[group], option
+
+
+def test_no_option_is_in_the_table_twice() -> None:
+    names = [(option.file == EVENT_PIPELINE, option.group, option.name) for option in UPSTREAM_OPTIONS]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("library", ["oslo.log", "oslo.messaging", "oslo.reports", "cotyledon"])
+def test_every_option_of_the_libraries_is_in_the_table(library: str) -> None:
+    # In a process of its own, for they warn of much while they are imported.
+    code = (
+        "from importlib.metadata import entry_points\n"
+        f"(entry,) = entry_points(group='oslo.config.opts', name={library!r})\n"
+        "for group, options in entry.load()():\n"
+        "    for option in options: print(group or 'DEFAULT', option.dest)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    theirs = {tuple(line.split()) for line in done.stdout.splitlines()}
+    classed = {(option.group, option.name) for option in UPSTREAM_OPTIONS}
+    assert theirs
+    assert [option for option in theirs if not {option, (option[0], "*")} & classed] == []
