@@ -42,8 +42,8 @@ def layout(dialect: str) -> sa.MetaData:
         sqlite_where=_IDENTIFIERS,
     )
     # MySQL has no partial indexes.
-    identifiers_if_any = [] if dialect == "mysql" else [identifiers]
-    _trait_table(metadata, dialect, "trait_text", sa.String(255), *identifiers_if_any)
+    by_value = sa.Index("ix_trait_text_key_value", "key", "value") if dialect == "mysql" else identifiers
+    _trait_table(metadata, dialect, "trait_text", sa.String(255), by_value)
     _trait_table(metadata, dialect, "trait_int", sa.BigInteger())
     _trait_table(metadata, dialect, "trait_float", sa.Double())
     _trait_table(metadata, dialect, "trait_datetime", _TIMESTAMP)

@@ -7,6 +7,7 @@ tables and columns and the form of the values are Panko's. What differs is what 
 
 import datetime
 import decimal
+import json
 from typing import Any
 
 import orjson
@@ -31,7 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 IDENTIFIER_KEYS = ("project_id", "user_id", "resource_id", "instance_id")
-"""Text traits by which people look events up: where an index can be partial, it holds their values."""
+"""Text traits by which people look events up: where an index can be partial, it holds their values only."""
 
 EPOCH = datetime.datetime(1970, 1, 1)
 _MICROSECOND = decimal.Decimal("0.000001")
@@ -80,7 +81,13 @@ class JSONText(TypeDecorator[dict[str, Any]]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any]:  # noqa: ARG002 - SQLAlchemy's
         """Return the object; nothing stored is an empty one."""
-        return orjson.loads(value) if value else {}
+        if not value:
+            return {}
+        try:
+            loaded = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            loaded = json.loads(value)  # what Panko wrote: NaN, and halves of surrogate pairs
+        return loaded if isinstance(loaded, dict) else {}
 
 
 # SQLite numbers rows by themselves only in a column that is exactly INTEGER.
@@ -176,6 +183,7 @@ class TraitText(Base):
             postgresql_where=_identifiers,
             sqlite_where=_identifiers,
         ).ddl_if(dialect=("postgresql", "sqlite")),  # type: ignore[arg-type]  # it takes several
+        Index("ix_trait_text_key_value", "key", "value").ddl_if(dialect="mysql"),
         _TRAIT_TABLE,
     )
 
