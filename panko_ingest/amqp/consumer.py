@@ -56,6 +56,9 @@ class Lane(Protocol):
     def must_release(self) -> bool:
         """Whether to give the held messages back before the broker takes them away."""
 
+    def probing(self) -> bool:
+        """Whether what is read now is but a try: the bus does not count as consumed."""
+
     def flushed(self) -> bool:
         """Hand over what is left, for the end is near; return whether nothing is outstanding."""
 
@@ -90,7 +93,7 @@ class AmqpConsumer:
         self.bus = bus
         self._consuming = False
         self._topology = topology
-        self._keeper = TopologyKeeper(topology)
+        self._keeper = TopologyKeeper(topology, self._beat)
         self._lane = lane
         self._client_properties = client_properties
         self._tell = beat
@@ -138,7 +141,7 @@ class AmqpConsumer:
             self._pause(next(waits))
 
     def _beat(self) -> None:
-        self._tell(self._consuming)
+        self._tell(self._consuming and not self._lane.probing())
 
     def _pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

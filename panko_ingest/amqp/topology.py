@@ -9,7 +9,7 @@ priority on every control exchange. (oslo.messaging's listener binds the same wa
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,13 @@ class TopologyKeeper:
 
     Every question is asked on a channel of its own, because a broker answers "no" by closing the
     channel.
+
+    :param beat: called before each question, as a slow broker makes many of them take long.
     """
 
-    def __init__(self, topology: Topology) -> None:
+    def __init__(self, topology: Topology, beat: Callable[[], None] = lambda: None) -> None:
         self._topology = topology
+        self._beat = beat
         self._shown: set[str] = set()
         self._unbound: set[str] = set()
         self._absent_until: dict[str, float] = {}
@@ -171,6 +174,7 @@ class TopologyKeeper:
 
     def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method whose failure means "not there"; return its answer, or None."""
+        self._beat()
         try:
             return getattr(self._open(), method)(*args, **kwargs) or True
         except NotFound:

@@ -16,6 +16,8 @@ from panko_ingest.pipeline.writer import Writer
 LOG = logging.getLogger(__name__)
 
 _SAY_AGAIN = 60.0
+# Windows that must fit into max_bytes before a shrunk prefetch is doubled again.
+_GROW_AFTER = 10
 
 
 class Lane:
@@ -59,11 +61,16 @@ class Lane:
         self._bytes = 0
         self._messages = 0
         self._over_bytes = False
+        self._fitted = 0
         self._say_breaker_at = 0.0
 
     def ready(self) -> bool:
-        """Whether the store answers."""
-        return self._writer.store_answers
+        """Whether a batch would be recorded now."""
+        return self._writer.ready
+
+    def probing(self) -> bool:
+        """Whether reading is but a try now and then, as nearly everything became dead letters."""
+        return self._breaker.open
 
     def reset(self, generation: int) -> None:
         """Forget all that is not committed: the broker delivers it again."""
@@ -96,7 +103,8 @@ class Lane:
         if self._bytes > self._max_bytes and not self._over_bytes:
             self._over_bytes = True
             # As many as would have fitted, and room for bigger ones.
-            self._prefetch = max(1, self._messages // 2)
+            self._prefetch = min(self._full_prefetch, max(1, self._messages // 2))
+            self._fitted = 0
             LOG.info(
                 "%d messages hold more than max_bytes_in_flight (%d bytes): reading on with a "
                 "prefetch of %d when they are stored",
@@ -120,6 +128,7 @@ class Lane:
             self._outstanding.popleft()
             self._bytes -= batch.size
             self._messages -= len(batch.deliveries)
+            self._grow(len(batch.deliveries))
             self._judge(batch)
             settled.append(batch)
         self._metrics.bytes_in_flight.set(self._bytes)
@@ -132,11 +141,7 @@ class Lane:
 
     def must_release(self) -> bool:
         """Whether the oldest batch has waited for the store as long as it may."""
-        return (
-            bool(self._outstanding)
-            and not self._writer.store_answers
-            and self._clock() - self._outstanding[0].opened_at > self._hold_limit
-        )
+        return bool(self._outstanding) and self._clock() - self._outstanding[0].opened_at > self._hold_limit
 
     def flushed(self) -> bool:
         """Hand over what is left; return whether nothing is outstanding."""
@@ -156,6 +161,15 @@ class Lane:
         self._metrics.redelivered.inc(sum(delivery.redelivered for delivery in batch.deliveries))
         self._outstanding.append(batch)
         self._writer.submit(self, batch)
+
+    def _grow(self, messages: int) -> None:
+        """Let a prefetch that was shrunk for big messages grow back once they are over."""
+        if self._prefetch == self._full_prefetch or self._over_bytes:
+            return
+        self._fitted += messages
+        if self._fitted >= _GROW_AFTER * self._prefetch:
+            self._fitted = 0
+            self._prefetch = min(self._full_prefetch, 2 * self._prefetch)
 
     def _judge(self, batch: Batch) -> None:
         if self._breaker.record(len(batch.deliveries), batch.dead):

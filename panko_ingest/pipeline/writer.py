@@ -12,6 +12,7 @@ from panko_ingest import dead_letter
 from panko_ingest.backoff import pauses
 from panko_ingest.batch import Batch
 from panko_ingest.metrics import Metrics
+from panko_ingest.pipeline.halving import record_by_halves
 from panko_ingest.storage import Connection, RecordResult, StorageUnavailable
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter
 
@@ -20,6 +21,7 @@ LOG = logging.getLogger(__name__)
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 15.0
 _SAY_AGAIN = 60.0
+_SLOW = 10.0
 
 
 class Owner(Protocol):
@@ -43,11 +45,12 @@ class Writer:
         self.store_answers = False
         """Whether the store took the last batch, or answered the last question."""
         self.gave_up = False
-        """Whether a batch was left with the broker because the process stops."""
+        """Whether nothing more is going to be recorded: what is left stays with the broker."""
         self._connection = connection
         self._jobs: queue.SimpleQueue[tuple[Owner, Batch] | None] = queue.SimpleQueue()
         self._submitted = 0
         self._done = 0
+        self._busy_since: float | None = None
         self._stopping = threading.Event()
         self._say_at = 0.0
 
@@ -55,6 +58,12 @@ class Writer:
     def idle(self) -> bool:
         """Whether nothing is submitted that is not done."""
         return self._submitted == self._done
+
+    @property
+    def ready(self) -> bool:
+        """Whether a batch would be recorded now: the store answers, and in good time."""
+        busy_since = self._busy_since
+        return self.store_answers and (busy_since is None or time.monotonic() - busy_since < _SLOW)
 
     def submit(self, owner: Owner, batch: Batch) -> None:
         """Queue a batch; the prefetch window bounds how many there can be."""
@@ -71,6 +80,12 @@ class Writer:
 
     def run(self) -> None:
         """Record what is submitted, until :meth:`finish`; while the store is away, ask it now and then."""
+        try:
+            self._work()
+        finally:
+            self.gave_up = True  # or the buses would wait for ever for what is still queued
+
+    def _work(self) -> None:
         waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._probe()
         while True:
@@ -82,7 +97,9 @@ class Writer:
             if job is None:
                 return
             owner, batch = job
+            self._busy_since = time.monotonic()
             self._record(owner, batch)
+            self._busy_since = None
             self._done += 1
             owner.wake()
             if self.store_answers:
@@ -97,22 +114,14 @@ class Writer:
             self.store_answers = True
 
     def _record(self, owner: Owner, batch: Batch) -> None:
-        def on_failure(index: int, error: Exception) -> DeadLetter:
-            event = batch.events[index]
-            return dead_letter.from_delivery(
-                batch.sources[index],
-                error,
-                stage="record",
-                message_id=event.message_id,
-                event_type=event.event_type,
-            )
-
         started = time.monotonic()
         for pause in pauses(_FIRST_PAUSE, _LONGEST_PAUSE):
-            if batch.generation != owner.generation:
-                return  # its channel is gone: the broker delivers it again
+            # A batch whose channel is gone comes again. But while the store is away it is the best
+            # probe: a store that is full, or read-only, still answers questions.
+            if batch.generation != owner.generation and self.store_answers:
+                return
             try:
-                result = self._connection.record_events(batch.events, batch.dead_letters, on_failure)
+                result = self._store(batch)
             except StorageUnavailable as error:
                 self.store_answers = False
                 self.metrics.store_retries.inc()
@@ -126,6 +135,27 @@ class Writer:
             if self._stopping.wait(pause):
                 self.gave_up = True
                 return
+
+    def _store(self, batch: Batch) -> RecordResult:
+        def on_failure(index: int, error: Exception) -> DeadLetter:
+            event = batch.events[index]
+            return dead_letter.from_delivery(
+                batch.sources[index],
+                error,
+                stage="record",
+                message_id=event.message_id,
+                event_type=event.event_type,
+            )
+
+        try:
+            return self._connection.record_events(batch.events, batch.dead_letters, on_failure)
+        except StorageUnavailable:
+            raise
+        except Exception:
+            LOG.exception(
+                "Unexpected error while recording %d events: looking for those at fault", len(batch.events)
+            )
+            return record_by_halves(self._connection, batch.events, batch.dead_letters, on_failure)
 
     def _count(self, batch: Batch, result: RecordResult, seconds: float) -> None:
         metrics = self.metrics
