@@ -1,0 +1,98 @@
+"""Dead letters as they are read and deleted, on every database."""
+
+import datetime
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.storage import DeadLetterFilter, tables
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import DeadLetter
+
+NOW = datetime.datetime(2026, 5, 1, 12, 0)
+
+
+def letter(number: int) -> DeadLetter:
+    return DeadLetter(
+        digest=hashlib.sha256(str(number).encode()).digest(),
+        body=b"\x00\xffbody " + str(number).encode(),
+        stage="decode" if number % 2 else "convert",
+        error_class="DecodeError" if number % 2 else "ConvertError",
+        error=f"100% wrong: field_{number} is missing",
+        content_type="application/json",
+        headers={"x-n": number},
+        queue="notifications.info",
+        message_id=f"m{number}",
+        event_type=None if number % 2 else f"compute.instance.{number}",
+    )
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Connection]:
+    """A store with six dead letters, last seen an hour apart."""
+    connection = Connection(database_url)
+    connection.upgrade()
+    for number in range(6):
+        connection.record_events([], [letter(number)])
+        with connection.engine.begin() as session:
+            session.execute(
+                sa.update(tables.DeadLetter)
+                .where(tables.DeadLetter.digest == letter(number).digest)
+                .values(last_at=NOW + datetime.timedelta(hours=number))
+            )
+    yield connection
+    connection.close()
+
+
+def found(store: Connection, which: DeadLetterFilter, limit: int | None = None) -> list[str | None]:
+    return [summary.message_id for summary in store.get_dead_letters(which, limit)]
+
+
+def test_dead_letters_are_listed_the_last_first_and_no_more_than_asked_for(
+    store: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found(store, DeadLetterFilter()) == ["m5", "m4", "m3", "m2", "m1", "m0"]
+    assert found(store, DeadLetterFilter(), limit=4) == ["m5", "m4", "m3", "m2"]
+    assert found(store, DeadLetterFilter(), limit=0) == []
+    monkeypatch.setattr("panko_ingest.storage.dead_letters._BATCH", 2)
+    assert found(store, DeadLetterFilter()) == ["m5", "m4", "m3", "m2", "m1", "m0"]
+    assert found(store, DeadLetterFilter(), limit=3) == ["m5", "m4", "m3"]
+
+
+def test_every_filter_holds(store: Connection) -> None:
+    cases = {
+        "m5 m3 m1": DeadLetterFilter(stage="decode"),
+        "m4 m2 m0": DeadLetterFilter(event_type="compute.*"),
+        "m4": DeadLetterFilter(event_type="compute.instance.?", error="field_4"),
+        "": DeadLetterFilter(event_type="compute_instance%"),
+        "m4 m2 m0 ": DeadLetterFilter(error="ConvertError"),
+        "m5 m4 m3 m2 m1 m0": DeadLetterFilter(error="100% wrong"),
+        " ": DeadLetterFilter(error="field%"),
+        "m5 m4": DeadLetterFilter(seen_since=NOW + datetime.timedelta(hours=4)),
+        "m0": DeadLetterFilter(seen_before=NOW + datetime.timedelta(hours=1)),
+    }
+    for expected, which in cases.items():
+        assert found(store, which) == expected.split(), which
+        assert store.count_dead_letters(which) == len(expected.split())
+
+
+def test_one_is_shown_with_the_bytes_that_were_delivered(store: Connection) -> None:
+    summary = next(iter(store.get_dead_letters(DeadLetterFilter(error="field_3"))))
+    stored = store.get_dead_letter(summary.id)
+    assert stored is not None
+    assert stored.letter == letter(3)
+    assert stored.attempts == summary.attempts == 1
+    assert summary.size == len(letter(3).body)
+    assert store.get_dead_letter(0) is None
+
+
+def test_only_what_the_filter_means_is_deleted(store: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("panko_ingest.storage.dead_letters._BATCH", 2)
+    assert store.delete_dead_letters(DeadLetterFilter(stage="decode")) == 3
+    assert found(store, DeadLetterFilter()) == ["m4", "m2", "m0"]
+    ids = [summary.id for summary in store.get_dead_letters(DeadLetterFilter())]
+    assert store.delete_dead_letters(DeadLetterFilter(ids=ids[:1])) == 1
+    assert store.delete_dead_letters(DeadLetterFilter()) == 2
+    assert store.delete_dead_letters(DeadLetterFilter()) == 0
