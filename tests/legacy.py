@@ -133,9 +133,7 @@ def fill(connection: sa.Connection, shape: str, events: int = 200) -> None:
     ]
     rows["trait_text"] = [(number, "project_id", f"p{number % 7}") for number in numbers]
     rows["trait_text"] += [(number, "display_name", "größe ☃" if number % 2 else None) for number in numbers]
-    rows["trait_int"] = [
-        (number, "memory_mb", number * (10_000_000 if shape == "panko" else 7)) for number in numbers
-    ]
+    rows["trait_int"] = [(number, "memory_mb", number % 200 * 10_000_000) for number in numbers]
     rows["trait_float"] = [(number, "load", number / 3) for number in numbers]
     rows["trait_datetime"] = [(number, "launched_at", when[number]) for number in numbers]
     key = connection.dialect.identifier_preparer.quote("key")

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
+import tenacity
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -29,6 +30,9 @@ LOG = logging.getLogger(__name__)
 
 VERSION_TABLE = "panko_ingest_version"
 _EVENT_TABLES = {"event_type", "event", "trait_text", "trait_int", "trait_float", "trait_datetime"}
+
+_PATIENCE = 600
+"""Seconds for which a change of the schema is tried again when others are in its way."""
 
 _ADVISORY_LOCK = 0x70616E6B6F  # any number will do that nobody else takes in this database
 _LOCKS = {
@@ -100,16 +104,27 @@ def upgrade(engine: sa.Engine, version: str | None = None, *, postpone_rewrites:
     :param postpone_rewrites: stop before the first revision that would write a table anew.
     :raises StorageUnavailable: it can't be done; what was done stays, and doing it again goes on from there.
     """
-    target = version or "head"
+    # Writers at work may deadlock with a change of their tables, or hold them for too long.
+    again = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: faults.classify(error) is faults.Fault.TRANSIENT),
+        stop=tenacity.stop_after_delay(_PATIENCE),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
+        before_sleep=tenacity.before_sleep_log(LOG, logging.INFO),
+        reraise=True,
+    )
     try:
-        with migrating(engine) as connection:
-            if postpone_rewrites:
-                target = _before_rewrites(connection, target)
-            command.upgrade(_alembic(connection), target)
+        again(_upgrade, engine, version or "head", postpone_rewrites=postpone_rewrites)
     except CommandError as error:
         raise StorageUnavailable(f"db sync: {error}", operator=True) from error
     except sa.exc.SQLAlchemyError as error:
         raise faults.unavailable(error) from error
+
+
+def _upgrade(engine: sa.Engine, target: str, *, postpone_rewrites: bool) -> None:
+    with migrating(engine) as connection:
+        if postpone_rewrites:
+            target = _before_rewrites(connection, target)
+        command.upgrade(_alembic(connection), target)
 
 
 @contextmanager
