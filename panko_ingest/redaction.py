@@ -1,12 +1,12 @@
 """Credentials that publishers leave in notifications, kept out of all that is stored or logged.
 
 What is hidden is told by the key that names it, in contexts and payloads alike. A value becomes
-``***``; true, false, null and what is empty stay, as they give nothing away.
+``***``, and so does the password in a URL; true, false, null and what is empty stay.
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from panko_ingest import compression
@@ -19,7 +19,7 @@ HIDDEN = "***"
 _NAMES = frozenset(
     {
         # contexts: the catalog of a token, and all that Keystone said about it
-        "servicecatalog", "authtokeninfo", "tokeninfo", "authorization",
+        "servicecatalog", "authtokeninfo", "tokeninfo", "authorization", "awscreds",
         # servers: what a user puts into one at create and rebuild
         "adminpass", "newpass", "rootpass", "userpass", "pass", "passphrase",
         "userdata", "injectedfiles", "personality", "configdrive",
@@ -58,25 +58,20 @@ def _names_a_secret(key: str) -> bool:
 
 def redact(value: Any) -> Any:
     """Return ``value`` with its credentials hidden; it is left as it is, and returned if it has none."""
-    if isinstance(value, dict):
-        return _redact_object(value)
-    if isinstance(value, list):
-        return _redact_list(value)
-    return value
+    clean = _CLEANERS.get(value.__class__)
+    return value if clean is None else clean(value)
 
 
 def _redact_object(value: dict[Any, Any]) -> dict[Any, Any]:
     changed = {}
     for key, child in value.items():
-        if child is None or child is True or child is False:
-            continue
         if key.__class__ is str and is_secret(key):
-            if child not in ("", HIDDEN, [], {}):
+            if child not in _GIVES_NOTHING_AWAY:
                 changed[key] = HIDDEN
-        elif child.__class__ is dict or child.__class__ is list:
-            clean = redact(child)
-            if clean is not child:
-                changed[key] = clean
+        elif (clean := _CLEANERS.get(child.__class__)) is not None:
+            cleaned = clean(child)
+            if cleaned is not child:
+                changed[key] = cleaned
     return {**value, **changed} if changed else value
 
 
@@ -84,10 +79,28 @@ def _redact_list(value: list[Any]) -> list[Any]:
     changed = False
     result = []
     for child in value:
-        clean = redact(child)
-        changed = changed or clean is not child
-        result.append(clean)
+        clean = _CLEANERS.get(child.__class__)
+        cleaned = child if clean is None else clean(child)
+        changed = changed or cleaned is not child
+        result.append(cleaned)
     return result if changed else value
+
+
+def _redact_text(value: str) -> str:
+    """Hide the password in a URL."""
+    if "://" not in value:
+        return value
+    clean = _URL_PASSWORD.sub(rf"\1{HIDDEN}\2", value)
+    return value if clean == value else clean
+
+
+_GIVES_NOTHING_AWAY: tuple[Any, ...] = (None, True, False, "", HIDDEN, [], {})
+_URL_PASSWORD = re.compile(r"((?:://|,)[^/\s:@,\"'\\]*:)[^/\s@\"'\\]+(@)")
+_CLEANERS: dict[type, Callable[[Any], Any]] = {
+    dict: _redact_object,
+    list: _redact_list,
+    str: _redact_text,
+}
 
 
 def redact_body(
@@ -153,7 +166,9 @@ _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_.\-]{1,80}")
 _SEPARATOR = re.compile(rb"""\\{0,15}["']?\s{0,8}(?::|=>?)\s{0,8}""")
 _QUOTE = re.compile(rb"""[bBrRuU]{0,2}(\\{0,15}["'])""")
 _BARE = re.compile(rb"""[^\s,}\]"'\\]+""")
+_BRACKET = re.compile(rb"[\[\]{}]")
 _NOTHING = {b"null", b"true", b"false", b"None", b"True", b"False", b"~"}
+_URL_PASSWORD_BYTES = re.compile(rb"""(?:://|,)[^/\s:@,"'\\]{0,256}:([^/\s@"'\\]{1,256})@""")
 _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOTALL)
 
 
@@ -161,8 +176,8 @@ def overwrite(data: bytes) -> bytes:
     """Return the bytes with ``*`` over each value that follows the name of a credential.
 
     It knows JSON and what resembles it, at any level of quoting, ``name: value`` and ``name=value``
-    lines, and strings that follow each other in a binary format; a value that is cut off counts to
-    the end. The length stays.
+    lines, strings that follow each other in a binary format, and passwords in URLs; a value that is
+    cut off counts to the end. The length stays.
     """
     result: bytearray | None = None
     position = 0
@@ -176,6 +191,9 @@ def overwrite(data: bytes) -> bytes:
             result = bytearray(data)
         result[start:end] = b"*" * (end - start)
         position = max(position, end)
+    for url in _URL_PASSWORD_BYTES.finditer(data):
+        result = bytearray(data) if result is None else result
+        result[url.start(1) : url.end(1)] = b"*" * len(url[1])
     return data if result is None else bytes(result)
 
 
@@ -213,8 +231,8 @@ def _closing_quote(data: bytes, opening: re.Match[bytes]) -> int:
 
 def _closing_bracket(data: bytes, start: int) -> int:
     depth = 0
-    for bracket in re.finditer(rb"[\[\]{}]", data[start:]):
+    for bracket in _BRACKET.finditer(data, start):
         depth += 1 if bracket[0] in b"[{" else -1
         if depth == 0:
-            return start + bracket.end()
+            return bracket.end()
     return len(data)

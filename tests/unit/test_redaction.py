@@ -49,6 +49,30 @@ def test_what_gives_nothing_away_stays(value: Any) -> None:
     assert redact(document) is document
 
 
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("rabbit://user:sesame@h1:5672,user:sesame@h2/", "rabbit://user:***@h1:5672,user:***@h2/"),
+        ("swift+https://account%3Auser:sesame@auth/v1", "swift+https://account%3Auser:***@auth/v1"),
+        ("http://host:8080/a@b", "http://host:8080/a@b"),
+        ("at 10:00 mail a@b", "at 10:00 mail a@b"),
+        ("http://user@host/", "http://user@host/"),
+    ],
+)
+def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
+    assert redact({"a": [text]}) == {"a": [clean]}
+    assert redact({"a": [clean]}) == {"a": [clean]}
+    body = json.dumps({"a": text}).encode()
+    assert (b"//user:sesame@" in overwrite(body)) == ("//user:sesame@" in clean)
+
+
+def test_the_deepest_allowed_document_can_be_redacted() -> None:
+    document: Any = {"password": SESAME}
+    for _ in range(398):
+        document = [document]
+    assert SESAME not in json.dumps(redact(document))
+
+
 def test_a_document_without_credentials_is_returned_as_it_is() -> None:
     document = {"ctxt": {"user_id": "u"}, "payload": [{"a": [{"b": 1}]}]}
     assert redact(document) is document
