@@ -16,6 +16,7 @@ from panko_ingest.storage.base import (
     SchemaState,
 )
 from panko_ingest.storage.errors import InvalidMarker, StorageError, StorageUnavailable
+from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
 
 if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
@@ -24,6 +25,8 @@ __all__ = [
     "Connection",
     "DeadLetterFilter",
     "EventFilter",
+    "ExpiryForecast",
+    "ExpiryReport",
     "Finding",
     "InvalidMarker",
     "RecordResult",

@@ -1,12 +1,14 @@
 """The interface every event store offers, after ``panko.storage.base``."""
 
 import datetime
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter, Trait
+from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
 
 
 class RecordResult(NamedTuple):
@@ -190,6 +192,34 @@ class Connection(ABC):
         :param max_count: one batch of at most so many; 0 or None: all of them, in batches.
         :returns: the number of events deleted.
         """
+
+    @abstractmethod
+    def expire(
+        self,
+        ttl: float,
+        *,
+        batch_size: int = 0,
+        budget: float | None = None,
+        stopping: threading.Event | None = None,
+        clock: Callable[[], datetime.datetime] | None = None,
+    ) -> ExpiryReport:
+        """Delete all events with ``generated`` before now - ``ttl`` seconds, at a pace that spares writers.
+
+        Only one expirer works at a time; another returns at once, having stood by. A ``ttl`` of 0 or
+        less means that nothing expires.
+
+        :param batch_size: events in a transaction; 0 for as many as are deleted in 100 ms.
+        :param budget: seconds after which to leave the rest to the next round; None for none.
+        :param stopping: ends the round between two batches when it is set.
+        :param clock: returns the time, naive UTC.
+        :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
+        """
+
+    @abstractmethod
+    def forecast_expiry(
+        self, ttl: float, *, clock: Callable[[], datetime.datetime] | None = None
+    ) -> ExpiryForecast:
+        """Return what ``expire`` would do now; nothing is changed."""
 
     @abstractmethod
     def clear_expired_dead_letters(self, ttl: float) -> int:

@@ -1,7 +1,11 @@
-"""Expiry: events and dead letters that are too old, away in short transactions, the oldest first."""
+"""Deleting what is too old: one batch in one short transaction, the oldest first.
+
+A round of many batches, at a pace that writers don't feel, is :mod:`panko_ingest.storage.retention`.
+"""
 
 import datetime
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -19,18 +23,50 @@ from panko_ingest.storage.tables import (
 )
 
 BATCH_SIZE = 1000
-"""Rows deleted in one transaction."""
+"""Rows deleted in one transaction, where nothing measures how long it takes."""
 
-_TRAITS = (TraitText, TraitInt, TraitFloat, TraitDatetime)
+EARLIEST = datetime.datetime(1, 1, 1)
+"""The start of the calendar: nothing is older."""
+
+TRAITS = (TraitText, TraitInt, TraitFloat, TraitDatetime)
+
+
+class Batch(NamedTuple):
+    """What one transaction found, in events, and what it deleted."""
+
+    found: int
+    events: int
+    traits: int
+
+
+Clock = Callable[[], datetime.datetime]
 
 _DeleteSome = Callable[[sa.Connection, datetime.datetime, int], tuple[int, int]]
+
+
+def utc_now() -> datetime.datetime:
+    """Return the time as it is stored: naive UTC."""
+    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+
+
+def limit_of(ttl: float, now: datetime.datetime) -> datetime.datetime:
+    """Return the time before which everything is expired; the earliest of all where nothing can be."""
+    try:
+        return now - datetime.timedelta(seconds=ttl)
+    except OverflowError:
+        return EARLIEST
 
 
 def clear_expired_events(
     engine: sa.Engine, settings: Settings, ttl: float, max_count: int | None = None
 ) -> int:
     """Delete events older than ``ttl`` seconds; see ``Connection.clear_expired_data``."""
-    return _clear_expired(engine, settings, ttl, max_count, _delete_events)
+
+    def delete_some(connection: sa.Connection, limit: datetime.datetime, count: int) -> tuple[int, int]:
+        batch = delete_events(connection, limit, count)
+        return batch.found, batch.events
+
+    return _clear_expired(engine, settings, ttl, max_count, delete_some)
 
 
 def clear_expired_dead_letters(engine: sa.Engine, settings: Settings, ttl: float) -> int:
@@ -43,75 +79,77 @@ def clear(engine: sa.Engine, settings: Settings) -> None:
 
     def delete_all() -> None:
         with write_transaction(engine) as connection:
-            for table in (*_TRAITS, Event, EventType):
+            for table in (*TRAITS, Event, EventType):
                 connection.execute(sa.delete(table))
 
     run_transaction(settings, delete_all)
 
 
+def delete_events(connection: sa.Connection, limit: datetime.datetime, count: int) -> Batch:
+    """Delete the oldest events before ``limit`` with their traits, at most ``count`` of them.
+
+    Ids are read first: a DELETE by a list of ids locks those rows and nothing else. Event types
+    stay, also those without events: writers keep their ids in memory.
+    """
+    ids = _ids(
+        connection,
+        sa.select(Event.id)
+        .where(Event.generated < limit)
+        # As the index has it.
+        .order_by(Event.generated, Event.message_id)
+        .limit(count),
+    )
+    if not ids:
+        return Batch(0, 0, 0)
+    traits = sum(_delete_by_id(connection, table.__tablename__, "event_id", ids) for table in TRAITS)
+    return Batch(len(ids), _delete_by_id(connection, Event.__tablename__, "id", ids), traits)
+
+
+def _delete_by_id(connection: sa.Connection, table: str, column: str, ids: Sequence[int]) -> int:
+    # Not by SQLAlchemy's IN: a parameter for each id costs more than the database needs to delete it.
+    if connection.dialect.driver == "psycopg":
+        statement, parameters = f"DELETE FROM {table} WHERE {column} = ANY(%s)", (ids,)  # noqa: S608 - ours
+        return connection.exec_driver_sql(statement, parameters).rowcount
+    numbers = ",".join(map(str, ids))
+    return connection.exec_driver_sql(f"DELETE FROM {table} WHERE {column} IN ({numbers})").rowcount  # noqa: S608
+
+
 def _clear_expired(
     engine: sa.Engine, settings: Settings, ttl: float, max_count: int | None, delete_some: _DeleteSome
 ) -> int:
-    try:
-        cutoff = _now() - datetime.timedelta(seconds=ttl)
-    except OverflowError:
-        return 0  # nothing is that old
+    limit = limit_of(ttl, utc_now())
 
     def delete_batch() -> tuple[int, int]:
         with write_transaction(engine) as connection:
-            return delete_some(connection, cutoff, limit)
+            return delete_some(connection, limit, count)
 
     deleted, left = 0, max_count or None
     while True:
-        limit = min(BATCH_SIZE, left) if left is not None else BATCH_SIZE
+        count = min(BATCH_SIZE, left) if left is not None else BATCH_SIZE
         found, gone = run_transaction(settings, delete_batch)
         deleted += gone
         if left is not None:
             left -= found
         # Another expirer may have deleted what we found: what was found decides whether there is more.
-        if found < limit or left == 0:
+        if found < count or left == 0:
             return deleted
 
 
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-
-
-def _delete_events(connection: sa.Connection, cutoff: datetime.datetime, limit: int) -> tuple[int, int]:
-    """Delete the oldest events before ``cutoff`` with their traits; return how many were found and deleted.
-
-    Ids are read first: a DELETE by a list of ids locks those rows and nothing else.
-    """
-    ids = _ids(
-        connection,
-        sa.select(Event.id)
-        .where(Event.generated < cutoff)
-        .order_by(Event.generated, Event.message_id)
-        .limit(limit),
-    )
-    if not ids:
-        return 0, 0
-    for table in _TRAITS:
-        connection.execute(sa.delete(table).where(table.event_id.in_(ids)))
-    gone = connection.execute(sa.delete(Event).where(Event.id.in_(ids))).rowcount
-    return len(ids), gone
-
-
-def _delete_dead_letters(connection: sa.Connection, cutoff: datetime.datetime, limit: int) -> tuple[int, int]:
+def _delete_dead_letters(connection: sa.Connection, limit: datetime.datetime, count: int) -> tuple[int, int]:
     ids = _ids(
         connection,
         sa.select(DeadLetter.id)
-        .where(DeadLetter.last_at < cutoff)
+        .where(DeadLetter.last_at < limit)
         .order_by(DeadLetter.last_at, DeadLetter.id)
-        .limit(limit),
+        .limit(count),
     )
     if not ids:
         return 0, 0
     # One that has come again meanwhile is not old any more.
-    old = sa.delete(DeadLetter).where(DeadLetter.id.in_(ids), DeadLetter.last_at < cutoff)
+    old = sa.delete(DeadLetter).where(DeadLetter.id.in_(ids), DeadLetter.last_at < limit)
     return len(ids), connection.execute(old).rowcount
 
 
-def _ids(connection: sa.Connection, statement: sa.Select[int]) -> Sequence[int]:
+def _ids(connection: sa.Connection, statement: sa.Select[Any]) -> list[int]:
     # In order of id, as the writers hold them.
     return sorted(connection.scalars(statement))

@@ -3,6 +3,8 @@
 This is the front: each method is a call into the module that does the work.
 """
 
+import datetime
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,13 +16,16 @@ from panko_ingest.storage import (
     dead_letters,
     engine as engines,
     expiry,
+    expiry_forecast,
     inspection,
     query,
+    retention,
     schema,
 )
 from panko_ingest.storage.base import DeadLetterFilter, EventFilter, Finding, RecordResult, SchemaState
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter, Trait
 from panko_ingest.storage.recording import Recorder
+from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.settings import Settings
 
 
@@ -114,6 +119,32 @@ class Connection(base.Connection):
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         """Delete events older than ``ttl`` seconds, oldest first; see :class:`base.Connection`."""
         return expiry.clear_expired_events(self.engine, self._settings, ttl, max_count)
+
+    def expire(
+        self,
+        ttl: float,
+        *,
+        batch_size: int = 0,
+        budget: float | None = None,
+        stopping: threading.Event | None = None,
+        clock: Callable[[], datetime.datetime] | None = None,
+    ) -> ExpiryReport:
+        """Delete all events older than ``ttl`` seconds, sparing writers; see :class:`base.Connection`."""
+        return retention.expire(
+            self.engine,
+            self._settings,
+            ttl,
+            batch_size=batch_size,
+            budget=budget,
+            stopping=stopping,
+            clock=clock,
+        )
+
+    def forecast_expiry(
+        self, ttl: float, *, clock: Callable[[], datetime.datetime] | None = None
+    ) -> ExpiryForecast:
+        """Return what ``expire`` would do now; nothing is changed."""
+        return expiry_forecast.forecast(self.engine, self._settings, ttl, clock)
 
     def clear_expired_dead_letters(self, ttl: float) -> int:
         """Delete dead letters that were last seen more than ``ttl`` seconds ago; return how many."""

@@ -324,9 +324,12 @@ def _events(engine: sa.Engine, pages: Iterable[_Rows], *, salvaged_only: bool) -
             }
             for event_id, trait in _traits(connection, list(events)):
                 events[event_id].traits.append(trait)
-        for event in events.values():
-            event.traits.sort(key=operator.attrgetter("name"))
-            yield event
+            # Of an event that expired meanwhile, some traits may be missing.
+            there = set(connection.scalars(sa.select(EventRow.id).where(EventRow.id.in_(list(events)))))
+        for event_id, event in events.items():
+            if event_id in there:
+                event.traits.sort(key=operator.attrgetter("name"))
+                yield event
 
 
 def _type_names(connection: sa.Connection, type_ids: Iterable[int]) -> dict[int, str]:

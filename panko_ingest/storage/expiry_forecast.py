@@ -1,0 +1,65 @@
+"""What a round of expiry would do, without doing it."""
+
+import datetime
+import time
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.engine import read_transaction
+from panko_ingest.storage.expiry import BATCH_SIZE, EARLIEST, Clock, delete_events, limit_of, utc_now
+from panko_ingest.storage.reports import ExpiredByAge, ExpiryForecast
+from panko_ingest.storage.retention import oldest_event
+from panko_ingest.storage.retry import run_transaction
+from panko_ingest.storage.settings import Settings
+from panko_ingest.storage.tables import Event
+
+_AGES = (0, 1, 7, 30, 90, 365)
+"""Days since events expired, at which lines of a forecast begin."""
+
+
+def forecast(engine: sa.Engine, settings: Settings, ttl: float, clock: Clock | None = None) -> ExpiryForecast:
+    """Return what ``expire`` would do now; see ``Connection.forecast_expiry``."""
+    if ttl <= 0:
+        return ExpiryForecast()
+    limit = limit_of(ttl, (clock or utc_now)())
+    ages = _ages(engine, limit)
+    events = sum(age.events for age in ages)
+    return ExpiryForecast(
+        limit,
+        events,
+        oldest_event(engine),
+        ages,
+        seconds=_seconds(engine, settings, limit, events),
+    )
+
+
+def _ages(engine: sa.Engine, limit: datetime.datetime) -> tuple[ExpiredByAge, ...]:
+    ends = [limit_of(days * 86400, limit) for days in _AGES]
+    starts = [*ends[1:], EARLIEST]
+    found = []
+    # A count of a range of the index each, where one statement of conditions would read the table.
+    with read_transaction(engine) as connection:
+        for days, start, end in zip(_AGES, starts, ends, strict=True):
+            statement = sa.select(sa.func.count()).select_from(Event).where(Event.generated < end)
+            if start > EARLIEST:
+                statement = statement.where(Event.generated >= start)
+            found.append(ExpiredByAge(days, int(connection.scalar(statement) or 0)))
+    return tuple(age for age in found if age.events)
+
+
+def _seconds(engine: sa.Engine, settings: Settings, limit: datetime.datetime, events: int) -> float:
+    """Return how long it takes to delete so many, by deleting a batch and taking it back."""
+    if not events:
+        return 0.0
+
+    def measure() -> float:
+        with engine.connect() as connection:
+            writing = connection.execution_options(writes=True)
+            with writing.begin() as transaction:
+                started = time.perf_counter()
+                batch = delete_events(writing, limit, BATCH_SIZE)
+                spent = time.perf_counter() - started
+                transaction.rollback()
+        return spent / max(1, batch.found) * events
+
+    return run_transaction(settings, measure)

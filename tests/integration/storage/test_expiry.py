@@ -1,0 +1,291 @@
+"""Retention: what is too old goes, whole and nothing else, whatever happens meanwhile."""
+
+import datetime
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.storage import EventFilter, ExpiryReport
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event, Trait
+from tests.integration.storage.samples import (
+    connect,
+    count,
+    counts,
+    letter_for,
+    make_events,
+    rows,
+    stored_ids,
+)
+from tests.waiting import wait_until
+
+NOW = datetime.datetime(2026, 3, 10, 12, 0, 0, 123456)
+DAY = 86400.0
+
+
+def now() -> datetime.datetime:
+    return NOW
+
+
+def event(name: str, generated: datetime.datetime, event_type: str = "volume.create.end") -> Event:
+    traits = [
+        Trait("state", Trait.TEXT_TYPE, "available"),
+        Trait("size", Trait.INT_TYPE, 4),
+        Trait("load", Trait.FLOAT_TYPE, 0.5),
+        Trait("created_at", Trait.DATETIME_TYPE, NOW),
+    ]
+    return Event(name, event_type, generated, traits)
+
+
+def old_events(number: int, first: int = 0, event_type: str = "volume.create.end") -> list[Event]:
+    """Return events of more than a day ago, the first one the oldest."""
+    start = NOW - datetime.timedelta(days=3)
+    return [
+        event(f"m{index:05}", start + datetime.timedelta(seconds=index), event_type)
+        for index in range(first, first + number)
+    ]
+
+
+def lost_halves(store: Connection) -> dict[str, int]:
+    """Return what there is of traits without their event, and of events without all their traits."""
+    orphans = {
+        table: rows(
+            store, f"SELECT count(*) FROM {table} t LEFT JOIN event e ON e.id = t.event_id WHERE e.id IS NULL"
+        )[0][0]
+        for table in ("trait_text", "trait_int", "trait_float", "trait_datetime")
+    }
+    incomplete = sum(
+        abs(count(store, table) - count(store, "event")) for table in orphans
+    )  # each event has one trait of each type
+    return {name: number for name, number in {**orphans, "incomplete": incomplete}.items() if number}
+
+
+def after_each_commit(store: Connection, act: Callable[[], Any]) -> None:
+    sa.event.listen(store.engine, "commit", lambda _connection: act())
+
+
+def test_an_event_at_the_limit_stays_and_one_a_microsecond_older_goes(store: Connection) -> None:
+    limit = NOW - datetime.timedelta(days=1)
+    store.record_events(
+        [
+            event("at the limit", limit),
+            event("a microsecond older", limit - datetime.timedelta(microseconds=1)),
+            event("a microsecond younger", limit + datetime.timedelta(microseconds=1)),
+        ]
+    )
+
+    report = store.expire(DAY, clock=now)
+
+    assert stored_ids(store) == ["a microsecond younger", "at the limit"]
+    assert (report.events, report.traits, report.backlog, report.oldest) == (1, 4, 0, limit)
+    assert lost_halves(store) == {}
+
+
+def test_times_to_live_with_a_fraction_are_exact(store: Connection) -> None:
+    store.record_events([event("a", NOW - datetime.timedelta(microseconds=1_000_001))])
+    assert store.expire(1.000001, clock=now).events == 0
+    assert store.expire(1.0, clock=now).events == 1
+
+
+@pytest.mark.parametrize("ttl", [0, -1, -86400])
+def test_without_a_time_to_live_nothing_expires(store: Connection, ttl: float) -> None:
+    store.record_events(old_events(3))
+    assert store.expire(ttl, clock=now) == ExpiryReport()
+    assert store.forecast_expiry(ttl, clock=now).events == 0
+    assert count(store, "event") == 3
+
+
+def test_times_to_live_longer_than_the_calendar_expire_nothing(store: Connection) -> None:
+    store.record_events(old_events(1))
+    assert store.expire(DAY * 365 * 3000, clock=now).events == 0
+    assert store.expire(1e18, clock=now).events == 0
+
+
+def test_events_of_the_far_past_go_and_those_of_the_far_future_stay(store: Connection) -> None:
+    store.record_events(
+        [
+            event("first", datetime.datetime(1, 1, 1)),
+            event("before 1970", datetime.datetime(1969, 12, 31, 23, 59, 59)),
+            event("future", datetime.datetime(9999, 12, 31, 23, 59, 59, 999999)),
+        ]
+    )
+    assert store.expire(DAY, clock=now).events == 2
+    assert stored_ids(store) == ["future"]
+
+
+def test_a_clock_that_goes_back_keeps_what_was_expired_before(store: Connection) -> None:
+    store.record_events(old_events(20))
+    times = iter([NOW - datetime.timedelta(days=1, hours=23, minutes=59, seconds=50), NOW])
+    assert store.expire(DAY, clock=lambda: next(times)).events == 10
+    back = NOW - datetime.timedelta(days=30)
+    assert store.expire(DAY, clock=lambda: back).events == 0
+    assert count(store, "event") == 10
+    assert store.expire(DAY, clock=lambda: next(times)).events == 10
+
+
+def test_the_oldest_go_first_and_a_round_stops_between_batches(store: Connection) -> None:
+    store.record_events(old_events(100)[::-1])
+    stopping = threading.Event()
+    after_each_commit(store, stopping.set)
+
+    report = store.expire(DAY, batch_size=30, stopping=stopping, clock=now)
+
+    assert (report.events, report.batches, report.backlog) == (30, 1, 70)
+    assert stored_ids(store) == [f"m{number:05}" for number in range(30, 100)]
+    assert report.oldest == old_events(31)[-1].generated
+    assert "30 events with 120 traits deleted" in str(report)
+    assert "70 expired ones are left" in str(report)
+
+
+def test_a_round_ends_when_its_time_is_up(store: Connection) -> None:
+    store.record_events(old_events(60))
+    report = store.expire(DAY, batch_size=1, budget=1e-9, clock=now)
+    assert report.backlog == 60 - report.events > 0
+
+
+def test_a_round_goes_on_until_nothing_is_left_and_adapts_its_batches(store: Connection) -> None:
+    for start in range(0, 3000, 1000):
+        store.record_events(old_events(1000, start))
+    report = store.expire(DAY, clock=now)
+    assert (report.events, report.traits, report.backlog, report.oldest) == (3000, 12000, 0, None)
+    assert counts(store) == dict.fromkeys(counts(store), 0)
+
+
+def test_clear_expired_data_deletes_one_batch_or_all(store: Connection) -> None:
+    store.record_events(make_events(25))
+    assert store.clear_expired_data(DAY, 10) == 10
+    assert stored_ids(store) == [f"m{number:04}" for number in range(10, 25)]
+    assert store.clear_expired_data(DAY, 0) == 15
+    assert store.clear_expired_data(DAY) == 0
+    assert lost_halves(store) == {}
+
+
+def test_event_types_without_events_stay(store: Connection) -> None:
+    store.record_events(old_events(3))
+    store.expire(DAY, clock=now)
+    assert list(store.get_event_types()) == ["volume.create.end"]
+
+
+def test_a_forecast_tells_what_a_round_then_does_and_changes_nothing(store: Connection) -> None:
+    generated = [NOW - datetime.timedelta(days=days) for days in (1000, 40, 10, 9, 3, 1)]
+    store.record_events([event(f"m{index}", time) for index, time in enumerate(generated)])
+
+    forecast = store.forecast_expiry(DAY, clock=now)
+
+    assert count(store, "event") == 6
+    assert forecast.limit == NOW - datetime.timedelta(days=1)
+    assert (forecast.events, forecast.oldest) == (5, generated[0])
+    assert [tuple(line) for line in forecast.ages] == [(1, 1), (7, 2), (30, 1), (365, 1)]
+    assert 0 < forecast.seconds < 10
+    assert lost_halves(store) == {}
+    assert store.expire(DAY, clock=now).events == 5
+
+
+_ENDLESS_ROUND = """
+import sys
+from panko_ingest.storage.impl_sqlalchemy import Connection
+Connection(sys.argv[1]).expire(86400, batch_size=1)
+"""
+
+
+def test_an_expirer_that_is_killed_leaves_whole_events_and_the_next_goes_on(
+    store: Connection, database_url: str
+) -> None:
+    for start in range(0, 4000, 1000):
+        store.record_events(old_events(1000, start))
+    process = subprocess.Popen([sys.executable, "-c", _ENDLESS_ROUND, database_url])
+    try:
+        wait_until(lambda: count(store, "event") < 3990, 60, "the expirer to begin")
+    finally:
+        process.kill()
+        process.wait()
+
+    assert 0 < count(store, "event") < 4000
+    assert lost_halves(store) == {}
+    wait_until(lambda: not store.expire(DAY, clock=now).stood_by, 30, "the lock of the killed one to go")
+    assert counts(store) == dict.fromkeys(counts(store), 0)
+
+
+def test_one_expirer_works_and_another_stands_by_until_it_is_gone(
+    store: Connection, database_url: str
+) -> None:
+    if store.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite's writers wait for each other")
+    store.record_events(old_events(10))
+    other = Connection(database_url)
+    reports = []
+
+    def look_on() -> None:
+        if not reports:
+            reports.append(other.expire(DAY, clock=now))
+
+    after_each_commit(store, look_on)
+    assert store.expire(DAY, batch_size=5, clock=now).events == 10
+    assert reports == [ExpiryReport(stood_by=True)]
+    assert str(reports[0]) == "another expirer is at work"
+    assert not other.expire(DAY, clock=now).stood_by
+    other.close()
+
+
+def test_two_expirers_without_a_lock_delete_each_event_once(store: Connection, database_url: str) -> None:
+    store.record_events(old_events(1000))
+    others = [Connection(database_url), Connection(database_url)]
+
+    def work(connection: Connection) -> int:
+        total = 0
+        while count(connection, "event"):
+            total += connection.clear_expired_data(DAY, 50)
+        return total
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(work, others)) == 1000
+    assert counts(store) == dict.fromkeys(counts(store), 0)
+    for connection in others:
+        connection.close()
+
+
+def test_writers_never_fail_because_of_an_expirer_at_work_on_the_same_event_types(
+    store: Connection, database_url: str
+) -> None:
+    done = threading.Event()
+    # The write lock of SQLite goes to who asks at the right moment: give everybody time.
+    expirer = connect(database_url, lock_timeout=60.0)
+
+    def expire() -> int:
+        total = 0
+        while not done.is_set():
+            total += expirer.expire(DAY, clock=now).events
+        return total
+
+    with ThreadPoolExecutor(1) as pool:
+        expired = pool.submit(expire)
+        try:
+            for start in range(0, 1500, 50):
+                events = old_events(50, start, event_type=f"type {start % 3}")
+                result = store.record_events(events, on_failure=letter_for)
+                assert len(result.recorded) == 50
+        finally:
+            done.set()
+        total = expired.result()
+    total += expirer.expire(DAY, clock=now).events
+    expirer.close()
+    assert total == 1500
+    assert counts(store) == dict.fromkeys(counts(store), 0)
+
+
+def test_readers_never_see_half_an_event_while_it_expires(store: Connection, database_url: str) -> None:
+    store.record_events(old_events(1000))
+    expirer = Connection(database_url)
+
+    with ThreadPoolExecutor(1) as pool:
+        expired = pool.submit(expirer.expire, DAY, batch_size=20, clock=now)
+        while not expired.done():
+            assert {len(event.traits) for event in store.get_events(EventFilter())} <= {4}
+    assert expired.result().events == 1000
+    expirer.close()
