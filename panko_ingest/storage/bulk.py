@@ -155,12 +155,11 @@ def _copy_field(value: Any) -> str:
 class MariadbWriter:
     """Events by INSERT IGNORE … RETURNING, which skips those that are stored; traits by plain INSERT.
 
-    IGNORE would also change what does not fit instead of refusing it, so rows must have been
-    validated, and a row that it skipped for another reason shows in that it is not stored.
+    IGNORE would also change what does not fit instead of refusing it: rows were validated before, and
+    warnings are counted. A row that it leaves out for another reason shows in that it is not stored.
     """
 
     _LARGEST_STATEMENT = 1024 * 1024
-    _EVENT_COLUMNS = "(message_id, `generated`, raw, event_type_id)"
 
     def __init__(self, max_packet: int) -> None:
         # In characters, of which each takes up to four bytes.
@@ -170,19 +169,24 @@ class MariadbWriter:
         """Write the rows; see :class:`Writer`."""
         cursor: Any = connection.connection.cursor()
         ids: dict[str, int] = {}
-        for values in self._statements(self._events(rows, type_ids, cursor.mogrify)):
-            found = self._execute(
-                connection,
-                f"INSERT IGNORE INTO event {self._EVENT_COLUMNS} VALUES {values} RETURNING message_id, id",  # noqa: S608 - quoted
-            )
-            ids.update((message_id, number) for message_id, number in found)
+        for values in self._parts(self._events(rows, type_ids, cursor.mogrify)):
+            ids |= self._insert_events(connection, values)
         for table, traits in traits_by_table(rows, ids):
-            for values in self._statements(trait_values(table, traits, cursor.mogrify)):
-                self._execute(
-                    connection,
-                    f"INSERT INTO {table} (event_id, `key`, value) VALUES {values}",  # noqa: S608 - quoted
-                )
+            for values in self._parts(trait_values(table, traits, cursor.mogrify)):
+                start = f"INSERT INTO {table} (event_id, `key`, value) VALUES "  # noqa: S608 - ours
+                self._execute(connection, start, values)
         return set(ids)
+
+    def _insert_events(self, connection: sa.Connection, values: list[str]) -> dict[str, int]:
+        start = "INSERT IGNORE INTO event (message_id, `generated`, raw, event_type_id) VALUES "
+        result = self._execute(connection, start, values, " RETURNING message_id, id")
+        cursor: Any = result.cursor
+        warnings = cursor.warning_count
+        ids: dict[str, int] = dict(result.all())
+        # A row that is left out is one warning; any other tells of a value that was changed.
+        if warnings > len(values) - len(ids):
+            raise ValueError("a value does not fit its column, and INSERT IGNORE would change it")
+        return ids
 
     def _events(self, rows: Iterable[Row], type_ids: TypeIds, fill_in: FillIn) -> list[str]:
         return [
@@ -193,23 +197,26 @@ class MariadbWriter:
             for row in rows
         ]
 
-    def _statements(self, values: list[str]) -> Iterator[str]:
-        """Join value lists into texts no longer than a statement may be."""
+    def _parts(self, values: list[str]) -> Iterator[list[str]]:
+        """Split value lists so that none makes a statement longer than it may be."""
         if sum(map(len, values)) + len(values) <= self._size:
-            yield ",".join(values)
+            yield values
             return
         part: list[str] = []
         size = 0
         for value in values:
             if part and size + len(value) >= self._size:
-                yield ",".join(part)
+                yield part
                 part, size = [], 0
             part.append(value)
             size += len(value) + 1
-        yield ",".join(part)
+        yield part
 
-    def _execute(self, connection: sa.Connection, statement: str) -> sa.CursorResult[*tuple[Any, ...]]:
+    def _execute(
+        self, connection: sa.Connection, start: str, values: list[str], end: str = ""
+    ) -> sa.CursorResult[*tuple[Any, ...]]:
         # Values are in the text already: a % in them is no placeholder.
+        statement = f"{start}{','.join(values)}{end}"
         return connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 

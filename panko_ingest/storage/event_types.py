@@ -60,7 +60,7 @@ class EventTypes:
                     sa.select(EventType.desc, EventType.id).where(EventType.desc.in_(part))
                 ).all()
                 self._ids.update((name, number) for name, number in found)
-                if len(found) < len(part):
+                if any(name not in part for name, _ in found):
                     self._read_one_by_one(connection, [name for name in part if name not in self._ids])
 
     def _read_one_by_one(self, connection: sa.Connection, names: list[str]) -> None:

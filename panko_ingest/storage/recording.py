@@ -190,9 +190,9 @@ def _first_of_each(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
 def _account(connection: sa.Connection, rows: list[Row], written: set[str], outcome: _Outcome) -> set[str]:
     """Note what was recorded and what proves to be a duplicate; return the message_ids of both."""
     outcome.recorded += [row.index for row in rows if row.message_id in written]
-    if len(written) == len(rows):
-        return written
     unwritten = [row for row in rows if row.message_id not in written]
+    if not unwritten:
+        return written
     there = stored(connection, [row.message_id for row in unwritten]).keys()
     outcome.duplicates += [row.index for row in unwritten if row.message_id in there]
     return written | there
