@@ -95,7 +95,7 @@ def _redact_text(value: str) -> str:
 
 
 _GIVES_NOTHING_AWAY: tuple[Any, ...] = (None, True, False, "", HIDDEN, [], {})
-_URL_PASSWORD = re.compile(r"((?:://|,)[^/\s:@,\"'\\]*:)[^/\s@\"'\\]+(@)")
+_URL_PASSWORD = re.compile(r"((?:://|,)[^/\s:@,\"'\\]{0,256}:)[^/\s@,\"'\\]{1,256}(@)")
 _CLEANERS: dict[type, Callable[[Any], Any]] = {
     dict: _redact_object,
     list: _redact_list,
@@ -131,7 +131,7 @@ def redact_body(
     except DecodeError:
         return _redact_undecodable(body, content_encoding, method, max_size)
     clean = redact(inner)
-    rest = redact(document)
+    rest = document if document is inner else redact(document)
     if clean is inner and rest is document:
         return body, False
     text = json.dumps(wrap_again(rest, clean))
@@ -168,7 +168,7 @@ _QUOTE = re.compile(rb"""[bBrRuU]{0,2}(\\{0,15}["'])""")
 _BARE = re.compile(rb"""[^\s,}\]"'\\]+""")
 _BRACKET = re.compile(rb"[\[\]{}]")
 _NOTHING = {b"null", b"true", b"false", b"None", b"True", b"False", b"~"}
-_URL_PASSWORD_BYTES = re.compile(rb"""(?:://|,)[^/\s:@,"'\\]{0,256}:([^/\s@"'\\]{1,256})@""")
+_URL_PASSWORD_BYTES = re.compile(rb"""(?:://|,)[^/\s:@,"'\\]{0,256}:([^/\s@,"'\\]{1,256})@""")
 _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOTALL)
 
 
