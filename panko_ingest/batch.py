@@ -1,5 +1,6 @@
 """Gathering deliveries and what became of them until it is worth a commit. No I/O here."""
 
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ class Batch:
     sources: list[Delivery] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     size: int = 0
+    handed_over_at: float = 0.0
+    """When the writer got it, on the same clock as ``opened_at``."""
     dead: int = 0
     """How many of the deliveries became dead letters, known when the batch is recorded."""
 
@@ -28,6 +31,11 @@ class Batch:
     def generation(self) -> int:
         """The channel generation that its acks belong to."""
         return self.deliveries[0].generation if self.deliveries else 0
+
+    @property
+    def oldest(self) -> datetime.datetime | None:
+        """When the oldest of the events was generated, naive UTC; None where there are none."""
+        return min((event.generated for event in self.events), default=None)
 
     @property
     def dropped(self) -> int:
@@ -75,6 +83,11 @@ class Batcher:
         batch.deliveries.append(delivery)
         batch.size += len(delivery.body)
         return batch
+
+    @property
+    def filling(self) -> Batch:
+        """The batch as it is now."""
+        return self._batch
 
     @property
     def full(self) -> bool:

@@ -352,6 +352,27 @@ EXPIRER_OPTS = [
     ),
 ]
 
+MONITOR_OPTS = [
+    cfg.HostAddressOpt(
+        "host",
+        default="127.0.0.1",
+        help="Address to serve /metrics, /healthz and /readyz on. They tell no secrets, but nobody is "
+        "asked who he is.",
+    ),
+    cfg.PortOpt(
+        "port",
+        default=8978,
+        help="Port to serve /metrics, /healthz and /readyz on. 0: serve nothing.",
+    ),
+    cfg.Opt(
+        "max_lag",
+        type=Duration(),
+        default="0",
+        help="Age of the oldest message in hand, by the time it was generated, from which on /readyz "
+        "says no. 0: however old.",
+    ),
+]
+
 _GROUPS: dict[str | None, list[cfg.Opt]] = {
     None: DEFAULT_OPTS,
     "oslo_messaging_notifications": OSLO_MESSAGING_NOTIFICATIONS_OPTS,
@@ -360,6 +381,7 @@ _GROUPS: dict[str | None, list[cfg.Opt]] = {
     "event": EVENT_OPTS,
     "database": DATABASE_OPTS,
     "expirer": EXPIRER_OPTS,
+    "monitor": MONITOR_OPTS,
 }
 
 

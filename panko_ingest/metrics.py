@@ -1,97 +1,239 @@
 """Every metric of the project, declared once with its help text.
 
-``docs/metrics.md`` is made from this list. Counters and histograms add up over the processes of the
-daemon; gauges are those of living processes.
+``docs/metrics.md`` is made from this list, by ``python -m panko_ingest.metrics``. Counters and
+histograms add up over the processes of the daemon, also those that ended; gauges are those of living
+processes. Everything is counted once a batch, nothing once a message.
 """
+
+import sys
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_MESSAGE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 1.0)
 _LAG_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
+_ROUND_SECONDS = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 _BATCH_SIZES = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000)
+
+STAGES = ("decode", "convert", "record", "crash")
+"""Where it can turn out that a message will never be an event."""
+
+CAUSES = ("conflict", "reconnect", "unavailable", "operator")
+"""Why a batch has to be recorded again."""
+
+
+_PREFIX = "panko_ingest_"
+
+
+class Declared(NamedTuple):
+    """What one metric is, for the list of all."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
 
 
 class Metrics:
     """The metrics of one process.
 
-    :param registry: where they are collected; a new one by default, as tests want it.
+    :param registry: where they are collected; a new one by default.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry = registry or CollectorRegistry()
-        self.received = Counter(
-            "panko_ingest_messages_received",
-            "Messages taken from the broker, redelivered ones included.",
-            registry=registry,
+        self.registry = registry or CollectorRegistry()
+        self.declared: list[Declared] = []
+        self._declare_messages()
+        self._declare_times()
+        self._declare_bus()
+        self._declare_store()
+        self._declare_daemon()
+
+    def of_bus(self, bus: str) -> "BusMetrics":
+        """Return those metrics of one bus that the thread that reads it keeps up to date."""
+        return BusMetrics(self, bus)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        self._note(f"{name}_total", "counter", labels, help_text)
+        return Counter(f"{_PREFIX}{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...]) -> Histogram:
+        self._note(name, "histogram", (), help_text)
+        return Histogram(f"{_PREFIX}{name}", help_text, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, help_text: str, *labels: str, mode: Any = "livesum") -> Gauge:
+        self._note(name, "gauge", labels, help_text)
+        return Gauge(f"{_PREFIX}{name}", help_text, labels, multiprocess_mode=mode, registry=self.registry)
+
+    def _note(self, name: str, kind: str, labels: tuple[str, ...], help_text: str) -> None:
+        self.declared.append(Declared(f"{_PREFIX}{name}", kind, labels, help_text))
+
+    def _declare_messages(self) -> None:
+        self.received = self._counter(
+            "messages_received",
+            "Messages taken from the broker, redelivered ones included; those that were given back "
+            "unseen are not.",
         )
-        self.redelivered = Counter(
-            "panko_ingest_messages_redelivered",
-            "Messages that the broker had delivered before.",
-            registry=registry,
+        self.redelivered = self._counter(
+            "messages_redelivered", "Messages among them that the broker had delivered before."
         )
-        self.recorded = Counter(
-            "panko_ingest_events_recorded", "Events committed to the database.", registry=registry
+        self.recorded = self._counter("events_recorded", "Events committed to the database.")
+        self.duplicates = self._counter(
+            "events_duplicate", "Events that were stored already, by their message_id."
         )
-        self.duplicates = Counter(
-            "panko_ingest_events_duplicate",
-            "Events that were stored already, by their message_id.",
-            registry=registry,
+        self.dead_letters = self._counter(
+            "dead_letters",
+            "Messages that can never become an event, by the stage that found out: decode, convert, "
+            "record, or crash (workers died of it). A repeated one counts again.",
+            "stage",
         )
-        self.dead_letters = Counter(
-            "panko_ingest_dead_letters",
-            "Messages that can never become an event, by the stage that found out.",
-            ["stage"],
-            registry=registry,
+        self.dropped = self._counter("messages_dropped", "Messages that the configuration says not to store.")
+        self.salvaged = self._counter(
+            "traits_salvaged",
+            "Traits trimmed, changed or dropped so that their event could be stored, by the stage that "
+            "did it: convert or record.",
+            "stage",
         )
-        self.dropped = Counter(
-            "panko_ingest_messages_dropped",
-            "Messages that the configuration says not to store.",
-            registry=registry,
+        for stage in STAGES:
+            self.dead_letters.labels(stage)
+        for stage in ("convert", "record"):
+            self.salvaged.labels(stage)
+
+    def _declare_times(self) -> None:
+        self.batch_messages = self._histogram(
+            "batch_messages", "Messages settled by one commit.", _BATCH_SIZES
         )
-        self.salvaged = Counter(
-            "panko_ingest_traits_salvaged",
-            "Traits trimmed, changed or dropped so that their event could be stored.",
-            ["event_type", "trait"],
-            registry=registry,
+        self.convert_seconds = self._histogram(
+            "convert_seconds",
+            "Time to decode and convert one message; the first one of each batch is measured.",
+            _MESSAGE_SECONDS,
         )
-        self.batch_events = Histogram(
-            "panko_ingest_batch_messages",
-            "Messages settled by one commit.",
-            buckets=_BATCH_SIZES,
-            registry=registry,
+        self.record_seconds = self._histogram(
+            "record_seconds",
+            "Time that the database takes to store a batch, from the first statement to the end of COMMIT.",
+            _SECONDS,
         )
-        self.record_seconds = Histogram(
-            "panko_ingest_record_seconds",
-            "Time from handing a batch to the database to its commit, retries included.",
-            buckets=_SECONDS,
-            registry=registry,
+        self.commit_seconds = self._histogram(
+            "commit_seconds",
+            "Time from handing a batch to the writer to its commit: waiting for the batch before it, "
+            "recording, and tries that failed.",
+            _SECONDS,
         )
-        self.lag_seconds = Histogram(
-            "panko_ingest_lag_seconds",
-            "Age of the oldest event of a batch when it is committed, by its generated time.",
-            buckets=_LAG_SECONDS,
-            registry=registry,
+        self.lag_seconds = self._histogram(
+            "lag_seconds",
+            "Age of the oldest event of a batch when it is committed, by the time it was generated.",
+            _LAG_SECONDS,
         )
-        self.lost_connections = Counter(
-            "panko_ingest_broker_connections_lost",
-            "Connections to a broker that ended without our wish.",
-            ["bus"],
-            registry=registry,
+
+    def _declare_bus(self) -> None:
+        self.connections = self._gauge(
+            "broker_connections", "Open connections to the brokers of a bus.", "bus"
         )
-        self.store_retries = Counter(
-            "panko_ingest_store_retries",
-            "Tries to record a batch that found the store unavailable.",
-            registry=registry,
+        self.lost_connections = self._counter(
+            "broker_connections_lost", "Connections to a broker that ended without our wish.", "bus"
         )
-        self.bytes_in_flight = Gauge(
-            "panko_ingest_bytes_in_flight",
-            "Bytes of message bodies that are not committed yet.",
-            registry=registry,
-            multiprocess_mode="livesum",
+        self.prefetch = self._gauge(
+            "prefetch",
+            "Messages of a queue that the broker may hand out before the first is acknowledged; 0 while "
+            "nothing is read.",
+            "bus",
         )
-        self.breaker_open = Gauge(
-            "panko_ingest_breaker_open",
-            "Workers whose flood breaker is open.",
-            registry=registry,
-            multiprocess_mode="livesum",
+        self.messages_in_flight = self._gauge(
+            "messages_in_flight", "Messages in hand that are not committed yet.", "bus"
         )
+        self.bytes_in_flight = self._gauge(
+            "bytes_in_flight", "Bytes of the bodies of messages that are not committed yet.", "bus"
+        )
+        self.oldest_seconds = self._gauge(
+            "oldest_in_hand_seconds",
+            "Age, by the time it was generated, of the oldest message in hand that is not committed "
+            "yet; 0 when nothing is in hand.",
+            "bus",
+            mode="livemax",
+        )
+        self.breaker_open = self._gauge(
+            "breaker_open",
+            "Workers whose flood breaker is open: nearly all messages are dead letters.",
+            "bus",
+        )
+
+    def _declare_store(self) -> None:
+        self.store_retries = self._counter(
+            "store_retries",
+            "Tries to record a batch that failed and are made again, by cause: conflict (with another "
+            "transaction), reconnect (the connection broke), unavailable, or operator (somebody has to act).",
+            "cause",
+        )
+        for cause in CAUSES:
+            self.store_retries.labels(cause)
+        self.store_away = self._gauge("store_away", "Workers that wait for the database.")
+        self.pool_in_use = self._gauge(
+            "database_connections_in_use", "Pooled connections to the database that are in use."
+        )
+        self.expired = self._counter(
+            "expired", "What was deleted because of its age: events, traits or dead_letters.", "kind"
+        )
+        for kind in ("events", "traits", "dead_letters"):
+            self.expired.labels(kind)
+        self.expired_partitions = self._counter(
+            "expired_partitions", "Partitions dropped because of the age of all that was in them."
+        )
+        self.expiry_backlog = self._gauge(
+            "expiry_backlog", "Expired events that the last round of expiry left to the next one."
+        )
+        self.expiry_seconds = self._histogram(
+            "expiry_seconds", "Time that a round of expiry takes.", _ROUND_SECONDS
+        )
+        self.expiry_failures = self._counter(
+            "expiry_failures", "Rounds of expiry that the database did not let come to their end."
+        )
+        self.last_expiry = self._gauge(
+            "expiry_last_success_timestamp_seconds",
+            "When the last complete round of expiry ended, in seconds since 1970; 0 for never.",
+            mode="max",
+        )
+
+    def _declare_daemon(self) -> None:
+        self.build_info = self._gauge("build_info", "Always 1; the label is the release.", "version")
+        self.readers = self._gauge("readers", "Threads that are to read a bus: workers times buses.")
+        self.readers_consuming = self._gauge("readers_consuming", "Threads among them that consume now.")
+        self.lost_workers = self._counter(
+            "workers_lost", "Worker processes that ended without our wish and were replaced.", "kind"
+        )
+
+
+class BusMetrics:
+    """The metrics of one bus, in one process; label values are looked up once."""
+
+    def __init__(self, metrics: Metrics, bus: str) -> None:
+        self.connections = metrics.connections.labels(bus)
+        self.lost_connections = metrics.lost_connections.labels(bus)
+        self.prefetch = metrics.prefetch.labels(bus)
+        self.messages_in_flight = metrics.messages_in_flight.labels(bus)
+        self.bytes_in_flight = metrics.bytes_in_flight.labels(bus)
+        self.oldest_seconds = metrics.oldest_seconds.labels(bus)
+        self.breaker_open = metrics.breaker_open.labels(bus)
+
+
+def document() -> str:
+    """Return the list of all metrics as Markdown."""
+    lines = [
+        "# Metrics",
+        "",
+        "Served at `http://HOST:PORT/metrics` of `[monitor]`. Counters and histograms add up over all",
+        "processes of the daemon since it was started, restarts of workers included; gauges are those of",
+        "the processes that are alive. `bus` is the host names, ports and vhost of a messaging URL.",
+        "",
+        "This page is made from the list in `panko_ingest/metrics.py` by `make docs-metrics`.",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for name, kind, labels, meaning in Metrics().declared:
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

@@ -42,7 +42,7 @@ class Slot:
 
     def clear(self) -> None:
         """End: nobody waits for a pulse any more."""
-        _SLOT.pack_into(self._memory, self._offset, 0, State.OFF, 0, 0.0, _NO_DIGEST)
+        _SLOT.pack_into(self._memory, self._offset, 0, State.OFF, 0, time.monotonic(), _NO_DIGEST)
 
     def beat(self, consuming: bool) -> None:
         """Leave a pulse."""
@@ -76,6 +76,12 @@ class Slot:
         return max(0.0, time.monotonic() - pulse) if pid else 0.0
 
     @property
+    def vacancy(self) -> float:
+        """Seconds since the slot was left; 0 for a slot that is in use."""
+        pid, _, _, left, _ = self._read()
+        return 0.0 if pid else max(0.0, time.monotonic() - left)
+
+    @property
     def held(self) -> bytes | None:
         """The digest of the message that is being converted."""
         _, _, held, _, digest = self._read()
@@ -97,6 +103,8 @@ class Board:
         self._buses = buses
         self._suspects_at = _HEADER.size + workers * buses * _SLOT.size
         self._memory = mmap.mmap(-1, self._suspects_at + _SUSPECTS * _SUSPECT.size)
+        for slot in self.slots():
+            slot.clear()
 
     def slots(self, worker: int | None = None) -> list[Slot]:
         """Return the slots of one worker, or of all."""

@@ -35,6 +35,12 @@ def parse(value: Any) -> datetime.datetime:
     raise ValueError(f"{type(value).__name__} is no ISO 8601 time")
 
 
+def age(moment: datetime.datetime) -> float:
+    """Return how many seconds ago a naive UTC time was; 0 for one that is still to come."""
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    return max(0.0, (now - moment).total_seconds())
+
+
 def _parse_common(text: str) -> datetime.datetime | None:
     """Parse the forms that nearly all services write, fast; None for all others.
 

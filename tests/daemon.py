@@ -21,7 +21,7 @@ def configuration(directory: Path, broker_url: str, database_url: str, more: str
     path = directory / "panko-ingest.conf"
     path.write_text(
         f"[DEFAULT]\ntransport_url = {broker_url}\ngraceful_shutdown_timeout = 20\n"
-        f"[database]\nconnection = {database_url}\n{more}\n"
+        f"[database]\nconnection = {database_url}\n[monitor]\nport = 0\n{more}\n"
     )
     return path
 

@@ -74,6 +74,7 @@ class AmqpConsumer:
     :param client_properties: what the broker's operator sees of this connection.
     :param beat: called every second or so while the thread makes progress, with whether messages of
         every queue that exists would come now.
+    :param on_open: called with True when a connection is there, and with False when it is no more.
     :param on_lost: called whenever a connection was lost.
     :param siblings: returns how many consumers of this daemon a queue has; given to one worker,
         which warns of those that are not.
@@ -87,6 +88,7 @@ class AmqpConsumer:
         *,
         client_properties: Mapping[str, str],
         beat: Callable[[bool], None] = lambda _consuming: None,
+        on_open: Callable[[bool], None] = lambda _open: None,
         on_lost: Callable[[], None] = lambda: None,
         siblings: Callable[[], int] | None = None,
     ) -> None:
@@ -97,6 +99,7 @@ class AmqpConsumer:
         self._lane = lane
         self._client_properties = client_properties
         self._tell = beat
+        self._on_open = on_open
         self._on_lost = on_lost
         self._siblings = siblings
         self._stopping = threading.Event()
@@ -184,6 +187,7 @@ class _Session:
         :raises LINK_ERRORS: the connection is lost.
         """
         link = self._link = self._open()
+        self._consumer._on_open(True)
         try:
             self._keeper.attach(link)
             self._channel = link.channel()
@@ -197,6 +201,7 @@ class _Session:
                     raise _Released
             self._drain()
         finally:
+            self._consumer._on_open(False)
             link.close()
 
     def _drain(self) -> None:

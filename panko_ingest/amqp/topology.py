@@ -129,7 +129,7 @@ class TopologyKeeper:
         if found:
             self.consumers[name] = found.consumer_count
             if topology.require_durable:
-                self._require_durable(name)
+                self.require_durable(name)
         return bool(found)
 
     def _declare_pool(self, name: str) -> bool:
@@ -144,10 +144,14 @@ class TopologyKeeper:
             self._channel = None
             self._show_difference(name, error)
             if self._topology.require_durable:
-                self._require_durable(name)
+                self.require_durable(name)
         return True
 
-    def _require_durable(self, name: str) -> None:
+    def require_durable(self, name: str) -> None:
+        """Return if a queue that exists survives a restart of the broker.
+
+        :raises ConfigError: it does not.
+        """
         try:
             self._open().queue_declare(name, durable=True, auto_delete=False)
         except PreconditionFailed as error:

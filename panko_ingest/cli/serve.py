@@ -13,13 +13,17 @@ from oslo_config import cfg
 
 from panko_ingest import __version__, unread_options
 from panko_ingest.cli.main import prepare
+from panko_ingest.metric_files import MetricFiles
 from panko_ingest.progress import Board
+from panko_ingest.workers import report
 from panko_ingest.workers.expirer import ExpirerService
 from panko_ingest.workers.ingester import IngestService
+from panko_ingest.workers.monitor import MonitorService
 from panko_ingest.workers.settings import Settings, validate
 from panko_ingest.workers.sources import buses
 from panko_ingest.workers.supervisor import Supervisor
 from panko_ingest.workers.systemd import Notifier
+from panko_ingest.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
 
@@ -45,39 +49,69 @@ def run(conf: cfg.ConfigOpts) -> int:
     LOG.info("panko-ingest %s starts", __version__)
     unread_options.warn(conf)
     notifier = Notifier()
+    files = MetricFiles(os.environ.get("RUNTIME_DIRECTORY"))
     _stop_on_interrupt()
     manager = cotyledon.ServiceManager(
         graceful_shutdown_timeout=conf.graceful_shutdown_timeout,
         # Workers inherit the configuration, which does not pickle.
         mp_context=multiprocessing.get_context("fork"),
     )
-    _Daemon(manager, conf, notifier).run()
+    try:
+        _Daemon(manager, conf, notifier, files).run()
+    finally:  # cotyledon ends with SystemExit
+        _say_goodbye(files)
+        files.remove()
     return 0
+
+
+def _say_goodbye(files: MetricFiles) -> None:
+    totals = files.totals()
+    LOG.info(
+        "panko-ingest %s has stopped because it was told to; since its start %d events were recorded, "
+        "%d were stored already, %d messages became dead letters, %d were dropped",
+        __version__,
+        totals["events_recorded_total"],
+        totals["events_duplicate_total"],
+        totals["dead_letters_total"],
+        totals["messages_dropped_total"],
+    )
 
 
 class _Daemon:
     """The master process: which workers there are, and what happens on a signal."""
 
-    def __init__(self, manager: cotyledon.ServiceManager, conf: cfg.ConfigOpts, notifier: Notifier) -> None:
+    def __init__(
+        self,
+        manager: cotyledon.ServiceManager,
+        conf: cfg.ConfigOpts,
+        notifier: Notifier,
+        files: MetricFiles,
+    ) -> None:
         self._manager = manager
+        self._files = files
+        self._metrics = files.join("master-0")
         self._notifier = notifier
         self._settings = Settings(conf, lambda: prepare(sys.argv[1:]))
+        report.install(conf, lambda: self._settings.conf)
         only = conf.command.only
         workers = 0 if only == "expirer" else conf.notification.workers
         self._board = Board(workers, len(buses(conf)) if workers else 0)
-        self._supervisor = Supervisor(self._board, notifier)
-        self._ingesters = (
-            manager.add(IngestService, workers=workers, args=(self._settings, self._board))
-            if workers
-            else None
-        )
+        self._supervisor = Supervisor(self._board, notifier, files)
+        self._services: dict[Any, type[Worker]] = {}
+        if workers:
+            self._add(IngestService, workers, self._settings, self._board, files)
         if only != "ingester":
-            manager.add(ExpirerService, args=(self._settings,))
+            self._add(ExpirerService, 1, self._settings, files)
+        if conf.monitor.port:
+            self._add(MonitorService, 1, self._settings, self._board, files)
         manager.register_hooks(
             on_terminate=self._supervisor.stopping,
             on_reload=self._reload,
             on_dead_worker=self._worker_died,
         )
+
+    def _add(self, service: type[Worker], workers: int, *args: Any) -> None:
+        self._services[self._manager.add(service, workers=workers, args=args)] = service
 
     def run(self) -> None:
         """Run until told to stop."""
@@ -90,8 +124,12 @@ class _Daemon:
             self._board.generation += 1
         self._supervisor.reloaded()
 
-    def _worker_died(self, service_id: Any, worker_id: int, _exit_code: int) -> None:
-        if service_id == self._ingesters:
+    def _worker_died(self, service_id: Any, worker_id: int, exit_code: int) -> None:
+        service = self._services[service_id]
+        self._files.forget(service.place(worker_id))
+        if exit_code:
+            self._metrics.lost_workers.labels(service.name).inc()
+        if service is IngestService:
             self._supervisor.worker_died(worker_id)
 
 

@@ -5,7 +5,9 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from panko_ingest import timestamps
 from panko_ingest.batch import Batch, Batcher
 from panko_ingest.breaker import FloodBreaker
 from panko_ingest.delivery import Delivery
@@ -18,6 +20,7 @@ LOG = logging.getLogger(__name__)
 _SAY_AGAIN = 60.0
 # Windows that must fit into max_bytes before a shrunk prefetch is doubled again.
 _GROW_AFTER = 10
+_MEASURE_INTERVAL = 0.5
 
 
 class Lane:
@@ -28,6 +31,7 @@ class Lane:
     :param prefetch: unacknowledged messages that a queue may send.
     :param max_bytes: bytes in hand above which reading stops until all of them are settled.
     :param hold_limit: seconds that a batch may wait for the store before it is given back.
+    :param bus: what the metrics call it.
     :param wake: ends the wait of the bus's thread.
     """
 
@@ -42,6 +46,7 @@ class Lane:
         prefetch: int,
         max_bytes: int,
         hold_limit: float,
+        bus: str = "",
         clock: Callable[[], float] = time.monotonic,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
@@ -50,6 +55,9 @@ class Lane:
         self._writer = writer
         self._breaker = breaker
         self._metrics = metrics
+        self._gauges = metrics.of_bus(bus)
+        self._measure_at = 0.0
+        self._window = 0
         self._full_prefetch = self._prefetch = prefetch
         self._max_bytes = max_bytes
         self._hold_limit = hold_limit
@@ -81,9 +89,15 @@ class Lane:
         self._over_bytes = False
         while not self._settled.empty():
             self._settled.get()
+        self._window = 0
+        self._measure()
 
     def window(self) -> int:
         """Return how many unacknowledged messages a queue may send now."""
+        self._window = self._allowed()
+        return self._window
+
+    def _allowed(self) -> int:
         if self._over_bytes:
             if self._messages:
                 return 0
@@ -97,7 +111,12 @@ class Lane:
         """Convert a delivery and put it into the batch."""
         self._bytes += len(delivery.body)
         self._messages += 1
-        self._intake.take(delivery, self._batcher)
+        if len(self._batcher):
+            self._intake.take(delivery, self._batcher)
+        else:
+            started = time.perf_counter()
+            self._intake.take(delivery, self._batcher)
+            self._metrics.convert_seconds.observe(time.perf_counter() - started)
         if self._batcher.full:
             self._hand_over()
         if self._bytes > self._max_bytes and not self._over_bytes:
@@ -131,7 +150,8 @@ class Lane:
             self._grow(len(batch.deliveries))
             self._judge(batch)
             settled.append(batch)
-        self._metrics.bytes_in_flight.set(self._bytes)
+        if self._clock() >= self._measure_at:
+            self._measure()
         return settled
 
     def waiting(self) -> bool:
@@ -157,6 +177,7 @@ class Lane:
         if not len(self._batcher):
             return
         batch = self._batcher.take()
+        batch.handed_over_at = self._clock()
         self._metrics.received.inc(len(batch.deliveries))
         self._metrics.redelivered.inc(sum(delivery.redelivered for delivery in batch.deliveries))
         self._outstanding.append(batch)
@@ -173,9 +194,30 @@ class Lane:
 
     def _judge(self, batch: Batch) -> None:
         if self._breaker.record(len(batch.deliveries), batch.dead):
-            self._metrics.breaker_open.set(self._breaker.open)
+            self._gauges.breaker_open.set(self._breaker.open)
             if not self._breaker.open:
                 LOG.warning("Dead letters are under the limit again: reading on")
+
+    def in_hand(self) -> dict[str, Any]:
+        """Return what is in hand, for a report. Callable from any thread."""
+        return {
+            "messages": self._messages,
+            "bytes": self._bytes,
+            "filling batch": len(self._batcher),
+            "batches with the writer": [len(batch.deliveries) for batch in list(self._outstanding)],
+            "prefetch": self._window,
+            "flood breaker": "open" if self._breaker.open else "closed",
+        }
+
+    def _measure(self) -> None:
+        """Bring the gauges up to date."""
+        self._measure_at = self._clock() + _MEASURE_INTERVAL
+        gauges = self._gauges
+        gauges.prefetch.set(self._window)
+        gauges.messages_in_flight.set(self._messages)
+        gauges.bytes_in_flight.set(self._bytes)
+        oldest = (self._outstanding[0] if self._outstanding else self._batcher.filling).oldest
+        gauges.oldest_seconds.set(timestamps.age(oldest) if oldest else 0.0)
 
     def _say_breaker(self) -> None:
         if self._clock() >= self._say_breaker_at:

@@ -1,6 +1,5 @@
 """The thread that records batches, and waits with them while the store is away."""
 
-import datetime
 import logging
 import queue
 import threading
@@ -8,12 +7,12 @@ import time
 from collections import Counter
 from typing import Protocol
 
-from panko_ingest import dead_letter
+from panko_ingest import dead_letter, timestamps
 from panko_ingest.backoff import pauses
 from panko_ingest.batch import Batch
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline.halving import record_by_halves
-from panko_ingest.storage import Connection, RecordResult, StorageUnavailable
+from panko_ingest.storage import Connection, RecordResult, Statistics, StorageUnavailable
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter
 
 LOG = logging.getLogger(__name__)
@@ -53,6 +52,7 @@ class Writer:
         self._busy_since: float | None = None
         self._stopping = threading.Event()
         self._say_at = 0.0
+        self._counted = Statistics()
 
     @property
     def idle(self) -> bool:
@@ -109,9 +109,15 @@ class Writer:
         try:
             self._connection.ping()
         except StorageUnavailable as error:
+            self.metrics.store_away.set(1)
             self._say(error)
         else:
-            self.store_answers = True
+            self._note_answer(True)
+
+    def _note_answer(self, answers: bool) -> None:
+        if answers != self.store_answers:
+            self.metrics.store_away.set(not answers)
+        self.store_answers = answers
 
     def _record(self, owner: Owner, batch: Batch) -> None:
         started = time.monotonic()
@@ -162,20 +168,33 @@ class Writer:
         metrics.recorded.inc(len(result.recorded))
         metrics.duplicates.inc(len(result.duplicates))
         metrics.dropped.inc(batch.dropped)
-        metrics.batch_events.observe(len(batch.deliveries))
+        metrics.batch_messages.observe(len(batch.deliveries))
         metrics.record_seconds.observe(seconds)
+        metrics.commit_seconds.observe(time.monotonic() - batch.handed_over_at)
         stages = Counter(letter.stage for letter in batch.dead_letters)
         stages["record"] += len(result.failed)
         for stage, count in stages.items():
             metrics.dead_letters.labels(stage).inc(count)
         if result.recorded:
             oldest = min(batch.events[index].generated for index in result.recorded)
-            now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-            metrics.lag_seconds.observe(max(0.0, (now - oldest).total_seconds()))
-        for event in batch.events:
-            if event.raw and SALVAGED_KEY in event.raw:
-                for salvage in event.raw[SALVAGED_KEY]:
-                    metrics.salvaged.labels(event.event_type, salvage["trait"]).inc()
+            metrics.lag_seconds.observe(timestamps.age(oldest))
+        converted = sum(
+            len(event.raw[SALVAGED_KEY]) for event in batch.events if event.raw and SALVAGED_KEY in event.raw
+        )
+        if converted:
+            metrics.salvaged.labels("convert").inc(converted)
+        self._count_storage()
+
+    def _count_storage(self) -> None:
+        """Add what happened within the storage since the last commit."""
+        now, before = self._connection.statistics(), self._counted
+        self._counted = now
+        if now.salvaged > before.salvaged:
+            self.metrics.salvaged.labels("record").inc(now.salvaged - before.salvaged)
+        if now.conflicts > before.conflicts:
+            self.metrics.store_retries.labels("conflict").inc(now.conflicts - before.conflicts)
+        if now.reconnects > before.reconnects:
+            self.metrics.store_retries.labels("reconnect").inc(now.reconnects - before.reconnects)
 
     def _say(self, error: StorageUnavailable) -> None:
         now = time.monotonic()

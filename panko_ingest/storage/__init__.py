@@ -7,13 +7,14 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from panko_ingest.errors import ConfigError
+from panko_ingest.findings import Finding
 from panko_ingest.storage.base import (
     Connection,
     DeadLetterFilter,
     EventFilter,
-    Finding,
     RecordResult,
     SchemaState,
+    Statistics,
 )
 from panko_ingest.storage.errors import InvalidMarker, StorageError, StorageUnavailable
 from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
@@ -31,6 +32,7 @@ __all__ = [
     "InvalidMarker",
     "RecordResult",
     "SchemaState",
+    "Statistics",
     "StorageError",
     "StorageUnavailable",
     "get_connection",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from panko_ingest.findings import Finding
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter, Trait
 from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
 
@@ -85,12 +86,16 @@ class SchemaState(NamedTuple):
     head: str
 
 
-class Finding(NamedTuple):
-    """What a look at the store found: ``level`` is ok, warning or failure; ``text`` says what to do."""
+class Statistics(NamedTuple):
+    """What a connection did so far, and what it uses now."""
 
-    level: str
-    subject: str
-    text: str
+    salvaged: int = 0
+    """Traits trimmed, changed or dropped so that their events could be stored."""
+    conflicts: int = 0
+    """Transactions run again because another one was in the way."""
+    reconnects: int = 0
+    """Transactions run again because their connection broke."""
+    connections_in_use: int = 0
 
 
 class Connection(ABC):
@@ -109,6 +114,10 @@ class Connection(ABC):
 
         :raises StorageUnavailable: the store is away, or its schema is not one this code works on.
         """
+
+    def statistics(self) -> Statistics:
+        """Return what this connection did so far, for metrics."""
+        return Statistics()
 
     @abstractmethod
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
+from panko_ingest.findings import Finding
 from panko_ingest.storage import (
     base,
     dead_letters,
@@ -22,7 +23,14 @@ from panko_ingest.storage import (
     retention,
     schema,
 )
-from panko_ingest.storage.base import DeadLetterFilter, EventFilter, Finding, RecordResult, SchemaState
+from panko_ingest.storage.base import (
+    DeadLetterFilter,
+    EventFilter,
+    RecordResult,
+    SchemaState,
+    Statistics,
+)
+from panko_ingest.storage.faults import Fault
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter, Trait
 from panko_ingest.storage.recording import Recorder
 from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
@@ -93,10 +101,15 @@ class Connection(base.Connection):
         """Write events and dead letters in one transaction; see :class:`base.Connection`."""
         return self._recorder.record(event_models, dead_letters, on_failure)
 
-    @property
-    def salvaged_traits(self) -> int:
-        """How many traits this connection had to trim, change or drop so far to store their events."""
-        return self._recorder.salvaged
+    def statistics(self) -> Statistics:
+        """Return what this connection did so far, for metrics."""
+        pool = self.engine.pool
+        return Statistics(
+            self._recorder.salvaged,
+            conflicts=self._recorder.retries[Fault.TRANSIENT],
+            reconnects=self._recorder.retries[Fault.AWAY],
+            connections_in_use=pool.checkedout() if isinstance(pool, sa.QueuePool) else 0,
+        )
 
     def get_events(
         self, event_filter: EventFilter, pagination: Mapping[str, Any] | None = None

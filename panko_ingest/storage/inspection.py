@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
 
+from panko_ingest.findings import Finding
 from panko_ingest.storage import schema
-from panko_ingest.storage.base import Finding
 from panko_ingest.storage.engine import read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.tables import Base, Event

@@ -5,6 +5,7 @@ batch that the database refuses for what is in it is halved by savepoints until 
 are found; the rest is stored.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -54,6 +55,8 @@ class Recorder:
         self._validator: Validator | None = None
         self.salvaged = 0
         """How many traits were trimmed, changed or dropped so far so that their events could be stored."""
+        self.retries: Counter[Fault] = Counter()
+        """How many transactions were run again so far, and why."""
 
     def forget(self) -> None:
         """Learn anew what was known of the database: its schema or its event types have changed."""
@@ -64,15 +67,18 @@ class Recorder:
         self, events: Sequence[Event], letters: Sequence[DeadLetter], on_failure: OnFailure | None
     ) -> RecordResult:
         """Record a batch; see ``Connection.record_events``."""
-        writer, validator = run_transaction(self._settings, self._prepare)
+        writer, validator = run_transaction(self._settings, self._prepare, self._count_retry)
         rows, failures, salvaged = validator.rows(events)
         self.salvaged += salvaged
         rows.sort(key=lambda row: row.message_id)
         batch = _Batch(self._engine, self._types, writer, validator, rows, failures, letters, on_failure)
-        result = run_transaction(self._settings, batch.store).result()
+        result = run_transaction(self._settings, batch.store, self._count_retry).result()
         if result.failed and on_failure is None:
             raise result.failed[-1][1]
         return result
+
+    def _count_retry(self, fault: Fault) -> None:
+        self.retries[fault] += 1
 
     def _prepare(self) -> tuple[Writer, Validator]:
         if self._writer is None or self._validator is None:

@@ -15,7 +15,9 @@ _FIRST_PAUSE = 0.05
 T = TypeVar("T")
 
 
-def run_transaction(settings: Settings, work: Callable[[], T]) -> T:
+def run_transaction(
+    settings: Settings, work: Callable[[], T], on_retry: Callable[[Fault], None] = lambda _fault: None
+) -> T:
     """Return what ``work``, a whole transaction from connecting to COMMIT, returns.
 
     It is run again after a conflict with another transaction, up to ``max_retries`` times with
@@ -23,6 +25,7 @@ def run_transaction(settings: Settings, work: Callable[[], T]) -> T:
     knows whether it took effect, so ``work`` must bear that it did. A server that can't be reached
     is not waited for.
 
+    :param on_retry: called before each further try with what was wrong.
     :raises StorageUnavailable: the store is away or refuses for reasons of its own.
     """
     retrying = tenacity.Retrying(
@@ -33,6 +36,7 @@ def run_transaction(settings: Settings, work: Callable[[], T]) -> T:
             if settings.max_retries < 0
             else tenacity.stop_after_attempt(settings.max_retries + 1)
         ),
+        before_sleep=lambda state: on_retry(_fault_of(state)),
         reraise=True,
     )
     try:
@@ -43,6 +47,11 @@ def run_transaction(settings: Settings, work: Callable[[], T]) -> T:
         if classify(error) in {Fault.TRANSIENT, Fault.AWAY, Fault.OPERATOR}:
             raise unavailable(error) from error
         raise
+
+
+def _fault_of(state: tenacity.RetryCallState) -> Fault:
+    error = state.outcome and state.outcome.exception()
+    return (error and classify(error)) or Fault.TRANSIENT
 
 
 class _Again:

@@ -5,27 +5,29 @@ import random
 import threading
 import time
 
-import cotyledon
 from cotyledon.types import WorkerId
 from oslo_config import cfg
 
 from panko_ingest import config
-from panko_ingest.storage import Connection, StorageUnavailable, get_connection
+from panko_ingest.metric_files import MetricFiles
+from panko_ingest.metrics import Metrics
+from panko_ingest.storage import Connection, ExpiryReport, StorageUnavailable, get_connection
 from panko_ingest.workers.settings import Settings
+from panko_ingest.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
 
 _TRY_AGAIN = 60.0
-_BATCH_SIZE = 1000
 
 
-class ExpirerService(cotyledon.Service):
+class ExpirerService(Worker):
     """Runs one round of expiry every ``[expirer] interval``."""
 
     name = "expirer"
 
-    def __init__(self, worker_id: WorkerId, settings: Settings) -> None:
+    def __init__(self, worker_id: WorkerId, settings: Settings, files: MetricFiles) -> None:
         super().__init__(worker_id)
+        self._files = files
         self._conf = settings.conf
         self._stopping = threading.Event()
         self._finished = threading.Event()
@@ -45,36 +47,58 @@ class ExpirerService(cotyledon.Service):
 
     def _work(self) -> None:
         interval = self._conf.expirer.interval
+        metrics = self._files.join(self.place(self.worker_id))
         connection = get_connection(config.expirer_database_url(self._conf), self._conf)
         # Hosts that were started together need not begin together.
         pause = random.uniform(0, min(interval, 10.0))
         while not self._stopping.wait(pause):
             started = time.monotonic()
             try:
-                run_round(connection, self._conf, self._stopping)
+                report = run_round(connection, self._conf, self._stopping, metrics)
             except StorageUnavailable as error:
+                metrics.expiry_failures.inc()
                 LOG.warning("Expiry has to wait for the event database: %s", error)
                 pause = min(interval, _TRY_AGAIN)
             else:
-                pause = max(0.0, interval - (time.monotonic() - started))
+                # Who stood by looks soon again whether the one at work is still there.
+                pause = interval - (time.monotonic() - started)
+                pause = max(0.0, min(pause, _TRY_AGAIN) if report.stood_by else pause)
         connection.close()
 
 
-def run_round(connection: Connection, conf: cfg.ConfigOpts, stopping: threading.Event | None = None) -> int:
-    """Delete every expired event and dead letter; return how many events went.
+def run_round(
+    connection: Connection,
+    conf: cfg.ConfigOpts,
+    stopping: threading.Event | None = None,
+    metrics: Metrics | None = None,
+) -> ExpiryReport:
+    """Delete every expired event and dead letter; return what was done about events.
 
     :param stopping: ends the round between two batches when it is set.
     :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
     """
-    deleted = 0
-    ttl = conf.database.event_time_to_live
-    batch_size = conf.database.events_delete_batch_size or _BATCH_SIZE
-    while ttl > 0 and not (stopping and stopping.is_set()):
-        count = connection.clear_expired_data(ttl, batch_size)
-        deleted += count
-        if not count:
-            break
-    if conf.expirer.dead_letter_time_to_live > 0:
-        connection.clear_expired_dead_letters(conf.expirer.dead_letter_time_to_live)
-    LOG.info("Expiry: %d events deleted", deleted)
-    return deleted
+    report = connection.expire(
+        conf.database.event_time_to_live,
+        batch_size=conf.database.events_delete_batch_size,
+        budget=conf.expirer.interval,
+        stopping=stopping,
+    )
+    letters = 0
+    if conf.expirer.dead_letter_time_to_live > 0 and not report.stood_by:
+        letters = connection.clear_expired_dead_letters(conf.expirer.dead_letter_time_to_live)
+    if metrics is not None:
+        _count(metrics, report, letters)
+    LOG.info("Expiry: %s%s", report, f"; {letters} dead letters deleted" if letters else "")
+    return report
+
+
+def _count(metrics: Metrics, report: ExpiryReport, letters: int) -> None:
+    metrics.expired.labels("events").inc(report.events)
+    metrics.expired.labels("traits").inc(report.traits)
+    metrics.expired.labels("dead_letters").inc(letters)
+    metrics.expired_partitions.inc(len(report.partitions))
+    if report.stood_by:
+        return
+    metrics.expiry_backlog.set(report.backlog)
+    metrics.expiry_seconds.observe(report.seconds)
+    metrics.last_expiry.set(time.time())

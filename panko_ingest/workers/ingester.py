@@ -6,30 +6,34 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-import cotyledon
 from cotyledon.types import WorkerId
 
 from panko_ingest import __version__, amqp, config
 from panko_ingest.batch import Batcher
 from panko_ingest.breaker import FloodBreaker
 from panko_ingest.converter import EventConverter, TypeFilter
+from panko_ingest.metric_files import MetricFiles
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline import CrashGuard, Intake, Lane, Writer
 from panko_ingest.progress import Board, Slot, State
 from panko_ingest.storage import get_connection_from_config
+from panko_ingest.workers import report
 from panko_ingest.workers.settings import Settings
 from panko_ingest.workers.sources import buses, topology
+from panko_ingest.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
 
 # Of the broker's consumer_timeout, as messages are older there than here.
 _HOLD_SHARE = 0.7
 _START_SPREAD = 1.0
+_MEASURE_INTERVAL = 1.0
 
 
-class IngestService(cotyledon.Service):
+class IngestService(Worker):
     """One ingest worker: a thread for each bus, and one that writes.
 
     Everything is built in :meth:`run`, in the worker's own process: neither connections nor threads
@@ -38,9 +42,10 @@ class IngestService(cotyledon.Service):
 
     name = "ingester"
 
-    def __init__(self, worker_id: WorkerId, settings: Settings, board: Board) -> None:
+    def __init__(self, worker_id: WorkerId, settings: Settings, board: Board, files: MetricFiles) -> None:
         super().__init__(worker_id)
         self._conf = settings.conf
+        self._files = files
         self._board = board
         self._generation = board.generation
         self._stopping = threading.Event()
@@ -83,7 +88,7 @@ class IngestService(cotyledon.Service):
     def _work(self, slots: list[Slot]) -> None:
         conf = self._conf
         connection = get_connection_from_config(conf)
-        metrics = Metrics()
+        metrics = self._files.join(self.place(self.worker_id))
         writer = self._writer = Writer(connection, metrics)
         converter = EventConverter.from_file(
             config.find_definitions(conf),
@@ -106,7 +111,11 @@ class IngestService(cotyledon.Service):
             reading = [threads.submit(consumer.run) for consumer in self._consumers]
             writing = threads.submit(writer.run)
             try:
-                self._wait_for_end(reading, writing)
+                self._wait_for_end(
+                    reading,
+                    writing,
+                    lambda: metrics.pool_in_use.set(connection.statistics().connections_in_use),
+                )
             finally:
                 self._stop_threads()
                 wait(reading)
@@ -117,14 +126,18 @@ class IngestService(cotyledon.Service):
         )
 
     @staticmethod
-    def _wait_for_end(reading: list[Future[None]], writing: Future[None]) -> None:
+    def _wait_for_end(
+        reading: list[Future[None]], writing: Future[None], measure: Callable[[], None]
+    ) -> None:
         """Wait until all buses are done, or a thread has failed.
 
+        :param measure: called every second meanwhile.
         :raises Exception: what the thread failed with.
         """
         open_ends = set(reading)
         while open_ends:
-            done, _ = wait({*open_ends, writing}, return_when=FIRST_COMPLETED)
+            done, _ = wait({*open_ends, writing}, _MEASURE_INTERVAL, FIRST_COMPLETED)
+            measure()
             for future in done:
                 future.result()
             if writing in done:
@@ -147,7 +160,9 @@ class IngestService(cotyledon.Service):
             prefetch=prefetch,
             max_bytes=options.max_bytes_in_flight,
             hold_limit=options.consumer_timeout * _HOLD_SHARE,
+            bus=bus.name,
         )
+        gauges = metrics.of_bus(bus.name)
         consumer = amqp.AmqpConsumer(
             bus,
             topology(self._conf),
@@ -158,9 +173,11 @@ class IngestService(cotyledon.Service):
             },
             beat=slot.beat,
             siblings=self._siblings if self.worker_id == 0 else None,
-            on_lost=metrics.lost_connections.labels(bus.name).inc,
+            on_open=gauges.connections.set,
+            on_lost=gauges.lost_connections.inc,
         )
         lane.wake = consumer.wake
+        report.add_section(f"In hand from {bus.name}", lane.in_hand)
         return consumer
 
     def _siblings(self) -> int:

@@ -4,14 +4,18 @@ import logging
 import os
 import signal
 import threading
+import time
 
+from panko_ingest.metric_files import MetricFiles
 from panko_ingest.progress import Board, State
+from panko_ingest.workers.rates import Rates
 from panko_ingest.workers.systemd import Notifier
 
 LOG = logging.getLogger(__name__)
 
 HANG_LIMIT = 30.0
 _INTERVAL = 1.0
+_STATUS_INTERVAL = 5.0
 # While we wait for a broker or a database, systemd is to wait with us.
 _START_EXTENSION_USEC = 60_000_000
 
@@ -19,14 +23,20 @@ _START_EXTENSION_USEC = 60_000_000
 class Supervisor:
     """Watches the board.
 
-    :param hang_limit: seconds without a pulse after which a worker is killed; cotyledon starts it again.
+    :param hang_limit: seconds without a pulse after which a worker is killed; cotyledon starts it
+        again. By default 30, or half of what systemd's watchdog allows if that is less.
     """
 
-    def __init__(self, board: Board, notifier: Notifier, hang_limit: float = HANG_LIMIT) -> None:
+    def __init__(
+        self, board: Board, notifier: Notifier, files: MetricFiles, hang_limit: float | None = None
+    ) -> None:
         self._board = board
         self._notifier = notifier
-        self._hang_limit = hang_limit
+        self._rates = Rates(files)
+        self._hang_limit = hang_limit or min(HANG_LIMIT, notifier.watchdog_interval / 2 or HANG_LIMIT)
         self._ready = False
+        self._status = ""
+        self._status_at = 0.0
         self._stopping = threading.Event()
 
     def start(self) -> None:
@@ -36,7 +46,7 @@ class Supervisor:
     def stopping(self) -> None:
         """Note that the daemon is told to stop: silence is expected from now on."""
         self._stopping.set()
-        self._notifier.send("STOPPING=1")
+        self._notifier.send("STOPPING=1", "STATUS=stopping: workers commit and acknowledge what they hold")
 
     def reloaded(self) -> None:
         """Say READY again, which ends systemd's wait for a reload."""
@@ -48,33 +58,42 @@ class Supervisor:
 
     def _run(self) -> None:
         while not self._stopping.wait(_INTERVAL):
-            hung = self._kill_hung()
-            self._notify(hung)
+            self._kill_hung()
+            self._notify()
 
-    def _kill_hung(self) -> bool:
-        hung = False
+    def _kill_hung(self) -> None:
         for slot in self._board.slots():
             pid, silence = slot.pid, slot.silence
             if pid and silence > self._hang_limit:
-                hung = True
                 LOG.error("Worker process %d made no progress for %.0f s: killing it", pid, silence)
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     slot.clear()
-        return hung
 
-    def _notify(self, hung: bool) -> None:
+    def _making_progress(self) -> bool:
+        """Whether every worker gave a sign of life lately, or was replaced."""
+        patience = self._hang_limit / 3
+        return all(
+            slot.silence <= patience and slot.vacancy <= self._hang_limit for slot in self._board.slots()
+        )
+
+    def _notify(self) -> None:
         slots = self._board.slots()
         consuming = sum(slot.state is State.CONSUMING for slot in slots)
-        status = f"STATUS={consuming} of {len(slots)} readers consuming"
+        states = []
         if consuming == len(slots) and not self._ready:
             self._ready = True
+            self._status_at = 0.0
             LOG.info("Ready: all %d readers are consuming", consuming)
-            self._notifier.send("READY=1", status)
-        states = [status]
+            states.append("READY=1")
         if not self._ready:
             states.append(f"EXTEND_TIMEOUT_USEC={_START_EXTENSION_USEC}")
-        if self._notifier.watchdog_interval and not hung:
+        if time.monotonic() >= self._status_at:
+            self._status_at = time.monotonic() + _STATUS_INTERVAL
+            self._status = f"STATUS={consuming} of {len(slots)} readers consuming; {self._rates.look()}"
+            states.append(self._status)
+        if self._notifier.watchdog_interval and self._making_progress():
             states.append("WATCHDOG=1")
-        self._notifier.send(*states)
+        if states:
+            self._notifier.send(*states)

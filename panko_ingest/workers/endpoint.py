@@ -1,0 +1,131 @@
+"""A small HTTP server for a few read-only pages, hard to wear out."""
+
+import io
+import logging
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NamedTuple
+
+LOG = logging.getLogger(__name__)
+
+MAX_REQUEST = 8 * 1024
+MAX_THREADS = 8
+_PATIENCE = 5.0
+
+
+class Page(NamedTuple):
+    """What a request is answered with."""
+
+    status: HTTPStatus
+    content_type: str
+    body: bytes
+
+
+class Endpoint(socketserver.TCPServer):
+    """Serves pages; each request is a thread's, of which there are few.
+
+    :param pages: by path, what makes the page.
+    :raises OSError: the address can't be listened on.
+    """
+
+    allow_reuse_address = True
+    request_queue_size = 16
+
+    def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], Page]]) -> None:
+        self.pages = pages
+        self._threads = threading.BoundedSemaphore(MAX_THREADS)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread; with none free, hang up."""
+        if not self._threads.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        threading.Thread(target=self._process, args=(request, client_address), daemon=True).start()
+
+    def _process(self, request: Any, client_address: Any) -> None:
+        try:
+            self.finish_request(request, client_address)
+        except OSError as error:
+            LOG.debug("A client of the monitor went away: %s", error)
+        except Exception:
+            LOG.exception("A page of the monitor failed")
+        finally:
+            self.shutdown_request(request)
+            self._threads.release()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+    server_version = "panko-ingest"
+    sys_version = ""
+    error_content_type = "text/plain"
+    error_message_format = "%(code)d %(message)s\n"
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        # Its base class looks for a method of the name of each HTTP method.
+        if name.startswith("do_"):
+            return self._refuse
+        raise AttributeError(name)
+
+    def handle(self) -> None:
+        """Read one request, whole and in good time, and answer it."""
+        self.request_version, self.requestline, self.command = "HTTP/1.0", "", ""
+        self.close_connection = True
+        head = self._read_head()
+        if head is None:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return
+        self.rfile = io.BufferedReader(io.BytesIO(head))
+        self.handle_one_request()
+
+    def _read_head(self) -> bytes | None:
+        """Return a request without its body; None for one that is too large.
+
+        :raises TimeoutError: it does not come in time.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        head = b""
+        while b"\r\n\r\n" not in head and b"\n\n" not in head:
+            self.connection.settimeout(max(0.001, deadline - time.monotonic()))
+            more = self.connection.recv(MAX_REQUEST)
+            if not more:
+                break
+            head += more
+            if len(head) > MAX_REQUEST:
+                return None
+        self.connection.settimeout(_PATIENCE)
+        return head
+
+    def do_GET(self) -> None:
+        """Send a page."""
+        make = self.server.pages.get(self.path.partition("?")[0])
+        if make is None:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        page = make()
+        self.send_response(page.status)
+        self.send_header("Content-Type", page.content_type)
+        self.send_header("Content-Length", str(len(page.body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(page.body)
+
+    do_HEAD = do_GET  # noqa: N815 - its base class calls it so
+
+    def _refuse(self) -> None:
+        self.send_response(HTTPStatus.METHOD_NOT_ALLOWED)
+        self.send_header("Allow", "GET, HEAD")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep requests out of the log."""
+        LOG.debug(format, *args)
