@@ -13,6 +13,7 @@ from typing import Any
 
 from oslo_config import cfg, types
 from oslo_log import log
+from oslo_reports import opts as reports
 
 from panko_ingest import __version__, resources
 from panko_ingest.errors import ConfigError
@@ -416,6 +417,7 @@ def prepare_service(
     conf = cfg.ConfigOpts()
     register_opts(conf)
     log.register_options(conf)
+    reports.set_defaults(conf)
     set_defaults()
     conf.register_cli_opts(cli_opts)
     try:

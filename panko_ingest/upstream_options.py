@@ -249,7 +249,7 @@ UPSTREAM_OPTIONS: tuple[UpstreamOption, ...] = (
     ),
     *_ignored(CEILOMETER, "oslo_concurrency", "no lock files are used", "*"),
     *_ignored(CEILOMETER, "cache", "nothing is cached outside of the process", "*"),
-    *_ignored(BOTH, "oslo_reports", "no report is written", "*"),
+    *_same(BOTH, "oslo_reports", "log_dir", "file_event_handler", "file_event_handler_interval"),
     # Panko's API
     *(
         option

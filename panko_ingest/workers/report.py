@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from oslo_config import cfg
-from oslo_reports import opts
 from oslo_reports.guru_meditation_report import TextGuruMeditation
 from oslo_reports.models.conf import ConfigModel
 from oslo_reports.models.with_default_views import ModelWithDefaultViews
@@ -35,7 +34,6 @@ def install(conf: cfg.ConfigOpts, in_force: Callable[[], cfg.ConfigOpts]) -> Non
 
     :param in_force: returns the configuration to show.
     """
-    opts.set_defaults(conf)
     # The library's own section is about oslo's global configuration, which is not ours.
     TextGuruMeditation.register_section("Configuration in force", lambda: ConfigModel(in_force()))
     TextGuruMeditation.setup_autorun(_Package, service_name="panko-ingest", conf=conf)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from oslo_config import cfg
 from oslo_log import log
+from oslo_reports import opts as reports
 
 from panko_ingest import config, unread_options
 from panko_ingest.upstream_options import EVENT_PIPELINE, UPSTREAM_OPTIONS, Fate, UpstreamOption
@@ -17,6 +18,7 @@ def conf() -> cfg.ConfigOpts:
     conf = cfg.ConfigOpts()
     config.register_opts(conf)
     log.register_options(conf)
+    reports.set_defaults(conf)
     return conf
 
 
