@@ -83,7 +83,7 @@ def test_compressed_bodies_are_inflated(name: str, compress: Any) -> None:
 @pytest.mark.parametrize("compress", [zlib.compress, bz2.compress, lzma.compress])
 def test_a_bomb_is_never_inflated_beyond_the_bound(compress: Any) -> None:
     names = {zlib.compress: "gzip", bz2.compress: "bzip2", lzma.compress: "xz"}
-    body = compress(b"[" + b" " * 50_000_000 + b"]")
+    body = compress(b"[" + b" " * 5_000_000 + b"]")
     with pytest.raises(DecodeError, match=r"inflates to more than max_message_size \(100000 bytes\)"):
         Notification.decode(body, headers={"compression": names[compress]}, max_size=100_000)
 
