@@ -1,0 +1,277 @@
+"""The monitor of a running daemon, asked over HTTP."""
+
+import http.client
+import json
+import re
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from panko_ingest import resources
+from panko_ingest.converter import EventConverter
+from panko_ingest.notification import Notification
+from panko_ingest.storage.models import Event
+from tests.bus import Bus
+from tests.daemon import Daemon, configuration
+from tests.ledger import Ledger, load
+from tests.services import PostgreSQL
+from tests.services.server import free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+
+class Monitor:
+    """A daemon with a monitor, and what its pages say."""
+
+    def __init__(
+        self, tmp_path: Path, broker_url: str, database_url: str, more: str = "", *words: str
+    ) -> None:
+        self.port = free_port()
+        conf = configuration(
+            tmp_path,
+            broker_url,
+            database_url,
+            f"[monitor]\nport = {self.port}\n{more}",
+        )
+        self.daemon = Daemon(conf, *words)
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Return status and body of a page."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
+    def document(self, path: str) -> dict[str, Any]:
+        """Return a page of JSON; an empty one while nobody serves it."""
+        try:
+            found: dict[str, Any] = json.loads(self.get(path)[1])
+        except OSError:
+            return {}
+        return found
+
+    def says(self, path: str, ok: bool) -> bool:
+        return self.document(path).get("ok") is ok
+
+    def wait_until_ready(self) -> None:
+        self.daemon.wait_until_ready()
+        wait_until(lambda: self.says("/readyz", True), 30, "readiness")
+
+    def metrics(self) -> dict[str, float]:
+        """Return the samples of /metrics, without the prefix."""
+        status, body = self.get("/metrics")
+        assert status == 200
+        samples = re.findall(r"^panko_ingest_(\S+) (\S+)$", body.decode(), re.MULTILINE)
+        return {name: float(value) for name, value in samples}
+
+    def metric(self, name: str) -> float:
+        return self.metrics().get(name, 0.0)
+
+
+@pytest.fixture
+def ledger(postgresql_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(postgresql_url)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def sqlite_ledger(sqlite_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(sqlite_url)
+    yield ledger
+    ledger.close()
+
+
+@pytest.mark.postgresql
+def test_metrics_tell_the_truth_through_restarts_of_workers(
+    tmp_path: Path, broker_url: str, ledger: Ledger
+) -> None:
+    good = load(20_000, seed=7)
+    bad = [b"{" + str(number).encode() for number in range(50)]
+    monitor = Monitor(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 2\n")
+    service = monitor.daemon
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        bus.publish(good[:1000] + bad)
+        wait_until(lambda: ledger.events() == 1000 and ledger.dead_letters() == 50, 60, "the first of them")
+        bus.publish(good[:100])  # once more
+        wait_until(lambda: monitor.metric("events_duplicate_total") == 100, 30, "the duplicates")
+        files = sorted(path.name for path in metric_folder(service).iterdir())
+        for part in range(1, 4):
+            wait_until(lambda: len(service.workers) == 2, 30, "two workers")
+            # Idle, so that no commit is cut off from being counted.
+            victim = Random(part).choice(service.workers)
+            victim.kill()
+            victim.wait(5)
+            bus.publish(good[1000 + (part - 1) * 6000 : 1000 + part * 6000])
+            wait_until(partial(holds, ledger, 1000 + part * 6000), 60, "more of them")
+        bus.publish(good[19_000:])
+        wait_until(partial(holds, ledger, 20_000), 60, "all of them")
+        wait_until(lambda: monitor.metric("events_recorded_total") == 20_000, 10, "the last batch's count")
+        metrics = monitor.metrics()
+        assert metrics["messages_received_total"] == 20_150
+        assert metrics["events_duplicate_total"] == 100
+        assert metrics['dead_letters_total{stage="decode"}'] == 50
+        assert metrics['workers_lost_total{kind="ingester"}'] == 3
+        assert metrics["batch_messages_sum"] == 20_150
+        assert metrics["record_seconds_count"] == metrics["commit_seconds_count"]
+        assert metrics["readers"] == metrics["readers_consuming"] == 2
+        in_hand = f'messages_in_flight{{bus="{bus_name(broker_url)}"}}'
+        wait_until(lambda: monitor.metric(in_hand) == 0, 5, "nothing in hand")
+        assert metrics[f'broker_connections{{bus="{bus_name(broker_url)}"}}'] == 2
+        assert sorted(path.name for path in metric_folder(service).iterdir()) == files
+        folder = metric_folder(service)
+        assert service.stop() == 0
+        assert not folder.exists()
+        assert re.search(
+            r"has stopped because it was told to; since its start 20000 events were recorded, "
+            r"100 were stored already, 50 messages became dead letters, 0 were dropped$",
+            service.log.strip().splitlines()[-1],
+        )
+
+
+def holds(ledger: Ledger, count: int) -> bool:
+    return ledger.events() == count
+
+
+def bus_name(url: str) -> str:
+    return url.rpartition("@")[2]
+
+
+def metric_folder(service: Daemon) -> Path:
+    """Where the daemon keeps its metric files: only its owner may read them."""
+    (folder,) = {
+        Path(opened.path).parent
+        for child in service.process.children()
+        for opened in child.memory_maps()
+        if opened.path.endswith("_ingester-0.db")
+    }
+    assert folder.stat().st_mode & 0o777 == 0o700
+    return folder
+
+
+@pytest.mark.postgresql
+def test_readiness_says_what_is_broken_and_that_it_is_mended(
+    tmp_path: Path, broker_url: str, ledger: Ledger, postgresql: PostgreSQL
+) -> None:
+    monitor = Monitor(tmp_path, broker_url, ledger.url, "max_lag = 3650000d\n[notification]\nworkers = 1\n")
+    with Bus(broker_url) as bus, monitor.daemon.running():
+        bus.declare()
+        monitor.wait_until_ready()
+        assert monitor.get("/healthz")[0] == 200
+        postgresql.stop()
+        try:
+            wait_until(lambda: monitor.says("/readyz", False), 30, "unreadiness")
+            status, body = monitor.get("/readyz")
+            assert status == 503
+            checks = json.loads(body)["checks"]
+            assert [name for name, check in checks.items() if not check["ok"]] == ["database"]
+            assert "refused" in checks["database"]["text"]
+            assert monitor.get("/healthz")[0] == 200, "a daemon that waits is alive"
+        finally:
+            postgresql.start()
+        wait_until(lambda: monitor.says("/readyz", True), 30, "readiness")
+
+
+def test_readiness_tells_of_a_missing_schema_a_lag_and_a_broker_that_is_away(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    monitor = Monitor(tmp_path, broker_url, sqlite_url, "max_lag = 1h\n[notification]\nworkers = 1\n")
+    with Bus(broker_url) as bus, monitor.daemon.running():
+        bus.declare()
+        wait_until(lambda: "database" in monitor.document("/readyz").get("checks", {}), 30, "a page")
+        document = monitor.document("/readyz")
+        assert "db sync" in document["checks"]["database"]["text"]
+        assert not document["checks"][f"broker {bus_name(broker_url)}"]["ok"], "nothing is read before"
+
+
+def test_the_monitor_refuses_what_it_does_not_serve(
+    tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
+) -> None:
+    monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, "[notification]\nworkers = 1\n")
+    with monitor.daemon.running():
+        monitor.daemon.wait_for_log("Serving /metrics, /healthz and /readyz")
+        for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"):
+            assert request(monitor.port, method, "/metrics").status == 405
+        assert request(monitor.port, "GET", "/etc/passwd").status == 404
+        assert request(monitor.port, "HEAD", "/healthz").read() == b""
+        with socket.create_connection(("127.0.0.1", monitor.port), 10) as client:
+            client.sendall(b"GET /" + b"x" * 8000 + b"x" * 8000)
+            assert client.recv(100).startswith(b"HTTP/1.0 431 ")
+        idle = [socket.create_connection(("127.0.0.1", monitor.port), 10) for _ in range(50)]
+        wait_until(partial(answers, monitor), 15, "an answer beside 50 clients that say nothing")
+        for client in idle:
+            client.close()
+        assert monitor.daemon.stop() == 0
+
+
+def answers(monitor: Monitor) -> bool:
+    try:
+        return monitor.get("/metrics")[0] == 200
+    except OSError:
+        return False
+
+
+def request(port: int, method: str, path: str) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path)
+    return connection.getresponse()
+
+
+def test_a_port_in_use_is_no_reason_to_stop(tmp_path: Path, broker_url: str, sqlite_ledger: Ledger) -> None:
+    monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, "[notification]\nworkers = 1\n")
+    with socket.create_server(("127.0.0.1", monitor.port)), monitor.daemon.running():
+        monitor.daemon.wait_for_log(r"\[monitor\] host, port: can't listen on 127.0.0.1:\d+: Address already")
+        with Bus(broker_url) as bus:
+            bus.declare()
+            monitor.daemon.wait_until_ready()
+        assert monitor.daemon.stop() == 0
+
+
+def test_a_stopped_worker_is_not_alive(tmp_path: Path, broker_url: str, sqlite_ledger: Ledger) -> None:
+    monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, "[notification]\nworkers = 1\n")
+    with Bus(broker_url) as bus, monitor.daemon.running():
+        bus.declare()
+        monitor.wait_until_ready()
+        (worker,) = monitor.daemon.workers
+        worker.send_signal(signal.SIGSTOP)
+        wait_until(lambda: monitor.says("/healthz", False), 20, "no sign of life")
+        text = monitor.document("/healthz")["checks"]["reader 0"]["text"]
+        assert f"process {worker.pid} gave no sign of life" in text
+
+
+def test_an_expirer_of_its_own_has_a_monitor_too(
+    tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
+) -> None:
+    more = "[database]\nevent_time_to_live = 1d\n[expirer]\ninterval = 1\n"
+    sqlite_ledger.connection.record_events(events_of(load(100)))
+    monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, more, "--only", "expirer")
+    with monitor.daemon.running():
+        monitor.daemon.wait_for_log("Serving /metrics")
+        wait_until(lambda: monitor.metric('expired_total{kind="events"}') == 100, 30, "the expired events")
+        assert sqlite_ledger.events() == 0
+        assert monitor.metric("expiry_last_success_timestamp_seconds") > 0
+        wait_until(lambda: monitor.says("/readyz", True), 10, "readiness")
+        assert monitor.document("/readyz")["figures"]["last_expiry"]
+
+
+def events_of(bodies: list[bytes]) -> list[Event]:
+    converter = EventConverter.from_file(str(resources.path("etc", "event_definitions.yaml")))
+    events = []
+    for body in bodies:
+        notification = Notification.decode(body)
+        event = converter.to_event(notification.message, notification.priority)
+        assert event is not None
+        events.append(event)
+    return events
