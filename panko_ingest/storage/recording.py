@@ -25,6 +25,8 @@ from panko_ingest.storage.retry import run_transaction
 from panko_ingest.storage.settings import Settings
 from panko_ingest.storage.validation import Row, Validator
 
+_LOOKS = 3
+
 OnFailure = Callable[[int, Exception], DeadLetter]
 
 
@@ -135,25 +137,45 @@ class _Batch:
 
     def _write_all(self, connection: sa.Connection, rows: list[Row], outcome: _Outcome) -> set[str]:
         """Write rows, all or none; return the message_ids that are stored now."""
-        written = self._write(connection, rows)
-        there = _account(connection, rows, written, outcome)
+        there = self._write_and_account(connection, rows, outcome, self._write)
         if len(there) < len(rows):
             raise _Skipped
         return there
 
     def _write_what_can_be(self, connection: sa.Connection, rows: list[Row], outcome: _Outcome) -> set[str]:
         """Write those rows that the database takes; return the message_ids that are stored now."""
-        refused: dict[int, Exception] = {}
-        written = self._bisect(connection, rows, refused)
-        there = _account(connection, rows, written, outcome)
+        refused: dict[str, Exception] = {}
+
+        def write(connection: sa.Connection, rows: list[Row]) -> set[str]:
+            rows = [row for row in rows if row.message_id not in refused]
+            return self._bisect(connection, rows, refused) if rows else set()
+
+        there = self._write_and_account(connection, rows, outcome, write)
         for row in rows:
             if row.message_id not in there:
-                outcome.failed[row.index] = refused.get(row.index) or StorageError(
+                outcome.failed[row.index] = refused.get(row.message_id) or StorageError(
                     "the database did not store it, and gave no reason"
                 )
         return there
 
-    def _bisect(self, connection: sa.Connection, rows: list[Row], refused: dict[int, Exception]) -> set[str]:
+    def _write_and_account(
+        self,
+        connection: sa.Connection,
+        rows: list[Row],
+        outcome: _Outcome,
+        write: Callable[[sa.Connection, list[Row]], set[str]],
+    ) -> set[str]:
+        """Write rows and return the message_ids that are stored now."""
+        there: set[str] = set()
+        for _ in range(_LOOKS):
+            there |= _account(connection, rows, write(connection, rows), outcome)
+            # What was stored when we wrote may have been expired when we looked: then it is written now.
+            rows = [row for row in rows if row.message_id not in there]
+            if not rows:
+                break
+        return there
+
+    def _bisect(self, connection: sa.Connection, rows: list[Row], refused: dict[str, Exception]) -> set[str]:
         savepoint = connection.begin_nested()
         try:
             written = self._write(connection, rows)
@@ -162,7 +184,7 @@ class _Batch:
                 raise  # what else went wrong may have ended the transaction, and its savepoints
             savepoint.rollback()
             if len(rows) == 1:
-                refused[rows[0].index] = faults.refused(error)
+                refused[rows[0].message_id] = faults.refused(error)
                 return set()
         else:
             savepoint.commit()

@@ -1,0 +1,136 @@
+"""Many writers at once, and an expirer among them: nothing lost, nothing doubled, nobody deadlocked."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.storage import EventFilter, RecordResult
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from tests.integration.storage.hammer import WINDOW, event, is_old
+from tests.integration.storage.samples import count, counts, make_event, rows
+
+ROOT = Path(__file__).parents[3]
+
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a hammer; those left over are killed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def one(*arguments: object) -> subprocess.Popen[str]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tests.integration.storage.hammer", *map(str, arguments)],
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            return process
+
+        yield one
+
+
+def outcome(process: subprocess.Popen[str], seconds: float) -> Any:
+    out, err = process.communicate(timeout=seconds + 90)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.long)])
+def test_four_writers_in_opposite_orders_and_an_expirer(
+    store: Connection, database_url: str, seconds: int, start: Start
+) -> None:
+    writers = [start(database_url, worker, seconds) for worker in range(4)]
+    expirer = start(database_url, "expirer", seconds)
+    outcomes = [outcome(writer, seconds) for writer in writers]
+    assert outcome(expirer, seconds)["deleted"] > 0
+    store.clear_expired_data(100 * 86400)
+
+    last = max(one["windows"] for one in outcomes)
+    young = [number for number in range((last + 1) * WINDOW) if not is_old(number)]
+    # Each event was recorded by exactly one of them.
+    assert sorted(number for one in outcomes for number in one["recorded"]) == young
+    stored = {found.message_id: found for found in store.get_events(EventFilter())}
+    assert len(stored) == len(young)
+    for number in young:
+        expected, found = event(number), stored[f"m{number:04}"]
+        assert found.event_type == expected.event_type
+        assert sorted(found.traits) == sorted(expected.traits)
+    for table in ("trait_text", "trait_int", "trait_float", "trait_datetime"):
+        assert count(store, table) == len(young)
+
+
+def test_workers_that_meet_the_same_new_event_types_agree(store: Connection, database_url: str) -> None:
+    stores = [Connection(database_url) for _ in range(4)]
+    names = [f"type {number}" for number in range(60)]
+    barrier = threading.Barrier(len(stores))
+    results: list[RecordResult] = []
+
+    def record(worker: int) -> None:
+        events = [make_event(number + 100 * worker, event_type=name) for number, name in enumerate(names)]
+        barrier.wait(30)
+        results.append(stores[worker].record_events(events[:: -1 if worker % 2 else 1]))
+
+    threads = [threading.Thread(target=record, args=(worker,)) for worker in range(len(stores))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert [len(result.recorded) for result in results] == [60] * 4
+    assert sorted(store.get_event_types()) == sorted(names)
+    assert rows(store, "SELECT count(DISTINCT event_type_id), count(*) FROM event") == [(60, 240)]
+    for one in stores:
+        one.close()
+
+
+def test_an_event_type_made_by_another_is_found_though_an_old_snapshot_lacks_it(
+    store: Connection, database_url: str
+) -> None:
+    """With a snapshot held open elsewhere, and the name inserted after ours began to look."""
+    other = Connection(database_url)
+    store.record_events([make_event(1, event_type="first")])
+    with store.engine.connect() as snapshot:
+        snapshot.execute(sa.text("SELECT count(*) FROM event_type"))
+        other.record_events([make_event(2, event_type="new")])
+        assert store.record_events([make_event(3, event_type="new")]).recorded == (0,)
+    assert sorted(store.get_event_types()) == ["first", "new"]
+    other.close()
+
+
+def test_the_same_events_at_the_same_time_are_stored_once(store: Connection, database_url: str) -> None:
+    stores = [Connection(database_url) for _ in range(4)]
+    barrier = threading.Barrier(len(stores))
+    results: list[RecordResult] = []
+    events = [make_event(number) for number in range(200)]
+
+    def record(worker: int) -> None:
+        barrier.wait(30)
+        results.append(stores[worker].record_events(events[:: -1 if worker % 2 else 1]))
+
+    threads = [threading.Thread(target=record, args=(worker,)) for worker in range(len(stores))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    assert sum(len(result.recorded) for result in results) == 200
+    assert sum(len(result.duplicates) for result in results) == 600
+    assert counts(store)["event"] == counts(store)["trait_text"] == 200
+    for one in stores:
+        one.close()
