@@ -150,6 +150,10 @@ class Connection(ABC):
         """Look at the schema and at the server's settings, and return what was found, good or bad."""
 
     @abstractmethod
+    def check_rights(self, *, to_record: bool, to_expire: bool) -> list[Finding]:
+        """Find out whether our account in the store may do what it is for; nothing is changed."""
+
+    @abstractmethod
     def clear(self) -> None:
         """Delete all events, traits and event types; dead letters and the schema version stay."""
 

@@ -21,6 +21,7 @@ from panko_ingest.storage import (
     inspection,
     query,
     retention,
+    role,
     schema,
 )
 from panko_ingest.storage.base import (
@@ -86,6 +87,10 @@ class Connection(base.Connection):
     def check(self) -> list[Finding]:
         """Look at the schema and at the server's settings, and return what was found, good or bad."""
         return inspection.check(self.engine)
+
+    def check_rights(self, *, to_record: bool, to_expire: bool) -> list[Finding]:
+        """Find out whether our role may do what it is for; nothing is changed."""
+        return list(role.check(self.engine, to_record=to_record, to_expire=to_expire))
 
     def clear(self) -> None:
         """Delete all events, traits and event types; dead letters and the schema version stay."""

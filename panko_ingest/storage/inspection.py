@@ -1,5 +1,6 @@
 """What can be wrong with a store that works: the server's settings, collations, ids that run out."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import sqlalchemy as sa
@@ -8,10 +9,18 @@ from panko_ingest.findings import Finding
 from panko_ingest.storage import schema
 from panko_ingest.storage.engine import read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.tables import Base, Event
+from panko_ingest.storage.tables import TRAIT_TABLES, Base, Event
 
 HEADROOM = 0.5
 """Share of an id column's range from which on we warn."""
+
+MAX_SKEW = 2.0
+"""Seconds that clocks may differ."""
+
+_CLOCKS = {
+    "postgresql": "SELECT extract(epoch FROM clock_timestamp())",
+    "mysql": "SELECT UNIX_TIMESTAMP(NOW(6))",
+}
 
 _INT32, _INT64 = 2**31 - 1, 2**63 - 1
 
@@ -24,8 +33,10 @@ def check(engine: sa.Engine) -> list[Finding]:
     findings = [_revision(engine)]
     with read_transaction(engine) as connection:
         findings += _SERVERS.get(connection.dialect.name, _untested)(connection)
+        findings += _clock(connection)
         if findings[0].level != "failure":
             findings += _ids(connection)
+            findings += _references(connection)
     return findings
 
 
@@ -57,6 +68,52 @@ def _ids(connection: sa.Connection) -> Iterator[Finding]:
         yield Finding("ok", "ids", text)
     else:
         yield Finding("warning", "ids", f"{text}: run `panko-ingest db sync` without --postpone-rewrites")
+
+
+def _clock(connection: sa.Connection) -> Iterator[Finding]:
+    """Compare the server's clock with ours: the age of an event is told by both."""
+    if connection.dialect.name not in _CLOCKS:
+        return
+    before = time.time()
+    there = float(connection.exec_driver_sql(_CLOCKS[connection.dialect.name]).scalar_one())
+    skew = there - (before + time.time()) / 2
+    text = f"the server's clock differs from ours by {skew:+.1f} s"
+    if abs(skew) < MAX_SKEW:
+        yield Finding("ok", "clock", text)
+    else:
+        yield Finding("warning", "clock", f"{text}: let both follow the same time servers (chrony, NTP)")
+
+
+def _references(connection: sa.Connection) -> Iterator[Finding]:
+    """Look for traits that belong to no event; where the database keeps such from being, it is not asked."""
+    inspector = sa.inspect(connection)
+    loose = [
+        table
+        for table in dict.fromkeys(TRAIT_TABLES.values())
+        if not inspector.get_foreign_keys(table.__tablename__)
+    ]
+    if not loose:
+        yield Finding("ok", "references", "the database keeps traits from being without their event")
+        return
+    oldest, newest = connection.execute(sa.select(sa.func.min(Event.id), sa.func.max(Event.id))).one()
+    found = [
+        table.__tablename__
+        for table in loose
+        if connection.scalar(
+            sa.select(table.event_id)
+            .where(sa.or_(table.event_id < (oldest or 0), table.event_id > (newest or 0)))
+            .limit(1)
+        )
+        is not None
+    ]
+    if found:
+        yield Finding(
+            "warning",
+            "references",
+            f"{', '.join(found)}: traits of events that are gone; run `panko-ingest expire`",
+        )
+    else:
+        yield Finding("ok", "references", "no traits of events that are gone, as far as ids tell")
 
 
 def _postgresql(connection: sa.Connection) -> Iterator[Finding]:

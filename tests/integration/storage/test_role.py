@@ -1,0 +1,63 @@
+"""What the account in the database may do is found out without doing it."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.storage.impl_sqlalchemy import Connection
+
+
+def levels(connection: Connection, **purposes: bool) -> list[str]:
+    return [finding.level for finding in connection.check_rights(**purposes)]
+
+
+@pytest.fixture
+def owner(database_url: str) -> Iterator[Connection]:
+    connection = Connection(database_url)
+    connection.upgrade()
+    yield connection
+    connection.close()
+
+
+def test_the_owner_of_the_tables_may_do_everything(owner: Connection) -> None:
+    assert levels(owner, to_record=True, to_expire=True) == ["ok"]
+    assert [finding.level for finding in owner.check()] == ["ok"] * len(owner.check())
+
+
+@pytest.mark.postgresql
+def test_what_a_role_lacks_is_named(postgresql_url: str) -> None:
+    owner = Connection(postgresql_url)
+    owner.upgrade()
+    role = f"checked_{uuid.uuid4().hex[:8]}"
+    url = owner.engine.url.set(username=role).render_as_string(hide_password=False)
+    connection = Connection(url)
+    try:
+        execute(
+            owner,
+            f"CREATE ROLE {role} LOGIN",
+            f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {role}",
+        )
+        (finding,) = connection.check_rights(to_record=True, to_expire=False)
+        assert finding.level == "failure"
+        assert "lacks UPDATE on dead_letter" in finding.text
+        assert "USAGE on the sequence of event_type.id" in finding.text
+        execute(
+            owner,
+            f"GRANT UPDATE ON dead_letter TO {role}",
+            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}",
+        )
+        assert levels(connection, to_record=True, to_expire=False) == ["ok"]
+        (finding,) = connection.check_rights(to_record=True, to_expire=True)
+        assert "DELETE on trait_datetime" in finding.text
+    finally:
+        connection.close()
+        execute(owner, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+        owner.close()
+
+
+def execute(owner: Connection, *statements: str) -> None:
+    with owner.engine.begin() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
