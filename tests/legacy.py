@@ -1,6 +1,7 @@
 """Databases as Panko and, before it, Ceilometer made them: tables, names and rows."""
 
 import datetime
+import hashlib
 from typing import Any
 
 import sqlalchemy as sa
@@ -153,9 +154,28 @@ def fill(connection: sa.Connection, shape: str, events: int = 200) -> None:
             connection.exec_driver_sql(f"SELECT setval('{table}_id_seq', (SELECT max(id) FROM {table}))")
 
 
+def digests(connection: sa.Connection) -> dict[str, tuple[int, str]]:
+    """Return for each event table how many rows it has, and one checksum over all their fields."""
+    found = {}
+    for table, selection in _selections(connection).items():
+        checksum, count = hashlib.sha256(), 0
+        for row in connection.execution_options(yield_per=5000).execute(selection):
+            checksum.update(repr(tuple(row)).encode())
+            count += 1
+        found[table] = (count, checksum.hexdigest())
+    return found
+
+
 def rows(connection: sa.Connection) -> dict[str, list[dict[str, Any]]]:
     """Return every row of the event tables as the database holds it; nothing for raw reads as ``{}``."""
-    content = {}
+    return {
+        table: [dict(row._mapping) for row in connection.execute(selection)]
+        for table, selection in _selections(connection).items()
+    }
+
+
+def _selections(connection: sa.Connection) -> dict[str, sa.TextClause]:
+    selections = {}
     for table in TABLES:
         order = "1, 2" if table.startswith("trait") else "1"
         names = (
@@ -165,6 +185,5 @@ def rows(connection: sa.Connection) -> dict[str, list[dict[str, Any]]]:
         )
         if table == "event":
             names = "id, message_id, generated, COALESCE(raw, '{}') AS raw, event_type_id"
-        found = connection.execute(sa.text(f"SELECT {names} FROM {table} ORDER BY {order}"))
-        content[table] = [dict(row._mapping) for row in found]
-    return content
+        selections[table] = sa.text(f"SELECT {names} FROM {table} ORDER BY {order}")
+    return selections

@@ -96,6 +96,23 @@ def test_an_adopted_database_keeps_every_row_and_becomes_the_declared_one(
     assert [event.message_id[-3:] for event in events] == [f"{number:03}" for number in range(3, 201, 7)]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_million_rows_are_equal_field_by_field_before_and_after(
+    store: Connection, declared: dict[str, Any]
+) -> None:
+    with store.engine.begin() as connection:
+        legacy.make(connection, "panko")
+        legacy.fill(connection, "panko", events=170_000)
+    with store.engine.connect() as connection:
+        before = legacy.digests(connection)
+    assert sum(count for count, _ in before.values()) > 1_000_000
+    store.upgrade()
+    with store.engine.connect() as connection:
+        assert legacy.digests(connection) == before
+    assert snapshot(store.engine) == declared
+
+
 @pytest.mark.parametrize("shape", legacy.SHAPES)
 def test_with_rewrites_postponed_an_adopted_database_is_written_and_read_in_its_old_shape(
     store: Connection, declared: dict[str, Any], shape: str
