@@ -1,0 +1,114 @@
+"""The README's five minutes, from the installed wheel, in a folder away from the checkout.
+
+Every block of the README that has `quickstart` behind its language is run, in order.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.installation import Installation
+from tests.daemon import Daemon
+from tests.documents import ROOT, Block, blocks, commands, statements
+from tests.services import PostgreSQL
+from tests.waiting import wait_until
+
+BROKER = "rabbit://panko-ingest:BROKER_PASSWORD@rabbit1:5672,panko-ingest:BROKER_PASSWORD@rabbit2:5672/"
+DATABASE = "postgresql://panko:DATABASE_PASSWORD@database1/panko"
+SAMPLES = 8
+
+
+@dataclass
+class Host:
+    """A machine as the README has it, within a folder."""
+
+    installed: Installation
+    folder: Path
+    broker: str
+    database: str
+
+    @property
+    def configuration(self) -> Path:
+        return self.folder / "panko-ingest.conf"
+
+    def configure(self, text: str) -> None:
+        assert BROKER in text
+        assert DATABASE in text
+        self.configuration.write_text(text.replace(BROKER, self.broker).replace(DATABASE, self.database))
+
+    def run(self, line: str) -> str:
+        """Run a command line and return what it prints; ours finds its configuration."""
+        line = line.replace("/opt/panko-ingest", str(self.installed.directory))
+        ours = self.folder / "bin" / "panko-ingest"
+        ours.parent.mkdir(exist_ok=True)
+        program = self.installed.command("panko-ingest")
+        ours.write_text(f'#!/bin/sh\nexec {program} --config-file {self.configuration} "$@"\n')
+        ours.chmod(0o755)
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.folder,
+            env={"PATH": f"{ours.parent}:/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+
+@pytest.fixture(
+    params=[
+        "embedded",
+        pytest.param("rabbitmq and postgresql", marks=[pytest.mark.rabbitmq, pytest.mark.postgresql]),
+    ]
+)
+def host(request: pytest.FixtureRequest, installed: Installation, tmp_path: Path) -> Iterator[Host]:
+    if request.param == "embedded":
+        broker, database = f"sqla+sqlite:///{tmp_path}/bus.sqlite", f"sqlite:///{tmp_path}/events.sqlite"
+        yield Host(installed, tmp_path, broker, database)
+        return
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    (block,) = quickstart("sql")
+    for statement in statements(block):
+        server.execute(statement)
+    database = DATABASE.replace("database1", f"127.0.0.1:{server.port}")
+    yield Host(installed, tmp_path, request.getfixturevalue("broker_url"), database)
+    server.execute("DROP DATABASE panko WITH (FORCE)")
+    server.execute("DROP ROLE panko")
+
+
+def quickstart(language: str, *words: str) -> list[Block]:
+    return blocks(language, "quickstart", *words, path=ROOT / "README.md")
+
+
+def rows(table: str) -> list[str]:
+    return table.splitlines()[1:]
+
+
+def test_the_readme_leads_to_events_that_can_be_read(host: Host) -> None:
+    (configuration,) = quickstart("ini")
+    host.configure(configuration.text)
+    (serve,) = quickstart("bash", "background")
+    assert commands(serve) == ["panko-ingest serve"]
+    before, publish, look, *reading = [block for block in quickstart("bash") if block != serve]
+
+    for line in commands(before):
+        host.run(line)
+    daemon = Daemon(host.configuration, command=[host.installed.command("panko-ingest")])
+    with daemon.running():
+        daemon.wait_until_ready()
+        for line in commands(publish):
+            assert host.run(line) == f"{SAMPLES} notifications published\n"
+        events, dead_letters = commands(look)
+        wait_until(lambda: len(rows(host.run(events))) == SAMPLES, 60, "the events of all samples")
+        assert rows(host.run(dead_letters)) == []
+        for block in reading:
+            for line in commands(block):
+                assert host.run(line), f"{line} shows nothing"
+        assert daemon.stop() == 0, daemon.log
