@@ -48,7 +48,8 @@ def sync(conf: cfg.ConfigOpts) -> int:
     connection = storage.get_connection_from_config(conf)
     before = connection.current_revision()
     postpone = conf.command.postpone_rewrites
-    for table, size in connection.pending_rewrites().items():
+    rewrites = connection.pending_rewrites()
+    for table, size in rewrites.items():
         what = "is left as it is" if postpone else "is written anew now; whoever writes to it waits"
         sys.stdout.write(f"{table} ({size}) {what}\n")
     sys.stdout.flush()
@@ -58,6 +59,8 @@ def sync(conf: cfg.ConfigOpts) -> int:
         sys.stdout.write(f"the schema is at revision {after} already\n")
     else:
         sys.stdout.write(f"the schema is at revision {after} now (before: {before or 'none'})\n")
+    if rewrites and not postpone:
+        sys.stdout.write("restart the daemons: those that run keep to the limits of the old tables\n")
     return 0
 
 
