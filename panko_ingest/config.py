@@ -291,6 +291,18 @@ DATABASE_OPTS = [
         help="Expired events deleted in one transaction. 0: as many as are deleted quickly, "
         "starting at 1000.",
     ),
+    cfg.StrOpt(
+        "partition_by",
+        default="none",
+        choices=[
+            ("none", "plain tables"),
+            ("day", "a partition for each day"),
+            ("week", "a partition for each week, from Monday"),
+            ("month", "a partition for each month"),
+        ],
+        help="Layout of the tables that `db sync` makes in a new PostgreSQL database. With partitions, "
+        "expiry drops whole ones, and needs event_time_to_live.",
+    ),
     cfg.IntOpt("max_pool_size", default=5, min=1, help="Connections kept open by a process."),
     cfg.IntOpt("max_overflow", default=50, min=0, help="Connections of a process beyond max_pool_size."),
     cfg.IntOpt("pool_timeout", default=30, min=1, help="Seconds to wait for a connection of the pool."),

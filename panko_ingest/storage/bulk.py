@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import sqlalchemy as sa
 
+from panko_ingest.storage import partitions
 from panko_ingest.storage.models import Trait
 from panko_ingest.storage.tables import (
     EPOCH,
@@ -47,7 +48,7 @@ def writer_for(connection: sa.Connection) -> Writer:
     """Return the fastest writer that serves the database behind a connection."""
     dialect: Any = connection.dialect
     if dialect.name == "postgresql" and dialect.driver == "psycopg":
-        return PostgresqlWriter()
+        return PartitionedWriter() if partitions.exist(connection) else PostgresqlWriter()
     if dialect.name == "sqlite":
         return SqliteWriter()
     if dialect.name == "mysql" and dialect.driver == "pymysql" and _has_insert_returning(dialect):
@@ -107,6 +108,18 @@ class PostgresqlWriter:
         finally:
             cursor.close()
         return set(ids)
+
+
+class PartitionedWriter(PostgresqlWriter):
+    """The same, with ids that lead into the partition of an event's day."""
+
+    _INSERT = (
+        "INSERT INTO event (id, message_id, generated, raw, event_type_id) "  # noqa: S608 - ours
+        f"SELECT {partitions.NEW_ID}, message_id, generated, raw, event_type_id "
+        "FROM unnest(%s::varchar[], %s::timestamp[], %s::text[], %s::bigint[]) "
+        "AS given (message_id, generated, raw, event_type_id) "
+        "ON CONFLICT DO NOTHING RETURNING message_id, id"
+    )
 
 
 _COPY_SPECIAL = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})

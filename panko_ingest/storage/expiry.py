@@ -85,8 +85,15 @@ def clear(engine: sa.Engine, settings: Settings) -> None:
     run_transaction(settings, delete_all)
 
 
-def delete_events(connection: sa.Connection, limit: datetime.datetime, count: int) -> Batch:
+def delete_events(
+    connection: sa.Connection,
+    limit: datetime.datetime,
+    count: int,
+    among: sa.ColumnElement[bool] | None = None,
+) -> Batch:
     """Delete the oldest events before ``limit`` with their traits, at most ``count`` of them.
+
+    :param among: only of these events.
 
     Ids are read first: a DELETE by a list of ids locks those rows and nothing else. Event types
     stay, also those without events: writers keep their ids in memory.
@@ -94,7 +101,7 @@ def delete_events(connection: sa.Connection, limit: datetime.datetime, count: in
     ids = _ids(
         connection,
         sa.select(Event.id)
-        .where(Event.generated < limit)
+        .where(Event.generated < limit, sa.true() if among is None else among)
         # As the index has it.
         .order_by(Event.generated, Event.message_id)
         .limit(count),

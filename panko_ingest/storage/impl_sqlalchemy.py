@@ -19,6 +19,7 @@ from panko_ingest.storage import (
     expiry,
     expiry_forecast,
     inspection,
+    partitioning,
     query,
     retention,
     role,
@@ -69,7 +70,9 @@ class Connection(base.Connection):
 
         :raises StorageUnavailable: it can't be done; what was done stays, and another call goes on.
         """
+        partitioning.refuse(self.engine.dialect.name, self._settings)
         schema.upgrade(self.engine, version, postpone_rewrites=postpone_rewrites)
+        partitioning.sync(self.engine, self._settings)
         self._recorder.forget()
 
     def pending_rewrites(self) -> dict[str, str]:
@@ -86,7 +89,7 @@ class Connection(base.Connection):
 
     def check(self) -> list[Finding]:
         """Look at the schema and at the server's settings, and return what was found, good or bad."""
-        return inspection.check(self.engine)
+        return [*inspection.check(self.engine), *partitioning.check(self.engine, self._settings)]
 
     def check_rights(self, *, to_record: bool, to_expire: bool) -> list[Finding]:
         """Find out whether our role may do what it is for; nothing is changed."""

@@ -16,7 +16,7 @@ from panko_ingest.storage.base import RecordResult
 from panko_ingest.storage.bulk import Writer, stored, writer_for
 from panko_ingest.storage.dead_letter_writing import write_dead_letters
 from panko_ingest.storage.engine import write_transaction
-from panko_ingest.storage.errors import StorageError
+from panko_ingest.storage.errors import StorageError, StorageUnavailable
 from panko_ingest.storage.event_types import EventTypes
 from panko_ingest.storage.faults import Fault
 from panko_ingest.storage.limits import read_limits
@@ -74,7 +74,12 @@ class Recorder:
         self.salvaged += salvaged
         rows.sort(key=lambda row: row.message_id)
         batch = _Batch(self._engine, self._types, writer, validator, rows, failures, letters, on_failure)
-        result = run_transaction(self._settings, batch.store, self._count_retry).result()
+        try:
+            result = run_transaction(self._settings, batch.store, self._count_retry).result()
+        except StorageUnavailable:
+            # Who knows what it is when it comes back: another schema, another layout, other event types.
+            self.forget()
+            raise
         if result.failed and on_failure is None:
             raise result.failed[-1][1]
         return result

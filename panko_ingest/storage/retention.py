@@ -7,19 +7,29 @@ each event is still deleted once, and with its traits.
 import contextlib
 import dataclasses
 import datetime
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from panko_ingest.storage import partitioning, partitions
 from panko_ingest.storage.engine import make_engine, read_transaction, write_transaction
-from panko_ingest.storage.expiry import Batch, Clock, delete_events, limit_of, utc_now
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.expiry import EARLIEST, Batch, Clock, delete_events, limit_of, utc_now
 from panko_ingest.storage.pacing import Pace
+from panko_ingest.storage.partitions import Partition
 from panko_ingest.storage.reports import BACKLOG_LIMIT, ExpiryReport
 from panko_ingest.storage.retry import run_transaction
 from panko_ingest.storage.settings import Settings
 from panko_ingest.storage.tables import Event
+
+LOG = logging.getLogger(__name__)
+
+_PATIENCE = 300.0
+"""Seconds to try for tables that are in use, at most."""
 
 _LOCK = 0x70616E6B6F72  # any number will do that nobody else takes in this database
 _LOCKS = {
@@ -43,13 +53,46 @@ def expire(
     clock: Clock | None = None,
 ) -> ExpiryReport:
     """Delete all events older than ``ttl`` seconds; see ``Connection.expire``."""
-    if ttl <= 0:
+    now = (clock or utc_now)()
+    with read_transaction(engine) as connection:
+        partitioned = partitions.exist(connection)
+    if ttl <= 0 and not partitioned:
         return ExpiryReport()
     with _only_expirer(engine, settings) as alone:
         if not alone:
             return ExpiryReport(stood_by=True)
-        limit = limit_of(ttl, (clock or utc_now)())
-        return _Round(engine, settings, limit, Pace(batch_size), budget, stopping).run()
+        if partitioned:
+            _make_partitions(engine, settings, now, budget, stopping)
+        if ttl <= 0:
+            return ExpiryReport()
+        kind = _PartitionedRound if partitioned else _Round
+        return kind(engine, settings, limit_of(ttl, now), Pace(batch_size), budget, stopping).run()
+
+
+def _make_partitions(
+    engine: sa.Engine,
+    settings: Settings,
+    now: datetime.datetime,
+    budget: float | None,
+    stopping: threading.Event | None,
+) -> None:
+    def split() -> None:
+        partitioning.split(engine, settings.partition_by, now.date())
+
+    try:
+        if not partitioning.patiently(split, _patience(budget), stopping):
+            LOG.warning(
+                "No new partitions were made, because the tables were in use: the next round tries again"
+            )
+    except StorageUnavailable as error:
+        if not error.operator:
+            raise
+        # Old events can go all the same.
+        LOG.error("No new partitions were made: %s", error)
+
+
+def _patience(budget: float | None) -> float:
+    return min(budget / 4, _PATIENCE) if budget else _PATIENCE
 
 
 class _Round:
@@ -69,6 +112,8 @@ class _Round:
         self._limit = limit
         self._pace = pace
         self._started = time.monotonic()
+        self._budget = budget
+        self._among: sa.ColumnElement[bool] | None = None
         self._deadline = self._started + budget if budget else None
         self._stopping = stopping or threading.Event()
 
@@ -76,6 +121,7 @@ class _Round:
         """Delete, and report."""
         events = traits = batches = 0
         finished = False
+        dropped = self._drop()
         ids = self._ids_used()
         while not finished and not self._is_over():
             size = self._pace.size
@@ -90,20 +136,25 @@ class _Round:
             if not finished:
                 ids = self._rest(batch, spent, ids)
         return ExpiryReport(
-            events,
-            traits,
+            dropped.events + events,
+            dropped.traits + traits,
             batches,
             time.monotonic() - self._started,
             0 if finished else count_expired(self._engine, self._limit, BACKLOG_LIMIT),
             oldest_event(self._engine),
+            partitions=dropped.names,
         )
+
+    def _drop(self) -> "_Dropped":
+        """Drop what can be dropped as a whole."""
+        return _Dropped()
 
     def _is_over(self) -> bool:
         return self._stopping.is_set() or (self._deadline is not None and time.monotonic() >= self._deadline)
 
     def _delete(self, size: int) -> Batch:
         with write_transaction(self._engine) as connection:
-            return delete_events(connection, self._limit, size)
+            return delete_events(connection, self._limit, size, self._among)
 
     def _rest(self, batch: Batch, spent: float, ids_before: int) -> int:
         """Pause for the writers' sake; return the ids that are used up by then."""
@@ -123,6 +174,54 @@ class _Round:
         """Return a number that grows with each event that anybody writes."""
         with read_transaction(self._engine) as connection:
             return int(connection.scalar(sa.select(sa.func.max(Event.id))) or 0)
+
+
+class _Dropped(NamedTuple):
+    """What went with whole partitions; the traits by the planner's estimate."""
+
+    events: int = 0
+    traits: int = 0
+    names: tuple[str, ...] = ()
+
+
+class _PartitionedRound(_Round):
+    """First the partitions that are expired as a whole, then what the limit cuts."""
+
+    def _drop(self) -> _Dropped:
+        with read_transaction(self._engine) as connection:
+            old = partitions.expired(partitions.found(connection), self._limit)
+            dropped = _Dropped(*_content(connection, old), tuple(one.suffix for one in old))
+        today = partitions.id_after(self._limit.date()) if self._limit > EARLIEST else 0
+        self._among = Event.id < today
+        if not old:
+            return _Dropped()
+        # Also where they can't be dropped now: what is in them is not worth deleting row by row.
+        self._among = sa.and_(self._among, Event.id >= partitions.end_of(old))
+        names = ", ".join(dropped.names)
+        if partitioning.patiently(
+            lambda: partitioning.drop(self._engine, old), _patience(self._budget), self._stopping
+        ):
+            LOG.info("Dropped the partitions %s", names)
+            return dropped
+        LOG.warning("The partitions %s were in use and stay: the next round tries again", names)
+        return _Dropped()
+
+    def _ids_used(self) -> int:
+        with read_transaction(self._engine) as connection:
+            return int(connection.exec_driver_sql(partitions.SEQUENCE_VALUE).scalar_one())
+
+
+def _content(connection: sa.Connection, old: Sequence[Partition]) -> tuple[int, int]:
+    """Return how many events partitions hold, and how many traits by the planner's estimate."""
+    if not old:
+        return 0, 0
+    before = Event.id < partitions.end_of(old)
+    events = connection.scalar(sa.select(sa.func.count()).select_from(Event).where(before))
+    tables = [f"{table}_{one.suffix}" for table in partitions.TABLES[1:] for one in old]
+    traits = connection.exec_driver_sql(
+        "SELECT sum(greatest(reltuples, 0)) FROM pg_class WHERE oid = ANY(%s::regclass[])", (tables,)
+    )
+    return int(events or 0), int(traits.scalar() or 0)
 
 
 def count_expired(engine: sa.Engine, limit: datetime.datetime, most: int) -> int:

@@ -12,6 +12,8 @@ from panko_ingest import config
 class Settings:
     """Sizes, and times in seconds; each is the option of the same name."""
 
+    partition_by: str = "none"
+    event_time_to_live: float = -1
     max_pool_size: int = 5
     max_overflow: int = 50
     pool_timeout: float = 30

@@ -1,0 +1,269 @@
+"""Making, splitting and dropping partitions: all DDL of the partitioned layout.
+
+Whatever needs the tables for itself asks for them with little patience and comes again later: while
+it waits behind a long reader, everybody else would wait behind it.
+"""
+
+import datetime
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import sqlalchemy as sa
+import tenacity
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.findings import Finding
+from panko_ingest.storage import faults, partitions, schema
+from panko_ingest.storage.engine import read_transaction, write_transaction
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.expiry import utc_now
+from panko_ingest.storage.faults import Fault
+from panko_ingest.storage.partitions import SEQUENCE, SEQUENCE_BITS, TABLES, Partition, first_id
+from panko_ingest.storage.settings import Settings
+from panko_ingest.storage.tables import IDENTIFIER_KEYS
+
+LOG = logging.getLogger(__name__)
+
+LOCK_TIMEOUT = 0.1
+"""Seconds to wait for the tables, and so to keep others waiting, at one try."""
+
+SYNC_PATIENCE = 60.0
+"""Seconds that `db sync` tries for."""
+
+MOST_MOVED = 10_000
+"""Events that a split may carry over while everybody waits; more have to be moved by `db sync`."""
+
+_OWN_IDS = """
+CREATE OR REPLACE FUNCTION panko_ingest_own_ids() RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'these tables are partitioned by id: only panko_ingest may write to them'
+        USING ERRCODE = 'PI001', HINT = 'Panko can go on reading; restart a panko_ingest that says this.';
+END $$
+"""
+
+_COLUMNS = {
+    "event": (
+        "id bigint NOT NULL DEFAULT panko_ingest_own_ids(), message_id varchar(50) NOT NULL, "
+        "generated timestamp NOT NULL, raw text NOT NULL, event_type_id bigint NOT NULL, "
+        "CONSTRAINT pk_event PRIMARY KEY (id), "
+        "CONSTRAINT fk_event_event_type_id_event_type FOREIGN KEY (event_type_id) REFERENCES event_type (id)"
+    ),
+    **{
+        table: f"event_id bigint NOT NULL, key varchar(255) NOT NULL, value {value}"
+        for table, value in {
+            "trait_text": "varchar(255)",
+            "trait_int": "bigint",
+            "trait_float": "double precision",
+            "trait_datetime": "timestamp",
+        }.items()
+    },
+}
+_INDEXES = (
+    "CREATE INDEX ix_event_generated_message_id ON event (generated, message_id)",
+    "CREATE INDEX ix_event_type_generated ON event (event_type_id, generated, message_id)",
+    *(f"CREATE INDEX ix_{table}_event_id ON {table} (event_id)" for table in TABLES[1:]),
+    f"CREATE INDEX ix_trait_text_identifiers ON trait_text (value) WHERE key IN {IDENTIFIER_KEYS}",
+)
+_KEYS = {table: "event_id" if table.startswith("trait") else "id" for table in TABLES}
+
+
+def sync(engine: sa.Engine, settings: Settings) -> None:
+    """Make the tables of a new database partitioned, or new partitions, as the options say.
+
+    :raises StorageUnavailable: it can't be done.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+    today = utc_now().date()
+    with schema.migrating(engine) as connection:
+        patient, width = connection.engine, settings.partition_by
+
+        def make() -> None:
+            with write_transaction(patient) as connection:
+                if not partitions.exist(connection) and width != "none":
+                    create(connection, width, today)
+            split(patient, width, today, most_moved=None)
+
+        if not patiently(make, SYNC_PATIENCE):
+            raise StorageUnavailable(
+                f"db sync: the tables were in use for {SYNC_PATIENCE:.0f} s by long transactions; try again"
+            )
+
+
+def refuse(dialect: str, settings: Settings) -> None:
+    """Refuse a layout that can't be.
+
+    :raises ConfigError: saying what to set.
+    """
+    width = settings.partition_by
+    if width == "none":
+        return
+    if dialect != "postgresql":
+        raise ConfigError(f"[database] partition_by: {width} needs PostgreSQL: set none")
+    if reason := partitions.too_many(width, settings.event_time_to_live):
+        raise ConfigError(reason)
+
+
+def create(connection: sa.Connection, width: str, today: datetime.date) -> None:
+    """Put partitioned tables in the place of plain ones.
+
+    :raises StorageUnavailable: the plain ones hold events.
+    """
+    _lock(connection)
+    if connection.exec_driver_sql("SELECT exists(SELECT FROM event)").scalar():
+        raise StorageUnavailable(
+            f"[database] partition_by: {width}, but the plain tables hold events already, and only empty "
+            "ones can be replaced: set none, or use a new database",
+            operator=True,
+        )
+    for table in reversed(TABLES):
+        connection.exec_driver_sql(f"DROP TABLE {table}")
+    connection.exec_driver_sql(f"DROP SEQUENCE IF EXISTS {SEQUENCE}")
+    connection.exec_driver_sql(f"CREATE SEQUENCE {SEQUENCE} MAXVALUE {2**SEQUENCE_BITS - 1} CYCLE")
+    connection.exec_driver_sql(_OWN_IDS)
+    for table, columns in _COLUMNS.items():
+        connection.exec_driver_sql(f"CREATE TABLE {table} ({columns}) PARTITION BY RANGE ({_KEYS[table]})")
+    for index in _INDEXES:
+        connection.exec_driver_sql(index)
+    _make(connection, partitions.at_first(width, today))
+
+
+def split(engine: sa.Engine, width: str, today: datetime.date, most_moved: int | None = MOST_MOVED) -> int:
+    """Split new partitions off the last one, ahead of need; return how many.
+
+    :param width: of the new ones; that of the newest one where it is ``none``.
+    :param most_moved: events that were written to the last one already and may be carried over.
+    :raises StorageUnavailable: there are more of them.
+    """
+    with write_transaction(engine) as connection:
+        if not partitions.exist(connection):
+            return 0
+        there = partitions.found(connection)
+        new = _to_split(there, width, today)
+        if not new:
+            return 0
+        _lock(connection)
+        # Another process may have been quicker.
+        new = _to_split(partitions.found(connection), width, today)
+        if new:
+            _split(connection, new, most_moved)
+        return max(0, len(new) - 1)
+
+
+def _to_split(there: Sequence[Partition], width: str, today: datetime.date) -> list[Partition]:
+    start = there[-1].start
+    if start is None:
+        return []
+    return partitions.missing(start, partitions.width_of(list(there)) if width == "none" else width, today)
+
+
+def _split(connection: sa.Connection, new: Sequence[Partition], most_moved: int | None) -> None:
+    count = connection.exec_driver_sql("SELECT count(*) FROM event_last").scalar_one()
+    if most_moved is not None and count > most_moved:
+        raise StorageUnavailable(
+            f"{count} events went to the last partition, because nobody made new ones in time: run "
+            "`panko-ingest db sync`, which moves them while writers wait",
+            operator=True,
+        )
+    for table in TABLES:
+        if count:
+            connection.exec_driver_sql(f"ALTER TABLE {table} DETACH PARTITION {table}_last")
+            connection.exec_driver_sql(f"ALTER TABLE {table}_last RENAME TO {table}_rest")
+        else:
+            connection.exec_driver_sql(f"DROP TABLE {table}_last")
+    _make(connection, new)
+    for table in TABLES if count else ():
+        connection.exec_driver_sql(f"INSERT INTO {table} SELECT * FROM {table}_rest")  # noqa: S608 - ours
+        connection.exec_driver_sql(f"DROP TABLE {table}_rest")
+    LOG.info("made partitions up to %s", new[-1].start)
+
+
+def drop(engine: sa.Engine, old: Sequence[Partition]) -> None:
+    """Drop partitions, the first one among them, and let the new first one reach as far as they did."""
+    with write_transaction(engine) as connection:
+        _lock(connection)
+        for table in reversed(TABLES):
+            for partition in old:
+                connection.exec_driver_sql(f"DROP TABLE {table}_{partition.suffix}")
+        _make(connection, [Partition(None, old[-1].end)])
+
+
+def _make(connection: sa.Connection, new: Sequence[Partition]) -> None:
+    for partition in new:
+        start = "MINVALUE" if partition.start is None else first_id(partition.start)
+        end = "MAXVALUE" if partition.end is None else first_id(partition.end)
+        for table in TABLES:
+            name = f"{table}_{partition.suffix}"
+            connection.exec_driver_sql(
+                f"CREATE TABLE {name} PARTITION OF {table} FOR VALUES FROM ({start}) TO ({end})"
+            )
+        # Unique within the partition: PostgreSQL keeps no index over all of them.
+        connection.exec_driver_sql(f"CREATE UNIQUE INDEX ON event_{partition.suffix} (message_id)")
+
+
+def _lock(connection: sa.Connection) -> None:
+    """Get the tables for ourselves, soon or not at all, and in the order in which all others lock them."""
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'")
+    tables = ", ".join(f"ONLY {table}" for table in TABLES)
+    connection.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+
+
+def patiently(work: Callable[[], None], seconds: float, stopping: threading.Event | None = None) -> bool:
+    """Try again what found the tables in use, with growing pauses; return whether it was done.
+
+    :raises StorageUnavailable: it fails for another reason.
+    """
+    stopping = stopping or threading.Event()
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: faults.classify(error) is Fault.TRANSIENT),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
+        stop=tenacity.stop_any(tenacity.stop_after_delay(seconds), tenacity.stop_when_event_set(stopping)),
+        sleep=tenacity.sleep_using_event(stopping),
+        reraise=True,
+    )
+    try:
+        retrying(work)
+    except sa.exc.SQLAlchemyError as error:
+        if faults.classify(error) is Fault.TRANSIENT:
+            return False
+        raise faults.unavailable(error) from error
+    return True
+
+
+def check(engine: sa.Engine, settings: Settings) -> Iterator[Finding]:
+    """Tell what is wrong with the partitions, or with the options about them.
+
+    :raises StorageUnavailable: the database can't be reached.
+    """
+    width = settings.partition_by
+    with read_transaction(engine) as connection:
+        partitioned = partitions.exist(connection)
+        there = partitions.found(connection) if partitioned else []
+        late = partitioned and connection.exec_driver_sql(_EVENTS_WRITTEN_TO_LAST).scalar()
+    if not partitioned:
+        if width != "none":
+            yield Finding("warning", "partitions", f"the tables are plain, though partition_by is {width}")
+        return
+    width = partitions.width_of(there) if width == "none" else width
+    if reason := partitions.too_many(width, settings.event_time_to_live):
+        yield Finding("failure", "partitions", reason)
+    elif len(there) > partitions.MOST:
+        yield Finding(
+            "warning",
+            "partitions",
+            f"there are {len(there)}, more than {partitions.MOST}: is the expirer running?",
+        )
+    elif there[-1].start is None or there[-1].start <= utc_now().date():
+        yield Finding(
+            "warning",
+            "partitions",
+            "the last one is in use already: run `panko-ingest db sync`, and see that the expirer runs",
+        )
+    elif late:
+        yield Finding("warning", "partitions", "the last one holds events of the future: is a clock wrong?")
+    else:
+        yield Finding("ok", "partitions", f"{len(there)}, made up to {there[-1].start}")
+
+
+_EVENTS_WRITTEN_TO_LAST = "SELECT exists(SELECT FROM event_last)"
