@@ -41,6 +41,14 @@ def age(moment: datetime.datetime) -> float:
     return max(0.0, (now - moment).total_seconds())
 
 
+def ago(seconds: float) -> datetime.datetime:
+    """Return the naive UTC time that was so many seconds ago; the earliest of all for too many."""
+    try:
+        return datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - datetime.timedelta(seconds=seconds)
+    except OverflowError:
+        return datetime.datetime(1, 1, 1)
+
+
 def _parse_common(text: str) -> datetime.datetime | None:
     """Parse the forms that nearly all services write, fast; None for all others.
 

@@ -49,7 +49,7 @@ def find(conf: cfg.ConfigOpts) -> list[UnreadOption]:
     read = {(group, name) for group, names in known.items() for name in names} | set(_old_names())
     return [
         _describe(path, line, group, name, known)
-        for path in _files(conf)
+        for path in files(conf)
         for line, group, name in _options(path)
         if (group, name) not in read
     ]
@@ -61,7 +61,8 @@ def warn(conf: cfg.ConfigOpts) -> None:
         LOG.warning("Options that have no effect: %s", "; ".join(map(str, unread)))
 
 
-def _files(conf: cfg.ConfigOpts) -> Iterator[str]:
+def files(conf: cfg.ConfigOpts) -> Iterator[str]:
+    """Yield the paths of the configuration files that were read."""
     yield from conf.config_file or ()
     for folder in conf.config_dir or ():
         yield from map(str, sorted(Path(folder).expanduser().glob("*.conf")))

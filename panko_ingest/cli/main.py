@@ -19,6 +19,8 @@ EXIT_OK, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 COMMANDS = {
     "serve": "panko_ingest.cli.serve",
     "db": "panko_ingest.cli.db",
+    "check": "panko_ingest.cli.check",
+    "status": "panko_ingest.cli.status",
     "expire": "panko_ingest.cli.expire",
     "events": "panko_ingest.cli.events",
     "dead-letters": "panko_ingest.cli.dead_letters",

@@ -1,0 +1,78 @@
+"""``panko-ingest expire``: one round of expiry, as the daemon does it every [expirer] interval."""
+
+import sys
+from typing import Any
+
+from oslo_config import cfg
+
+from panko_ingest import config, timestamps
+from panko_ingest.cli import output
+from panko_ingest.storage import Connection, DeadLetterFilter, get_connection
+from panko_ingest.workers.expirer import run_round
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "expire",
+        help="delete what is older than its time to live, once",
+        description="Do one round of expiry by [database] event_time_to_live and [expirer] "
+        "dead_letter_time_to_live, such as the daemon does every [expirer] interval.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="delete nothing; show what would go")
+    parser.set_defaults(run=run)
+
+
+def run(conf: cfg.ConfigOpts) -> int:
+    """Delete what expired, or show what would be deleted.
+
+    :raises ConfigError: there is no URL of the database.
+    :raises StorageUnavailable: the database is away; what was deleted so far stays deleted.
+    """
+    connection = get_connection(config.expirer_database_url(conf), conf)
+    try:
+        if conf.command.dry_run:
+            _forecast(connection, conf)
+            return 0
+        report = run_round(connection, conf)
+        sys.stdout.write(f"{report}\n")
+        return 1 if report.stood_by else 0
+    finally:
+        connection.close()
+
+
+def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
+    forecast = connection.forecast_expiry(conf.database.event_time_to_live)
+    if forecast.limit is None:
+        sys.stdout.write("events never expire: [database] event_time_to_live is not set\n")
+    elif not forecast.events:
+        sys.stdout.write(f"no event is from before {forecast.limit:%Y-%m-%d %H:%M:%S} UTC\n")
+    else:
+        output.table(
+            ("expired for at least", "events"), [(f"{age.days} days", age.events) for age in forecast.ages]
+        )
+        sys.stdout.write(
+            f"{forecast.events} events from before {forecast.limit:%Y-%m-%d %H:%M:%S} UTC would be deleted, "
+            f"the oldest of {forecast.oldest:%Y-%m-%d %H:%M:%S}, in about {forecast.seconds:.0f} s\n"
+        )
+    if forecast.partitions:
+        output.table(
+            ("from", "to", "events", "bytes", "what happens"),
+            [
+                (
+                    part.start,
+                    part.end,
+                    part.events,
+                    part.size,
+                    "dropped" if part.dropped else "thinned out",
+                )
+                for part in forecast.partitions
+            ],
+        )
+    ttl = conf.expirer.dead_letter_time_to_live
+    if ttl > 0:
+        seen_before = timestamps.ago(ttl)
+        count = connection.count_dead_letters(DeadLetterFilter(seen_before=seen_before))
+        sys.stdout.write(
+            f"{count} dead letters last seen before {seen_before:%Y-%m-%d %H:%M:%S} UTC would be deleted\n"
+        )

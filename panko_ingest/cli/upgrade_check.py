@@ -1,0 +1,52 @@
+"""``panko-ingest-status upgrade check``: the checks of ``panko-ingest check`` in oslo.upgradecheck's form."""
+
+import sys
+from functools import partial
+
+from oslo_config import cfg
+from oslo_log import log
+from oslo_reports import opts as reports
+from oslo_upgradecheck.upgradecheck import Code, Result, UpgradeCommands, main as upgradecheck
+
+from panko_ingest import config
+from panko_ingest.cli import preflight
+from panko_ingest.findings import FAILURE, OK, WARNING
+
+_TITLES: dict[str, preflight.Check] = {
+    "Configuration": preflight.configuration,
+    "Event definitions": preflight.definitions,
+    "Workers and batches": preflight.workers,
+    "Brokers and queues": preflight.broker,
+    "Event database": preflight.database,
+}
+_CODES = {OK: Code.SUCCESS, WARNING: Code.WARNING, FAILURE: Code.FAILURE}
+
+
+class _Checks(UpgradeCommands):
+    """Runs each check when it is asked for, by when the configuration was read."""
+
+    def __init__(self, conf: cfg.ConfigOpts) -> None:
+        super().__init__()
+        self._conf = conf
+        self._upgrade_checks = tuple(
+            (title, partial(_Checks._run, check=check)) for title, check in _TITLES.items()
+        )
+
+    def _run(self, *, check: preflight.Check) -> Result:
+        findings = list(preflight.run(self._conf, [check]))
+        worst = max((_CODES[finding.level] for finding in findings), default=Code.SUCCESS)
+        details = [f"{finding.subject}: {finding.text}" for finding in findings if finding.level != OK]
+        return Result(worst, "; ".join(details) or None)
+
+
+def main() -> int:
+    """Run ``upgrade check``; the exit codes are oslo.upgradecheck's: 0, 1 warning, 2 failure, 255 error."""
+    conf = cfg.ConfigOpts()
+    config.register_opts(conf)
+    log.register_options(conf)
+    reports.set_defaults(conf)
+    return int(upgradecheck(conf, config.PROJECT, _Checks(conf), sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
