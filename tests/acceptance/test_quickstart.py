@@ -5,7 +5,7 @@ Every block of the README that has `quickstart` behind its language is run, in o
 
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from tests.acceptance.installation import Installation
 from tests.daemon import Daemon
 from tests.documents import ROOT, Block, blocks, commands, statements
 from tests.services import PostgreSQL
+from tests.services.server import free_port
 from tests.waiting import wait_until
 
 BROKER = "rabbit://panko-ingest:BROKER_PASSWORD@rabbit1:5672,panko-ingest:BROKER_PASSWORD@rabbit2:5672/"
@@ -29,6 +30,7 @@ class Host:
     folder: Path
     broker: str
     database: str
+    monitor_port: int = field(default_factory=free_port)
 
     @property
     def configuration(self) -> Path:
@@ -37,11 +39,13 @@ class Host:
     def configure(self, text: str) -> None:
         assert BROKER in text
         assert DATABASE in text
-        self.configuration.write_text(text.replace(BROKER, self.broker).replace(DATABASE, self.database))
+        text = text.replace(BROKER, self.broker).replace(DATABASE, self.database)
+        self.configuration.write_text(f"{text}\n[monitor]\nport = {self.monitor_port}\n")
 
     def run(self, line: str) -> str:
         """Run a command line and return what it prints; ours finds its configuration."""
         line = line.replace("/opt/panko-ingest", str(self.installed.directory))
+        line = line.replace(":8978/", f":{self.monitor_port}/")
         ours = self.folder / "bin" / "panko-ingest"
         ours.parent.mkdir(exist_ok=True)
         program = self.installed.command("panko-ingest")
@@ -96,13 +100,15 @@ def test_the_readme_leads_to_events_that_can_be_read(host: Host) -> None:
     host.configure(configuration.text)
     (serve,) = quickstart("bash", "background")
     assert commands(serve) == ["panko-ingest serve"]
-    before, publish, look, *reading = [block for block in quickstart("bash") if block != serve]
+    before, ready, publish, look, *reading = [block for block in quickstart("bash") if block != serve]
 
     for line in commands(before):
         host.run(line)
     daemon = Daemon(host.configuration, command=[host.installed.command("panko-ingest")])
     with daemon.running():
         daemon.wait_until_ready()
+        for line in commands(ready):
+            assert '"ok":true' in host.run(line)
         for line in commands(publish):
             assert host.run(line) == f"{SAMPLES} notifications published\n"
         events, dead_letters = commands(look)
