@@ -50,6 +50,10 @@ class Bus:
         )
         self._channel.queue_bind(queue, exchange, queue)
 
+    def delete(self, queue: str = "notifications.info") -> None:
+        """Delete a queue, with all that it holds."""
+        self._channel.queue_delete(queue)
+
     def publish(
         self,
         bodies: Iterable[bytes],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.services.server import DIES_WITH_PARENT
 from tests.waiting import wait_until
 
 COMMAND: Sequence[str | Path] = (sys.executable, "-m", "panko_ingest")
@@ -48,11 +49,11 @@ class Daemon:
         self._log_start = 0
 
     def start(self) -> None:
-        """Start it, in a session of its own; does not wait for anything."""
+        """Start it, in a session of its own; does not wait for anything. It dies with its caller."""
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command, "--config-file", self.conf, "serve", *self._words],
+                [*DIES_WITH_PARENT, *self._command, "--config-file", self.conf, "serve", *self._words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

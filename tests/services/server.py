@@ -156,7 +156,7 @@ class Server(ABC):
         """Start a program as the server's user; it dies when the thread that called this does."""
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
-                [*self._as_user, *_DIES_WITH_PARENT, *map(str, command)],
+                [*self._as_user, *DIES_WITH_PARENT, *map(str, command)],
                 env={**os.environ, "HOME": str(self.directory), **(environment or {})},
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
@@ -175,7 +175,7 @@ class Server(ABC):
             raise RuntimeError(f"{command[0]} failed with {process.returncode}:\n{self.log_tail()}")
 
 
-_DIES_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
+DIES_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 
 
 def _demotion(user: str) -> list[str]:

@@ -1,0 +1,61 @@
+"""Runs first in every Python process that finds this folder on its path, and spoils it as told.
+
+``FAULT_SET`` sets constants: ``module:NAME=number`` separated by spaces. ``FAULT_KILL`` names a
+function (``module:Class.method``) whose ``FAULT_KILL_CALL``-th call in a process kills that process
+``before`` or ``after`` it (``FAULT_KILL_WHEN``), as often as there are files in ``FAULT_KILL_FOLDER``:
+each kill takes one away.
+"""
+
+import functools
+import importlib
+import itertools
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+
+def _set(spec: str) -> None:
+    target, _, value = spec.partition("=")
+    module, _, name = target.partition(":")
+    setattr(importlib.import_module(module), name, float(value))
+
+
+def _kill_at(spec: str, when: str, call: int, folder: Path) -> None:
+    module, _, path = spec.partition(":")
+    owner_name, _, name = path.partition(".")
+    owner = getattr(importlib.import_module(module), owner_name)
+    original = getattr(owner, name)
+    calls = itertools.count(1)
+
+    def fall() -> None:
+        for ticket in sorted(folder.iterdir()):
+            try:
+                ticket.unlink()
+            except FileNotFoundError:
+                continue  # another worker took it
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    @functools.wraps(original)
+    def spoiled(self: Any, argument: Any) -> Any:
+        # An empty list of batches is settled all the time.
+        chosen = bool(argument) and next(calls) == call
+        if chosen and when == "before":
+            fall()
+        result = original(self, argument)
+        if chosen and when == "after":
+            fall()
+        return result
+
+    setattr(owner, name, spoiled)
+
+
+for _spec in os.environ.get("FAULT_SET", "").split():
+    _set(_spec)
+if "FAULT_KILL" in os.environ:
+    _kill_at(
+        os.environ["FAULT_KILL"],
+        os.environ["FAULT_KILL_WHEN"],
+        int(os.environ["FAULT_KILL_CALL"]),
+        Path(os.environ["FAULT_KILL_FOLDER"]),
+    )

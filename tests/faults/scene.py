@@ -1,0 +1,133 @@
+"""A cloud that publishes, the daemon, and a database; what a test breaks it names, and all is counted."""
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import sqlalchemy
+
+from panko_ingest.storage import StorageUnavailable
+from tests.bus import Bus
+from tests.daemon import Daemon, configuration
+from tests.faults.feed import Feed
+from tests.ledger import Ledger, load
+from tests.waiting import wait_until
+
+RESULTS = Path(__file__).parents[2] / "test-results" / "faults.jsonl"
+RATE = 300.0
+MOST = 60_000
+
+_bodies: list[bytes] = []
+
+
+def bodies(count: int) -> list[bytes]:
+    """Return so many bodies of the standard load, made once a process."""
+    if len(_bodies) < count:
+        _bodies[:] = load(count, seed=7)
+    return _bodies[:count]
+
+
+class Scene:
+    """One run of the daemon under load, from before the fault until all is accounted for.
+
+    :param broker_url: where the cloud publishes.
+    :param database_url: where the results are looked at.
+    :param through: the two URLs that the daemon uses, where a proxy is in between.
+    :param more: configuration of the daemon beyond the URLs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        broker_url: str,
+        database_url: str,
+        *,
+        through: tuple[str, str] | None = None,
+        publish_to: Sequence[str] = (),
+        more: str = "",
+        workers: int = 2,
+        rate: float = RATE,
+        quorum: bool = False,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self.broker_url = broker_url
+        self.quorum = quorum
+        self.ledger = Ledger(database_url)
+        broker, database = through or (broker_url, database_url)
+        notification = f"[notification]\nworkers = {workers}\n"
+        if "[notification]\n" in more:
+            more = more.replace("[notification]\n", notification)
+        else:
+            more += notification
+        conf = configuration(folder, broker, database, more)
+        self.daemon = Daemon(conf, "--only", "ingester", environment=environment)
+        self.feed = Feed(publish_to or [broker_url], bodies(MOST), rate, quorum=quorum)
+        self._faults: list[tuple[str, float]] = []
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Scene"]:
+        """Publish and ingest for a ``with`` block; its end stops both, and counts."""
+        with contextlib.closing(self.ledger), self.daemon.running(), self.feed:
+            self.wait_for_more(100)
+            yield self
+            self.settle()
+
+    @contextlib.contextmanager
+    def fault(self, name: str) -> Iterator[None]:
+        """Break something and mend it in a ``with`` block; then wait until events are stored again."""
+        yield
+        mended = time.monotonic()
+        self.wait_for_more(1)
+        self._faults.append((name, time.monotonic() - mended))
+
+    def stored(self) -> int:
+        """Return how many events are stored, or -1 where the database does not say."""
+        try:
+            return self.ledger.events()
+        except (sqlalchemy.exc.SQLAlchemyError, StorageUnavailable, OSError):
+            return -1
+
+    def wait_for_more(self, count: int, timeout: float = 90.0) -> None:
+        """Wait until so many more events are stored than now."""
+        before = wait_until(self._stored_plus_one, 60, "an answer of the database") - 1
+        self.wait_for(lambda: self.stored() >= before + count, timeout, f"{count} more events than {before}")
+
+    def wait_for(self, condition: Callable[[], object], timeout: float, what: str) -> None:
+        """Wait for a condition; the log of the daemon is in the error."""
+        try:
+            wait_until(condition, timeout, what, interval=0.05)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.daemon.log[-4000:]}") from None
+
+    def settle(self, timeout: float = 120.0) -> None:
+        """Stop publishing; assert that each message ends as one event, and the daemon well."""
+        published = self.feed.stop()
+        self.wait_for(lambda: self.stored() >= len(published), timeout, f"{len(published)} events")
+        assert self.daemon.stop() == 0, self.daemon.log[-4000:]
+        self.assert_counts(published)
+
+    def assert_counts(self, published: Sequence[bytes], dead: int = 0) -> None:
+        """Assert that nothing is lost, doubled or left, and note the result down."""
+        if not self.quorum:
+            with Bus(self.broker_url) as bus:
+                assert bus.count() == 0
+        self.ledger.assert_holds(published)
+        assert self.ledger.dead_letters() == dead
+        for name, seconds in self._faults:
+            record(name, seconds, len(published) + dead, self.ledger.events(), dead)
+
+    def _stored_plus_one(self) -> int:
+        return self.stored() + 1
+
+
+def record(fault: str, seconds: float, published: int, events: int, dead: int) -> None:
+    """Note down what a fault did, for docs/faults.md."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    row = {"fault": fault, "recovery": round(seconds, 1), "published": published, "events": events}
+    line = json.dumps({**row, "dead_letters": dead}) + "\n"
+    descriptor = os.open(RESULTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    with os.fdopen(descriptor, "a") as file:
+        file.write(line)

@@ -1,0 +1,128 @@
+"""What a broker does to its clients: it restarts, crashes, loses queues, throws them out, runs short."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bus import Bus
+from tests.faults.scene import Scene
+from tests.services import PostgreSQL, RabbitMQ
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql]
+
+
+@pytest.fixture
+def broker_vhost(broker: RabbitMQ) -> Iterator[str]:
+    """URL of an empty vhost of the broker to break."""
+    url = broker.create_vhost()
+    yield url
+    broker.start()
+    broker.drop_vhost(url)
+
+
+@pytest.mark.parametrize("how", ["restarted", "killed"])
+def test_the_broker_goes_and_comes_back(
+    tmp_path: Path, broker: RabbitMQ, broker_vhost: str, postgresql_url: str, how: str
+) -> None:
+    scene = Scene(tmp_path, broker_vhost, postgresql_url)
+    with scene.running():
+        with scene.fault(f"the broker {how}"):
+            (broker.stop if how == "restarted" else broker.kill)()
+            assert not broker.running
+            broker.start()
+        assert scene.feed.failures
+
+
+def test_an_administrator_and_a_memory_alarm_disturb_it(
+    tmp_path: Path, broker: RabbitMQ, broker_vhost: str, postgresql_url: str
+) -> None:
+    scene = Scene(tmp_path, broker_vhost, postgresql_url)
+    with scene.running():
+        with scene.fault("connections closed by an administrator"):
+            broker.close_connections(broker_vhost)
+            scene.daemon.wait_for_log("CONNECTION_FORCED|closed by a test")
+        with scene.fault("the queue deleted and made again"):
+            scene.feed.pause()
+            with Bus(broker_vhost) as bus:
+                wait_until(lambda: scene.stored() >= scene.feed.confirmed, 30, "an empty queue")
+                bus.delete()
+                scene.daemon.wait_for_log("ConsumerCancelled|waiting for queues that are not there")
+                bus.declare()
+            scene.feed.resume()
+        with scene.fault("a memory alarm"):
+            backlog_taken_while_publishers_are_blocked(scene, broker)
+
+
+def backlog_taken_while_publishers_are_blocked(scene: Scene, broker: RabbitMQ) -> None:
+    watermark = "application:get_env(rabbit, vm_memory_high_watermark)"
+    assert "0.4" in broker.ctl("eval", f"{watermark}.")
+    broker.ctl("set_vm_memory_high_watermark", "0.00001")
+    try:
+        wait_until(lambda: "memory" in broker.ctl("eval", "rabbit_alarm:get_alarms()."), 20, "the alarm")
+        blocked = wait_until(lambda: same_for_a_while(lambda: scene.feed.confirmed), 30, "blocked publishers")
+        # What the publishers got through before is still acknowledged while they wait.
+        scene.wait_for(lambda: scene.stored() >= blocked, 30, "what is on the queue")
+    finally:
+        broker.ctl("set_vm_memory_high_watermark", "0.4")
+
+
+def same_for_a_while(value: Callable[[], int]) -> int:
+    before, end = value(), time.monotonic() + 1
+    while time.monotonic() < end:
+        if value() != before:
+            return 0
+        threading.Event().wait(0.1)
+    return before
+
+
+@pytest.mark.parametrize(
+    ("outage", "consumer_timeout"),
+    [
+        (25, 10),
+        pytest.param(180, 60, marks=[pytest.mark.long, pytest.mark.timeout(500)]),
+    ],
+)
+def test_no_message_of_a_quorum_queue_is_dropped_at_its_delivery_limit_while_the_database_is_away(
+    tmp_path: Path,
+    broker: RabbitMQ,
+    broker_vhost: str,
+    postgresql: PostgreSQL,
+    postgresql_url: str,
+    outage: int,
+    consumer_timeout: int,
+) -> None:
+    broker.ctl(
+        "set_policy", "--vhost", broker_vhost.rpartition("/")[2], "limit", ".*", '{"delivery-limit":3}',
+        "--apply-to", "queues",
+    )  # fmt: skip
+    broker.ctl("eval", f"application:set_env(rabbit, consumer_timeout, {consumer_timeout * 1000}).")
+    more = f"[notification]\nconsumer_timeout = {consumer_timeout}\n"
+    scene = Scene(tmp_path, broker_vhost, postgresql_url, more=more, quorum=True)
+    try:
+        with scene.running():
+            with scene.fault(f"the database away for {outage} s, consumer_timeout {consumer_timeout} s"):
+                postgresql.stop()
+                away = time.monotonic() + outage
+                scene.daemon.wait_for_log("gave back what is not stored", timeout=outage)
+                wait_until(lambda: time.monotonic() > away, outage + 1)
+                postgresql.start()
+            assert "PRECONDITION_FAILED" not in scene.daemon.log, "the broker closed the channel first"
+    finally:
+        broker.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+    assert scene.daemon.log.count("gave back what is not stored") == 2, "each worker gives back once"
+
+
+def test_a_transient_queue_is_refused_where_durable_ones_are_required(
+    tmp_path: Path, broker_vhost: str, postgresql_url: str
+) -> None:
+    with Bus(broker_vhost, durable=False) as bus:
+        bus.declare()
+        scene = Scene(tmp_path, broker_vhost, postgresql_url, more="[notification]\nrequire_durable = true\n")
+        with scene.daemon.running():
+            scene.daemon.wait_for_log("'notifications.info' is transient")
+            assert bus.consumers() == 0
+    scene.ledger.close()

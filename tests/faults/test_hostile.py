@@ -1,0 +1,147 @@
+"""Messages that are bad, very many of them, and such as kill whoever reads them."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.bus import Bus
+from tests.daemon import Daemon, configuration
+from tests.faults import poison
+from tests.faults.conftest import HOOKS
+from tests.faults.scene import bodies, record
+from tests.ledger import Ledger
+from tests.waiting import wait_until
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql]
+
+
+@pytest.fixture
+def ledger(postgresql_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(postgresql_url)
+    yield ledger
+    ledger.close()
+
+
+def environment(*folders: Path, **more: str) -> dict[str, str]:
+    path = [*map(str, folders), os.environ.get("PYTHONPATH", "")]
+    return {"PYTHONPATH": os.pathsep.join(filter(None, path)), **more}
+
+
+def test_a_hundred_kinds_of_poison_among_ten_thousand_good_ones(
+    tmp_path: Path, broker_url: str, ledger: Ledger
+) -> None:
+    good, bad = bodies(10_000), poison.bodies()
+    assert len(set(bad)) == len(bad) >= 100
+    mixed = good + bad
+    Random(3).shuffle(mixed)
+    service = Daemon(configuration(tmp_path, broker_url, ledger.url), "--only", "ingester")
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        bus.publish(mixed)
+        wait_until(lambda: ledger.events() + ledger.dead_letters() >= len(mixed), 60, "an end for each")
+        assert service.stop() == 0
+        assert bus.count() == 0
+    ledger.assert_holds(good)
+    assert ledger.dead_letters() == len(bad)
+    record(f"{len(bad)} kinds of poison among 10,000", 0, len(mixed), ledger.events(), len(bad))
+
+
+def test_a_flood_of_bad_messages_trips_the_breaker_until_it_is_over(
+    tmp_path: Path, broker_url: str, ledger: Ledger
+) -> None:
+    flood = [json.dumps({"oslo.version": "9.9", "number": number}).encode() for number in range(8000)]
+    good = bodies(3000)
+    conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\nbatch_size = 500\n")
+    quick = environment(HOOKS, FAULT_SET="panko_ingest.breaker:PROBE_INTERVAL=2")
+    service = Daemon(conf, "--only", "ingester", environment=quick)
+    with Bus(broker_url) as bus:
+        bus.declare()
+        bus.publish(flood)
+        with service.running():
+            service.wait_for_log("Nearly all of the last messages became dead letters", 30)
+            tripped_at = ledger.dead_letters()
+            assert tripped_at < len(flood) / 2
+            bus.publish(good)
+            wait_until(lambda: ledger.dead_letters() > tripped_at, 30, "a probe")
+            service.wait_for_log("Dead letters are under the limit again", 60)
+            wait_until(lambda: ledger.events() == len(good), 60, "all good events")
+            wait_until(lambda: ledger.dead_letters() == len(flood), 60, "all dead letters")
+            assert service.stop() == 0
+        assert bus.count() == 0
+    ledger.assert_holds(good)
+    record("a flood of 8,000 bad messages", 0, len(flood) + len(good), ledger.events(), len(flood))
+
+
+PLUGIN = """\
+import os, signal, time
+from panko_ingest.converter.plugins import TraitPlugin
+
+class Deadly(TraitPlugin):
+    def trait_values(self, match_list):
+        for _, value in match_list:
+            if value == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            while value == "hang":
+                pass
+        return ["harmless"] * len(match_list)
+"""
+DEFINITIONS = """\
+- event_type: test.deadly
+  traits:
+    effect:
+      fields: payload.effect
+      plugin: deadly
+- event_type: "*"
+  traits: {}
+"""
+
+
+@pytest.fixture
+def plugin_folder(tmp_path: Path) -> Path:
+    """A folder with an installed trait plugin that kills or hangs its process on demand."""
+    folder = tmp_path / "plugins"
+    info = folder / "deadly-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "deadly.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: deadly\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[panko_ingest.trait_plugin]\ndeadly = deadly:Deadly\n")
+    (tmp_path / "event_definitions.yaml").write_text(DEFINITIONS)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "effect", ["die", pytest.param("hang", marks=[pytest.mark.long, pytest.mark.timeout(400)])]
+)
+def test_a_message_that_kills_whoever_converts_it_is_found_out(
+    tmp_path: Path, broker_url: str, ledger: Ledger, plugin_folder: Path, effect: str
+) -> None:
+    deadly = deadly_message(effect)
+    good = [deadly_message("none") for _ in range(300)]
+    conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n")
+    service = Daemon(conf, "--only", "ingester", environment=environment(plugin_folder))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        bus.publish([*good[:150], deadly, *good[150:]])
+        wait_until(lambda: ledger.dead_letters() == 1, 60 if effect == "die" else 300, "the dead letter")
+        wait_until(lambda: ledger.events() == len(good), 30, "the good ones")
+        assert service.stop() == 0
+        assert bus.count() == 0
+    assert ledger.stages() == {"crash": 1}
+    record(f"a message that makes its converter {effect}", 0, len(good) + 1, ledger.events(), 1)
+
+
+def deadly_message(effect: str) -> bytes:
+    message = {
+        "message_id": str(uuid.uuid4()),
+        "publisher_id": "test.host1",
+        "event_type": "test.deadly",
+        "priority": "INFO",
+        "payload": {"effect": effect},
+        "timestamp": "2026-11-23 13:16:34.317715",
+    }
+    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
