@@ -171,6 +171,7 @@ class _Session:
         self._generation = consumer._generation
         self._stopping = consumer._stopping
         self._tags: dict[str, str] = {}
+        self._tags_given = 0
         self._window = 0
         self._acknowledged = 0
         self._present: list[str] = []
@@ -234,7 +235,9 @@ class _Session:
                 LOG.info(
                     "%s: waiting for queues that are not there: %s", self.where, ", ".join(missing) or "none"
                 )
-            self._window = 0  # consume from those found, too
+            if self._window:
+                for name in found:
+                    self._consume(name)
         if not self._keeper.complete:
             self._keeper.bind_missing()
 
@@ -268,10 +271,12 @@ class _Session:
                 self._consume(queue)
         self._window = window
         self._consumer._consuming = window > 0
-        self.consumed = self.consumed or bool(self._tags)
 
     def _consume(self, queue: str) -> None:
-        tag = f"panko-ingest-{self._generation}-{queue}"
+        # Never the same tag again: RabbitMQ 3.10's channel crashes when a quorum queue's consumer is
+        # cancelled and comes back under its tag while deliveries are under way.
+        self._tags_given += 1
+        tag = f"panko-ingest-{self._generation}-{self._tags_given}"
         try:
             self._link.consume(self._channel, queue, tag, self._generation, self._receive)
         except NotFound:
@@ -279,6 +284,7 @@ class _Session:
             self._keeper.mark_absent(queue)
             raise
         self._tags[queue] = tag
+        self.consumed = True
 
     def _settle(self, batches: Sequence[Batch]) -> None:
         for batch in batches:
@@ -292,7 +298,7 @@ class _Session:
                 and last - first + 1 == len(batch.deliveries)
             ):
                 self._channel.basic_ack(last, multiple=True)
-                self._acknowledged = last
-                continue
-            for delivery in batch.deliveries:
-                self._channel.basic_ack(delivery.tag)
+            else:
+                for delivery in batch.deliveries:
+                    self._channel.basic_ack(delivery.tag)
+            self._acknowledged = last

@@ -17,6 +17,7 @@ from panko_ingest.delivery import Delivery
 CONNECT_TIMEOUT = 10.0
 # A write that can't leave for so long means a dead peer; acks are small and normally just buffered.
 IO_TIMEOUT = 15.0
+_CLOSE_TIMEOUT = 2.0
 _HEARTBEAT_CHECK_INTERVAL = 1.0
 _VIRTUAL_POLL = 0.2
 
@@ -71,9 +72,10 @@ class AmqpLink:
         )
         self._transport = self.client.transport
         self._connection = self._transport.establish_connection()
-        self._connection.sock.settimeout(IO_TIMEOUT)
+        self._sock = self._connection.sock
+        self._sock.settimeout(IO_TIMEOUT)
         self._poll = select.poll()
-        self._poll.register(self._connection.sock, select.POLLIN)
+        self._poll.register(self._sock, select.POLLIN)
         self._poll.register(waker.fd, select.POLLIN)
         self._next_heartbeat_check = 0.0
 
@@ -134,7 +136,8 @@ class AmqpLink:
     def close(self) -> None:
         """Close the connection; a broker that is gone already is no error."""
         try:
-            self._connection.sock.settimeout(2.0)
+            # Not by way of the connection: a closed one would connect anew to have a socket.
+            self._sock.settimeout(_CLOSE_TIMEOUT)
             self._transport.close_connection(self._connection)
         except (*self._transport.connection_errors, *self._transport.channel_errors):
             self._connection.collect()

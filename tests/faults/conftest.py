@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.proxy import Proxy
 from tests.services import MariaDB, PostgreSQL, RabbitMQ
 
 HOOKS = Path(__file__).parent / "hooks"
@@ -16,13 +15,6 @@ def broker(rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
     """A broker to break: it runs again for the next test."""
     yield rabbitmq
     rabbitmq.start()
-
-
-@pytest.fixture
-def broker_proxy(rabbitmq: RabbitMQ) -> Iterator[Proxy]:
-    """A proxy in front of the broker."""
-    with Proxy(rabbitmq.port) as proxy:
-        yield proxy
 
 
 @pytest.fixture(

@@ -71,6 +71,7 @@ class Scene:
     def running(self) -> Iterator["Scene"]:
         """Publish and ingest for a ``with`` block; its end stops both, and counts."""
         with contextlib.closing(self.ledger), self.daemon.running(), self.feed:
+            self.daemon.wait_until_ready(60)
             self.wait_for_more(100)
             yield self
             self.settle()

@@ -112,6 +112,7 @@ def test_no_message_of_a_quorum_queue_is_dropped_at_its_delivery_limit_while_the
                 postgresql.start()
             assert "PRECONDITION_FAILED" not in scene.daemon.log, "the broker closed the channel first"
     finally:
+        postgresql.start()
         broker.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
     assert scene.daemon.log.count("gave back what is not stored") == 2, "each worker gives back once"
 

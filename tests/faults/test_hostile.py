@@ -91,13 +91,13 @@ class Deadly(TraitPlugin):
         return ["harmless"] * len(match_list)
 """
 DEFINITIONS = """\
+- event_type: "*"
+  traits: {}
 - event_type: test.deadly
   traits:
     effect:
       fields: payload.effect
       plugin: deadly
-- event_type: "*"
-  traits: {}
 """
 
 
