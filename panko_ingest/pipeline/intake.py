@@ -72,20 +72,22 @@ class Intake:
     def take(self, delivery: Delivery, batcher: Batcher) -> None:
         """Put a delivery into a batch, as what it turns out to be."""
         guard = self._guard if delivery.redelivered else None
+        notification: Notification | None = None
         try:
             if guard is not None:
                 guard.enter(delivery)
-            self._convert(delivery, batcher)
+            notification = self._decode(delivery)
+            self._convert(notification, delivery, batcher)
         except MessageError as error:
-            batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, error.stage))
+            batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, error.stage, notification))
         except Exception as error:  # a fault of ours or of a plugin must cost this message only
             LOG.exception("Unexpected error while converting a message from %s", delivery.queue)
-            batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, "convert"))
+            batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, "convert", notification))
         if guard is not None:
             guard.leave()
 
-    def _convert(self, delivery: Delivery, batcher: Batcher) -> None:
-        notification = Notification.decode(
+    def _decode(self, delivery: Delivery) -> Notification:
+        return Notification.decode(
             delivery.body,
             content_type=delivery.content_type,
             content_encoding=delivery.content_encoding,
@@ -93,13 +95,28 @@ class Intake:
             max_size=self._max_size,
             max_depth=self._max_depth,
         )
+
+    def _convert(self, notification: Notification, delivery: Delivery, batcher: Batcher) -> None:
+        event_type = notification.message["event_type"]
+        if event_type.__class__ is str and not self._wanted(event_type):
+            batcher.add_dropped(delivery)
+            return
         event = self._converter.to_event(notification.message, notification.priority)
-        if event is None or not self._wanted(event.event_type):
+        if event is None:
             batcher.add_dropped(delivery)
         else:
             batcher.add_event(delivery, event)
 
-    def _dead_letter(self, delivery: Delivery, error: Exception, stage: str) -> DeadLetter:
+    def _dead_letter(
+        self, delivery: Delivery, error: Exception, stage: str, notification: Notification | None
+    ) -> DeadLetter:
+        message = notification.message if notification else {"metadata": {}}
         return dead_letter.from_delivery(
-            delivery, error, stage=stage, max_size=self._max_size, max_depth=self._max_depth
+            delivery,
+            error,
+            stage=stage,
+            message_id=message["metadata"].get("message_id"),
+            event_type=message.get("event_type"),
+            max_size=self._max_size,
+            max_depth=self._max_depth,
         )
