@@ -16,8 +16,8 @@ PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server
 
-.PHONY: help run test lint venv services test-bookworm test-trixie test-differential \
-    bench-storage bench-reading bench-convert sample-config docs constraints dist clean
+.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-differential \
+    bench bench-storage bench-reading bench-convert sample-config docs constraints dist clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -46,6 +46,9 @@ venv: $(VENV)/.development ## make the developers' virtual environment
 services: ## install PostgreSQL, MariaDB and RabbitMQ from Debian where missing, without starting them
 	@tests/services/install.sh $(SERVICES) systemd
 
+fuzz: venv ## decode and convert 200,000 mutated bodies
+	$(PYTEST) -m long tests/unit/test_fuzz.py $(ARGS)
+
 test-bookworm: ## make test on a fresh Debian 12 (needs root)
 	tests/chroot.sh bookworm
 
@@ -54,6 +57,9 @@ test-trixie: ## make test on a fresh Debian 13 (needs root)
 
 test-differential: venv ## compare conversion with Ceilometer's own on mutated notifications
 	$(BIN)/python -m tests.differential $(ARGS)
+
+bench: venv services ## the whole way from RabbitMQ to PostgreSQL, beside its parts alone
+	$(BIN)/python -m benchmarks.end_to_end $(ARGS)
 
 bench-storage: venv services ## record_events beside what each database takes at all
 	$(BIN)/python -m benchmarks.storage $(ARGS)

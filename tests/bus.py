@@ -38,6 +38,10 @@ class Bus:
     ) -> None:
         self.close()
 
+    def channel(self) -> amqp.Channel:
+        """Open a channel for what this class does not offer."""
+        return self._connection.channel()
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
