@@ -1,11 +1,10 @@
 """Every metric of the project, declared once with its help text.
 
-``docs/metrics.md`` is made from this list, by ``python -m panko_ingest.metrics``. Counters and
+``docs/metrics.md`` is made from this list, by ``make docs``. Counters and
 histograms add up over the processes of the daemon, also those that ended; gauges are those of living
 processes. Everything is counted once a batch, nothing once a message.
 """
 
-import sys
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -225,7 +224,7 @@ def document() -> str:
         "processes of the daemon since it was started, restarts of workers included; gauges are those of",
         "the processes that are alive. `bus` is the host names, ports and vhost of a messaging URL.",
         "",
-        "This page is made from the list in `panko_ingest/metrics.py` by `make docs-metrics`.",
+        "This page is made from the list in `panko_ingest/metrics.py` by `make docs`.",
         "",
         "| metric | type | labels | meaning |",
         "|---|---|---|---|",
@@ -233,7 +232,3 @@ def document() -> str:
     for name, kind, labels, meaning in Metrics().declared:
         lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())
