@@ -18,7 +18,11 @@ from sqlalchemy.pool import StaticPool
 
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import faults
-from panko_ingest.storage.pooling import break_hung_connections, ping_idle_connections
+from panko_ingest.storage.pooling import (
+    break_hung_connections,
+    ping_idle_connections,
+    roll_back_only_open_transactions,
+)
 from panko_ingest.storage.settings import Settings
 
 CONNECT_TIMEOUT = 10
@@ -166,10 +170,17 @@ def _mysql(url: URL, settings: Settings) -> Engine:
     # Names and values may hold any character, whatever an old URL says.
     url = url.update_query_dict({"charset": "utf8mb4"})
     arguments: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT}
-    if url.get_driver_name() == "pymysql" and settings.statement_timeout:
+    pymysql = url.get_driver_name() == "pymysql"
+    if pymysql and settings.statement_timeout:
         patience = math.ceil(settings.statement_timeout) + CONNECT_TIMEOUT
         arguments |= {"read_timeout": patience, "write_timeout": patience}
-    engine = create_engine(url, isolation_level="READ COMMITTED", connect_args=arguments, **_pool(settings))
+    engine = create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        connect_args=arguments,
+        **_pool(settings),
+        **({"pool_reset_on_return": None} if pymysql else {}),
+    )
     lock_timeout = max(1, math.ceil(settings.lock_timeout)) if settings.lock_timeout else 100_000_000
     statements = [
         f"SET SESSION sql_mode = '{SQL_MODE}'",
@@ -191,6 +202,8 @@ def _mysql(url: URL, settings: Settings) -> Engine:
                 )
             cursor.execute(_mysql_statement_timeout(settings.statement_timeout, version))
 
+    if pymysql:
+        roll_back_only_open_transactions(engine)
     return engine
 
 

@@ -16,6 +16,8 @@ IDLE = 5.0
 One that broke sooner is found by its first statement, and the transaction is run again.
 """
 
+_IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the MySQL protocol
+
 _USED_AT = "panko_ingest.used_at"
 
 
@@ -34,6 +36,18 @@ def ping_idle_connections(engine: Engine) -> None:
     @event.listens_for(engine, "checkin")
     def _note(_connection: Any, record: Any) -> None:
         record.info[_USED_AT] = time.monotonic()
+
+
+def roll_back_only_open_transactions(engine: Engine) -> None:
+    """Spare a connection of PyMySQL the ROLLBACK at its return, a round trip, where nothing is to roll back.
+
+    The engine's ``pool_reset_on_return`` must be None.
+    """
+
+    @event.listens_for(engine, "reset")
+    def _reset(connection: Any, _record: Any, _state: Any) -> None:
+        if connection.server_status & _IN_TRANSACTION:
+            connection.rollback()
 
 
 def break_hung_connections(engine: Engine, patience: float) -> None:

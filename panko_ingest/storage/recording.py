@@ -69,7 +69,9 @@ class Recorder:
         self, events: Sequence[Event], letters: Sequence[DeadLetter], on_failure: OnFailure | None
     ) -> RecordResult:
         """Record a batch; see ``Connection.record_events``."""
-        writer, validator = run_transaction(self._settings, self._prepare, self._count_retry)
+        if self._writer is None:
+            run_transaction(self._settings, self._prepare, self._count_retry)
+        writer, validator = self._prepare()
         rows, failures, salvaged = validator.rows(events)
         self.salvaged += salvaged
         rows.sort(key=lambda row: row.message_id)
