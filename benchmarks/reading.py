@@ -5,6 +5,7 @@
 
 The store is the standard load over one day, and copies of it, each a day older: identifiers come
 back day after day, as they do in a cloud. Each repetition asks with other values.
+CPU is what client and server used together: on a busy machine it tells more than the clock.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import psutil
 import rich
 import sqlalchemy as sa
 from rich.table import Table
@@ -188,18 +191,40 @@ class Questions:
         return self.page()(start_timestamp=start, end_timestamp=start + HOUR)
 
 
-def ask(name: str, question: Callable[[], int], repeat: int) -> Sequence[str]:
+def cpu(store: Connection) -> float:
+    """Return the CPU seconds that we and the server, on this machine, have used so far."""
+    ours = time.process_time()
+    if store.engine.dialect.name == "sqlite":
+        return ours
+    with store.engine.connect() as connection:
+        if store.engine.dialect.name == "postgresql":
+            pids = connection.exec_driver_sql(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            ).scalars()
+            servers = [int(pid) for pid in pids]
+        else:
+            pid_file = connection.exec_driver_sql("SELECT @@pid_file").scalar_one()
+            servers = [int(Path(pid_file).read_text())]
+    for pid in servers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = psutil.Process(pid).cpu_times()
+            ours += times.user + times.system
+    return ours
+
+
+def ask(store: Connection, name: str, question: Callable[[], int], repeat: int) -> Sequence[str]:
     """Ask once to warm up and then so many times, and return a row of the table."""
     if repeat > 1:
         question()
-    times, rows = [], 0
+    times, rows, before = [], 0, cpu(store)
     for _ in range(repeat):
         start = time.perf_counter()
         rows = question()
         times.append((time.perf_counter() - start) * 1000)
+    used = (cpu(store) - before) / repeat * 1000
     times.sort()
     p95 = times[min(len(times) - 1, round(0.95 * len(times)))]
-    return name, f"{rows:,}", *(f"{value:,.1f}" for value in (times[0], statistics.median(times), p95))
+    return name, f"{rows:,}", *(f"{value:,.1f}" for value in (used, times[0], statistics.median(times), p95))
 
 
 def measure(kind: str, url: str, events: Sequence[Event], count: int, repeat: int, *, slow: bool) -> None:
@@ -210,13 +235,13 @@ def measure(kind: str, url: str, events: Sequence[Event], count: int, repeat: in
             fill(url, events, count)
         rich.print(f"{kind}: {size(store)}; ready after {time.monotonic() - start:,.0f} s")
         table = Table(title=f"{kind}: reading, ms")
-        for heading in ("question", "rows", "best", "p50", "p95"):
+        for heading in ("question", "rows", "CPU", "best", "p50", "p95"):
             table.add_column(heading, justify="left" if heading == "question" else "right")
         questions = Questions(store, events, count // len(events))
         for name, question in questions.quick():
-            table.add_row(*ask(name, question, repeat))
+            table.add_row(*ask(store, name, question, repeat))
         for name, question in questions.slow() if slow else ():
-            table.add_row(*ask(name, question, 1))
+            table.add_row(*ask(store, name, question, 1))
         rich.print(table)
 
 

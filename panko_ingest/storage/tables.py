@@ -131,6 +131,17 @@ def _trait_keys(table: str) -> tuple[PrimaryKeyConstraint, Index]:
     )
 
 
+def _page_indexes(name: str, *columns: str) -> tuple[Index, Index]:
+    """Return the index for events in the order of their pages: by these columns, then by message_id.
+
+    PostgreSQL sorts the few events of one moment itself, so that the index can do without their message_ids.
+    """
+    return (
+        Index(name, *columns).ddl_if(dialect="postgresql"),
+        Index(f"{name}_message_id", *columns, "message_id").ddl_if(callable_=_unless_postgresql),
+    )
+
+
 def _unless_postgresql(*_: Any, dialect: Dialect, **__: Any) -> bool:
     return dialect.name != "postgresql"
 
@@ -152,9 +163,9 @@ class Event(Base):
     __tablename__ = "event"
     __table_args__ = (
         # Pages sort by these two, and expiry starts at the oldest.
-        Index(None, "generated", "message_id"),
+        *_page_indexes("ix_event_generated", "generated"),
         # Serves the reference to event_type, and pages of a type's events.
-        Index("ix_event_type_generated", "event_type_id", "generated", "message_id"),
+        *_page_indexes("ix_event_type_generated", "event_type_id", "generated"),
         _MYSQL_TABLE,
     )
 
