@@ -14,9 +14,9 @@ ARGS ?=
 
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
-SERVICES := postgresql mariadb-server rabbitmq-server
+SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
-.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-differential \
+.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-concurrency test-differential \
     bench bench-storage bench-reading bench-convert sample-config docs constraints dist clean
 
 help: ## list the commands
@@ -43,7 +43,7 @@ lint: venv ## check style, types and layers
 
 venv: $(VENV)/.development ## make the developers' virtual environment
 
-services: ## install PostgreSQL, MariaDB and RabbitMQ from Debian where missing, without starting them
+services: ## install PostgreSQL, MariaDB, RabbitMQ and Prometheus from Debian where missing, without starting them
 	@tests/services/install.sh $(SERVICES) systemd
 
 fuzz: venv ## decode and convert 200,000 mutated bodies
@@ -54,6 +54,9 @@ test-bookworm: ## make test on a fresh Debian 12 (needs root)
 
 test-trixie: ## make test on a fresh Debian 13 (needs root)
 	tests/chroot.sh trixie
+
+test-concurrency: venv services ## four writers and an expirer at once for a minute, on each database
+	$(PYTEST) -m long tests/integration/storage/test_concurrency.py $(ARGS)
 
 test-differential: venv ## compare conversion with Ceilometer's own on mutated notifications
 	$(BIN)/python -m tests.differential $(ARGS)
