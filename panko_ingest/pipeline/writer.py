@@ -129,11 +129,11 @@ class Writer:
             try:
                 result = self._store(batch)
             except StorageUnavailable as error:
-                self.store_answers = False
-                self.metrics.store_retries.inc()
+                self._note_answer(False)
+                self.metrics.store_retries.labels("operator" if error.operator else "unavailable").inc()
                 self._say(error)
             else:
-                self.store_answers = True
+                self._note_answer(True)
                 batch.dead = len(batch.dead_letters) + len(result.failed)
                 self._count(batch, result, time.monotonic() - started)
                 owner.settle(batch)
