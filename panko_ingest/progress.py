@@ -11,12 +11,17 @@ import struct
 import time
 from enum import IntEnum
 
+from panko_ingest.errors import ConfigError
+
 DIGEST_SIZE = 32
 CRASHES_BEFORE_DEAD_LETTER = 3
+# The memory is there before the workers and can't grow; a page that nobody touches costs nothing.
+MAX_WORKERS = 512
+MAX_BUSES = 32
 
 _SLOT = struct.Struct("=IBBd32s")  # pid, state, whether a digest is held, pulse, digest
 _SUSPECT = struct.Struct("=I32s")  # crashes, digest
-_HEADER = struct.Struct("=I")  # configuration generation
+_HEADER = struct.Struct("=III")  # configuration generation, workers, buses
 _SUSPECTS = 128
 _NO_DIGEST = bytes(DIGEST_SIZE)
 
@@ -29,35 +34,46 @@ class State(IntEnum):
     CONSUMING = 2
 
 
+def check_size(workers: int, buses: int) -> None:
+    """Check that a board has room for so many.
+
+    :raises ConfigError: it has not.
+    """
+    if workers > MAX_WORKERS:
+        raise ConfigError(f"[notification] workers: {workers} are more than {MAX_WORKERS}")
+    if buses > MAX_BUSES:
+        raise ConfigError(f"[notification] messaging_urls: {buses} are more than {MAX_BUSES}")
+
+
 class Slot:
     """One bus thread's place on the board. Written by that thread; read, and cleared, by the master."""
 
     def __init__(self, memory: mmap.mmap, offset: int) -> None:
         self._memory = memory
-        self._offset = offset
+        self.offset = offset
 
     def occupy(self, pid: int) -> None:
         """Begin: the pulse counts from now."""
-        _SLOT.pack_into(self._memory, self._offset, pid, State.WAITING, 0, time.monotonic(), _NO_DIGEST)
+        _SLOT.pack_into(self._memory, self.offset, pid, State.WAITING, 0, time.monotonic(), _NO_DIGEST)
 
     def clear(self) -> None:
         """End: nobody waits for a pulse any more."""
-        _SLOT.pack_into(self._memory, self._offset, 0, State.OFF, 0, time.monotonic(), _NO_DIGEST)
+        _SLOT.pack_into(self._memory, self.offset, 0, State.OFF, 0, time.monotonic(), _NO_DIGEST)
 
     def beat(self, consuming: bool) -> None:
         """Leave a pulse."""
         state = State.CONSUMING if consuming else State.WAITING
-        struct.pack_into("=B", self._memory, self._offset + 4, state)
-        struct.pack_into("=d", self._memory, self._offset + 6, time.monotonic())
+        struct.pack_into("=B", self._memory, self.offset + 4, state)
+        struct.pack_into("=d", self._memory, self.offset + 6, time.monotonic())
 
     def hold(self, digest: bytes) -> None:
         """Say which message is being converted."""
-        struct.pack_into("=32s", self._memory, self._offset + 14, digest)
-        struct.pack_into("=B", self._memory, self._offset + 5, 1)
+        struct.pack_into("=32s", self._memory, self.offset + 14, digest)
+        struct.pack_into("=B", self._memory, self.offset + 5, 1)
 
     def release(self) -> None:
         """Say that the message was converted."""
-        struct.pack_into("=B", self._memory, self._offset + 5, 0)
+        struct.pack_into("=B", self._memory, self.offset + 5, 0)
 
     @property
     def pid(self) -> int:
@@ -88,7 +104,7 @@ class Slot:
         return bytes(digest) if held else None
 
     def _read(self) -> tuple[int, int, int, float, bytes]:
-        return _SLOT.unpack_from(self._memory, self._offset)
+        return _SLOT.unpack_from(self._memory, self.offset)
 
 
 class Board:
@@ -96,23 +112,33 @@ class Board:
 
     :param workers: ingest workers.
     :param buses: bus threads of each.
+    :raises ConfigError: there are more than the board has room for.
     """
 
     def __init__(self, workers: int, buses: int) -> None:
-        self._workers = workers
-        self._buses = buses
-        self._suspects_at = _HEADER.size + workers * buses * _SLOT.size
+        self._suspects_at = _HEADER.size + MAX_WORKERS * MAX_BUSES * _SLOT.size
         self._memory = mmap.mmap(-1, self._suspects_at + _SUSPECTS * _SUSPECT.size)
+        self.resize(workers, buses)
+
+    def resize(self, workers: int, buses: int) -> None:
+        """Have other numbers of workers and buses from now on; slots that stay keep what they hold.
+
+        :raises ConfigError: there are more than the board has room for.
+        """
+        check_size(workers, buses)
+        before = {slot.offset for slot in self.slots()}
+        _HEADER.pack_into(self._memory, 0, self.generation, workers, buses)
         for slot in self.slots():
-            slot.clear()
+            if slot.offset not in before:
+                slot.clear()
 
     def slots(self, worker: int | None = None) -> list[Slot]:
         """Return the slots of one worker, or of all."""
-        workers = range(self._workers) if worker is None else [worker]
+        _, workers, buses = _HEADER.unpack_from(self._memory, 0)
         return [
-            Slot(self._memory, _HEADER.size + (number * self._buses + bus) * _SLOT.size)
-            for number in workers
-            for bus in range(self._buses)
+            Slot(self._memory, _HEADER.size + (number * MAX_BUSES + bus) * _SLOT.size)
+            for number in (range(workers) if worker is None else [worker])
+            for bus in range(buses)
         ]
 
     @property
@@ -122,7 +148,8 @@ class Board:
 
     @generation.setter
     def generation(self, value: int) -> None:
-        _HEADER.pack_into(self._memory, 0, value)
+        _, workers, buses = _HEADER.unpack_from(self._memory, 0)
+        _HEADER.pack_into(self._memory, 0, value, workers, buses)
 
     def bury(self, worker: int) -> None:
         """Count what a dead worker was converting, and clear its slots. Called by the master only."""

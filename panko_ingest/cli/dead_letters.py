@@ -1,6 +1,7 @@
 """``panko-ingest dead-letters``: what could not become an event, and why."""
 
 import argparse
+import contextlib
 import datetime
 import sys
 from typing import Any
@@ -9,6 +10,7 @@ from oslo_config import cfg
 
 from panko_ingest import storage
 from panko_ingest.cli import output, times
+from panko_ingest.cli.dead_letter_replay import Replay
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage.models import DeadLetterSummary, StoredDeadLetter
 
@@ -31,6 +33,17 @@ def add_parser(subparsers: Any) -> None:
     action.add_argument("id", type=int, metavar="ID")
     action.add_argument("--body", action="store_true", help="write the delivered bytes, and nothing else")
     action.set_defaults(run=show)
+    action = actions.add_parser(
+        "replay",
+        help="convert them again, with the configuration of now",
+        description="Decode and convert the delivered bytes again. What becomes an event is stored, and its "
+        "dead letter deleted in the same transaction; what does not stays and is listed with its "
+        "reason. Exit code 1: some stayed.",
+    )
+    add_filters(action)
+    action.add_argument("--all", action="store_true", help="replay all of them")
+    action.add_argument("--dry-run", action="store_true", help="only convert them")
+    action.set_defaults(run=replay)
     action = actions.add_parser("purge", help="delete them")
     add_filters(action)
     action.add_argument("--all", action="store_true", help="delete all of them")
@@ -103,15 +116,37 @@ def purge(conf: cfg.ConfigOpts) -> int:
     :raises ConfigError: neither a filter nor --all was given.
     :raises StorageUnavailable: the database is away.
     """
-    which = filter_of(conf.command)
-    if which == storage.DeadLetterFilter() and not conf.command.all:
-        raise ConfigError("dead-letters purge: say which ones by a filter, or --all")
+    which = _chosen(conf.command)
     connection = storage.get_connection_from_config(conf)
     if conf.command.dry_run:
         sys.stdout.write(f"{connection.count_dead_letters(which)} dead letters would be deleted\n")
     else:
         sys.stdout.write(f"{connection.delete_dead_letters(which)} dead letters deleted\n")
     return 0
+
+
+def replay(conf: cfg.ConfigOpts) -> int:
+    """Convert dead letters again and store what became events; exit code 1 if some stayed.
+
+    :raises ConfigError: neither a filter nor --all was given, or the definitions are wrong.
+    :raises StorageUnavailable: the database is away; what was replayed before stays so.
+    """
+    chosen = _chosen(conf.command)
+    with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
+        work = Replay(connection, conf, dry_run=conf.command.dry_run)
+        stayed = list(work.run(chosen))
+    if stayed:
+        output.table(("id", "reason"), stayed)
+    would = "would be " if conf.command.dry_run else ""
+    sys.stdout.write(f"{work.replayed} dead letters {would}replayed, {len(stayed)} {would}left\n")
+    return 1 if stayed else 0
+
+
+def _chosen(command: Any) -> storage.DeadLetterFilter:
+    which = filter_of(command)
+    if which == storage.DeadLetterFilter() and not command.all:
+        raise ConfigError(f"dead-letters {command.action}: say which ones by a filter, or --all")
+    return which
 
 
 def _row(letter: DeadLetterSummary) -> list[Any]:

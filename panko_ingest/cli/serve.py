@@ -98,6 +98,7 @@ class _Daemon:
         self._board = Board(workers, len(buses(conf)) if workers else 0)
         self._supervisor = Supervisor(self._board, notifier, files)
         self._services: dict[Any, type[Worker]] = {}
+        self._most_workers = workers
         if workers:
             self._add(IngestService, workers, self._settings, self._board, files)
         if only != "ingester":
@@ -121,8 +122,20 @@ class _Daemon:
     def _reload(self) -> None:
         self._notifier.reloading()
         if self._settings.reload():
+            self._resize()
             self._board.generation += 1
         self._supervisor.reloaded()
+
+    def _resize(self) -> None:
+        """Have as many workers as the configuration says now."""
+        conf = self._settings.conf
+        workers = conf.notification.workers
+        for service_id, service in self._services.items():
+            if service is IngestService:
+                self._board.resize(workers, len(buses(conf)))
+                # Those that are too many rest: cotyledon starts again whatever ends.
+                self._most_workers = max(self._most_workers, workers)
+                self._manager.reconfigure(service_id, self._most_workers)
 
     def _worker_died(self, service_id: Any, worker_id: int, exit_code: int) -> None:
         service = self._services[service_id]

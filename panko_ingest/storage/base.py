@@ -249,6 +249,16 @@ class Connection(ABC):
         """Return one dead letter with its body; None where there is none with this id."""
 
     @abstractmethod
+    def replay_dead_letter(self, letter_id: int, event: Event) -> None:
+        """Store the event that a dead letter has become, and delete the letter, in one transaction.
+
+        An event that is stored already is no error, and neither is a letter that is gone.
+
+        :raises StorageError: the event can't be stored; the letter stays.
+        :raises StorageUnavailable: the store is away; the letter stays.
+        """
+
+    @abstractmethod
     def count_dead_letters(self, which: DeadLetterFilter) -> int:
         """Return how many dead letters there are."""
 

@@ -25,6 +25,11 @@ def write_dead_letters(connection: sa.Connection, letters: Iterable[Letter], val
         _upsert(connection, _values(letter, validator, now))
 
 
+def delete_dead_letter(connection: sa.Connection, letter_id: int) -> None:
+    """Delete a dead letter; one that is gone already is no error."""
+    connection.execute(sa.delete(DeadLetter).where(DeadLetter.id == letter_id))
+
+
 def _upsert(connection: sa.Connection, values: dict[str, Any]) -> None:
     table = DeadLetter.__table__
     repeat = {"last_at": values["last_at"], "attempts": table.c.attempts + 1}

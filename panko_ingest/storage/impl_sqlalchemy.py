@@ -181,6 +181,10 @@ class Connection(base.Connection):
         """Return one dead letter with its body; None where there is none with this id."""
         return dead_letters.get(self.engine, letter_id)
 
+    def replay_dead_letter(self, letter_id: int, event: Event) -> None:
+        """Store the event that a dead letter has become, and delete the letter, in one transaction."""
+        self._recorder.record([event], (), None, replayed=letter_id)
+
     def count_dead_letters(self, which: DeadLetterFilter) -> int:
         """Return how many dead letters there are."""
         return dead_letters.count(self.engine, which)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from panko_ingest.storage import faults
 from panko_ingest.storage.base import RecordResult
 from panko_ingest.storage.bulk import Writer, stored, writer_for
-from panko_ingest.storage.dead_letter_writing import write_dead_letters
+from panko_ingest.storage.dead_letter_writing import delete_dead_letter, write_dead_letters
 from panko_ingest.storage.engine import write_transaction
 from panko_ingest.storage.errors import StorageError, StorageUnavailable
 from panko_ingest.storage.event_types import EventTypes
@@ -66,16 +66,25 @@ class Recorder:
         self._writer = self._validator = None
 
     def record(
-        self, events: Sequence[Event], letters: Sequence[DeadLetter], on_failure: OnFailure | None
+        self,
+        events: Sequence[Event],
+        letters: Sequence[DeadLetter],
+        on_failure: OnFailure | None,
+        replayed: int | None = None,
     ) -> RecordResult:
-        """Record a batch; see ``Connection.record_events``."""
+        """Record a batch; see ``Connection.record_events``.
+
+        :param replayed: id of a dead letter to delete in the same transaction, if no event fails.
+        """
         if self._writer is None:
             run_transaction(self._settings, self._prepare, self._count_retry)
         writer, validator = self._prepare()
         rows, failures, salvaged = validator.rows(events)
         self.salvaged += salvaged
         rows.sort(key=lambda row: row.message_id)
-        batch = _Batch(self._engine, self._types, writer, validator, rows, failures, letters, on_failure)
+        batch = _Batch(
+            self._engine, self._types, writer, validator, rows, failures, letters, on_failure, replayed
+        )
         try:
             result = run_transaction(self._settings, batch.store, self._count_retry).result()
         except StorageUnavailable:
@@ -109,6 +118,7 @@ class _Batch:
     failures: dict[int, Exception]
     letters: Sequence[DeadLetter]
     on_failure: OnFailure | None
+    replayed: int | None
 
     def store(self) -> _Outcome:
         """Store the batch in one transaction: at once, or where the database refuses it, bit by bit."""
@@ -140,6 +150,8 @@ class _Batch:
             if self.on_failure:
                 letters += [self.on_failure(index, error) for index, error in outcome.failed.items()]
             write_dead_letters(connection, letters, self.validator)
+            if self.replayed is not None and not outcome.failed:
+                delete_dead_letter(connection, self.replayed)
         return outcome
 
     def _write_all(self, connection: sa.Connection, rows: list[Row], outcome: _Outcome) -> set[str]:

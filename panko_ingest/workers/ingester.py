@@ -57,10 +57,14 @@ class IngestService(Worker):
     def run(self) -> None:
         """Work until :meth:`terminate`; an end for any other reason ends the process."""
         slots = self._board.slots(self.worker_id)
-        for slot in slots:
-            slot.occupy(os.getpid())
         try:
-            self._work(slots)
+            if self.worker_id < self._conf.notification.workers:
+                for slot in slots:
+                    slot.occupy(os.getpid())
+                self._work(slots)
+            else:  # cotyledon would start it again and again if it went
+                LOG.info("Worker %d rests: there are to be fewer workers", self.worker_id)
+                self._stopping.wait()
         finally:
             for slot in slots:
                 slot.clear()
@@ -120,7 +124,10 @@ class IngestService(Worker):
             self._stop_threads()
         LOG.info("Worker %d reads from %s", self.worker_id, ", ".join(c.bus.name for c in self._consumers))
         with ThreadPoolExecutor(len(self._consumers) + 1) as threads:
-            reading = [threads.submit(consumer.run) for consumer in self._consumers]
+            reading = [
+                threads.submit(self._read, consumer, slot)
+                for consumer, slot in zip(self._consumers, slots, strict=True)
+            ]
             writing = threads.submit(writer.run)
             try:
                 self._wait_for_end(
@@ -136,6 +143,11 @@ class IngestService(Worker):
         LOG.info(
             "Worker %d has stopped; everything it took is committed or back with the broker", self.worker_id
         )
+
+    @staticmethod
+    def _read(consumer: amqp.AmqpConsumer, slot: Slot) -> None:
+        consumer.run()
+        slot.clear()  # another bus may need longer to stop; nobody is to take this one for hung
 
     @staticmethod
     def _wait_for_end(

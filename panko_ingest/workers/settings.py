@@ -8,6 +8,7 @@ from oslo_config import cfg
 from panko_ingest import config, unread_options
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.errors import ConfigError
+from panko_ingest.progress import check_size
 from panko_ingest.storage import get_connection_from_config
 from panko_ingest.workers.sources import buses
 
@@ -36,9 +37,12 @@ class Settings:
         except ConfigError as error:
             LOG.error("The new configuration is refused, the old one stays in force: %s", error)
             return False
+        except Exception:
+            LOG.exception("The new configuration can't be read, the old one stays in force")
+            return False
         unread_options.warn(conf)
         self.conf = conf
-        LOG.info("The configuration was read again; workers restart with it one by one")
+        LOG.info("The configuration was read again; the workers start anew with it")
         return True
 
     def _refuse_what_needs_a_restart(self, conf: cfg.ConfigOpts) -> None:
@@ -53,7 +57,7 @@ def validate(conf: cfg.ConfigOpts) -> None:
 
     :raises ConfigError: naming what is wrong.
     """
-    buses(conf)
+    check_size(conf.notification.workers, len(buses(conf)))
     get_connection_from_config(conf)
     TypeFilter(conf.event.types)
     EventConverter.from_file(

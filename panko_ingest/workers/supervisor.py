@@ -44,7 +44,7 @@ class Supervisor:
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
     def stopping(self) -> None:
-        """Note that the daemon is told to stop: silence is expected from now on."""
+        """Note that the daemon is told to stop; who hangs now is ended all the same."""
         self._stopping.set()
         self._notifier.send("STOPPING=1", "STATUS=stopping: workers commit and acknowledge what they hold")
 
@@ -57,9 +57,11 @@ class Supervisor:
         self._board.bury(worker)
 
     def _run(self) -> None:
-        while not self._stopping.wait(_INTERVAL):
+        while True:
+            time.sleep(_INTERVAL)
             self._kill_hung()
-            self._notify()
+            if not self._stopping.is_set():
+                self._notify()
 
     def _kill_hung(self) -> None:
         for slot in self._board.slots():

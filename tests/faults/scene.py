@@ -108,6 +108,7 @@ class Scene:
         published = self.feed.stop()
         self.wait_for(lambda: self.stored() >= len(published), timeout, f"{len(published)} events")
         assert self.daemon.stop() == 0, self.daemon.log[-4000:]
+        assert "Traceback" not in self.daemon.log, "something happened that nobody foresaw"
         self.assert_counts(published)
 
     def assert_counts(self, published: Sequence[bytes], dead: int = 0) -> None:

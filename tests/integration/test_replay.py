@@ -1,0 +1,107 @@
+"""``panko-ingest dead-letters replay``, on every database."""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from panko_ingest import dead_letter
+from panko_ingest.cli.main import main
+from panko_ingest.delivery import Delivery
+from panko_ingest.errors import ConvertError
+from panko_ingest.storage import DeadLetterFilter
+from tests.ledger import Ledger
+
+Run = Callable[..., tuple[int, str]]
+
+
+def delivery(event_type: str = "compute.instance.update", **fields: object) -> Delivery:
+    message = {
+        "message_id": str(uuid.uuid4()),
+        "publisher_id": "compute.host1",
+        "event_type": event_type,
+        "priority": "INFO",
+        "payload": {"instance_id": "i-1", "adminPass": "s3cret"},
+        "timestamp": "2026-11-23 13:16:34.317715",
+        **fields,
+    }
+    body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
+    return Delivery(body, content_type="application/json", queue="notifications.info")
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(database_url)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def run(ledger: Ledger, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
+    conf = tmp_path / "panko-ingest.conf"
+    conf.write_text(f"[database]\nconnection = {ledger.url}\n")
+
+    def call(*words: str) -> tuple[int, str]:
+        code = main(["--config-file", str(conf), "dead-letters", "replay", *words])
+        return code, capfdbinary.readouterr().out.decode()
+
+    return call
+
+
+@pytest.fixture
+def letters(ledger: Ledger) -> list[Delivery]:
+    """Three that would become events today, and one that never will."""
+    good = [delivery(), delivery(), delivery("volume.create.end")]
+    failures = [*good, Delivery(b"{", queue="notifications.info")]
+    error = ConvertError("a definition was wrong")
+    ledger.connection.record_events(
+        [], [dead_letter.from_delivery(item, error, event_type="x.y") for item in failures]
+    )
+    return good
+
+
+def test_what_can_be_converted_now_becomes_an_event_and_the_rest_stays(
+    run: Run, ledger: Ledger, letters: list[Delivery]
+) -> None:
+    assert ledger.dead_letters() == 4
+    code, output = run("--all")
+    assert code == 1
+    assert "3 dead letters replayed, 1 left" in output
+    assert "DecodeError" in output
+    ledger.assert_holds([item.body for item in letters])
+    assert ledger.dead_letters() == 1
+
+
+def test_replaying_again_changes_nothing(run: Run, ledger: Ledger, letters: list[Delivery]) -> None:
+    run("--all")
+    ledger.connection.record_events([], [dead_letter.from_delivery(letters[0], ConvertError("again"))])
+    assert run("--error", "again") == (0, "1 dead letters replayed, 0 left\n")
+    ledger.assert_holds([item.body for item in letters])
+
+
+def test_a_dry_run_stores_nothing(run: Run, ledger: Ledger, letters: list[Delivery]) -> None:
+    code, output = run("--all", "--dry-run")
+    assert code == 1
+    assert "3 dead letters would be replayed, 1 would be left" in output
+    assert (ledger.events(), ledger.dead_letters()) == (0, 4)
+
+
+def test_only_those_that_the_filters_choose_are_replayed(
+    run: Run, ledger: Ledger, letters: list[Delivery]
+) -> None:
+    chosen = next(iter(ledger.connection.get_dead_letters(DeadLetterFilter(), 1)))
+    run("--id", str(chosen.id))
+    assert ledger.events() + ledger.dead_letters() == 4
+    assert main(["--config-file", "/dev/null", "dead-letters", "replay"]) == 2
+
+
+def test_a_redacted_letter_is_replayed_as_it_is(run: Run, ledger: Ledger, letters: list[Delivery]) -> None:
+    stored = [
+        ledger.connection.get_dead_letter(item.id)
+        for item in ledger.connection.get_dead_letters(DeadLetterFilter())
+    ]
+    assert sum(item.letter.redacted for item in stored if item) == 3
+    run("--all")
+    assert ledger.events() == 3
