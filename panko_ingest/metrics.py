@@ -18,6 +18,9 @@ _BATCH_SIZES = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000)
 STAGES = ("decode", "convert", "record", "crash")
 """Where it can turn out that a message will never be an event."""
 
+KINDS = ("ingester", "expirer", "monitor")
+"""What the processes of the daemon are for."""
+
 CAUSES = ("conflict", "reconnect", "unavailable", "operator")
 """Why a batch has to be recorded again."""
 
@@ -200,6 +203,8 @@ class Metrics:
         self.lost_workers = self._counter(
             "workers_lost", "Worker processes that ended without our wish and were replaced.", "kind"
         )
+        for kind in KINDS:
+            self.lost_workers.labels(kind)
 
 
 class BusMetrics:

@@ -35,6 +35,7 @@ if command -v systemctl >/dev/null; then
         case $package in
             postgresql) services="postgresql.service" ;;
             mariadb-server) services="mariadb.service" ;;
+            prometheus) services="prometheus.service" ;;
             rabbitmq-server) services="rabbitmq-server.service epmd.service epmd.socket" ;;
             *) services="" ;;
         esac

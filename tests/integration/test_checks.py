@@ -1,0 +1,174 @@
+"""The commands check, status, expire and upgrade check, run as an operator would."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bus import Bus
+from tests.daemon import Daemon, configuration
+from tests.ledger import Ledger, load
+from tests.services import RabbitMQ
+from tests.services.server import free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+
+def command(conf: Path, *words: str, module: str = "panko_ingest") -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--config-file", conf, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def findings(conf: Path) -> tuple[int, dict[str, list[tuple[str, str]]]]:
+    """Return the exit code of ``check`` and what it found, by subject."""
+    code, text = command(conf, "check", "--json")
+    found: dict[str, list[tuple[str, str]]] = {}
+    for finding in json.loads(text):
+        found.setdefault(finding["subject"], []).append((finding["level"], finding["text"]))
+    return code, found
+
+
+@pytest.fixture
+def ledger(sqlite_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(sqlite_url)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def conf(tmp_path: Path, broker_url: str, ledger: Ledger) -> Path:
+    path = configuration(tmp_path, broker_url, ledger.url, "[database]\nevent_time_to_live = 30d\n")
+    path.chmod(0o640)
+    return path
+
+
+def test_where_all_is_well_check_finds_no_fault(conf: Path, broker_url: str) -> None:
+    with Bus(broker_url) as bus:
+        for priority in ("info", "error"):
+            bus.declare(f"notifications.{priority}")
+        code, text = command(conf, "check", "--strict")
+        assert code == 0, text
+        assert "0 failures, 0 warnings" in text
+        code, text = command(conf, "upgrade", "check", module="panko_ingest.cli.upgrade_check")
+        assert code == 0, text
+        assert text.count("Result: Success") == 5
+
+
+def test_check_names_what_will_not_work_and_what_to_do(
+    tmp_path: Path, broker_url: str, sqlite_url: str, conf: Path
+) -> None:
+    definitions = tmp_path / "broken.yaml"
+    definitions.write_text("- event_type: x\n  traits: {a: {type: text}}\n")
+    broken = tmp_path / "broken.conf"
+    broken.write_text(
+        f"[DEFAULT]\ntransport_url = {broker_url.replace('guest:guest', 'guest:SECRET-1')}\n"
+        f"[database]\nconnection = {sqlite_url}.none\n"
+        f"[event]\ndefinitions_cfg_file = {definitions}\n[notification]\nbatchsize = 3\n"
+    )
+    broken.chmod(0o644)
+    code, found = findings(broken)
+    assert code == 1
+    warnings = [text for level, text in found["configuration"] if level == "warning"]
+    assert any("batchsize: unknown, did you mean [notification] batch_size?" in text for text in warnings)
+    assert any("chmod o-r" in text for text in warnings)
+    assert found["definitions"][0][0] == "failure"
+    (broker,) = (texts for subject, texts in found.items() if subject.startswith("127.0.0.1:"))
+    assert broker[0][0] == "failure"
+    assert "check host, port, user, password and vhost" in broker[0][1]
+    assert "db sync" in found["database"][0][1]
+    assert "SECRET-1" not in str(found)
+    code, text = command(broken, "upgrade", "check", module="panko_ingest.cli.upgrade_check")
+    assert code == 2
+    assert "SECRET-1" not in text
+
+
+def test_check_looks_at_the_queues(
+    tmp_path: Path, broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, conf: Path
+) -> None:
+    with Bus(broker_url, durable=False) as transient, Bus(broker_url) as agent:
+        transient.declare("notifications.info")
+        agent.declare("notifications.error", exchange="cinder")
+        agent._channel.basic_consume("notifications.error")
+        code, found = findings(conf)
+        assert code == 0
+        assert "loses its messages when the broker restarts" in str(found["queue notifications.info"])
+        assert "set [notification] pool" in str(found["queue notifications.error"])
+
+        with_pool = configuration(tmp_path, broker_url, ledger.url, "[notification]\npool = panko\n")
+        code, found = findings(with_pool)
+        assert "the daemon creates it" in found["queue panko"][0][1]
+        assert "nobody reads it" in found["queue notifications.info"][0][1]
+        assert "queue notifications.error" not in found
+        assert found["control exchanges"][0][1].startswith("2 of 20 are there")
+
+
+def status(conf: Path) -> tuple[int, dict[str, Any]]:
+    code, text = command(conf, "status", "--json")
+    found: dict[str, Any] = json.loads(text)
+    return code, found
+
+
+def test_status_shows_how_the_daemon_does(
+    tmp_path: Path, broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    conf = configuration(
+        tmp_path, broker_url, ledger.url, f"[monitor]\nport = {free_port()}\n[notification]\nworkers = 2\n"
+    )
+    assert status(conf)[0] == 1, "nothing runs"
+    service = Daemon(conf)
+    with service.running():
+        with Bus(broker_url) as bus, Bus(broker_url) as agent:
+            bus.declare()
+            service.wait_until_ready()
+            bus.publish([*load(200), b"{"])
+            wait_until(lambda: ledger.events() == 200 and ledger.dead_letters() == 1, 30, "the events")
+            wait_until(lambda: status(conf)[0] == 0, 30, "being ready")
+            agent._channel.basic_consume("notifications.info")
+            code, found = status(conf)
+            assert code == 0
+            (queue,) = found["queues"]
+            assert (queue["name"], queue["consumers"], queue["others"]) == ("notifications.info", 3, 1)
+            assert found["database"]["dead_letters"] == {"decode": 1}
+            assert found["daemon"]["figures"]["since_start"]["recorded"] == 200
+            code, text = command(conf, "status")
+            assert code == 0
+            assert "2 consumers are ours, 1 are others" in text
+            assert "201 received, 200 recorded, 0 duplicates, 1 dead letters" in text
+        rabbitmq.stop()
+        try:
+            wait_until(lambda: status(conf)[0] == 3, 30, "the broker missed")
+            _, found = status(conf)
+            wait_until(lambda: not status(conf)[1]["daemon"]["ok"], 30, "the daemon missing it too")
+            assert found["errors"]
+        finally:
+            rabbitmq.start()
+        wait_until(lambda: status(conf)[0] == 0, 60, "being ready again")
+
+
+def test_expire_shows_what_would_go_and_deletes_it(conf: Path, ledger: Ledger, broker_url: str) -> None:
+    with Bus(broker_url) as bus:
+        bus.declare()
+        bus.publish(load(100))  # of the year 2024
+        service = Daemon(conf, "--only", "ingester")
+        with service.running():
+            wait_until(lambda: ledger.events() == 100, 30, "the events")
+    code, text = command(conf, "expire", "--dry-run")
+    assert code == 0
+    assert "100 events from before" in text
+    assert ledger.events() == 100
+    code, text = command(conf, "expire")
+    assert (code, ledger.events()) == (0, 0)
+    assert text.startswith("100 events with ")
+    assert "no event is from before" in command(conf, "expire", "--dry-run")[1]

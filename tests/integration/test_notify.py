@@ -1,0 +1,136 @@
+"""What the daemon tells systemd, at a notify socket as systemd has it."""
+
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bus import Bus
+from tests.daemon import Daemon, configuration
+from tests.ledger import Ledger, load
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+
+class NotifySocket:
+    """Collects what is sent to it, with the time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.received: list[tuple[float, str]] = []
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        threading.Thread(target=self._collect, daemon=True).start()
+
+    def _collect(self) -> None:
+        while datagram := self._socket.recv(4096):
+            now = time.monotonic()
+            self.received += [(now, state) for state in datagram.decode().splitlines()]
+
+    def close(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def states(self) -> list[str]:
+        """Return all states but the watchdog's, without their values."""
+        return [state.partition("=")[0] for _, state in self.received if state != "WATCHDOG=1"]
+
+    def wait_for(self, pattern: str, timeout: float = 30.0) -> str:
+        return wait_until(
+            lambda: next((state for _, state in self.received if re.search(pattern, state)), None),
+            timeout,
+            f"{pattern!r} among {self.received[-20:]}",
+        )
+
+    def watchdogs_since(self, moment: float) -> int:
+        return sum(state == "WATCHDOG=1" and at > moment for at, state in self.received)
+
+
+@pytest.fixture
+def notify(tmp_path: Path) -> Iterator[NotifySocket]:
+    notify = NotifySocket(tmp_path / "notify")
+    yield notify
+    notify.close()
+
+
+def daemon(conf: Path, notify: NotifySocket, **environment: str) -> Daemon:
+    return Daemon(conf, environment={"NOTIFY_SOCKET": str(notify.path), **environment})
+
+
+def test_it_is_ready_when_it_consumes_and_tells_when_it_reloads_and_stops(
+    tmp_path: Path, broker_url: str, sqlite_url: str, notify: NotifySocket
+) -> None:
+    bodies = load(300)
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
+    service = daemon(conf, notify)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_for_log("Waiting for the event database: .*db sync")
+        notify.wait_for("EXTEND_TIMEOUT_USEC=")
+        notify.wait_for("STATUS=0 of 2 readers consuming; .*")
+        assert "READY" not in notify.states(), "the tables are not there yet"
+        ledger = Ledger(sqlite_url)
+        notify.wait_for("READY=1")
+        assert bus.consumers() == 2
+        bus.publish(bodies)
+        notify.wait_for(r"STATUS=2 of 2 readers consuming; [1-9][\d.]* events/s, lag [\d.]+ s")
+        wait_until(lambda: ledger.events() == 300, 30, "the events")
+
+        before = len(notify.states())
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: "READY" in notify.states()[before:], 40, "being ready again")
+        told = [state for state in notify.states()[before:] if state in {"RELOADING", "READY"}]
+        assert told == ["RELOADING", "READY"]
+        assert notify.states()[notify.states().index("RELOADING") + 1] == "MONOTONIC_USEC"
+
+        assert service.stop() == 0
+        assert "STOPPING" in notify.states()
+        assert notify.states().count("READY") == 2
+        assert notify.received[-1][1].startswith("STATUS=stopping")
+        ledger.close()
+
+
+def test_the_watchdog_is_silent_from_when_a_worker_hangs_until_it_is_replaced(
+    tmp_path: Path, broker_url: str, sqlite_url: str, notify: NotifySocket
+) -> None:
+    ledger = Ledger(sqlite_url)
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
+    # Half of it is how long a worker may be silent; a third of that, and the watchdog is silent too.
+    service = daemon(conf, notify, WATCHDOG_USEC="18000000")
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        notify.wait_for("WATCHDOG=1")
+        victim = service.workers[0]
+        stopped = time.monotonic()
+        victim.send_signal(signal.SIGSTOP)
+        service.wait_for_log(f"Worker process {victim.pid} made no progress for .*: killing it")
+        killed = time.monotonic()
+        assert notify.watchdogs_since(stopped + 4.5) == 0, "systemd was told that all is well"
+        assert killed - stopped > 8
+        victim.wait(5)
+        wait_until(lambda: notify.watchdogs_since(killed) > 2, 30, "the watchdog fed again")
+        assert len(service.workers) == 2
+        bus.publish(load(50))
+        wait_until(lambda: ledger.events() == 50, 30, "the events")
+        ledger.close()
+
+
+def test_waiting_for_a_broker_is_no_hanging(tmp_path: Path, sqlite_url: str, notify: NotifySocket) -> None:
+    ledger = Ledger(sqlite_url)
+    ledger.close()
+    conf = configuration(
+        tmp_path, "amqp://guest:guest@127.0.0.1:9/", sqlite_url, "[notification]\nworkers = 1\n"
+    )
+    with daemon(conf, notify, WATCHDOG_USEC="60000000").running() as service:
+        service.wait_for_log("127.0.0.1:9/: ConnectionRefusedError")
+        seen = time.monotonic()
+        wait_until(lambda: notify.watchdogs_since(seen) > 2, 15, "the watchdog fed")
+        assert "READY" not in notify.states()
+        assert service.stop() == 0
