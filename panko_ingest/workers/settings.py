@@ -33,7 +33,6 @@ class Settings:
         try:
             conf = self._prepare()
             validate(conf)
-            self._refuse_what_needs_a_restart(conf)
         except ConfigError as error:
             LOG.error("The new configuration is refused, the old one stays in force: %s", error)
             return False
@@ -44,12 +43,6 @@ class Settings:
         self.conf = conf
         LOG.info("The configuration was read again; the workers start anew with it")
         return True
-
-    def _refuse_what_needs_a_restart(self, conf: cfg.ConfigOpts) -> None:
-        if len(buses(conf)) != len(buses(self.conf)):
-            raise ConfigError("[notification] messaging_urls: another number of buses needs a restart")
-        if conf.notification.workers != self.conf.notification.workers:
-            raise ConfigError("[notification] workers: another number of workers needs a restart")
 
 
 def validate(conf: cfg.ConfigOpts) -> None:

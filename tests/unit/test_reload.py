@@ -8,6 +8,7 @@ from oslo_log import log
 
 from panko_ingest import config
 from panko_ingest.workers.settings import Settings
+from panko_ingest.workers.sources import buses
 
 BEFORE = """\
 [DEFAULT]
@@ -41,9 +42,12 @@ def settings(path: Path) -> Settings:
 
 
 def test_a_good_configuration_comes_into_force(path: Path, settings: Settings) -> None:
-    path.write_text(BEFORE + "batch_size = 7\n")
+    path.write_text(
+        BEFORE + "batch_size = 7\nmessaging_urls = rabbit://one/\nmessaging_urls = rabbit://two/\n"
+    )
     assert settings.reload()
     assert settings.conf.notification.batch_size == 7
+    assert len(buses(settings.conf)) == 2
 
 
 @pytest.mark.parametrize(
@@ -51,8 +55,7 @@ def test_a_good_configuration_comes_into_force(path: Path, settings: Settings) -
     [
         ("batch_size = many", "[notification] batch_size"),
         ("prefetch_count = 5", "[notification] prefetch_count"),
-        ("messaging_urls = rabbit://one/\nmessaging_urls = rabbit://two/", "[notification] messaging_urls"),
-        ("workers = 3", "[notification] workers"),
+        ("workers = 0", "[notification] workers"),
         ("[event]\ndefinitions_cfg_file = nowhere.yaml", "[event] definitions_cfg_file"),
     ],
 )
