@@ -5,13 +5,18 @@ import time
 
 import sqlalchemy as sa
 
+from panko_ingest.storage import partitions
 from panko_ingest.storage.engine import read_transaction
 from panko_ingest.storage.expiry import BATCH_SIZE, EARLIEST, Clock, delete_events, limit_of, utc_now
-from panko_ingest.storage.reports import ExpiredByAge, ExpiryForecast
+from panko_ingest.storage.partitions import Partition
+from panko_ingest.storage.reports import ExpiredByAge, ExpiryForecast, PartitionForecast
 from panko_ingest.storage.retention import oldest_event
 from panko_ingest.storage.retry import run_transaction
 from panko_ingest.storage.settings import Settings
 from panko_ingest.storage.tables import Event
+
+_DROP_SECONDS = 0.1
+"""What dropping a partition takes, whatever is in it."""
 
 _AGES = (0, 1, 7, 30, 90, 365)
 """Days since events expired, at which lines of a forecast begin."""
@@ -24,13 +29,31 @@ def forecast(engine: sa.Engine, settings: Settings, ttl: float, clock: Clock | N
     limit = limit_of(ttl, (clock or utc_now)())
     ages = _ages(engine, limit)
     events = sum(age.events for age in ages)
-    return ExpiryForecast(
-        limit,
-        events,
-        oldest_event(engine),
-        ages,
-        seconds=_seconds(engine, settings, limit, events),
-    )
+    found = _partitions(engine, limit)
+    dropped = [partition for partition in found if partition.dropped]
+    one_by_one = max(0, events - sum(partition.events for partition in dropped))
+    seconds = _seconds(engine, settings, limit, one_by_one) + _DROP_SECONDS * len(dropped)
+    return ExpiryForecast(limit, events, oldest_event(engine), ages, found, seconds)
+
+
+def _partitions(engine: sa.Engine, limit: datetime.datetime) -> tuple[PartitionForecast, ...]:
+    with read_transaction(engine) as connection:
+        if not partitions.exist(connection):
+            return ()
+        there = partitions.found(connection)
+        whole = partitions.expired(there, limit)
+        touched = [one for one in there if one.start is None or one.start <= limit.date()]
+        return tuple(_partition(connection, one, dropped=one in whole) for one in touched)
+
+
+def _partition(connection: sa.Connection, one: Partition, *, dropped: bool) -> PartitionForecast:
+    tables = [f"{table}_{one.suffix}" for table in partitions.TABLES]
+    events, size = connection.exec_driver_sql(
+        "SELECT (SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = %s::regclass), "
+        "(SELECT sum(pg_total_relation_size(name)) FROM unnest(%s::regclass[]) AS name)",
+        (tables[0], tables),
+    ).one()
+    return PartitionForecast(one.suffix, one.start, one.end, int(events), int(size), dropped)
 
 
 def _ages(engine: sa.Engine, limit: datetime.datetime) -> tuple[ExpiredByAge, ...]:

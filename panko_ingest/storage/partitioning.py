@@ -136,13 +136,13 @@ def split(engine: sa.Engine, width: str, today: datetime.date, most_moved: int |
     :param most_moved: events that were written to the last one already and may be carried over.
     :raises StorageUnavailable: there are more of them.
     """
-    with write_transaction(engine) as connection:
+    with read_transaction(engine) as connection:
         if not partitions.exist(connection):
             return 0
-        there = partitions.found(connection)
-        new = _to_split(there, width, today)
-        if not new:
-            return 0
+        new = _to_split(partitions.found(connection), width, today)
+    if not new:
+        return 0
+    with write_transaction(engine) as connection:
         _lock(connection)
         # Another process may have been quicker.
         new = _to_split(partitions.found(connection), width, today)

@@ -6,11 +6,12 @@ import datetime
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from oslo_config import cfg
 
 from panko_ingest import config
-from panko_ingest.storage import EventFilter
+from panko_ingest.storage import EventFilter, partitions
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter, Event, Trait
 
@@ -70,6 +71,12 @@ def counts(store: Connection) -> dict[str, int]:
     return {table: count(store, table) for table in tables}
 
 
+def skip_where_partitioned(store: Connection, reason: str) -> None:
+    with store.engine.connect() as connection:
+        if partitions.exist(connection):
+            pytest.skip(reason)
+
+
 def refuse_the_word(store: Connection, word: str) -> None:
     """Make the database refuse text traits of that value, as some constraint of an operator's might."""
     statement = {
@@ -103,8 +110,8 @@ def another_writer_of(message_id: str, store: Connection) -> Iterator[sa.Connect
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         connection.execute(
             sa.text(
-                "INSERT INTO event (message_id, generated, raw, event_type_id) "
-                "SELECT :message_id, generated, raw, event_type_id FROM event"
+                "INSERT INTO event (id, message_id, generated, raw, event_type_id) "
+                "SELECT id + 1000, :message_id, generated, raw, event_type_id FROM event"
             ),
             {"message_id": message_id},
         )

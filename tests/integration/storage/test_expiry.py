@@ -130,6 +130,7 @@ def test_a_clock_that_goes_back_keeps_what_was_expired_before(store: Connection)
 
 
 def test_the_oldest_go_first_and_a_round_stops_between_batches(store: Connection) -> None:
+    store.expire(DAY, clock=now)  # the partitions that are over are gone
     store.record_events(old_events(100)[::-1])
     stopping = threading.Event()
     after_each_commit(store, stopping.set)
@@ -188,9 +189,10 @@ def test_a_forecast_tells_what_a_round_then_does_and_changes_nothing(store: Conn
 
 
 _ENDLESS_ROUND = """
-import sys
+import datetime, sys
 from panko_ingest.storage.impl_sqlalchemy import Connection
-Connection(sys.argv[1]).expire(86400, batch_size=1)
+now = datetime.datetime.fromisoformat(sys.argv[2])
+Connection(sys.argv[1]).expire(86400, batch_size=1, clock=lambda: now)
 """
 
 
@@ -199,7 +201,7 @@ def test_an_expirer_that_is_killed_leaves_whole_events_and_the_next_goes_on(
 ) -> None:
     for start in range(0, 4000, 1000):
         store.record_events(old_events(1000, start))
-    process = subprocess.Popen([sys.executable, "-c", _ENDLESS_ROUND, database_url])
+    process = subprocess.Popen([sys.executable, "-c", _ENDLESS_ROUND, database_url, str(NOW)])
     try:
         wait_until(lambda: count(store, "event") < 3990, 60, "the expirer to begin")
     finally:
@@ -219,7 +221,7 @@ def test_one_expirer_works_and_another_stands_by_until_it_is_gone(
         pytest.skip("SQLite's writers wait for each other")
     store.record_events(old_events(10))
     other = Connection(database_url)
-    reports = []
+    reports: list[ExpiryReport] = []
 
     def look_on() -> None:
         if not reports:
