@@ -3,6 +3,8 @@
 Every block of the README that has `quickstart` behind its language is run, in order.
 """
 
+import os
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,12 +17,13 @@ from tests.acceptance.installation import Installation
 from tests.daemon import Daemon
 from tests.documents import ROOT, Block, blocks, commands, statements
 from tests.services import PostgreSQL
-from tests.services.server import free_port
+from tests.services.server import find_program, free_port
 from tests.waiting import wait_until
 
 BROKER = "rabbit://panko-ingest:BROKER_PASSWORD@rabbit1:5672,panko-ingest:BROKER_PASSWORD@rabbit2:5672/"
 DATABASE = "postgresql://panko:DATABASE_PASSWORD@database1/panko"
 SAMPLES = 8
+README = ROOT / "README.md"
 
 
 @dataclass
@@ -97,7 +100,7 @@ def host(request: pytest.FixtureRequest, installed: Installation, tmp_path: Path
 
 
 def quickstart(language: str, *words: str) -> list[Block]:
-    return blocks(language, "quickstart", *words, path=ROOT / "README.md")
+    return blocks(language, "quickstart", *words, path=README)
 
 
 def rows(table: str) -> list[str]:
@@ -130,3 +133,28 @@ def test_the_readme_leads_to_events_that_can_be_read(host: Host) -> None:
             for line in commands(block):
                 assert host.run(line), f"{line} shows nothing"
         assert daemon.stop() == 0, daemon.log
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="making users in another root needs root")
+def test_user_folders_and_unit_are_installed_as_the_readme_says(
+    installed: Installation, tmp_path: Path
+) -> None:
+    for folder in ("systemd/system", "sysusers.d", "tmpfiles.d"):
+        (tmp_path / "etc" / folder).mkdir(parents=True)
+    find_program("systemd-sysusers", "systemd")
+    (install,) = [block for block in blocks("bash", "host", path=README) if "sysusers.d" in block.text]
+    text = install.text.replace("/opt/panko-ingest", str(installed.directory)).replace(
+        " /etc/", " $ROOT/etc/"
+    )
+    text = re.sub(r"^(systemd-\w+)", r"\1 --root=$ROOT", text, flags=re.MULTILINE)
+    done = subprocess.run(
+        ["bash", "-euc", text],
+        env={"PATH": os.environ["PATH"], "ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "etc/systemd/system/panko-ingest.service").is_file()
+    assert (tmp_path / "etc/panko-ingest").is_dir()
+    assert "panko-ingest:" in (tmp_path / "etc/passwd").read_text()
