@@ -1,0 +1,300 @@
+"""The partitioned layout of PostgreSQL: whole days go at once, and everything else is as it was."""
+
+import datetime
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.storage import EventFilter, StorageUnavailable, partitioning, partitions
+from panko_ingest.storage.engine import read_transaction, write_transaction
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event, Trait
+from panko_ingest.storage.partitions import Partition
+from tests.integration.storage.samples import connect, count, letter_for, rows, stored_ids
+
+DAY = 86400.0
+TODAY = datetime.date(2026, 3, 10)
+NOON = datetime.datetime(2026, 3, 10, 12)
+
+pytestmark = pytest.mark.postgresql
+
+
+def event(name: str, days_ago: float) -> Event:
+    generated = NOON - datetime.timedelta(days=days_ago)
+    return Event(name, "volume.create.end", generated, [Trait("size", Trait.INT_TYPE, 4)])
+
+
+def noon() -> datetime.datetime:
+    return NOON
+
+
+@pytest.fixture
+def store(postgresql_url: str) -> Iterator[Connection]:
+    """A store partitioned by day on 10 March 2026, and split no further."""
+    connection = Connection(postgresql_url)
+    connection.upgrade()
+    with write_transaction(connection.engine) as session:
+        partitioning.create(session, "day", TODAY - datetime.timedelta(days=5))
+    yield connection
+    connection.close()
+
+
+def places(store: Connection) -> dict[str, str]:
+    """Return the partition that each event is in, by message_id; with its trait's, where they differ."""
+    found = rows(
+        store,
+        "SELECT message_id, e.tableoid::regclass::text, t.tableoid::regclass::text "
+        "FROM event e LEFT JOIN trait_int t ON t.event_id = e.id",
+    )
+    for _, of_event, of_trait in found:
+        assert str(of_trait).removeprefix("trait_int") == of_event.removeprefix("event")
+    return {name: of_event.removeprefix("event_") for name, of_event, _ in found}
+
+
+def there(store: Connection) -> list[Partition]:
+    with read_transaction(store.engine) as connection:
+        return partitions.found(connection)
+
+
+def test_db_sync_makes_a_new_database_partitioned_once(postgresql_url: str) -> None:
+    store = connect(postgresql_url, partition_by="week", event_time_to_live="90d")
+    store.upgrade()
+    made = there(store)
+    store.upgrade()
+
+    assert there(store) == made
+    assert made[0].start is None
+    assert made[-1].end is None
+    assert all(one.end == next_one.start for one, next_one in itertools.pairwise(made))
+    tomorrow_week = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=8)
+    assert made[-1].start is not None
+    assert made[-1].start >= tomorrow_week
+    assert {finding.level for finding in store.check() if finding.subject == "partitions"} == {"ok"}
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"partition_by": "day", "event_time_to_live": "90d"}, "101 partitions .* set week"),
+        ({"partition_by": "week"}, "ever more partitions"),
+    ],
+)
+def test_a_width_that_makes_too_many_partitions_is_refused(
+    postgresql_url: str, options: dict[str, str], words: str
+) -> None:
+    store = connect(postgresql_url, **options)
+    with pytest.raises(ConfigError, match=words):
+        store.upgrade()
+    assert store.current_revision() is None
+    store.close()
+
+
+def test_db_check_names_a_width_that_no_longer_goes_with_the_time_to_live(
+    store: Connection, postgresql_url: str
+) -> None:
+    other = connect(postgresql_url, event_time_to_live="365d")
+    (finding,) = [finding for finding in other.check() if finding.subject == "partitions"]
+    assert finding.level == "failure"
+    assert "set week" in finding.text
+    other.close()
+
+
+def test_other_databases_have_no_partitions(sqlite_url: str) -> None:
+    with pytest.raises(ConfigError, match="needs PostgreSQL"):
+        connect(sqlite_url, partition_by="week", event_time_to_live="90d").upgrade()
+
+
+def test_tables_that_hold_events_are_not_replaced(postgresql_url: str) -> None:
+    plain = Connection(postgresql_url)
+    plain.upgrade()
+    plain.record_events([event("a", 0)])
+    store = connect(postgresql_url, partition_by="week", event_time_to_live="90d")
+    with pytest.raises(StorageUnavailable, match="hold events already"):
+        store.upgrade()
+    assert stored_ids(plain) == ["a"]
+    plain.close()
+    store.close()
+
+
+def test_events_and_their_traits_are_in_the_partition_of_their_day(store: Connection) -> None:
+    midnight = datetime.datetime(2026, 3, 6)
+    store.record_events(
+        [
+            Event("at midnight", "t", midnight, [Trait("size", Trait.INT_TYPE, 1)]),
+            Event("before", "t", midnight - datetime.timedelta(microseconds=1), []),
+            Event("year 1", "t", datetime.datetime(1, 1, 1), []),
+            Event("year 9999", "t", datetime.datetime(9999, 12, 31, 23, 59, 59), []),
+        ]
+    )
+    found = dict(rows(store, "SELECT message_id, tableoid::regclass::text FROM event"))
+    assert found == {
+        "at midnight": "event_p20260306",
+        "before": "event_p20260305",
+        "year 1": "event_first",
+        "year 9999": "event_last",
+    }
+    assert min(rows(store, "SELECT id FROM event"))[0] > 0
+    assert len(list(store.get_events(EventFilter()))) == 4
+
+
+def test_a_redelivered_event_is_a_duplicate_and_a_reused_id_on_another_day_is_not(store: Connection) -> None:
+    store.record_events([event("a", 1), event("b", 1)])
+    assert store.record_events([event("a", 1), event("c", 1)]).duplicates == (0,)
+    assert store.record_events([event("a", 3)]).recorded == (0,)
+    assert stored_ids(store) == ["a", "a", "b", "c"]
+
+
+def test_a_round_drops_what_is_over_and_deletes_what_the_limit_cuts(store: Connection) -> None:
+    store.record_events([event(f"m{number}", number / 2) for number in range(20)])
+
+    report = store.expire(3 * DAY, clock=noon)
+
+    # The limit is at noon of the 7th, and an event of that very time stays.
+    assert report.partitions == ("first", "p20260304", "p20260305", "p20260306")
+    assert stored_ids(store) == sorted(f"m{number}" for number in range(7))
+    assert (report.events, report.batches, report.backlog) == (13, 1, 0)
+    assert rows(store, "SELECT count(*) FROM trait_int") == [(7,)]
+    assert there(store)[0] == Partition(None, datetime.date(2026, 3, 7))
+
+
+def test_a_late_event_of_days_that_are_dropped_is_stored_and_goes_in_the_next_round(
+    store: Connection,
+) -> None:
+    store.expire(DAY, clock=noon)
+    assert store.record_events([event("late", 30)], on_failure=letter_for).recorded == (0,)
+    assert places(store) == {"late": "first"}
+    assert store.expire(DAY, clock=noon).events == 1
+
+
+def test_a_forecast_names_the_partitions_and_what_becomes_of_them(store: Connection) -> None:
+    store.record_events([event(f"m{number}", number) for number in range(8)])
+    with store.engine.begin() as connection:
+        connection.execute(sa.text("ANALYZE"))
+
+    forecast = store.forecast_expiry(3 * DAY, clock=noon)
+
+    assert forecast.events == 4
+    assert [(one.name, one.events, one.dropped) for one in forecast.partitions] == [
+        ("first", 1, True),
+        ("p20260304", 1, True),
+        ("p20260305", 1, True),
+        ("p20260306", 1, True),
+        ("p20260307", 1, False),
+    ]
+    assert all(one.size > 0 for one in forecast.partitions)
+    assert count(store, "event") == 8
+
+
+def test_new_partitions_are_split_off_ahead_of_need_with_what_is_there_already(store: Connection) -> None:
+    store.record_events([event("future", -400), event("soon", -5), event("now", 0)])
+    assert places(store) == {"future": "last", "soon": "last", "now": "p20260310"}
+
+    store.expire(30 * DAY, clock=noon)
+
+    assert places(store) == {"future": "last", "soon": "p20260315", "now": "p20260310"}
+    assert there(store)[-1].start == datetime.date(2026, 3, 18)
+    assert store.record_events([event("soon", -5)]).duplicates == (0,)
+
+
+def test_days_in_which_nobody_split_become_one_partition(store: Connection) -> None:
+    later = NOON + datetime.timedelta(days=300)
+    store.record_events([event("a", -100)])
+    store.expire(400 * DAY, clock=lambda: later)
+    assert places(store) == {"a": "p20260313"}
+    assert len(there(store)) < 25
+
+
+def test_a_long_reader_is_not_waited_for_and_keeps_nobody_else_waiting(
+    store: Connection, postgresql_url: str
+) -> None:
+    store.record_events([event("old", 5), event("new", 0)])
+    other = Connection(postgresql_url)
+    with other.engine.connect() as reader:
+        reader.execute(sa.text("SELECT count(*) FROM event")).all()
+        reports = []
+        round_ = threading.Thread(target=lambda: reports.append(store.expire(DAY, budget=6.0, clock=noon)))
+        round_.start()
+        slowest = 0.0
+        number = 0
+        while round_.is_alive():
+            started = time.monotonic()
+            other.record_events([event(f"m{number}", 0)])
+            slowest = max(slowest, time.monotonic() - started)
+            number += 1
+        round_.join()
+        assert slowest < 2.0  # a tenth of a second, on an idle machine
+        assert reports[0].partitions == ()
+        # What could not be dropped is not deleted row by row either.
+        assert "old" in stored_ids(other)
+    assert "p20260305" in store.expire(DAY, clock=noon).partitions
+    assert "old" not in stored_ids(store)
+    other.close()
+
+
+def test_a_panko_that_writes_is_refused_and_told_why(store: Connection) -> None:
+    store.record_events([event("a", 0)])
+    with pytest.raises(sa.exc.DBAPIError, match="only panko_ingest may write"), store.engine.begin() as panko:
+        panko.execute(
+            sa.text(
+                "INSERT INTO event (message_id, generated, raw, event_type_id) "
+                "SELECT 'b', generated, raw, event_type_id FROM event RETURNING id"
+            )
+        )
+    assert stored_ids(store) == ["a"]
+
+
+def test_a_writer_that_knew_the_plain_tables_keeps_its_events_and_finds_out(postgresql_url: str) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events([event("a", 0)])
+    store.clear_expired_data(-DAY * 10000)
+    with write_transaction(store.engine) as connection:
+        partitioning.create(connection, "day", TODAY)
+
+    with pytest.raises(StorageUnavailable, match="partitioned"):
+        store.record_events([event("b", 0)], on_failure=letter_for)
+
+    assert store.record_events([event("b", 0)], on_failure=letter_for).recorded == (0,)
+    assert count(store, "dead_letter") == 0
+    store.close()
+
+
+def test_reads_of_a_day_visit_only_its_partitions(store: Connection) -> None:
+    store.record_events([event(f"m{number}", number) for number in range(6)])
+    statements: list[str] = []
+
+    def explain(
+        connection: sa.Connection, _cursor: object, statement: str, parameters: object, *_: object
+    ) -> None:
+        if statement.startswith("SELECT event.id, event.generated"):
+            with connection.engine.connect() as other:
+                plan = other.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars()  # type: ignore[arg-type]
+                statements.append("\n".join(plan))
+
+    sa.event.listen(store.engine, "before_cursor_execute", explain)
+    start = NOON - datetime.timedelta(days=2, hours=1)
+    found = list(
+        store.get_events(
+            EventFilter(start_timestamp=start, end_timestamp=start + datetime.timedelta(hours=2))
+        )
+    )
+    assert [one.message_id for one in found] == ["m2"]
+    assert statements
+    assert all("event_p20260308" in plan and "event_p20260309" not in plan for plan in statements)
+
+
+def test_first_and_last_ids_of_a_day_in_sql_and_in_python_agree(store: Connection) -> None:
+    days = [datetime.date(1, 1, 1), datetime.date(1969, 12, 31), TODAY, datetime.date(9999, 12, 31)]
+    for day in days:
+        number = rows(
+            store,
+            f"SELECT {partitions.NEW_ID} FROM (SELECT timestamp '{day:%Y-%m-%d} 23:59:59'"
+            " AS generated) AS one".replace(f"'{day:%Y}-", f"'{day.year:04}-"),
+        )[0][0]
+        assert partitions.first_id(day) <= number < partitions.id_after(day)
