@@ -5,6 +5,7 @@ This is the front: each method is a call into the module that does the work.
 
 import datetime
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -54,6 +55,8 @@ class Connection(base.Connection):
         """
         self._settings = Settings.from_conf(conf)
         self.engine: sa.Engine = engines.make_engine(url, self._settings)
+        # Panko's interface has no close: who used it only lets go of the object.
+        weakref.finalize(self, self.engine.dispose)
 
     dress_url = staticmethod(engines.dress_url)
 
