@@ -16,11 +16,11 @@ PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
-.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-concurrency test-differential \
+.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults test-concurrency test-differential \
     bench bench-storage bench-reading bench-convert sample-config docs constraints dist clean
 
 help: ## list the commands
-	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 run: $(VENV)/.package ## try it out: BROKER=amqp://... for a RabbitMQ instead of the embedded transport
 	@mkdir -p $(RUN)
@@ -57,6 +57,11 @@ test-trixie: ## make test on a fresh Debian 13 (needs root)
 
 test-concurrency: venv services ## four writers and an expirer at once for a minute, on each database
 	$(PYTEST) -m long tests/integration/storage/test_concurrency.py $(ARGS)
+
+test-faults: venv services ## break things for real, the long way; writes docs/faults.md
+	rm -f test-results/faults.jsonl
+	$(PYTEST) tests/faults $(ARGS)
+	$(BIN)/python -m tests.faults.report > docs/faults.md
 
 test-differential: venv ## compare conversion with Ceilometer's own on mutated notifications
 	$(BIN)/python -m tests.differential $(ARGS)
