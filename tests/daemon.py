@@ -14,6 +14,9 @@ import psutil
 from tests.services.server import DIES_WITH_PARENT
 from tests.waiting import wait_until
 
+SECRET = "PLANTED-SECRET"
+"""No daemon of any test may ever print it, whichever password or message it was planted in."""
+
 COMMAND: Sequence[str | Path] = (sys.executable, "-m", "panko_ingest")
 
 
@@ -126,3 +129,4 @@ class Daemon:
             yield self
         finally:
             self.kill()
+            assert SECRET not in self.log

@@ -102,7 +102,7 @@ class _Daemon:
         if workers:
             self._add(IngestService, workers, self._settings, self._board, files)
         if only != "ingester":
-            self._add(ExpirerService, 1, self._settings, files)
+            self._add(ExpirerService, 1, self._settings, self._board, files)
         if conf.monitor.port:
             self._add(MonitorService, 1, self._settings, self._board, files)
         manager.register_hooks(

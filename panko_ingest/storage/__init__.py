@@ -47,6 +47,9 @@ def get_connection(url: str, conf: "ConfigOpts | None" = None) -> Connection:
 
     :raises ConfigError: no driver serves the scheme, or its database driver is not installed.
     """
+    if "://" not in url:
+        # It may be anything, also a password in the wrong place: it is not repeated.
+        raise ConfigError("[database] connection: is no URL: write postgresql://user:password@host/panko")
     scheme = url.partition(":")[0].partition("+")[0]
     for entry_point in entry_points(group=_DRIVERS, name=scheme):
         driver: type[Connection] = entry_point.load()

@@ -11,6 +11,7 @@ from oslo_config import cfg
 from panko_ingest import config
 from panko_ingest.metric_files import MetricFiles
 from panko_ingest.metrics import Metrics
+from panko_ingest.progress import Board
 from panko_ingest.storage import Connection, ExpiryReport, StorageUnavailable, get_connection
 from panko_ingest.workers.settings import Settings
 from panko_ingest.workers.worker import Worker
@@ -25,8 +26,8 @@ class ExpirerService(Worker):
 
     name = "expirer"
 
-    def __init__(self, worker_id: WorkerId, settings: Settings, files: MetricFiles) -> None:
-        super().__init__(worker_id)
+    def __init__(self, worker_id: WorkerId, settings: Settings, board: Board, files: MetricFiles) -> None:
+        super().__init__(worker_id, board)
         self._files = files
         self._conf = settings.conf
         self._stopping = threading.Event()

@@ -44,11 +44,9 @@ class IngestService(Worker):
     name = "ingester"
 
     def __init__(self, worker_id: WorkerId, settings: Settings, board: Board, files: MetricFiles) -> None:
-        super().__init__(worker_id)
+        super().__init__(worker_id, board)
         self._conf = settings.conf
         self._files = files
-        self._board = board
-        self._generation = board.generation
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._consumers: list[amqp.AmqpConsumer] = []
@@ -78,11 +76,6 @@ class IngestService(Worker):
         self._stop_threads()
         self._finished.wait()
         logging.shutdown()
-
-    def reload(self) -> None:
-        """Make way for a worker with the new configuration, if the master found it good."""
-        if self._board.generation != self._generation:
-            super().reload()
 
     @staticmethod
     def _spare_the_collector() -> None:

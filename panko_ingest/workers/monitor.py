@@ -32,9 +32,8 @@ class MonitorService(Worker):
     name = "monitor"
 
     def __init__(self, worker_id: WorkerId, settings: Settings, board: Board, files: MetricFiles) -> None:
-        super().__init__(worker_id)
+        super().__init__(worker_id, board)
         self._conf = settings.conf
-        self._board = board
         self._files = files
         self._stopping = threading.Event()
 

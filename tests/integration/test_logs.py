@@ -1,0 +1,167 @@
+"""What the daemon writes: little, readable by programs, and never a secret."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bus import Bus
+from tests.daemon import SECRET, Daemon, configuration
+from tests.ledger import Ledger, load
+from tests.services import PostgreSQL, RabbitMQ
+from tests.services.server import free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@pytest.fixture
+def ledger(sqlite_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(sqlite_url)
+    yield ledger
+    ledger.close()
+
+
+def test_every_line_is_json_where_that_is_asked_for(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:
+    more = "[DEFAULT]\nuse_json = true\n[notification]\nworkers = 1\n"
+    service = Daemon(configuration(tmp_path, broker_url, ledger.url, more))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        bus.publish([*load(10), b"{"])
+        wait_until(lambda: ledger.events() == 10 and ledger.dead_letters() == 1, 30, "the events")
+        service.wait_for_log("Ready: all 1 readers are consuming")
+        assert service.stop() == 0
+    records = [json.loads(line) for line in service.log.splitlines()]
+    assert {"message", "levelname", "name", "process"} <= set(records[0])
+    assert any("has stopped because it was told to" in record["message"] for record in records)
+
+
+def test_steady_work_writes_hardly_a_line(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:
+    service = Daemon(configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 2\n"))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        service.wait_for_log("Expiry: ", 20)  # the first round, at a random time within seconds
+        before, started = len(service.log.splitlines()), time.monotonic()
+        bodies = load(2000)
+        for part in range(20):
+            bus.publish([*bodies[part * 100 : (part + 1) * 100], b"{" + str(part).encode()])
+            expected = (part + 1) * 100
+            wait_until(lambda: ledger.events() == expected, 30, "the events")  # noqa: B023 - called at once
+        lines = service.log.splitlines()[before:]
+        assert len(lines) <= time.monotonic() - started, "\n".join(lines)
+
+
+def test_a_report_of_what_it_is_doing_is_written_on_sigusr2(
+    tmp_path: Path, broker_url: str, postgresql_url: str
+) -> None:
+    ledger = Ledger(postgresql_url)
+    url = postgresql_url.replace("@", f":{SECRET}@")
+    service = Daemon(configuration(tmp_path, broker_url, url, "[notification]\nworkers = 1\n"))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        for process in (service.process, *service.workers):
+            process.send_signal(signal.SIGUSR2)
+        wait_until(lambda: service.log.count("Configuration in force") == 2, 20, "two reports")
+        wait_until(lambda: service.log.count("database.connection = ****") == 2, 20, "the configuration")
+        report = service.wait_for_log(r"(?s)In hand from .*prefetch = 2000")[0]
+        assert "messages = 0" in report
+        assert "Thread #" in service.log
+        assert "in serve" in service.log or "consumer.py" in service.log, "no stack of a reader"
+        assert SECRET not in service.log
+        bus.publish(load(10))
+        wait_until(lambda: ledger.events() == 10, 30, "work going on")
+        assert service.stop() == 0
+    ledger.close()
+
+
+@pytest.mark.postgresql
+def test_planted_secrets_are_nowhere_whatever_goes_wrong(
+    tmp_path: Path, broker_url: str, rabbitmq: RabbitMQ, postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    """Passwords of broker and database, and credentials in messages, while everything breaks once."""
+    ledger = Ledger(postgresql_url)
+    vhost = broker_url.rpartition("/")[2]
+    rabbitmq.api("PUT", "users/planted", {"password": f"{SECRET}-broker", "tags": ""})
+    rabbitmq.api("PUT", f"permissions/{vhost}/planted", {"configure": ".*", "write": ".*", "read": ".*"})
+    port = free_port()
+    conf = configuration(
+        tmp_path,
+        broker_url.replace("guest:guest", f"planted:{SECRET}-broker"),
+        postgresql_url.replace("@", f":{SECRET}-database@"),
+        f"[DEFAULT]\ndebug = true\n[monitor]\nport = {port}\n[event]\nstore_raw = info\n"
+        "[notification]\nworkers = 1\n",
+    )
+    service = Daemon(conf)
+    seen: list[str] = []
+    with service.running():
+        with Bus(broker_url) as bus:
+            bus.declare()
+            service.wait_until_ready()
+            bus.publish([*with_credentials(20), b'{"token": "' + SECRET.encode()])
+            wait_until(lambda: ledger.events() == 20 and ledger.dead_letters() == 1, 30, "the events")
+            postgresql.stop()
+            bus.publish(with_credentials(1))
+            service.wait_for_log("Waiting for the event database", 40)
+            seen.append(output_of(conf, "check"))
+            seen.append(output_of(conf, "status", "--json"))
+        postgresql.start()
+        wait_until(lambda: ledger.events() == 21, 60, "the event after the outage")
+        rabbitmq.api("PUT", "users/planted", {"password": "another", "tags": ""})
+        rabbitmq.close_connections(broker_url)
+        service.wait_for_log("AccessRefused|ACCESS_REFUSED", 40)
+        seen.append(output_of(conf, "check"))
+        seen.append(output_of(conf, "upgrade", "check", module="panko_ingest.cli.upgrade_check"))
+        for process in (service.process, *service.workers):
+            process.send_signal(signal.SIGUSR2)
+            seen.append(" ".join(process.cmdline()))
+        wait_until(lambda: service.log.count("Configuration in force") == 2, 20, "two reports")
+        conf.write_text(conf.read_text() + f"[database]\nconnection = nonsense-{SECRET}\n")
+        service.signal(signal.SIGHUP)
+        service.wait_for_log(r"The new configuration is refused, .*: \[database\] connection: is no URL")
+        seen += [page(port, path) for path in ("/metrics", "/healthz", "/readyz", "/none")]
+        service.stop()
+    ledger.close()
+    for text in [*seen, service.log]:
+        assert text
+        assert SECRET not in text, re.findall(f".*{SECRET}.*", text)[:3]
+
+
+def with_credentials(count: int) -> list[bytes]:
+    bodies = []
+    for line in load(count, seed=count):
+        envelope = json.loads(line)
+        message = json.loads(envelope["oslo.message"])
+        message["_context_auth_token"] = SECRET
+        message["payload"]["admin_pass"] = SECRET
+        envelope["oslo.message"] = json.dumps(message)
+        bodies.append(json.dumps(envelope).encode())
+    return bodies
+
+
+def output_of(conf: Path, *words: str, module: str = "panko_ingest") -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--config-file", conf, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def page(port: int, path: str) -> str:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return str(response.read().decode())
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
