@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from oslo_config import cfg
 
-from panko_ingest import storage
+from panko_ingest import config, storage
 from panko_ingest.storage.models import DeadLetter, Event, Trait
 from tests.daemon import Daemon, configuration
 from tests.documents import ROOT, blocks, commands, statements
@@ -29,9 +30,10 @@ class Store:
     """A database that was set up as the page says; ``url(account)`` leads to it."""
 
     url: Callable[[str], str]
+    conf: cfg.ConfigOpts | None = None
 
     def connection(self, account: str) -> "contextlib.closing[storage.Connection]":
-        return contextlib.closing(storage.get_connection(self.url(account), None))
+        return contextlib.closing(storage.get_connection(self.url(account), self.conf))
 
     def engine(self, account: str) -> sa.Engine:
         url = sa.make_url(self.url(account))
@@ -41,9 +43,23 @@ class Store:
 
 @pytest.fixture
 def postgresql_store(postgresql: PostgreSQL) -> Iterator[Store]:
+    yield from set_up_on_postgresql(postgresql)
+
+
+@pytest.fixture
+def partitioned_store(postgresql: PostgreSQL) -> Iterator[Store]:
+    conf = cfg.ConfigOpts()
+    config.register_opts(conf)
+    conf([], default_config_files=[], default_config_dirs=[])
+    conf.set_override("partition_by", "day", group="database")
+    conf.set_override("event_time_to_live", "30d", group="database")
+    yield from set_up_on_postgresql(postgresql, conf)
+
+
+def set_up_on_postgresql(postgresql: PostgreSQL, conf: cfg.ConfigOpts | None = None) -> Iterator[Store]:
     for statement in sql("postgresql", "accounts"):
         postgresql.execute(statement)
-    store = Store(lambda account: f"postgresql://{account}@127.0.0.1:{postgresql.port}/panko")
+    store = Store(lambda account: f"postgresql://{account}@127.0.0.1:{postgresql.port}/panko", conf)
     with store.connection("panko_owner") as owner:
         owner.upgrade()
     with store.engine("panko_owner").begin() as connection:
@@ -116,6 +132,17 @@ def test_each_account_can_do_its_job(store: Store) -> None:
     with store.connection("panko_expirer") as expirer:
         assert expirer.clear_expired_data(3600, 100) == 3
         assert expirer.clear_expired_dead_letters(-3600) == 1
+
+
+@pytest.mark.postgresql
+def test_partitions_are_written_with_few_rights_and_expired_by_their_owner(partitioned_store: Store) -> None:
+    with partitioned_store.connection("panko_ingest") as ingest:
+        ingest.record_events([event("a"), event("b")], [dead_letter()])
+        again = ingest.record_events([event("b")], [dead_letter()])
+        assert len(again.duplicates) == 1
+    with partitioned_store.connection("panko_owner") as owner:
+        assert owner.clear_expired_data(30 * 86400, 100) == 2
+        assert owner.clear_expired_dead_letters(-3600) == 1
 
 
 def test_no_account_can_do_more(store: Store) -> None:
