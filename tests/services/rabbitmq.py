@@ -25,6 +25,7 @@ class RabbitMQ(Server):
     :param settings: lines of rabbitmq.conf, such as ``{"consumer_timeout": "10000"}``.
     :param directory: an existing, empty folder for its data; a temporary one by default.
     :param cluster_with: a running node whose cluster this one joins at its first start.
+    :param plugins: to enable beside the management plugin.
     """
 
     name = "rabbitmq"
@@ -35,6 +36,7 @@ class RabbitMQ(Server):
         settings: Mapping[str, str] | None = None,
         directory: Path | None = None,
         cluster_with: "RabbitMQ | None" = None,
+        plugins: Sequence[str] = (),
     ) -> None:
         self._server = find_program("rabbitmq-server", "rabbitmq-server", ["/usr/lib/rabbitmq/bin"])
         self._epmd = find_program("epmd", "erlang-base")
@@ -42,6 +44,7 @@ class RabbitMQ(Server):
         self.management_port = free_port()
         self.node = f"test{self.port}@localhost"
         self._first = cluster_with
+        self._plugins = ["rabbitmq_management", *plugins]
         self._epmd_port: int = cluster_with._epmd_port if cluster_with else free_port()
         self._port_mapper: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
@@ -161,7 +164,7 @@ class RabbitMQ(Server):
         )
         cookie.chmod(0o600)
         plugins = self.directory / "enabled_plugins"
-        plugins.write_text("[rabbitmq_management].\n")
+        plugins.write_text(f"[{','.join(self._plugins)}].\n")
         self.give_away(cookie)
 
     def _environment(self) -> dict[str, str]:

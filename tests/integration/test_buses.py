@@ -1,0 +1,136 @@
+"""Several buses, several brokers of a bus, and TLS to them."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bus import Bus
+from tests.daemon import Daemon, configuration
+from tests.ledger import Ledger, load
+from tests.services import RabbitMQ
+from tests.services.certificates import Authority
+from tests.services.server import free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@pytest.fixture
+def ledger(sqlite_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(sqlite_url)
+    yield ledger
+    ledger.close()
+
+
+def test_a_worker_reads_all_its_buses_and_one_that_is_gone_holds_up_no_other(
+    tmp_path: Path, rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    bodies = load(400, seed=11)
+    urls = [rabbitmq.create_vhost() for _ in range(2)]
+    more = "[notification]\nworkers = 2\n" + "".join(f"messaging_urls = {url}\n" for url in urls)
+    service = Daemon(configuration(tmp_path, "rabbit://nowhere", ledger.url, more), "--only", "ingester")
+    with Bus(urls[0]) as first, service.running():
+        with Bus(urls[1]) as second:
+            for bus in (first, second):
+                bus.declare()
+            service.wait_until_ready()
+            first.publish(bodies[:100])
+            second.publish(bodies[100:200])
+        wait_until(lambda: ledger.events() == 200, 30, "the events of both buses")
+        rabbitmq.drop_vhost(urls[1])
+        service.wait_for_log(r"vhost is deleted|CONNECTION_FORCED|NotAllowed|NOT_ALLOWED")
+        first.publish(bodies[200:])
+        wait_until(lambda: ledger.events() == 400, 30, "the events of the bus that is left")
+        assert service.stop() == 0
+        assert first.count() == 0
+    rabbitmq.drop_vhost(urls[0])
+    ledger.assert_holds(bodies)
+
+
+class TlsBroker:
+    """A broker that lets in who has a certificate of the authority, under the name in it."""
+
+    def __init__(self, authority: Authority, host: str) -> None:
+        name = f"broker-{uuid.uuid4().hex[:8]}"
+        pair = authority.sign(name, host)
+        self.host = host
+        self.tls_port = free_port()
+        self.server = RabbitMQ(
+            {
+                "listeners.ssl.1": f"127.0.0.1:{self.tls_port}",
+                "ssl_options.cacertfile": str(authority.certificate),
+                "ssl_options.certfile": str(pair.certificate),
+                "ssl_options.keyfile": str(pair.key),
+                "ssl_options.verify": "verify_peer",
+                "ssl_options.fail_if_no_peer_cert": "true",
+                "auth_mechanisms.1": "EXTERNAL",
+                "auth_mechanisms.2": "PLAIN",
+                "auth_mechanisms.3": "AMQPLAIN",
+                "ssl_cert_login_from": "common_name",
+            },
+            plugins=["rabbitmq_auth_mechanism_ssl"],
+        )
+
+    def start(self) -> None:
+        self.server.start()
+        self.server.ctl("add_user", "ingest", uuid.uuid4().hex)
+        self.server.ctl("set_permissions", "ingest", "", "", "notifications.*")
+        with Bus(self.server.url) as bus:
+            bus.declare()
+
+
+@pytest.mark.timeout(240)
+def test_tls_verifies_each_broker_by_its_own_name_and_shows_our_certificate(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    authority = Authority(tmp_path)
+    ours = authority.sign("ingest")
+    brokers = [TlsBroker(authority, "localhost"), TlsBroker(authority, "127.0.0.1")]
+    bodies = load(200, seed=12)
+    tls = (
+        "[oslo_messaging_rabbit]\nssl = true\nrabbit_login_method = EXTERNAL\n"
+        f"ssl_ca_file = {authority.certificate}\n"
+        f"ssl_cert_file = {ours.certificate}\nssl_key_file = {ours.key}\n"
+        "[notification]\nworkers = 1\n"
+    )
+    places = ",".join(f"{broker.host}:{broker.tls_port}" for broker in brokers)
+    try:
+        for broker in brokers:
+            broker.start()
+        conf = configuration(tmp_path, f"rabbit://{places}/", ledger.url, tls)
+        service = Daemon(conf, "--only", "ingester")
+        with service.running():
+            service.wait_until_ready(60)
+            (here,) = [broker for broker in brokers if is_read(broker)]
+            (other,) = [broker for broker in brokers if broker is not here]
+            publish(here, bodies[:100])
+            wait_until(lambda: ledger.events() == 100, 30, "the events")
+            users = here.server.ctl("list_connections", "user", "ssl", "auth_mechanism")
+            assert "ingest\ttrue\tEXTERNAL" in users
+            here.server.kill()
+            publish(other, bodies[100:])
+            wait_until(lambda: ledger.events() == 200, 60, "the events of the other broker")
+            assert service.stop() == 0
+        assert "certificate" not in service.log
+        conf = configuration(tmp_path, f"rabbit://{here.host}:{other.tls_port}/", ledger.url, tls)
+        with Daemon(conf, "--only", "ingester").running() as service:
+            service.wait_for_log("certificate verify failed: (IP address|Hostname) mismatch")
+            assert not is_read(other)
+    finally:
+        for broker in brokers:
+            broker.server.close()
+    ledger.assert_holds(bodies)
+
+
+def publish(broker: TlsBroker, bodies: list[bytes]) -> None:
+    with Bus(broker.server.url) as bus:
+        bus.publish(bodies)
+
+
+def is_read(broker: TlsBroker) -> bool:
+    with Bus(broker.server.url) as bus:
+        return bus.consumers() > 0
