@@ -8,17 +8,18 @@ folder=$2
 samples=$(realpath "$(dirname "$0")/../etc/samples.jsonl")
 ingest=("$1" --config-file "$folder/panko-ingest.conf")
 daemon=""
+if [ -t 0 ]; then terminal=yes; else terminal=no; fi
 
 stop() {
-    trap '' INT TERM
+    trap '' INT TERM HUP
     if [ -n "$daemon" ] && kill -0 "$daemon" 2>/dev/null; then
-        echo "Stopping: what was read is being committed."
+        echo "Stopping: what was read is being committed." || true  # the terminal may be gone
         kill -TERM "$daemon"
         wait "$daemon" || code=$?
     fi
     exit "${code:-0}"
 }
-trap stop INT TERM
+trap stop INT TERM HUP
 
 daemon_must_live() {
     if kill -0 "$daemon" 2>/dev/null; then return; fi
@@ -60,6 +61,8 @@ TEXT
 seen=$(state_of_the_database)
 while daemon_must_live; do
     sleep 1
+    # make waits for us when the terminal is closed, so nobody tells us.
+    if [ "$terminal" = yes ] && [ ! -t 0 ]; then stop; fi
     now=$(state_of_the_database)
     if [ "$now" = "$seen" ]; then continue; fi
     seen=$now

@@ -25,6 +25,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         f"[DEFAULT]\ntransport_url = {broker}\n"
         f"[database]\nconnection = sqlite:///{tmp_path}/events.sqlite\n"
         "[notification]\nworkers = 1\n"
+        "[monitor]\nport = 0\n"
     )
     return tmp_path
 
