@@ -17,7 +17,7 @@ PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
 .PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults test-concurrency test-differential \
-    bench bench-storage bench-reading bench-convert sample-config docs constraints dist clean
+    bench bench-storage bench-reading bench-expire bench-convert sample-config docs constraints dist clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -74,6 +74,9 @@ bench-storage: venv services ## record_events beside what each database takes at
 
 bench-reading: venv services ## reading with a million events stored
 	$(BIN)/python -m benchmarks.reading $(ARGS)
+
+bench-expire: venv services ## expiry beside plain deletion, its price for ingest, and partitions
+	$(BIN)/python -m benchmarks.expire $(ARGS)
 
 bench-convert: venv ## decoding and conversion beside plain JSONPath
 	$(BIN)/python -m benchmarks.convert $(ARGS)
