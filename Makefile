@@ -16,7 +16,8 @@ PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
-.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults test-concurrency test-differential \
+.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults soak test-concurrency \
+    test-differential \
     bench bench-storage bench-reading bench-expire bench-convert sample-config docs constraints dist clean
 
 help: ## list the commands
@@ -48,6 +49,9 @@ services: ## install PostgreSQL, MariaDB, RabbitMQ and Prometheus from Debian wh
 
 fuzz: venv ## decode and convert 200,000 mutated bodies
 	$(PYTEST) -m long tests/unit/test_fuzz.py $(ARGS)
+
+soak: venv services ## random faults under load: make soak MINUTES=60
+	$(BIN)/python -m tests.faults.soak $(or $(MINUTES),60)
 
 test-bookworm: ## make test on a fresh Debian 12 (needs root)
 	tests/chroot.sh bookworm

@@ -117,6 +117,9 @@ class Writer:
     def _note_answer(self, answers: bool) -> None:
         if answers != self.store_answers:
             self.metrics.store_away.set(not answers)
+        if answers and self._say_at:
+            self._say_at = 0.0  # the next outage is news again
+            LOG.info("The event database takes events again")
         self.store_answers = answers
 
     def _record(self, owner: Owner, batch: Batch) -> None:

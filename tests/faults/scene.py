@@ -84,6 +84,11 @@ class Scene:
         self.wait_for_more(1)
         self._faults.append((name, time.monotonic() - mended))
 
+    def wait_for_readers(self, count: int) -> None:
+        """Wait until so many workers consume."""
+        with Bus(self.broker_url) as bus:
+            self.wait_for(lambda: bus.consumers() >= count, 60, f"{count} consumers")
+
     def stored(self) -> int:
         """Return how many events are stored, or -1 where the database does not say."""
         try:

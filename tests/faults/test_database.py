@@ -17,7 +17,7 @@ from tests.faults.scene import Scene
 from tests.services import MariaDB, PostgreSQL
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(240)]
 
 Database = PostgreSQL | MariaDB
 QUICK = "[database]\nlock_timeout = 2\nstatement_timeout = 5\n"
