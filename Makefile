@@ -16,9 +16,14 @@ PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
+<<<<<<< Makefile
+.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults test-concurrency test-differential \
+    bench bench-storage bench-reading bench-expire bench-convert bench-metrics sample-config docs constraints dist clean
+=======
 .PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults soak test-concurrency \
     test-differential \
     bench bench-storage bench-reading bench-expire bench-convert sample-config docs constraints dist clean
+>>>>>>> /tmp/land.new
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -90,6 +95,9 @@ sample-config: venv ## make etc/panko-ingest.conf anew from the options
 
 docs: sample-config ## write the generated parts of the documents anew
 	$(BIN)/python docs/generate.py
+
+bench-metrics: venv ## what the metrics cost the pipeline
+	$(BIN)/python -m benchmarks.metrics $(ARGS)
 
 constraints: ## renew constraints.txt with the newest versions
 	rm -rf $(RUN)/fresh
