@@ -158,6 +158,7 @@ def test_what_is_generated_is_current() -> None:
     for path, fresh in (
         (generate.OPTIONS_PAGE, generate.options_page),
         (generate.INDEX_PAGE, generate.index_page),
+        (generate.MANUAL_PAGE, lambda _page: generate.manual.page()),
     ):
         page = path.read_text()
         assert fresh(page) == page, "run `make docs`"
