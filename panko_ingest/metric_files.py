@@ -23,6 +23,7 @@ from panko_ingest.metrics import Metrics
 
 _FOLDER = "metrics"
 _MOMENT = 0.01
+_LOOKS = 100
 
 T = TypeVar("T")
 
@@ -79,11 +80,16 @@ class MetricFiles:
     def _read(self, look: Callable[[Collector], T]) -> T:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self.path))  # type: ignore[no-untyped-call]
-        while True:
+        for _ in range(_LOOKS):
             try:
                 return look(registry)
             except struct.error:  # a process is just making a file, which is still empty
                 time.sleep(_MOMENT)
+        # Nobody is: it was killed while it did.
+        for path in self.path.glob("*.db"):
+            if not path.stat().st_size:
+                path.unlink()
+        return look(registry)
 
 
 class Totals:

@@ -103,5 +103,11 @@ def test_a_file_that_is_just_being_made_is_waited_for(files: MetricFiles) -> Non
     os.wait()
 
 
+def test_an_empty_file_of_a_process_that_was_killed_is_no_hindrance(files: MetricFiles) -> None:
+    in_a_process(lambda: files.join("ingester-0").recorded.inc(3))
+    (files.path / "counter_ingester-1.db").touch()
+    assert files.totals()["events_recorded_total"] == 3
+
+
 def test_the_tests_themselves_write_no_files() -> None:
     assert values.ValueClass._multiprocess is False
