@@ -58,8 +58,13 @@ def run(conf: cfg.ConfigOpts) -> int:
     )
     try:
         _Daemon(manager, conf, notifier, files).run()
-    finally:  # cotyledon ends with SystemExit
+    except SystemExit:  # so cotyledon ends on SIGTERM, when the workers have
         _say_goodbye(files)
+        raise
+    except Exception:
+        LOG.critical("panko-ingest %s stops because of a fault of its own", __version__)
+        raise
+    finally:
         files.remove()
     return 0
 
