@@ -108,6 +108,9 @@ def delete_events(
     )
     if not ids:
         return Batch(0, 0, 0)
+    if connection.dialect.name == "postgresql":
+        # Without fresh statistics it may read whole tables to find a few rows.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
     traits = sum(_delete_by_id(connection, table.__tablename__, "event_id", ids) for table in TRAITS)
     return Batch(len(ids), _delete_by_id(connection, Event.__tablename__, "id", ids), traits)
 
@@ -115,7 +118,8 @@ def delete_events(
 def _delete_by_id(connection: sa.Connection, table: str, column: str, ids: Sequence[int]) -> int:
     # Not by SQLAlchemy's IN: a parameter for each id costs more than the database needs to delete it.
     if connection.dialect.driver == "psycopg":
-        statement, parameters = f"DELETE FROM {table} WHERE {column} = ANY(%s)", (ids,)  # noqa: S608 - ours
+        # Cast, because psycopg sends the smallest type that fits, with which nothing can be hashed.
+        statement, parameters = f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])", (ids,)  # noqa: S608 - ours
         return connection.exec_driver_sql(statement, parameters).rowcount
     numbers = ",".join(map(str, ids))
     return connection.exec_driver_sql(f"DELETE FROM {table} WHERE {column} IN ({numbers})").rowcount  # noqa: S608
