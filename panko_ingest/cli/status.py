@@ -102,6 +102,8 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
     else:
         where = f"{conf.monitor.host}:{conf.monitor.port}"
         text = f"nobody answers at {where} ([monitor] host, port): it does not run, or runs elsewhere"
+        if not conf.monitor.port:
+            text = "[monitor] port is 0: it can't be asked"
         yield Finding(FAILURE, "daemon", text)
     for queue in document["queues"]:
         yield Finding(
