@@ -1,0 +1,29 @@
+"""The report that a process writes on SIGUSR2."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import os, signal
+from panko_ingest import config
+from panko_ingest.workers import report
+
+conf = config.prepare_service([], config_files=[])
+conf.set_override("connection", "sqlite:////SECRET.sqlite", group="database")
+report.install(conf, lambda: conf)
+report.add_section("In hand from here", lambda: {"messages": 3})
+report.add_section("Broken", lambda: {}["nothing"])
+os.kill(os.getpid(), signal.SIGUSR2)
+"""
+
+
+def test_it_shows_what_is_in_hand_and_no_secret_even_if_a_section_fails() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True
+    )
+    report = done.stderr
+    assert "database.connection = ****" in report
+    assert "messages = 3" in report
+    assert "not available: KeyError: 'nothing'" in report
+    assert "Thread #" in report
+    assert "SECRET" not in report
