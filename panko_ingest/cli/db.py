@@ -6,7 +6,7 @@ from typing import Any
 from oslo_config import cfg
 
 from panko_ingest import storage
-from panko_ingest.cli import output
+from panko_ingest.cli import db_convert, output
 
 
 def add_parser(subparsers: Any) -> None:
@@ -14,6 +14,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("db", help="make the tables, bring them up to date, look at them")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     add_sync(actions)
+    db_convert.add_parser(actions)
     action = actions.add_parser("current", help="show the revision that the schema is at")
     action.set_defaults(run=current)
     action = actions.add_parser(

@@ -154,6 +154,18 @@ class Connection(ABC):
         """Find out whether our account in the store may do what it is for; nothing is changed."""
 
     @abstractmethod
+    def convert(self, width: str, tell: Callable[[int, int], None]) -> None:
+        """Make plain tables partitioned, while events go on being recorded.
+
+        It may be interrupted at any time; another call goes on from there.
+
+        :param width: day, week or month.
+        :param tell: takes the number of events that are copied, and of all, as far as known.
+        :raises ConfigError: the database has no partitions, or that width would make too many.
+        :raises StorageUnavailable: the store is away or in use by others.
+        """
+
+    @abstractmethod
     def clear(self) -> None:
         """Delete all events, traits and event types; dead letters and the schema version stay."""
 

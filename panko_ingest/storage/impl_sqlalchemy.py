@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from panko_ingest.findings import Finding
 from panko_ingest.storage import (
     base,
+    conversion,
     dead_letters,
     engine as engines,
     expiry,
@@ -97,6 +98,11 @@ class Connection(base.Connection):
     def check_rights(self, *, to_record: bool, to_expire: bool) -> list[Finding]:
         """Find out whether our role may do what it is for; nothing is changed."""
         return list(role.check(self.engine, to_record=to_record, to_expire=to_expire))
+
+    def convert(self, width: str, tell: Callable[[int, int], None]) -> None:
+        """Make plain tables partitioned, while events go on being recorded; see :class:`base.Connection`."""
+        conversion.convert(self.engine, self._settings, width, tell)
+        self._recorder.forget()
 
     def clear(self) -> None:
         """Delete all events, traits and event types; dead letters and the schema version stay."""

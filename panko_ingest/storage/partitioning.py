@@ -110,23 +110,28 @@ def create(connection: sa.Connection, width: str, today: datetime.date) -> None:
 
     :raises StorageUnavailable: the plain ones hold events.
     """
-    _lock(connection)
+    lock_tables(connection)
     if connection.exec_driver_sql("SELECT exists(SELECT FROM event)").scalar():
         raise StorageUnavailable(
             f"[database] partition_by: {width}, but the plain tables hold events already, and only empty "
-            "ones can be replaced: set none, or use a new database",
+            "ones can be replaced: run `panko-ingest db convert`",
             operator=True,
         )
     for table in reversed(TABLES):
         connection.exec_driver_sql(f"DROP TABLE {table}")
     connection.exec_driver_sql(f"DROP SEQUENCE IF EXISTS {SEQUENCE}")
+    make_tables(connection, partitions.at_first(width, today))
+
+
+def make_tables(connection: sa.Connection, new: Sequence[Partition]) -> None:
+    """Make partitioned tables where there are none."""
     connection.exec_driver_sql(f"CREATE SEQUENCE {SEQUENCE} MAXVALUE {2**SEQUENCE_BITS - 1} CYCLE")
     connection.exec_driver_sql(_OWN_IDS)
     for table, columns in _COLUMNS.items():
         connection.exec_driver_sql(f"CREATE TABLE {table} ({columns}) PARTITION BY RANGE ({_KEYS[table]})")
     for index in _INDEXES:
         connection.exec_driver_sql(index)
-    _make(connection, partitions.at_first(width, today))
+    _make(connection, new)
 
 
 def split(engine: sa.Engine, width: str, today: datetime.date, most_moved: int | None = MOST_MOVED) -> int:
@@ -143,7 +148,7 @@ def split(engine: sa.Engine, width: str, today: datetime.date, most_moved: int |
     if not new:
         return 0
     with write_transaction(engine) as connection:
-        _lock(connection)
+        lock_tables(connection)
         # Another process may have been quicker.
         new = _to_split(partitions.found(connection), width, today)
         if new:
@@ -182,7 +187,7 @@ def _split(connection: sa.Connection, new: Sequence[Partition], most_moved: int 
 def drop(engine: sa.Engine, old: Sequence[Partition]) -> None:
     """Drop partitions, the first one among them, and let the new first one reach as far as they did."""
     with write_transaction(engine) as connection:
-        _lock(connection)
+        lock_tables(connection)
         for table in reversed(TABLES):
             for partition in old:
                 connection.exec_driver_sql(f"DROP TABLE {table}_{partition.suffix}")
@@ -202,7 +207,7 @@ def _make(connection: sa.Connection, new: Sequence[Partition]) -> None:
         connection.exec_driver_sql(f"CREATE UNIQUE INDEX ON event_{partition.suffix} (message_id)")
 
 
-def _lock(connection: sa.Connection) -> None:
+def lock_tables(connection: sa.Connection) -> None:
     """Get the tables for ourselves, soon or not at all, and in the order in which all others lock them."""
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'")
     tables = ", ".join(f"ONLY {table}" for table in TABLES)

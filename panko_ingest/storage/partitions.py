@@ -22,9 +22,6 @@ The day is counted from the year 1, which leaves ids positive up to the year 999
 SEQUENCE = "event_id_seq"
 SEQUENCE_VALUE = "SELECT last_value FROM event_id_seq"
 
-NEW_ID = f"((generated::date - date '0001-01-01' + 1)::bigint << {SEQUENCE_BITS} | nextval('{SEQUENCE}'))"
-"""The id of a new event, in SQL: what ``first_id`` says in Python, and the next number."""
-
 TABLES = ("event", "trait_text", "trait_int", "trait_float", "trait_datetime")
 """In the order in which writers and readers come to them."""
 
@@ -64,6 +61,15 @@ def first_id(day: datetime.date) -> int:
 def id_after(day: datetime.date) -> int:
     """Return an id larger than any that an event of a day can have."""
     return (day.toordinal() + 1) << SEQUENCE_BITS
+
+
+def id_in_sql(number: str) -> str:
+    """Return the id of an event in SQL, by its ``generated`` and its number, as ``first_id`` has it."""
+    return f"((generated::date - date '0001-01-01' + 1)::bigint << {SEQUENCE_BITS} | {number})"
+
+
+NEW_ID = id_in_sql(f"nextval('{SEQUENCE}')")
+"""The id of a new event, in SQL."""
 
 
 def exist(connection: sa.Connection) -> bool:
@@ -116,6 +122,17 @@ def at_first(width: str, today: datetime.date) -> list[Partition]:
     """Return the partitions of a new database."""
     start = period_start(period_start(today, width) - _DAY, width)
     return [Partition(None, start), *missing(start, width, today)]
+
+
+def covering(oldest: datetime.date, width: str, today: datetime.date) -> list[Partition]:
+    """Return partitions for a database that has events since ``oldest``."""
+    start = period_start(oldest, width)
+    covered = [Partition(None, start)]
+    while start <= today + _AHEAD:
+        end = period_end(start, width)
+        covered.append(Partition(start, end))
+        start = end
+    return [*covered, Partition(start, None)]
 
 
 def missing(start: datetime.date, width: str, today: datetime.date) -> list[Partition]:

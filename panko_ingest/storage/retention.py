@@ -58,7 +58,7 @@ def expire(
         partitioned = partitions.exist(connection)
     if ttl <= 0 and not partitioned:
         return ExpiryReport()
-    with _only_expirer(engine, settings) as alone:
+    with only_expirer(engine, settings) as alone:
         if not alone:
             return ExpiryReport(stood_by=True)
         if partitioned:
@@ -238,7 +238,7 @@ def oldest_event(engine: sa.Engine) -> datetime.datetime | None:
 
 
 @contextlib.contextmanager
-def _only_expirer(engine: sa.Engine, settings: Settings) -> Iterator[bool]:
+def only_expirer(engine: sa.Engine, settings: Settings) -> Iterator[bool]:
     """Tell whether no other expirer is at work, and keep others from it; SQLite's writers wait anyhow."""
     if engine.dialect.name not in _LOCKS:
         yield True
