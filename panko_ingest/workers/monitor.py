@@ -80,11 +80,13 @@ class MonitorService(Worker):
             "/healthz": lambda: _json(self._health.alive()),
             "/readyz": lambda: _json(self._health.ready(), figures=self._health.figures()),
         }
+        level = logging.WARNING
         while not self._stopping.is_set():
             try:
                 endpoint = Endpoint(host, port, pages)
             except OSError as error:
-                LOG.warning("[monitor] host, port: can't listen on %s:%d: %s", host, port, error.strerror)
+                LOG.log(level, "[monitor] host, port: can't listen on %s:%d: %s", host, port, error.strerror)
+                level = logging.DEBUG  # said once is enough
                 self._stopping.wait(_TRY_AGAIN)
             else:
                 LOG.info("Serving /metrics, /healthz and /readyz on %s:%d", host, port)
