@@ -153,6 +153,10 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
     engine = create_engine(url, isolation_level="READ COMMITTED", connect_args=arguments, **_pool(settings))
     limits = (
         f"SELECT set_config('statement_timeout', '{settings.statement_timeout * 1000:.0f}', false), "
+        # A session whose network went away in a transaction keeps its locks until the server ends it,
+        # and who comes back with the same events waits for them.
+        f"set_config('idle_in_transaction_session_timeout', "
+        f"'{settings.statement_timeout * 1000:.0f}', false), "
         f"set_config('lock_timeout', '{settings.lock_timeout * 1000:.0f}', false)"
     )
 
@@ -201,6 +205,10 @@ def _mysql(url: URL, settings: Settings) -> Engine:
                     "needed, or values that don't fit would be changed in silence"
                 )
             cursor.execute(_mysql_statement_timeout(settings.statement_timeout, version))
+            if "MariaDB" in version:  # a lost session must not keep its locks, as on PostgreSQL
+                cursor.execute(
+                    f"SET SESSION idle_transaction_timeout = {math.ceil(settings.statement_timeout)}"
+                )
 
     if pymysql:
         roll_back_only_open_transactions(engine)

@@ -57,13 +57,13 @@ def test_a_cluster_loses_its_leader_a_minority_and_each_node_in_turn(
             victim = leader(cluster)
             victim.kill()
             others = [node for node in cluster if node is not victim]
-            assert leader(others) is not victim
+            wait_until(lambda: leader(others) is not victim, 60, "another leader")
         victim.start()
         with scene.fault("quorum queue: a minority cut off until another leads"):
             lonely = leader(cluster)
             lonely.pause()
             others = [node for node in cluster if node is not lonely]
-            assert leader(others) is not lonely
+            wait_until(lambda: leader(others) is not lonely, 60, "another leader")
             scene.wait_for_more(100)
         lonely.resume()
         for number, node in enumerate(cluster, 1):
