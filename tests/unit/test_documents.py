@@ -92,7 +92,10 @@ def test_every_command_is_one_that_we_have() -> None:
             with contextlib.redirect_stderr(io.StringIO()) as said:
                 parser(command or "serve").parse_args(numbered)
         except SystemExit:
-            wrong.append(f"{where}: {line}: {said.getvalue().splitlines()[-1]}")
+            fault = said.getvalue().splitlines()[-1]
+            in_prose = ":" not in where
+            if not (in_prose and "are required" in fault):  # prose may name a command by its words alone
+                wrong.append(f"{where}: {line}: {fault}")
     assert wrong == []
 
 
