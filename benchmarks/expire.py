@@ -128,7 +128,7 @@ def ingest(store: Connection, sample: Sequence[Event], seconds: float, go_on: Ca
     return count / (time.perf_counter() - started)
 
 
-def measure_deletion(kind: str, sample: Sequence[Event], count: int, seconds: float, table: Table) -> None:
+def measure_deletion(kind: str, sample: Sequence[Event], count: int, seconds: float) -> None:
     with database(kind) as url:
         store = Connection(url)
         store.upgrade()
@@ -151,20 +151,25 @@ def measure_deletion(kind: str, sample: Sequence[Event], count: int, seconds: fl
         with expirer(url) as process:
             last = process.communicate()[0].split()
         share = statistics.median(together) / statistics.median(alone)
-        table.add_row(
-            kind,
-            f"{filling:,.0f}",
-            f"{rate:,.0f}",
-            f"{limit:,.0f}",
-            f"{rate / limit:.2f}",
-            times,
-            f"{report.seconds / max(1, report.batches) * 1000:.0f}",
-            f"{statistics.median(alone):,.0f}",
-            f"{share:.2f}",
-            f"{(count - left) / (3 * seconds):,.0f}",
-            f"{last[3]} / {last[4]}",
-        )
+        figures = {
+            "events/s recorded while filling": f"{filling:,.0f}",
+            "events/s deleted by a round": f"{rate:,.0f}",
+            "events/s deleted at once (limit)": f"{limit:,.0f}",
+            "round / limit": f"{rate / limit:.2f}",
+            "round / Panko's best": times,
+            "ms a batch": f"{report.seconds / max(1, report.batches) * 1000:.0f}",
+            "events/s recorded alone": f"{statistics.median(alone):,.0f}",
+            "recorded with expirer / alone": f"{share:.2f}",
+            "events/s deleted meanwhile": f"{(count - left) / (3 * seconds):,.0f}",
+            "MB of the expirer, before and after": f"{last[3]}, {last[4]}",
+        }
         store.close()
+    table = Table(title=f"{kind}, {count:,} events")
+    table.add_column("what")
+    table.add_column("figure", justify="right")
+    for what, figure in figures.items():
+        table.add_row(what, figure)
+    rich.print(table)
 
 
 def partitioned(url: str, today: datetime.datetime, width: str = "day") -> Connection:
@@ -302,18 +307,10 @@ def main() -> int:
         return 1
     sample = load.events(min(_SAMPLE, args.events))
     rich.print(f"{sum(len(one.traits) for one in sample) / len(sample):.1f} traits an event")
-    table = Table(title=f"expiry of {args.events:,} events, events/s")
-    for heading in (
-        "database", "fill", "paced", "limit", "ratio", "x Panko's", "ms a batch", "ingest alone",
-        "with expirer", "expired meanwhile", "expirer's MB, before / after",
-    ):  # fmt: skip
-        table.add_column(heading, justify="left" if heading == "database" else "right")
     wanted = args.database or kinds
     for kind in kinds[:3]:
         if kind in wanted:
-            measure_deletion(kind, sample, args.events, args.seconds, table)
-    if table.row_count:
-        rich.print(table)
+            measure_deletion(kind, sample, args.events, args.seconds)
     if "partitioned" in wanted:
         measure_partitions(sample, args.events, args.events // 10)
     if "reads" in wanted:
