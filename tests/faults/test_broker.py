@@ -12,7 +12,7 @@ from tests.faults.scene import Scene
 from tests.services import PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

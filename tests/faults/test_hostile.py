@@ -17,7 +17,7 @@ from tests.faults.scene import bodies, record
 from tests.ledger import Ledger
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tests.faults.conftest import HOOKS
 from tests.faults.scene import Scene
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(240)]
 
 
 def kill_workers(scene: Scene, seconds: float) -> int:

@@ -1,5 +1,8 @@
 import os
 
+import pytest
+
+from panko_ingest.errors import ConfigError
 from panko_ingest.progress import CRASHES_BEFORE_DEAD_LETTER, Board, State
 
 DIGEST = b"d" * 32
@@ -66,3 +69,21 @@ def test_many_suspects_do_not_push_out_the_deadliest() -> None:
         slot.hold(digest)
         board.bury(0)
     assert board.deadly(DIGEST)
+
+
+def test_a_board_that_grows_and_shrinks_keeps_what_its_slots_hold() -> None:
+    board = Board(workers=2, buses=1)
+    board.generation = 5
+    board.slots(1)[0].occupy(77)
+    board.slots(1)[0].hold(DIGEST)
+    board.resize(workers=3, buses=2)
+    assert [slot.pid for slot in board.slots()] == [0, 0, 77, 0, 0, 0]
+    board.resize(workers=1, buses=1)
+    assert len(board.slots()) == 1
+    board.bury(1)
+    assert board.generation == 5
+
+
+def test_more_workers_than_there_is_room_for_are_refused() -> None:
+    with pytest.raises(ConfigError, match="workers: 513 are more than 512"):
+        Board(workers=513, buses=1)
