@@ -101,7 +101,7 @@ def test_no_message_of_a_quorum_queue_is_dropped_at_its_delivery_limit_while_the
     )  # fmt: skip
     broker.ctl("eval", f"application:set_env(rabbit, consumer_timeout, {consumer_timeout * 1000}).")
     more = f"[notification]\nconsumer_timeout = {consumer_timeout}\n"
-    scene = Scene(tmp_path, broker_vhost, postgresql_url, more=more, quorum=True)
+    scene = Scene(tmp_path, broker_vhost, postgresql_url, more=more, quorum=True, rate=100)
     try:
         with scene.running():
             with scene.fault(f"the database away for {outage} s, consumer_timeout {consumer_timeout} s"):

@@ -51,6 +51,7 @@ def test_a_cluster_loses_its_leader_a_minority_and_each_node_in_turn(
         through=(f"rabbit://{places}/", postgresql_url),
         publish_to=[node.url for node in cluster],
         quorum=True,
+        rate=100,
     )
     with scene.running():
         with scene.fault("quorum queue: the leader killed"):
