@@ -16,14 +16,9 @@ PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
-<<<<<<< Makefile
-.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults test-concurrency test-differential \
-    bench bench-storage bench-reading bench-expire bench-convert bench-metrics sample-config docs constraints dist clean
-=======
 .PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults soak test-concurrency \
     test-differential \
-    bench bench-storage bench-reading bench-expire bench-convert sample-config docs constraints dist clean
->>>>>>> /tmp/land.new
+    bench bench-storage bench-reading bench-expire bench-convert bench-metrics sample-config docs constraints dist clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -50,7 +45,7 @@ lint: venv ## check style, types and layers
 venv: $(VENV)/.development ## make the developers' virtual environment
 
 services: ## install PostgreSQL, MariaDB, RabbitMQ and Prometheus from Debian where missing, without starting them
-	@tests/services/install.sh $(SERVICES) systemd
+	@tests/services/install.sh $(SERVICES) systemd curl
 
 fuzz: venv ## decode and convert 200,000 mutated bodies
 	$(PYTEST) -m long tests/unit/test_fuzz.py $(ARGS)
