@@ -18,8 +18,8 @@ _TOLERATED_LOSS = 0.07
 """Share of their rate that writers may lose: the aim is a tenth, and measuring is not exact."""
 
 _FIRST_SHARE, _SMALLEST_SHARE = 0.3, 0.05
-_FADE = 0.95
-_ENOUGH = 2.0  # seconds measured of each kind before we believe in a loss
+_FADE = 0.97
+_ENOUGH = 1.0  # seconds measured of each kind before we believe in a loss; fading, they must reach it
 
 
 @dataclass
