@@ -19,7 +19,8 @@ breaks something for real, asserts that it broke, and at the end counts: each pu
 stored event with all its traits, or one dead letter, and nothing is left on the queue.
 
 *Recovery* is the time from the end of the fault until the next event is stored, the longest of several
-runs; *messages* are those published, duplicates not counted, in the last run.
+runs; *messages* are those published, duplicates not counted, in the last run. What did not run since the
+table was begun is not in it.
 
 | fault | recovery | messages | events | dead letters |
 |---|---:|---:|---:|---:|
