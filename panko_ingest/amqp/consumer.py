@@ -128,17 +128,20 @@ class AmqpConsumer:
                 self._stopping.wait(_READY_POLL)
                 continue
             session = _Session(self)
+            loss: Exception | None = None
             try:
                 session.run()
             except _Released:
                 LOG.warning("%s: gave back what is not stored, until the store answers", self.bus.name)
             except LINK_ERRORS as error:
-                LOG.warning("%s: %s: %s", session.where, type(error).__name__, error)
-                self._on_lost()
+                loss = error
             finally:
                 self._consuming = False
                 self._generation += 1
                 self._lane.reset(self._generation)
+            if loss is not None:  # outside of the clause, where oslo.log would add its text once more
+                LOG.warning("%s: %s: %s", session.where, type(loss).__name__, loss)
+                self._on_lost()
             if session.consumed:
                 waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE)
             self._pause(next(waits))

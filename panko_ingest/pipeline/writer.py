@@ -106,13 +106,16 @@ class Writer:
                 waits = pauses(_FIRST_PAUSE, _LONGEST_PAUSE)
 
     def _probe(self) -> None:
+        refusal = None
         try:
             self._connection.ping()
         except StorageUnavailable as error:
-            self.metrics.store_away.set(1)
-            self._say(error)
-        else:
+            refusal = error
+        if refusal is None:
             self._note_answer(True)
+        else:
+            self.metrics.store_away.set(1)
+            self._say(refusal)
 
     def _note_answer(self, answers: bool) -> None:
         if answers != self.store_answers:
@@ -132,15 +135,16 @@ class Writer:
             try:
                 result = self._store(batch)
             except StorageUnavailable as error:
-                self._note_answer(False)
-                self.metrics.store_retries.labels("operator" if error.operator else "unavailable").inc()
-                self._say(error)
+                refusal = error
             else:
                 self._note_answer(True)
                 batch.dead = len(batch.dead_letters) + len(result.failed)
                 self._count(batch, result, time.monotonic() - started)
                 owner.settle(batch)
                 return
+            self._note_answer(False)
+            self.metrics.store_retries.labels("operator" if refusal.operator else "unavailable").inc()
+            self._say(refusal)
             if self._stopping.wait(pause):
                 self.gave_up = True
                 return
@@ -199,6 +203,7 @@ class Writer:
         if now.reconnects > before.reconnects:
             self.metrics.store_retries.labels("reconnect").inc(now.reconnects - before.reconnects)
 
+    # Called outside of except clauses: within one, oslo.log would add the error's text once more.
     def _say(self, error: StorageUnavailable) -> None:
         now = time.monotonic()
         if now >= self._say_at:

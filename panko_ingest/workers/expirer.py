@@ -54,16 +54,19 @@ class ExpirerService(Worker):
         pause = random.uniform(0, min(interval, 10.0))
         while not self._stopping.wait(pause):
             started = time.monotonic()
+            refusal = None
             try:
                 report = run_round(connection, self._conf, self._stopping, metrics)
             except StorageUnavailable as error:
-                metrics.expiry_failures.inc()
-                LOG.warning("Expiry has to wait for the event database: %s", error)
-                pause = min(interval, _TRY_AGAIN)
+                refusal = error
             else:
                 # Who stood by looks soon again whether the one at work is still there.
                 pause = interval - (time.monotonic() - started)
                 pause = max(0.0, min(pause, _TRY_AGAIN) if report.stood_by else pause)
+            if refusal is not None:  # outside of the clause, where oslo.log would add its text once more
+                metrics.expiry_failures.inc()
+                LOG.warning("Expiry has to wait for the event database: %s", refusal)
+                pause = min(interval, _TRY_AGAIN)
         connection.close()
 
 
