@@ -51,9 +51,9 @@ for file in /etc/pip.conf "$HOME/.config/pip/pip.conf"; do
     if [ -e "$file" ]; then install -D -m 644 "$file" "$root/${file#/}"; fi
 done
 
-mkdir -p "$root/work"
-git clone --quiet --no-hardlinks "$repository" "$root/work/panko_ingest"
-if [ -d "$repository/../shared" ]; then cp --recursive "$repository/../shared" "$root/work/shared"; fi
+mkdir -p "$root/srv"
+git clone --quiet --no-hardlinks "$repository" "$root/srv/panko_ingest"
+if [ -d "$repository/../shared" ]; then cp --recursive "$repository/../shared" "$root/srv/shared"; fi
 
 environment=$(env | grep -E '^(PIP_[A-Z_]*|https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY)=[^ ]*$' || true)
 # shellcheck disable=SC2016,SC2086
@@ -64,4 +64,4 @@ unshare --mount --pid --fork --kill-child -- sh -c '
     mount --rbind --make-rslave /dev "$root/dev"
     exec chroot "$root" env -i "$@"
 ' sh "$root" HOME="$HOME" LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM="${TERM:-dumb}" CI=true \
-    $environment sh -c 'cd /work/panko_ingest && exec "$@"' sh "$@" </dev/null
+    $environment sh -c 'cd /srv/panko_ingest && exec "$@"' sh "$@" </dev/null

@@ -55,13 +55,7 @@ class AmqpLink:
     def __init__(self, broker: Broker, client_properties: Mapping[str, str], waker: Waker) -> None:
         self._waker = waker
         self.client = Connection(
-            hostname=broker.host,
-            port=broker.port,
-            userid=broker.user,
-            password=broker.password,
-            virtual_host=broker.vhost,
-            ssl=broker.ssl_options(),
-            login_method=broker.login_method,
+            **broker.parameters(),
             heartbeat=broker.heartbeat,
             connect_timeout=CONNECT_TIMEOUT,
             transport=framing.Transport,

@@ -61,13 +61,7 @@ class Publisher:
             return Connection(bus.virtual_url)
         broker = random.choice(bus.brokers)
         return Connection(
-            hostname=broker.host,
-            port=broker.port,
-            userid=broker.user,
-            password=broker.password,
-            virtual_host=broker.vhost,
-            ssl=broker.ssl_options(),
-            login_method=broker.login_method,
+            **broker.parameters(),
             connect_timeout=10,
             transport="pyamqp",
             transport_options={"confirm_publish": True},

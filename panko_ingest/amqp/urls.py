@@ -41,6 +41,18 @@ class Broker:
     def __str__(self) -> str:
         return f"{self.host}:{self.port}/{self.vhost if self.vhost != '/' else ''}"
 
+    def parameters(self) -> dict[str, Any]:
+        """Return what kombu's Connection needs to know to reach and to trust this broker."""
+        return {
+            "hostname": self.host,
+            "port": self.port,
+            "userid": self.user,
+            "password": self.password,
+            "virtual_host": self.vhost,
+            "ssl": self.ssl_options(),
+            "login_method": self.login_method,
+        }
+
     def ssl_options(self) -> dict[str, Any] | bool:
         """Return py-amqp's ``ssl`` argument: a fresh context that verifies this very host."""
         if self.tls is None:
