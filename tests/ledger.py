@@ -58,6 +58,14 @@ class Ledger:
         return self._count(tables.DeadLetter)
 
     def _count(self, table: Any) -> int:
+        try:
+            return self._count_once(table)
+        except sqlalchemy.exc.OperationalError as error:
+            if not error.connection_invalidated:
+                raise
+            return self._count_once(table)  # the connection was of a server that has died since
+
+    def _count_once(self, table: Any) -> int:
         with self._engine.connect() as connection:
             query = sqlalchemy.select(sqlalchemy.func.count()).select_from(table)
             return int(connection.execute(query).scalar_one())

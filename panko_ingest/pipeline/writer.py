@@ -18,6 +18,7 @@ from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter
 LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 0.2
+_IDLE_PROBE = 15.0
 _LONGEST_PAUSE = 15.0
 _SAY_AGAIN = 60.0
 _SLOW = 10.0
@@ -79,7 +80,7 @@ class Writer:
         self._jobs.put(None)
 
     def run(self) -> None:
-        """Record what is submitted, until :meth:`finish`; while the store is away, ask it now and then."""
+        """Record what is submitted, until :meth:`finish`; ask the store now and then when nothing is."""
         try:
             self._work()
         finally:
@@ -90,7 +91,7 @@ class Writer:
         self._probe()
         while True:
             try:
-                job = self._jobs.get(timeout=None if self.store_answers else next(waits))
+                job = self._jobs.get(timeout=_IDLE_PROBE if self.store_answers else next(waits))
             except queue.Empty:
                 self._probe()
                 continue
@@ -111,10 +112,9 @@ class Writer:
             self._connection.ping()
         except StorageUnavailable as error:
             refusal = error
-        if refusal is None:
-            self._note_answer(True)
-        else:
-            self.metrics.store_away.set(1)
+        self.metrics.store_away.set(refusal is not None)
+        self._note_answer(refusal is None)
+        if refusal is not None:
             self._say(refusal)
 
     def _note_answer(self, answers: bool) -> None:

@@ -86,13 +86,17 @@ def schema_state(engine: sa.Engine) -> SchemaState:
 def pending_rewrites(engine: sa.Engine) -> dict[str, str]:
     """Return the tables that ``upgrade`` would write anew, and how big they are; writers wait meanwhile.
 
+    It waits for another process that changes the schema: a table that is being changed can't be looked at.
+
     :raises StorageUnavailable: the database can't be reached.
     """
     found: dict[str, str] = {}
     try:
-        with read_transaction(engine) as connection:
+        with migrating(engine) as connection:
             for revision in _pending(connection, "head"):
                 found |= _rewrites(connection, revision)
+    except sa.exc.SQLAlchemyError as error:
+        raise faults.unavailable(error) from error
     except CommandError as error:
         raise StorageUnavailable(f"db sync: {error}", operator=True) from error
     return found
