@@ -13,6 +13,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _MESSAGE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 1.0)
 _LAG_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
 _ROUND_SECONDS = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
+_MAX_SALVAGED_PAIRS = 1000
 _BATCH_SIZES = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000)
 
 STAGES = ("decode", "convert", "record", "crash")
@@ -51,6 +52,19 @@ class Metrics:
         self._declare_bus()
         self._declare_store()
         self._declare_daemon()
+
+    def count_salvaged(self, event_type: str, trait: str) -> None:
+        """Count a trait that conversion salvaged.
+
+        Names come from publishers: beyond so many pairs they are left out, and memory stays bounded.
+        """
+        pair = event_type, trait
+        if pair not in self._salvaged_pairs:
+            if len(self._salvaged_pairs) >= _MAX_SALVAGED_PAIRS:
+                pair = "", ""
+            else:
+                self._salvaged_pairs.add(pair)
+        self.salvaged.labels("convert", *pair).inc()
 
     def of_bus(self, bus: str) -> "BusMetrics":
         """Return those metrics of one bus that the thread that reads it keeps up to date."""
@@ -94,13 +108,16 @@ class Metrics:
         self.salvaged = self._counter(
             "traits_salvaged",
             "Traits trimmed, changed or dropped so that their event could be stored, by the stage that "
-            "did it: convert or record.",
+            "did it: convert, which tells event type and trait (of the first 1000 pairs), or record.",
             "stage",
+            "event_type",
+            "trait",
         )
+        self._salvaged_pairs: set[tuple[str, str]] = set()
         for stage in STAGES:
             self.dead_letters.labels(stage)
         for stage in ("convert", "record"):
-            self.salvaged.labels(stage)
+            self.salvaged.labels(stage, "", "")
 
     def _declare_times(self) -> None:
         self.batch_messages = self._histogram(

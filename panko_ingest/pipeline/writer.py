@@ -185,11 +185,10 @@ class Writer:
         if result.recorded:
             oldest = min(batch.events[index].generated for index in result.recorded)
             metrics.lag_seconds.observe(timestamps.age(oldest))
-        converted = sum(
-            len(event.raw[SALVAGED_KEY]) for event in batch.events if event.raw and SALVAGED_KEY in event.raw
-        )
-        if converted:
-            metrics.salvaged.labels("convert").inc(converted)
+        for event in batch.events:
+            if event.raw and SALVAGED_KEY in event.raw:
+                for fault in event.raw[SALVAGED_KEY]:
+                    metrics.count_salvaged(event.event_type, fault["trait"])
         self._count_storage()
 
     def _count_storage(self) -> None:
@@ -197,7 +196,7 @@ class Writer:
         now, before = self._connection.statistics(), self._counted
         self._counted = now
         if now.salvaged > before.salvaged:
-            self.metrics.salvaged.labels("record").inc(now.salvaged - before.salvaged)
+            self.metrics.salvaged.labels("record", "", "").inc(now.salvaged - before.salvaged)
         if now.conflicts > before.conflicts:
             self.metrics.store_retries.labels("conflict").inc(now.conflicts - before.conflicts)
         if now.reconnects > before.reconnects:

@@ -111,3 +111,18 @@ def test_an_empty_file_of_a_process_that_was_killed_is_no_hindrance(files: Metri
 
 def test_the_tests_themselves_write_no_files() -> None:
     assert values.ValueClass._multiprocess is False
+
+
+def test_salvaged_traits_are_counted_by_event_type_and_trait_within_bounds() -> None:
+    metrics = Metrics()
+    for number in range(1200):
+        metrics.count_salvaged("compute.instance.update", f"trait{number}")
+    metrics.count_salvaged("compute.instance.update", "trait7")
+    counted = {
+        (sample.labels["event_type"], sample.labels["trait"]): sample.value
+        for metric in metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "panko_ingest_traits_salvaged_total" and sample.labels["stage"] == "convert"
+    }
+    assert counted["compute.instance.update", "trait7"] == 2
+    assert counted["", ""] == 200
