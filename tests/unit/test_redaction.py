@@ -4,6 +4,7 @@ import bz2
 import json
 import lzma
 import pickle
+import string
 import zlib
 from typing import Any
 
@@ -120,10 +121,12 @@ def test_a_body_in_another_encoding_stays_in_it() -> None:
     assert SESAME not in broken.decode("utf-16")
 
 
+# Without letters nothing names a credential, and without @ no URL holds one, also in a broken body.
+harmless = st.characters(exclude_categories=["Cs"], exclude_characters=f"{string.ascii_letters}@")
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(harmless),
     lambda children: (
-        st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3)
+        st.lists(children, max_size=3) | st.dictionaries(st.text(harmless, max_size=5), children, max_size=3)
     ),
     max_leaves=8,
 )
