@@ -13,6 +13,8 @@ from amqp.exceptions import UnexpectedFrame
 from amqp.transport import SSLTransport, TCPTransport
 from kombu.transport import pyamqp
 
+from panko_ingest.amqp import deliveries
+
 _HEADER = Struct(">BHI")
 _FRAME_END = 0xCE
 _READ_SIZE = 256 * 1024
@@ -63,6 +65,14 @@ class _ReadAhead:
         self._buffer = rest + chunk if rest else chunk
         self._position = 0
 
+    def find_delivery(self) -> deliveries.Found | None:
+        """Return the delivery that comes next, None where something else does; it is not taken yet."""
+        return deliveries.find(self._buffer, self._position)
+
+    def skip(self, delivery: deliveries.Found) -> None:
+        """Go on behind a delivery that was found."""
+        self._position = delivery.end
+
     def pending(self) -> bool:
         """Whether something is at hand of which poll() on the socket would not tell.
 
@@ -108,8 +118,25 @@ class Connection(pyamqp.Connection):
         transport = self.transport
         if not transport.frame_buffered():
             transport.read_available()
-        while transport.connected and transport.frame_buffered():
+        while transport.connected:
+            if self._deliver(transport):
+                continue
+            if not transport.frame_buffered():
+                return
             self.on_inbound_frame(transport.read_frame())
+
+    def _deliver(self, transport: _ReadAhead) -> bool:
+        """Pass on the delivery that comes next; return whether there is one, and a receiver for it."""
+        delivery = transport.find_delivery()
+        if delivery is None or delivery.channel not in self.channels:
+            return False
+        receiver = self.channels[delivery.channel].callbacks.get(delivery.consumer)
+        if not isinstance(receiver, deliveries.Receiver):
+            return False
+        transport.skip(delivery)
+        self.bytes_recv += 1
+        receiver.take(*delivery.parts)
+        return True
 
 
 class Transport(pyamqp.Transport):

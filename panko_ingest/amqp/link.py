@@ -11,6 +11,7 @@ from kombu.connection import Connection
 from kombu.transport.virtual import Channel as VirtualChannel
 
 from panko_ingest.amqp import framing
+from panko_ingest.amqp.deliveries import Receiver
 from panko_ingest.amqp.urls import Broker
 from panko_ingest.delivery import Delivery
 
@@ -106,26 +107,7 @@ class AmqpLink:
         channel: Any, queue: str, tag: str, generation: int, receive: Callable[[Delivery], None]
     ) -> None:
         """Start a consumer whose deliveries go to ``receive``."""
-
-        def on_message(message: Any) -> None:
-            properties = message.properties
-            info = message.delivery_info
-            receive(
-                Delivery(
-                    message.body or b"",  # py-amqp gives text for none
-                    content_type=properties.get("content_type"),
-                    content_encoding=properties.get("content_encoding"),
-                    headers=properties.get("application_headers"),
-                    exchange=info["exchange"],
-                    routing_key=info["routing_key"],
-                    queue=queue,
-                    redelivered=info["redelivered"],
-                    tag=info["delivery_tag"],
-                    generation=generation,
-                )
-            )
-
-        channel.basic_consume(queue, consumer_tag=tag, callback=on_message)
+        channel.basic_consume(queue, consumer_tag=tag, callback=Receiver(queue, generation, receive))
 
     def close(self) -> None:
         """Close the connection; a broker that is gone already is no error."""
