@@ -1,5 +1,6 @@
 """``panko-ingest serve``: the daemon."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -122,6 +123,9 @@ class _Daemon:
     def run(self) -> None:
         """Run until told to stop."""
         self._supervisor.start()
+        # What is there now the workers share with us, until a collection writes its marks into it.
+        gc.collect()
+        gc.freeze()
         self._manager.run()
 
     def _reload(self) -> None:
