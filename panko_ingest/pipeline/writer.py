@@ -110,6 +110,8 @@ class Writer:
         refusal = None
         try:
             self._connection.ping()
+            # What the store must learn before its first batch, it learns before that is here.
+            self._connection.record_events(())
         except StorageUnavailable as error:
             refusal = error
         self.metrics.store_away.set(refusal is not None)

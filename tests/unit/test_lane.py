@@ -47,6 +47,8 @@ class Store:
         letters: Sequence[DeadLetter] = (),
         on_failure: Callable[[int, Exception], DeadLetter] | None = None,
     ) -> RecordResult:
+        if not events and not letters:
+            return RecordResult((), ())
         self.tries += 1
         self.open.wait(10)
         if self.away:
