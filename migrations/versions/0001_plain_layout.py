@@ -29,6 +29,9 @@ _LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql")
 _DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql")
 _LONG_BINARY = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
 _IDENTIFIERS = sa.text("key IN ('project_id', 'user_id', 'resource_id', 'instance_id')")
+_IDENTIFIERS_ON_SQLITE = sa.text(
+    "key = 'project_id' OR key = 'user_id' OR key = 'resource_id' OR key = 'instance_id'"
+)
 
 
 def layout(dialect: str) -> sa.MetaData:
@@ -39,7 +42,7 @@ def layout(dialect: str) -> sa.MetaData:
         "ix_trait_text_identifiers",
         "value",
         postgresql_where=_IDENTIFIERS,
-        sqlite_where=_IDENTIFIERS,
+        sqlite_where=_IDENTIFIERS_ON_SQLITE,
     )
     # MySQL has no partial indexes.
     by_value = sa.Index("ix_trait_text_key_value", "key", "value") if dialect == "mysql" else identifiers

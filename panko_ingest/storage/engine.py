@@ -38,6 +38,8 @@ _NETWORK_FILE_SYSTEMS = {
     "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 _FOREVER = 2**31 - 1
+# A batch of a thousand events changes more than SQLite's 2 MB of cache, and would fill its log of 4 MB.
+_SQLITE_SIZES = ("cache_size = -16384", "wal_autocheckpoint = 4000")
 
 
 def dress_url(url: str) -> str:
@@ -240,7 +242,7 @@ def _sqlite(url: URL, settings: Settings) -> Engine:
     def _set_up(connection: sqlite3.Connection, _record: Any) -> None:
         # We begin transactions ourselves: the module would begin them too late.
         connection.isolation_level = None
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", *_SQLITE_SIZES):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -186,13 +186,15 @@ class TraitText(Base):
     value: Mapped[str | None] = mapped_column(String(255))
 
     _identifiers = text(f"key IN ({', '.join(repr(key) for key in IDENTIFIER_KEYS)})")
+    # SQLite would build the list of an IN anew for each row, and its planner does not see through it.
+    _identifiers_one_by_one = text(" OR ".join(f"key = {key!r}" for key in IDENTIFIER_KEYS))
     __table_args__ = (
         *_trait_keys("trait_text"),
         Index(
             "ix_trait_text_identifiers",
             "value",
             postgresql_where=_identifiers,
-            sqlite_where=_identifiers,
+            sqlite_where=_identifiers_one_by_one,
         ).ddl_if(dialect=("postgresql", "sqlite")),  # type: ignore[arg-type]  # it takes several
         Index("ix_trait_text_key_value", "key", "value").ddl_if(dialect="mysql"),
         _TRAIT_TABLE,

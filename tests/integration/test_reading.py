@@ -248,6 +248,22 @@ def test_the_number_of_statements_does_not_grow_with_the_events(connection: Conn
     assert counts[0] == counts[1] < 10, statements
 
 
+def test_sqlite_finds_identifiers_by_their_index(sqlite_url: str) -> None:
+    store = Connection(sqlite_url)
+    store.upgrade()
+    store.record_events(EVENTS)
+    asked: list[tuple[str, Any]] = []
+    sa.event.listen(store.engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+
+    list(store.get_events(EventFilter(traits_filter=[{"key": "project_id", "string": "p1"}])))
+
+    statement, parameters = next(call for call in asked if "trait_text" in call[0])
+    with store.engine.connect() as session:
+        plan = session.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+    assert any("ix_trait_text_identifiers (value=?)" in step[3] for step in plan), plan
+    store.close()
+
+
 def test_a_list_longer_than_a_page_is_read_to_its_end_page_by_page(
     empty: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
