@@ -4,6 +4,7 @@ A writer sends a batch in a few statements within the caller's transaction. Rows
 message_id and are written in that order, so two workers never wait for each other in a circle.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -11,6 +12,7 @@ import orjson
 import sqlalchemy as sa
 
 from panko_ingest.storage import partitions
+from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.models import Trait
 from panko_ingest.storage.tables import (
     EPOCH,
@@ -49,7 +51,10 @@ def writer_for(connection: sa.Connection) -> Writer:
     """Return the fastest writer that serves the database behind a connection."""
     dialect: Any = connection.dialect
     if dialect.name == "postgresql" and dialect.driver == "psycopg":
-        return PartitionedWriter() if partitions.exist(connection) else PostgresqlWriter()
+        if partitions.exist(connection):
+            return PartitionedWriter(partitions.SEQUENCE)
+        own = "SELECT pg_get_serial_sequence('event', 'id')"
+        return PostgresqlWriter(connection.exec_driver_sql(own).scalar())
     if dialect.name == "sqlite":
         return SqliteWriter()
     if dialect.name == "mysql" and dialect.driver == "pymysql" and _has_insert_returning(dialect):
@@ -84,12 +89,16 @@ def traits_by_table(rows: Sequence[Row], ids: Mapping[str, int]) -> Iterator[tup
 
 
 class PostgresqlWriter:
-    """Events by one INSERT of arrays, which skips those that are stored; traits by COPY.
+    """Events and traits by COPY, with ids of the sequence that we take beforehand.
 
-    A short list goes in one statement, all tables at once: COPY takes two round trips for each table.
+    COPY can't skip what is stored: it is refused then, the caller tries again, and this and the next
+    lists go by an INSERT that can. A short list goes in one statement, all tables at once: COPY takes
+    two round trips for each table.
     """
 
-    _SHORT = 20
+    SHORT = 20
+    _CAREFUL = 20
+    _KIND = "r"
     _INSERT = (
         "INSERT INTO event (message_id, generated, raw, event_type_id) "
         "SELECT * FROM unnest(%s::varchar[], %s::timestamp[], %s::text[], %s::bigint[]) "
@@ -101,34 +110,65 @@ class PostgresqlWriter:
         "trait_float": "double precision",
         "trait_datetime": "timestamp",
     }
+    # To name the table keeps it from being exchanged until we are done. `db convert` waits for whoever
+    # may still commit a smaller id than it has seen: such a transaction shows by its number.
+    _NUMBERS = (
+        "SELECT txid_current(), (SELECT relkind FROM pg_class WHERE oid = to_regclass('event')), "
+        "ARRAY(SELECT nextval(%s::regclass) FROM generate_series(1, %s)) "
+        "WHERE NOT EXISTS (SELECT FROM event WHERE false)"
+    )
+
+    def __init__(self, sequence: str | None) -> None:
+        """Remember the sequence of the events' ids; None where they have none of their own."""
+        self._sequence = sequence
+        self._careful = 0
 
     def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         """Write the rows; see :class:`Writer`."""
-        columns = (
-            array_text([row.message_id for row in rows]),
-            array_text([str(row.generated) for row in rows]),
-            array_text([row.raw for row in rows]),
-            array_text([str(type_ids[row.event_type]) for row in rows]),
+        if len(rows) <= self.SHORT:
+            return set(connection.exec_driver_sql(*self.at_once(rows, type_ids)).scalars())
+        if self._sequence is not None and not self._careful:
+            return self._copy(connection, rows, type_ids)
+        self._careful = max(0, self._careful - 1)
+        ids: dict[str, int] = dict(
+            connection.exec_driver_sql(self._INSERT, _event_arrays(rows, type_ids)).all()
         )
-        if len(rows) <= self._SHORT:
-            return self._write_at_once(connection, rows, columns)
-        ids: dict[str, int] = dict(connection.exec_driver_sql(self._INSERT, columns).all())
-        cursor: Any = connection.connection.cursor()
-        try:
-            for table, traits in traits_by_table(rows, ids):
-                with cursor.copy(f"COPY {table} {_COLUMNS} FROM STDIN") as copy:
-                    copy.write(copy_text(traits))
-        finally:
-            cursor.close()
+        _copy_texts(connection, _trait_texts(rows, ids))
         return set(ids)
 
-    def _write_at_once(
-        self, connection: sa.Connection, rows: Sequence[Row], columns: tuple[str, ...]
-    ) -> set[str]:
-        """Write events and traits by one statement, in which each trait names its event by message_id."""
+    def _copy(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        ids = self._take_ids(connection, rows)
+        try:
+            _copy_texts(
+                connection,
+                itertools.chain([(_EVENT, event_text(rows, ids, type_ids))], _trait_texts(rows, ids)),
+            )
+        except Exception:
+            self._careful = self._CAREFUL
+            raise
+        return set(ids)
+
+    def _take_ids(self, connection: sa.Connection, rows: Sequence[Row]) -> dict[str, int]:
+        """Return a new id for each row.
+
+        :raises StorageUnavailable: the tables have another layout by now.
+        """
+        _, kind, numbers = connection.exec_driver_sql(self._NUMBERS, (self._sequence, len(rows))).one()
+        if kind != self._KIND:
+            raise StorageUnavailable("the tables of events were exchanged for others just now")
+        return {row.message_id: self._id(number, row) for number, row in zip(numbers, rows, strict=True)}
+
+    def _id(self, number: int, _row: Row) -> int:
+        return number
+
+    def at_once(self, rows: Sequence[Row], type_ids: TypeIds) -> tuple[str, tuple[str, ...]]:
+        """Return one statement that writes events and traits and returns message_ids, and its parameters.
+
+        Each trait names its event by message_id.
+        """
         places = {row.message_id: place for place, row in enumerate(rows)}
         parts = [f"WITH new AS ({self._INSERT})"]
-        parameters: list[Any] = [*columns]
+        parameters = [*_event_arrays(rows, type_ids)]
         for table, traits in traits_by_table(rows, places):
             found = [(rows[place].message_id, trait) for place, its in traits for trait in its]
             parts.append(
@@ -141,13 +181,13 @@ class PostgresqlWriter:
                 array_text([trait.name for _, trait in found]),
                 array_text([None if trait.value is None else str(trait.value) for _, trait in found]),
             )
-        statement = f"{', '.join(parts)} SELECT message_id FROM new"  # noqa: S608 - ours
-        return set(connection.exec_driver_sql(statement, tuple(parameters)).scalars())
+        return f"{', '.join(parts)} SELECT message_id FROM new", tuple(parameters)  # noqa: S608 - ours
 
 
 class PartitionedWriter(PostgresqlWriter):
     """The same, with ids that lead into the partition of an event's day."""
 
+    _KIND = "p"
     _INSERT = (
         "INSERT INTO event (id, message_id, generated, raw, event_type_id) "  # noqa: S608 - ours
         f"SELECT {partitions.NEW_ID}, message_id, generated, raw, event_type_id "
@@ -155,6 +195,39 @@ class PartitionedWriter(PostgresqlWriter):
         "AS given (message_id, generated, raw, event_type_id) "
         "ON CONFLICT DO NOTHING RETURNING message_id, id"
     )
+
+    def _id(self, number: int, row: Row) -> int:
+        return partitions.first_id(row.generated) | number
+
+
+_EVENT = "event (id, message_id, generated, raw, event_type_id)"
+
+
+def _event_arrays(rows: Sequence[Row], type_ids: TypeIds) -> tuple[str, str, str, str]:
+    return (
+        array_text([row.message_id for row in rows]),
+        array_text([str(row.generated) for row in rows]),
+        array_text([row.raw for row in rows]),
+        array_text([str(type_ids[row.event_type]) for row in rows]),
+    )
+
+
+def _trait_texts(rows: Sequence[Row], ids: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    return ((f"{table} {_COLUMNS}", copy_text(traits)) for table, traits in traits_by_table(rows, ids))
+
+
+def _copy_texts(connection: sa.Connection, texts: Iterator[tuple[str, str]]) -> None:
+    """COPY texts into tables, each made while the server is at work on the one before."""
+    cursor: Any = connection.connection.cursor()
+    try:
+        following = next(texts, None)
+        while following is not None:
+            columns, text = following
+            with cursor.copy(f"COPY {columns} FROM STDIN") as copy:
+                copy.write(text)
+                following = next(texts, None)
+    finally:
+        cursor.close()
 
 
 _COPY_SPECIAL = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
@@ -201,6 +274,30 @@ def copy_text(traits: Traits) -> str:
     )
 
 
+def event_text(rows: Sequence[Row], ids: Mapping[str, int], type_ids: TypeIds) -> str:
+    """Return events in the text format of COPY: id, message_id, generated, raw, event_type_id."""
+    text = "".join(
+        [
+            f"{ids[row.message_id]}\t{row.message_id}\t{row.generated}\t{row.raw}\t{type_ids[row.event_type]}\n"
+            for row in rows
+        ]
+    )
+    if (
+        text.count("\t") == 4 * len(rows)
+        and text.count("\n") == len(rows)
+        and "\\" not in text
+        and "\r" not in text
+    ):
+        return text
+    return "".join(
+        [
+            f"{ids[row.message_id]}\t{row.message_id.translate(_COPY_SPECIAL)}\t{row.generated}\t"
+            f"{row.raw.translate(_COPY_SPECIAL)}\t{type_ids[row.event_type]}\n"
+            for row in rows
+        ]
+    )
+
+
 def _copy_field(value: Any) -> str:
     return "\\N" if value is None else str(value).translate(_COPY_SPECIAL)
 
@@ -213,6 +310,7 @@ class MariadbWriter:
     """
 
     _LARGEST_STATEMENT = 1024 * 1024
+    _EVENT = "(message_id, `generated`, raw, event_type_id)"
 
     def __init__(self, max_packet: int) -> None:
         # In characters, of which each takes up to four bytes.
@@ -230,8 +328,21 @@ class MariadbWriter:
                 self._execute(connection, start, values)
         return set(ids)
 
+    def of_one(self, row: Row, type_ids: TypeIds, fill_in: FillIn) -> list[str]:
+        """Return the statements that write one event, as long as nothing else is numbered between them."""
+        (event,) = self._events([row], type_ids, fill_in)
+        statements = [f"INSERT INTO event {self._EVENT} VALUES {event}"]  # noqa: S608 - ours
+        for table, traits in traits_by_table([row], {row.message_id: 0}):
+            values = trait_values(table, traits, fill_in)
+            # Each begins with the number that stands for the id.
+            values = [f"(LAST_INSERT_ID(){value[2:]}" for value in values]
+            statements.append(
+                f"INSERT INTO {table} (event_id, `key`, value) VALUES {','.join(values)}"  # noqa: S608 - ours
+            )
+        return statements
+
     def _insert_events(self, connection: sa.Connection, values: list[str]) -> dict[str, int]:
-        start = "INSERT IGNORE INTO event (message_id, `generated`, raw, event_type_id) VALUES "
+        start = f"INSERT IGNORE INTO event {self._EVENT} VALUES "  # noqa: S608 - ours
         result = self._execute(connection, start, values, " RETURNING message_id, id")
         cursor: Any = result.cursor
         warnings = cursor.warning_count
@@ -310,13 +421,16 @@ class SqliteWriter:
 
     def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         """Write the rows; see :class:`Writer`."""
+        return self.write_by(connection.connection.cursor(), rows, type_ids)
+
+    def write_by(self, cursor: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Write the rows by a cursor of the driver."""
         given = orjson.dumps([row.message_id for row in rows]).decode()
-        there = set(connection.exec_driver_sql(self._STORED, (given,)).scalars())
+        there = {message_id for (message_id,) in cursor.execute(self._STORED, (given,))}
         new = [row for row in rows if row.message_id not in there]
-        first = connection.exec_driver_sql("SELECT coalesce(max(id), 0) + 1 FROM event").scalar_one()
+        (first,) = cursor.execute("SELECT coalesce(max(id), 0) + 1 FROM event").fetchone()
         ids = {row.message_id: number for number, row in enumerate(new, first)}
         # The driver takes rows one by one: a list of all of them would only feed the garbage collector.
-        cursor: Any = connection.connection.cursor()
         cursor.executemany(
             "INSERT INTO event (id, message_id, generated, raw, event_type_id) VALUES (?, ?, ?, ?, ?)",
             (

@@ -23,6 +23,7 @@ from panko_ingest.storage.limits import read_limits
 from panko_ingest.storage.models import DeadLetter, Event
 from panko_ingest.storage.retry import run_transaction
 from panko_ingest.storage.settings import Settings
+from panko_ingest.storage.short import ShortWriter, short_writer_for
 from panko_ingest.storage.validation import Row, Validator
 
 _LOOKS = 3
@@ -54,6 +55,7 @@ class Recorder:
         self._settings = settings
         self._types = EventTypes(engine)
         self._writer: Writer | None = None
+        self._short: ShortWriter | None = None
         self._validator: Validator | None = None
         self.salvaged = 0
         """How many traits were trimmed, changed or dropped so far so that their events could be stored."""
@@ -63,7 +65,7 @@ class Recorder:
     def forget(self) -> None:
         """Learn anew what was known of the database: its schema or its event types have changed."""
         self._types.forget()
-        self._writer = self._validator = None
+        self._writer = self._short = self._validator = None
 
     def record(
         self,
@@ -83,7 +85,16 @@ class Recorder:
         self.salvaged += salvaged
         rows.sort(key=lambda row: row.message_id)
         batch = _Batch(
-            self._engine, self._types, writer, validator, rows, failures, letters, on_failure, replayed
+            self._engine,
+            self._types,
+            writer,
+            validator,
+            rows,
+            failures,
+            letters,
+            on_failure,
+            replayed,
+            self._short,
         )
         try:
             result = run_transaction(self._settings, batch.store, self._count_retry).result()
@@ -102,6 +113,7 @@ class Recorder:
         if self._writer is None or self._validator is None:
             with self._engine.connect() as connection:
                 self._writer = writer_for(connection)
+                self._short = short_writer_for(self._writer)
                 self._validator = Validator(read_limits(connection))
         return self._writer, self._validator
 
@@ -119,10 +131,14 @@ class _Batch:
     letters: Sequence[DeadLetter]
     on_failure: OnFailure | None
     replayed: int | None
+    short: ShortWriter | None
+    recorded: list[int] = field(default_factory=list)
 
     def store(self) -> _Outcome:
         """Store the batch in one transaction: at once, or where the database refuses it, bit by bit."""
         try:
+            if self.short and self._is_at_most(self.short.most):
+                self._write_short(self.short)
             return self._transaction(self._write_all)
         except Exception as error:
             if not isinstance(error, _Skipped):
@@ -134,8 +150,26 @@ class _Batch:
             self.types.forget()
         return self._transaction(self._write_what_can_be)
 
+    def _is_at_most(self, most: int) -> bool:
+        """Tell whether the batch is but a few events, of which none is there twice."""
+        rows = self.rows
+        return (
+            0 < len(rows) <= most
+            and not self.letters
+            and not self.failures
+            and self.replayed is None
+            and len({row.message_id for row in rows}) == len(rows)
+        )
+
+    def _write_short(self, short: ShortWriter) -> None:
+        """Store those events that are new, in a transaction of their own; the others stay to be looked at."""
+        self.types.resolve({row.event_type for row in self.rows})
+        written = short.write(self.engine, self.rows, self.types.known)
+        self.recorded += [row.index for row in self.rows if row.message_id in written]
+        self.rows = [row for row in self.rows if row.message_id not in written]
+
     def _transaction(self, write: "_Write") -> _Outcome:
-        outcome = _Outcome(failed=dict(self.failures))
+        outcome = _Outcome(recorded=list(self.recorded), failed=dict(self.failures))
         if not self.rows and not self.letters and not (outcome.failed and self.on_failure):
             return outcome
         self.types.resolve({row.event_type for row in self.rows})

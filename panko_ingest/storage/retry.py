@@ -28,6 +28,18 @@ def run_transaction(
     :param on_retry: called before each further try with what was wrong.
     :raises StorageUnavailable: the store is away or refuses for reasons of its own.
     """
+    failures: list[Exception] = []
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - judged below
+        failures.append(error)
+
+    # Hardly any transaction comes to this, which takes as long to set up as a short one does to run.
+    def again() -> T:
+        if failures:
+            raise failures.pop()
+        return work()
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_Again()),
         wait=tenacity.wait_random_exponential(multiplier=_FIRST_PAUSE, max=settings.retry_interval),
@@ -40,7 +52,7 @@ def run_transaction(
         reraise=True,
     )
     try:
-        return retrying(work)
+        return retrying(again)
     except StorageUnavailable:
         raise
     except Exception as error:

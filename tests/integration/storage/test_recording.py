@@ -2,10 +2,13 @@
 
 import dataclasses
 import random
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
+import pymysql.cursors
 import pytest
 import sqlalchemy as sa
 
@@ -34,23 +37,51 @@ def with_sorted_traits(events: list[Event]) -> list[Event]:
 
 
 def statements(store: Connection, work: Callable[[], Any]) -> tuple[Any, int]:
-    """Return what ``work`` returns, and the number of times that rows were sent or a savepoint was set."""
-    sent = []
+    """Return what ``work`` returns, and how many statements of any kind the driver sent meanwhile."""
+    sent: list[str] = []
+    count = {"postgresql": count_psycopg, "mysql": count_pymysql, "sqlite": count_sqlite}
 
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "INTO event " in statement:
-            sent.append(statement)
+    def listen(connection: Any, _record: Any, _proxy: Any) -> None:
+        count[store.engine.dialect.name](connection, sent)
 
-    def note_savepoint(*_: Any) -> None:
-        sent.append("savepoint")
-
-    sa.event.listen(store.engine, "before_cursor_execute", note)
-    sa.event.listen(store.engine, "savepoint", note_savepoint)
+    sa.event.listen(store.engine, "checkout", listen)
     try:
         return work(), len(sent)
     finally:
-        sa.event.remove(store.engine, "before_cursor_execute", note)
-        sa.event.remove(store.engine, "savepoint", note_savepoint)
+        sa.event.remove(store.engine, "checkout", listen)
+        store.close()
+
+
+def count_psycopg(connection: psycopg.Connection, sent: list[str]) -> None:
+    class Cursor(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
+            sent.append(str(query))
+            return super().execute(query, *arguments, **options)
+
+        def copy(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+            sent.append(str(statement))
+            return super().copy(statement, *arguments, **options)
+
+    connection.cursor_factory = Cursor
+
+
+def count_pymysql(connection: Any, sent: list[str]) -> None:
+    class Cursor(pymysql.cursors.Cursor):
+        def execute(self, query: Any, args: Any = None) -> int:
+            sent.append(str(query))
+            return super().execute(query, args)
+
+    connection.cursorclass = Cursor
+
+
+def count_sqlite(connection: sqlite3.Connection, sent: list[str]) -> None:
+    def note(statement: str) -> None:
+        start = statement.partition(" VALUES")[0]
+        # Rows of one executemany are one statement.
+        if not sent or " INTO " not in start or sent[-1] != start:
+            sent.append(start)
+
+    connection.set_trace_callback(note)
 
 
 def test_a_list_is_stored_with_all_its_traits_and_read_back_as_it_was(store: Connection) -> None:
@@ -85,6 +116,36 @@ def test_events_stored_before_and_doubles_within_the_list_are_duplicates(store: 
     assert result.duplicates == (0, 1, 2, 3, 4, 10, 11)
     assert result.failed == ()
     assert stored(store) == with_sorted_traits(make_events(15))
+
+
+def test_long_lists_with_and_without_duplicates_follow_each_other(store: Connection) -> None:
+    assert store.record_events(make_events(100)).recorded == tuple(range(100))
+
+    result = store.record_events([*make_events(100, first=150), *make_events(100, first=50)])
+
+    assert result.recorded == (*range(100), *range(150, 200))
+    assert result.duplicates == tuple(range(100, 150))
+    for first in range(300, 3300, 100):  # again and again, as a writer may choose its way by what it met
+        assert store.record_events(make_events(100, first)).recorded == tuple(range(100))
+    assert counts(store) == {**dict.fromkeys(counts(store), 3250), "dead_letter": 0}
+
+
+def test_long_lists_with_raw_that_means_something_to_sql_arrive_as_they_are(store: Connection) -> None:
+    events = make_events(50)
+    events[20].raw = {"a\\": "'\"%s\n\t\r\\N", "é": ["\U0001f600"]}
+    events[30].message_id = "m'\\\t\n\"%"
+
+    store.record_events(events)
+
+    assert stored(store) == with_sorted_traits(events)
+
+
+def test_a_lone_event_takes_few_statements(store: Connection) -> None:
+    store.record_events([make_event(1)])
+    result, sent = statements(store, lambda: store.record_events([make_event(2)]))
+    assert result.recorded == (0,)
+    # SQLite has no round trips to save: BEGIN, two looks, an INSERT for each table, COMMIT.
+    assert sent <= {"postgresql": 1, "mysql": 1, "sqlite": 9}[store.engine.dialect.name]
 
 
 def test_a_duplicate_changes_nothing_of_what_is_stored(store: Connection) -> None:
@@ -205,8 +266,10 @@ def test_what_the_database_refuses_is_found_by_halves(store: Connection, guilty:
     assert counts(store)["event"] == 501 - len(guilty)
     assert counts(store)["trait_int"] == 501 - len(guilty)
     assert counts(store)["dead_letter"] == len(guilty)
-    # A savepoint and a list for each of the two halves on each of the nine levels, for each guilty one.
-    assert sent <= 2 * 2 * len(guilty) * 9 + 3
+    # Two halves on each of the nine levels for each guilty one, and all that there is around them.
+    lists = 2 * len(guilty) * 9 + 2
+    # Of a list: a savepoint and its end, two looks, one INSERT for each of five tables.
+    assert sent <= lists * 9 + len(guilty) + 10
 
 
 def test_a_clash_on_anything_but_the_message_id_is_an_error_and_no_duplicate(store: Connection) -> None:
@@ -258,14 +321,12 @@ def test_a_conflict_with_another_transaction_is_waited_out(database_url: str) ->
     store = connect(database_url, lock_timeout=0.2)
     store.upgrade()
     store.record_events([make_event(1)])
-    conflicts: list[Any] = []
-    sa.event.listen(store.engine, "handle_error", conflicts.append)
     results: list[RecordResult] = []
 
     with another_writer_of("m0002", store):
         worker = threading.Thread(target=lambda: results.append(store.record_events([make_event(2)])))
         worker.start()
-        wait_until(lambda: conflicts, what="a lock timeout")
+        wait_until(lambda: store.statistics().conflicts, what="a lock timeout")
     worker.join(30)
 
     assert results == [RecordResult(recorded=(0,))]
