@@ -11,9 +11,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 
 
-def build(destination: Path) -> tuple[Path, Path]:
+def build(destination: Path, source: Path = CHECKOUT) -> tuple[Path, Path]:
     """Build the sdist, and the wheel from the sdist; return both paths, the wheel first."""
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(destination), str(CHECKOUT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(destination), str(source)]
     done = subprocess.run(
         command,
         env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
