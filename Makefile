@@ -16,7 +16,7 @@ PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
-.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults soak test-concurrency \
+.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults soak test-concurrency test-upgrade \
     test-differential \
     bench bench-storage bench-reading bench-expire bench-convert bench-metrics sample-config docs constraints dist clean
 
@@ -61,6 +61,9 @@ test-trixie: ## make test on a fresh Debian 13 (needs root)
 
 test-concurrency: venv services ## four writers and an expirer at once for a minute, on each database
 	$(PYTEST) -m long tests/integration/storage/test_concurrency.py $(ARGS)
+
+test-upgrade: venv services ## two releases on one database while its schema is upgraded
+	$(PYTEST) -m long tests/acceptance/test_rolling_upgrade.py $(ARGS)
 
 test-faults: venv services ## break things for real, the long way; writes docs/faults.md
 	rm -f test-results/faults.jsonl
