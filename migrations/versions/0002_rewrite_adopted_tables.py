@@ -290,6 +290,7 @@ def _clause(connection: sa.Connection, reference: sa.ForeignKeyConstraint) -> st
     return (
         f"CONSTRAINT {reference.name} FOREIGN KEY ({columns}) "
         f"REFERENCES {_quote(connection, reference.referred_table.name)} (id)"
+        + (f" ON DELETE {reference.ondelete}" if reference.ondelete else "")
     )
 
 
