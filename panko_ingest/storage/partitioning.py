@@ -60,8 +60,8 @@ _COLUMNS = {
     },
 }
 _INDEXES = (
-    "CREATE INDEX ix_event_generated_message_id ON event (generated, message_id)",
-    "CREATE INDEX ix_event_type_generated ON event (event_type_id, generated, message_id)",
+    "CREATE INDEX ix_event_generated ON event (generated)",
+    "CREATE INDEX ix_event_type_generated ON event (event_type_id, generated)",
     *(f"CREATE INDEX ix_{table}_event_id ON {table} (event_id)" for table in TABLES[1:]),
     f"CREATE INDEX ix_trait_text_identifiers ON trait_text (value) WHERE key IN {IDENTIFIER_KEYS}",
 )
