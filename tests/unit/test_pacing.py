@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import random
 
 import pytest
 from hypothesis import given, strategies as st
@@ -31,23 +32,63 @@ def test_the_last_batch_of_few_events_teaches_nothing() -> None:
     assert pace.size == FIRST_SIZE
 
 
-def test_there_is_no_pause_when_nobody_writes() -> None:
-    pace = Pace()
-    for _ in range(10):
-        pace.deleted(1000, 0.1, 0)
-    assert pace.pause(0.1) == 0
+class Writer:
+    """Commits events by the thousand, at 5,000 a second but for what deleting takes."""
+
+    def __init__(self, loss: float) -> None:
+        self.loss = loss
+        self.written = 0.0
+
+    def ids(self, seconds: float, *, deleting: bool) -> int:
+        before = int(self.written / 1000)
+        self.written += seconds * 5000 * (1 - self.loss * deleting)
+        return (int(self.written / 1000) - before) * 1000
 
 
-@pytest.mark.parametrize("loss", [0.0, 0.1, 0.5, 0.9])
-def test_writers_lose_less_than_a_tenth_of_their_rate_whatever_a_batch_costs_them(loss: float) -> None:
-    pace = Pace()
+def work(pace: Pace, seconds: float, writer: Writer | None = None) -> float:
+    """Delete in batches of about a tenth of a second for a while; return the share of time that this took."""
     deleting = pausing = 0.0
-    for _ in range(400):
-        pace.deleted(pace.size, 0.1, int(0.1 * 5000 * (1 - loss)))
-        pause = pace.pause(0.1)
-        pace.paused(pause, int(pause * 5000))
-        deleting, pausing = deleting + 0.1, pausing + pause
-    assert loss * deleting / (deleting + pausing) < 0.1
+    lengths = random.Random(1)
+    while deleting + pausing < seconds:
+        batch = lengths.uniform(0.07, 0.13)
+        pace.deleted(pace.size, batch, writer.ids(batch, deleting=True) if writer else 0)
+        deleting += batch
+        if pause := pace.pause(batch):
+            pace.paused(pause, writer.ids(pause, deleting=False) if writer else 0)
+            pausing += pause
+    return deleting / (deleting + pausing)
+
+
+def test_there_are_hardly_any_pauses_when_nobody_writes() -> None:
+    assert work(Pace(), 20) > 0.94
+
+
+def test_pauses_are_long_enough_for_those_who_wait_to_write() -> None:
+    pace = Pace()
+    pauses = [pace.pause(0.1) for _ in range(100)]
+    assert all(pause == 0 or pause >= 0.1 for pause in pauses)
+    assert sum(pauses) == pytest.approx(0.6, abs=0.1)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
+def test_writers_lose_less_than_a_tenth_of_their_rate_whatever_a_batch_costs_them(loss: float) -> None:
+    writer = Writer(loss)
+    share = work(Pace(), 120, writer)
+    assert loss * share < 0.1
+    assert share > 0.045
+
+
+def test_those_who_cost_writers_nothing_hardly_pause() -> None:
+    pace = Pace()
+    work(pace, 60, Writer(0.0))
+    assert work(pace, 60, Writer(0.0)) > 0.6
+
+
+def test_pauses_end_soon_after_the_last_writer_left() -> None:
+    pace = Pace()
+    work(pace, 30, Writer(0.9))
+    work(pace, 5)
+    assert work(pace, 10) > 0.9
 
 
 days = st.dates(datetime.date(1, 1, 31), datetime.date(9990, 1, 1))
