@@ -4,8 +4,8 @@ A round of many batches, at a pace that writers don't feel, is :mod:`panko_inges
 """
 
 import datetime
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -32,11 +32,12 @@ TRAITS = (TraitText, TraitInt, TraitFloat, TraitDatetime)
 
 
 class Batch(NamedTuple):
-    """What one transaction found, in events, and what it deleted."""
+    """What one transaction found, in events, and what it deleted; ``last`` is when the youngest was."""
 
     found: int
     events: int
     traits: int
+    last: datetime.datetime | None = None
 
 
 Clock = Callable[[], datetime.datetime]
@@ -90,39 +91,41 @@ def delete_events(
     limit: datetime.datetime,
     count: int,
     among: sa.ColumnElement[bool] | None = None,
+    start: datetime.datetime | None = None,
 ) -> Batch:
     """Delete the oldest events before ``limit`` with their traits, at most ``count`` of them.
 
     :param among: only of these events.
+    :param start: only events since then: an index keeps its deleted entries as long as anybody may
+        still see them, and who begins at the oldest passes over all of them.
 
     Ids are read first: a DELETE by a list of ids locks those rows and nothing else. Event types
     stay, also those without events: writers keep their ids in memory.
     """
-    ids = _ids(
-        connection,
-        sa.select(Event.id)
-        .where(Event.generated < limit, sa.true() if among is None else among)
-        # As the index has it.
-        .order_by(Event.generated, Event.message_id)
-        .limit(count),
-    )
-    if not ids:
+    wanted = [Event.generated < limit]
+    wanted += [] if among is None else [among]
+    wanted += [] if start is None else [Event.generated >= start]
+    # In the order of the index.
+    oldest = sa.select(Event.id, Event.generated).where(*wanted)
+    found = connection.execute(oldest.order_by(Event.generated, Event.message_id).limit(count)).all()
+    if not found:
         return Batch(0, 0, 0)
+    # In order of id, as the writers hold them.
+    ids = ",".join(map(str, sorted(number for number, _ in found)))
     if connection.dialect.name == "postgresql":
         # Without fresh statistics it may read whole tables to find a few rows.
         connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
     traits = sum(_delete_by_id(connection, table.__tablename__, "event_id", ids) for table in TRAITS)
-    return Batch(len(ids), _delete_by_id(connection, Event.__tablename__, "id", ids), traits)
+    events = _delete_by_id(connection, Event.__tablename__, "id", ids)
+    return Batch(len(found), events, traits, found[-1][1])
 
 
-def _delete_by_id(connection: sa.Connection, table: str, column: str, ids: Sequence[int]) -> int:
-    # Not by SQLAlchemy's IN: a parameter for each id costs more than the database needs to delete it.
+def _delete_by_id(connection: sa.Connection, table: str, column: str, ids: str) -> int:
+    # As one text: a parameter for each id costs more than the database needs to delete it.
     if connection.dialect.driver == "psycopg":
-        # Cast, because psycopg sends the smallest type that fits, with which nothing can be hashed.
-        statement, parameters = f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])", (ids,)  # noqa: S608 - ours
-        return connection.exec_driver_sql(statement, parameters).rowcount
-    numbers = ",".join(map(str, ids))
-    return connection.exec_driver_sql(f"DELETE FROM {table} WHERE {column} IN ({numbers})").rowcount  # noqa: S608
+        statement = f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])"  # noqa: S608 - ours
+        return connection.exec_driver_sql(statement, (f"{{{ids}}}",)).rowcount
+    return connection.exec_driver_sql(f"DELETE FROM {table} WHERE {column} IN ({ids})").rowcount  # noqa: S608
 
 
 def _clear_expired(
@@ -147,20 +150,11 @@ def _clear_expired(
 
 
 def _delete_dead_letters(connection: sa.Connection, limit: datetime.datetime, count: int) -> tuple[int, int]:
-    ids = _ids(
-        connection,
-        sa.select(DeadLetter.id)
-        .where(DeadLetter.last_at < limit)
-        .order_by(DeadLetter.last_at, DeadLetter.id)
-        .limit(count),
-    )
+    oldest = sa.select(DeadLetter.id).where(DeadLetter.last_at < limit)
+    # In order of id, as the writers hold them.
+    ids = sorted(connection.scalars(oldest.order_by(DeadLetter.last_at, DeadLetter.id).limit(count)))
     if not ids:
         return 0, 0
     # One that has come again meanwhile is not old any more.
     old = sa.delete(DeadLetter).where(DeadLetter.id.in_(ids), DeadLetter.last_at < limit)
     return len(ids), connection.execute(old).rowcount
-
-
-def _ids(connection: sa.Connection, statement: sa.Select[Any]) -> list[int]:
-    # In order of id, as the writers hold them.
-    return sorted(connection.scalars(statement))

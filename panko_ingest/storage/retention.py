@@ -114,6 +114,7 @@ class _Round:
         self._started = time.monotonic()
         self._budget = budget
         self._among: sa.ColumnElement[bool] | None = None
+        self._start: datetime.datetime | None = None
         self._deadline = self._started + budget if budget else None
         self._stopping = stopping or threading.Event()
 
@@ -132,7 +133,9 @@ class _Round:
             traits += batch.traits
             batches += batch.found > 0
             # Another expirer may have deleted what we found: what was found says whether there is more.
-            finished = batch.found < size
+            # And older ones may have come since we began: look for them at the end.
+            finished = batch.found < size and self._start is None
+            self._start = batch.last if batch.found == size else None
             if not finished:
                 ids = self._rest(batch, spent, ids)
         return ExpiryReport(
@@ -154,7 +157,7 @@ class _Round:
 
     def _delete(self, size: int) -> Batch:
         with write_transaction(self._engine) as connection:
-            return delete_events(connection, self._limit, size, self._among)
+            return delete_events(connection, self._limit, size, self._among, self._start)
 
     def _rest(self, batch: Batch, spent: float, ids_before: int) -> int:
         """Pause for the writers' sake; return the ids that are used up by then."""

@@ -150,6 +150,23 @@ def test_a_round_ends_when_its_time_is_up(store: Connection) -> None:
     assert report.backlog == 60 - report.events > 0
 
 
+def test_older_events_that_come_during_a_round_go_with_it(store: Connection, database_url: str) -> None:
+    store.record_events(old_events(40, first=10))
+    other = Connection(database_url)
+    late = old_events(10)
+
+    def record_late_ones() -> None:
+        while late:
+            other.record_events([late.pop()])
+
+    after_each_commit(store, record_late_ones)
+    report = store.expire(DAY, batch_size=20, clock=now)
+
+    assert (report.events, report.backlog, report.oldest) == (50, 0, None)
+    assert lost_halves(store) == {}
+    other.close()
+
+
 def test_a_round_goes_on_until_nothing_is_left_and_adapts_its_batches(store: Connection) -> None:
     for start in range(0, 3000, 1000):
         store.record_events(old_events(1000, start))
@@ -250,6 +267,31 @@ def test_two_expirers_without_a_lock_delete_each_event_once(store: Connection, d
     assert counts(store) == dict.fromkeys(counts(store), 0)
     for connection in others:
         connection.close()
+
+
+def test_a_round_tries_again_what_somebody_else_holds(store: Connection, database_url: str) -> None:
+    store.record_events(old_events(10))
+    expirer = connect(database_url, lock_timeout=1.0)
+    turned_away = threading.Event()
+    sa.event.listen(expirer.engine, "handle_error", lambda _context: turned_away.set())
+    other = sa.create_engine(store.engine.url, poolclass=sa.NullPool)
+
+    with ThreadPoolExecutor(1) as pool, other.connect() as holder:
+        if holder.dialect.name == "sqlite":
+            driver: Any = holder.connection.driver_connection
+            driver.isolation_level = None
+            holder.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            holder.exec_driver_sql("SELECT id FROM event WHERE message_id = 'm00007' FOR UPDATE").all()
+        expired = pool.submit(expirer.expire, DAY, clock=now)
+        assert turned_away.wait(30)
+        assert count(store, "event") == 10
+        holder.rollback()
+        report = expired.result()
+
+    assert (report.events, report.traits, report.backlog) == (10, 40, 0)
+    assert lost_halves(store) == {}
+    expirer.close()
 
 
 def test_writers_never_fail_because_of_an_expirer_at_work_on_the_same_event_types(

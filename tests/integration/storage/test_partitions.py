@@ -163,6 +163,34 @@ def test_a_round_drops_what_is_over_and_deletes_what_the_limit_cuts(store: Conne
     assert there(store)[0] == Partition(None, datetime.date(2026, 3, 7))
 
 
+def test_readers_never_see_half_an_event_while_partitions_are_dropped(
+    store: Connection, postgresql_url: str
+) -> None:
+    store.record_events([event(f"m{number:03}", number / 40) for number in range(200)])
+    readers = Connection(postgresql_url)
+    found: set[int] = set()
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            found.update(len(one.traits) for one in readers.get_events(EventFilter()))
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    try:
+        report = store.expire(3 * DAY, clock=noon)
+    finally:
+        done.set()
+        reading.join()
+
+    assert report.partitions == ("first", "p20260304", "p20260305", "p20260306")
+    assert found == {1}
+    assert rows(
+        store, "SELECT count(*) FROM trait_int t LEFT JOIN event e ON e.id = event_id WHERE e.id IS NULL"
+    ) == [(0,)]
+    readers.close()
+
+
 def test_a_late_event_of_days_that_are_dropped_is_stored_and_goes_in_the_next_round(
     store: Connection,
 ) -> None:
