@@ -201,6 +201,11 @@ class Metrics:
         self.expiry_backlog = self._gauge(
             "expiry_backlog", "Expired events that the last round of expiry left to the next one."
         )
+        self.oldest_event = self._gauge(
+            "oldest_event_timestamp_seconds",
+            "When the oldest event was generated that the last round of expiry left, in seconds since 1970; "
+            "0 for none.",
+        )
         self.expiry_seconds = self._histogram(
             "expiry_seconds", "Time that a round of expiry takes.", _ROUND_SECONDS
         )

@@ -1,5 +1,6 @@
 """The service that deletes what is older than its time to live."""
 
+import datetime
 import logging
 import random
 import threading
@@ -104,5 +105,7 @@ def _count(metrics: Metrics, report: ExpiryReport, letters: int) -> None:
     if report.stood_by:
         return
     metrics.expiry_backlog.set(report.backlog)
+    oldest = report.oldest.replace(tzinfo=datetime.UTC).timestamp() if report.oldest else 0.0
+    metrics.oldest_event.set(oldest)
     metrics.expiry_seconds.observe(report.seconds)
     metrics.last_expiry.set(time.time())

@@ -1,5 +1,6 @@
 """The monitor of a running daemon, asked over HTTP."""
 
+import datetime
 import http.client
 import json
 import re
@@ -260,12 +261,16 @@ def test_an_expirer_of_its_own_has_a_monitor_too(
     tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
 ) -> None:
     more = "[database]\nevent_time_to_live = 1d\n[expirer]\ninterval = 1\n"
-    sqlite_ledger.connection.record_events(events_of(load(100)))
+    stays = datetime.datetime(2100, 1, 1)
+    events = [*events_of(load(100)), Event("stays", "volume.create.end", stays, [])]
+    sqlite_ledger.connection.record_events(events)
     monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, more, "--only", "expirer")
     with monitor.daemon.running():
         monitor.daemon.wait_for_log("Serving /metrics")
         wait_until(lambda: monitor.metric('expired_total{kind="events"}') == 100, 30, "the expired events")
-        assert sqlite_ledger.events() == 0
+        assert sqlite_ledger.events() == 1
+        oldest = stays.replace(tzinfo=datetime.UTC).timestamp()
+        wait_until(lambda: monitor.metric("oldest_event_timestamp_seconds") == oldest, 10, "the oldest event")
         assert monitor.metric("expiry_last_success_timestamp_seconds") > 0
         wait_until(lambda: monitor.says("/readyz", True), 10, "readiness")
         assert monitor.document("/readyz")["figures"]["last_expiry"]

@@ -154,12 +154,16 @@ def test_older_events_that_come_during_a_round_go_with_it(store: Connection, dat
     store.record_events(old_events(40, first=10))
     other = Connection(database_url)
     late = old_events(10)
+    committed = threading.Event()
 
-    def record_late_ones() -> None:
-        while late:
-            other.record_events([late.pop()])
+    def record_late_ones(*_: object) -> None:
+        if committed.is_set() and late:
+            other.record_events(late)
+            late.clear()
 
-    after_each_commit(store, record_late_ones)
+    after_each_commit(store, committed.set)
+    # When the connection is given back, its transaction is over.
+    sa.event.listen(store.engine, "checkin", record_late_ones)
     report = store.expire(DAY, batch_size=20, clock=now)
 
     assert (report.events, report.backlog, report.oldest) == (50, 0, None)
