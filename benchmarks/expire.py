@@ -28,6 +28,7 @@ from rich.table import Table
 
 from benchmarks import load
 from benchmarks.filling import DAY, fill, renamed, settle
+from benchmarks.reading import cpu
 from benchmarks.storage import TRAIT_TABLES, database
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
@@ -59,15 +60,28 @@ def show(title: str, headings: Sequence[str], lines: Sequence[Sequence[str]]) ->
 
 @dataclass
 class Deletion:
-    """Events deleted in how many seconds, and how long each transaction took."""
+    """Events deleted in how many seconds, of the clock and of CPU, and how long each transaction took."""
 
     events: int = 0
     seconds: float = 0.0
+    cpu: float = 0.0
     transactions: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
         return self.events / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu / self.events * 1e6
+
+    @contextlib.contextmanager
+    def measured(self, store: Connection) -> Iterator[None]:
+        """Add what is used meanwhile."""
+        started, used = time.perf_counter(), cpu(store)
+        yield
+        self.seconds += time.perf_counter() - started
+        self.cpu += cpu(store) - used
 
 
 @contextlib.contextmanager
@@ -91,18 +105,20 @@ def timed_transactions(store: Connection, times: list[float]) -> Iterator[None]:
 
 def delete_by_rounds(store: Connection, before: datetime.datetime, spent: Deletion) -> None:
     """Let the expirer delete what is from before a time."""
-    with timed_transactions(store, spent.transactions):
+    with spent.measured(store), timed_transactions(store, spent.transactions):
         report = store.expire((NOW - before).total_seconds(), clock=lambda: NOW)
     spent.events += report.events
-    spent.seconds += report.seconds
 
 
 def delete_at_once(store: Connection, before: datetime.datetime, spent: Deletion) -> None:
     """Delete by plain SQL, in one transaction: what the database takes at all."""
     join = store.engine.dialect.name == "mysql"
     moment = sa.bindparam("before", before, type_=PreciseTimestamp())
-    started = time.perf_counter()
-    with store.engine.connect().execution_options(writes=True) as connection, connection.begin():
+    with (
+        spent.measured(store),
+        store.engine.connect().execution_options(writes=True) as connection,
+        connection.begin(),
+    ):
         for table in TRAIT_TABLES:
             statement = (
                 f"DELETE t FROM {table} t JOIN event e ON e.id = t.event_id WHERE e.`generated` < :before"
@@ -111,11 +127,9 @@ def delete_at_once(store: Connection, before: datetime.datetime, spent: Deletion
             )
             connection.execute(sa.text(statement).bindparams(moment))
         name = "`generated`" if join else "generated"
-        events = connection.execute(
+        spent.events += connection.execute(
             sa.text(f"DELETE FROM event WHERE {name} < :before").bindparams(moment)
         ).rowcount
-    spent.events += events
-    spent.seconds += time.perf_counter() - started
 
 
 _EXPIRER = """
@@ -181,6 +195,7 @@ def _of_deletion(kind: str, rounds: Deletion, limit: Deletion) -> Iterator[tuple
     yield "rounds / limit", f"{rounds.rate / limit.rate:.2f}"
     if kind in INCUMBENT:
         yield "rounds / Panko's best", f"{rounds.rate / INCUMBENT[kind]:.1f}"
+    yield "µs of CPU an event: rounds, limit", f"{rounds.cpu_us:.0f}, {limit.cpu_us:.0f}"
     times = sorted(rounds.transactions)
     yield (
         "ms a batch: median, 99 %",
