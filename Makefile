@@ -18,7 +18,8 @@ SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
 .PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults soak test-concurrency test-upgrade \
     test-differential \
-    bench bench-storage bench-reading bench-expire bench-convert bench-metrics sample-config docs constraints dist clean
+    bench bench-full bench-report bench-storage bench-reading bench-expire bench-convert bench-metrics \
+    sample-config docs constraints dist clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -73,8 +74,14 @@ test-faults: venv services ## break things for real, the long way; writes docs/f
 test-differential: venv ## compare conversion with Ceilometer's own on mutated notifications
 	$(BIN)/python -m tests.differential $(ARGS)
 
-bench: venv services ## the whole way from RabbitMQ to PostgreSQL, beside its parts alone
-	$(BIN)/python -m benchmarks.end_to_end $(ARGS)
+bench: venv services ## the whole way into PostgreSQL, beside its limits, and latency: 10 minutes
+	$(BIN)/python -m benchmarks.suite $(ARGS)
+
+bench-full: venv services ## every benchmark of docs/performance; goes on where it was interrupted
+	$(BIN)/python -m benchmarks.suite --full $(ARGS)
+
+bench-report: venv ## write docs/performance anew from its results
+	$(BIN)/python -m benchmarks.report
 
 bench-storage: venv services ## record_events beside what each database takes at all
 	$(BIN)/python -m benchmarks.storage $(ARGS)

@@ -20,13 +20,18 @@ def definitions() -> Path:
     return _REFERENCE if _REFERENCE.exists() else resources.path("etc", "event_definitions.yaml")
 
 
+def converter() -> EventConverter:
+    """Return a converter by these definitions."""
+    return EventConverter.from_file(definitions())
+
+
 def events(count: int, seed: int = 1) -> list[Event]:
     """Return the first so many events of the standard load."""
-    converter = EventConverter.from_file(definitions())
+    converting = converter()
     found = []
     for line in lines(count, seed, START, DAY):
         notification = Notification.decode(line.encode())
-        event = converter.to_event(notification.message, notification.priority)
+        event = converting.to_event(notification.message, notification.priority)
         if event is not None:
             found.append(event)
     return found

@@ -1,0 +1,163 @@
+"""From publishing to being queryable: publisher, observer and daemon are processes of their own.
+
+The observer asks for new rows, rests for two milliseconds, and asks again; so what it reports is late by one
+on average, and takes a few hundredths of a core. What that and one durable commit cost is measured in
+the same way and called the floor: the publisher then inserts into the table itself, and no broker and
+no daemon have part in it.
+"""
+
+import gc
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection as Pipe
+from typing import Any
+
+import amqp
+import orjson
+import psycopg
+
+from benchmarks.rig import QUEUE, Rig, Sample
+from tests.bus import Bus
+from tests.daemon import Daemon, configuration
+
+REST = 0.002
+EXCHANGE = "nova"
+_SPAWN = multiprocessing.get_context("spawn")
+_PATIENCE = 60.0
+Times = dict[str, float]
+"""Moments by message_id, by the clock that all processes of a machine share."""
+
+Send = Callable[[str, bytes], None]
+
+
+def latency(rig: Rig, rate: float, seconds: float) -> Sample:
+    """Offer events at a steady rate to a daemon with its defaults; return delays in milliseconds."""
+    bodies = rig.bodies[: max(2, int(rate * seconds))]
+    with rig.vhost() as broker_url, rig.store() as url:
+        with Bus(broker_url) as bus:
+            bus.declare()
+        conf = configuration(rig.folder, broker_url, url, rig.database_options)
+        with Daemon(conf, "--only", "ingester").running() as daemon:
+            daemon.wait_until_ready()
+            found = _observed(url, rate, bodies, publish_to_broker, broker_url)
+            daemon.stop()
+    return found
+
+
+def floor(rig: Rig, rate: float, seconds: float) -> Sample:
+    """Insert events at a steady rate, each in a transaction of its own; return delays in milliseconds."""
+    bodies = rig.bodies[: max(2, int(rate * seconds))]
+    with rig.store() as url:
+        return _observed(url, rate, bodies, insert_into_table, url)
+
+
+def _observed(
+    url: str, rate: float, bodies: Sequence[bytes], publish: Callable[..., None], target: str
+) -> Sample:
+    (here, there), (ours, its) = _SPAWN.Pipe(), _SPAWN.Pipe()
+    observer = _SPAWN.Process(target=observe, args=(there, url, len(bodies)), daemon=True)
+    publisher = _SPAWN.Process(target=publish, args=(its, target, rate, bodies), daemon=True)
+    observer.start()
+    assert _receive(here) == "ready"
+    publisher.start()
+    published, late = _receive(ours)
+    seen, spent, share = _receive(here)
+    for process in (publisher, observer):
+        process.join()
+    delays = sorted((seen[name] - moment) * 1000 for name, moment in published.items())
+    more = {
+        "p50": statistics.median(delays),
+        "p99": delays[max(0, -(-len(delays) * 99 // 100) - 1)],
+        "longest": delays[-1],
+        "publisher_late_ms": late * 1000,
+        "observer_cores": spent,
+        "observer_looks_a_second": share,
+    }
+    return Sample(len(delays), len(delays) / rate, {}, 0.0, more)
+
+
+def _receive(pipe: Pipe) -> Any:
+    if not pipe.poll(600):
+        raise TimeoutError("publisher or observer did not answer")
+    return pipe.recv()
+
+
+def observe(pipe: Pipe, url: str, count: int) -> None:
+    """Note when each row is seen first; tell the moments, the cores used, and looks a second."""
+    gc.disable()
+    seen: Times = {}
+    ids: set[int] = set()
+    whole = 0
+    """Every row up to this id was seen: others may be committed later than ones with a higher id."""
+    looks = 0
+    with psycopg.connect(url, autocommit=True) as connection, connection.cursor(binary=True) as cursor:
+        pipe.send("ready")
+        started, cpu = time.perf_counter(), time.process_time()
+        ends = float("inf")
+        while len(seen) < count and time.perf_counter() < ends:
+            cursor.execute("SELECT id, message_id FROM event WHERE id > %s", (whole,), prepare=True)
+            rows = cursor.fetchall()
+            now = time.perf_counter()
+            looks += 1
+            for number, message_id in rows:
+                if number not in ids:
+                    ids.add(number)
+                    seen[message_id] = now
+                    ends = now + _PATIENCE
+            while whole + 1 in ids:
+                whole += 1
+            time.sleep(REST)
+    wall = time.perf_counter() - started
+    pipe.send((seen, (time.process_time() - cpu) / wall, looks / wall))
+
+
+def publish_to_broker(pipe: Pipe, url: str, rate: float, bodies: Sequence[bytes]) -> None:
+    """Publish as a notifier does, without waiting for the broker; tell when each went."""
+    with Bus(url) as bus:
+        channel = bus.channel()
+
+        def send(_message_id: str, body: bytes) -> None:
+            message = amqp.Message(
+                body, content_type="application/json", content_encoding="utf-8", delivery_mode=2
+            )
+            channel.basic_publish(message, exchange=EXCHANGE, routing_key=QUEUE)
+
+        pipe.send(_paced(rate, bodies, send))
+
+
+def insert_into_table(pipe: Pipe, url: str, rate: float, bodies: Sequence[bytes]) -> None:
+    """Insert into the table of events, one transaction each; tell when each was begun."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("""INSERT INTO event_type ("desc") VALUES ('floor')""")
+
+        def send(message_id: str, _body: bytes) -> None:
+            connection.execute(
+                "INSERT INTO event (message_id, generated, raw, event_type_id) VALUES (%s, now(), '{}', 1)",
+                (message_id,),
+            )
+
+        pipe.send(_paced(rate, bodies, send))
+
+
+def _paced(rate: float, bodies: Sequence[bytes], send: Send) -> tuple[Times, float]:
+    """Send at a steady rate; return when each went, and how late the latest was, in seconds."""
+    names = list(_message_ids(bodies))
+    times: Times = {}
+    late = 0.0
+    gc.disable()
+    started = time.perf_counter() + 1
+    for place, (name, body) in enumerate(zip(names, bodies, strict=True)):
+        due = started + place / rate
+        time.sleep(max(0.0, due - time.perf_counter()))
+        now = time.perf_counter()
+        late = max(late, now - due)
+        times[name] = now
+        send(name, body)
+    return times, late
+
+
+def _message_ids(bodies: Sequence[bytes]) -> Iterator[str]:
+    for body in bodies:
+        yield orjson.loads(orjson.loads(body)["oslo.message"])["message_id"]

@@ -1,0 +1,292 @@
+"""The benchmark suite: ``make bench`` for the short one, ``make bench-full`` for all of it.
+
+    python -m benchmarks.suite [--full] [--step NAME]... [--runs N] [--list]
+
+It goes in steps, each on servers of its own, durable and with Debian's settings. A round of a step
+measures all that is to be compared, one after the other, so that ratios are of one and the same run. Each
+round is kept in test-results/bench as soon as it is done: after an interruption the same command goes on
+where it was, and what is finished is not measured again unless the program or the sizes have changed,
+or ``--again`` is given. At the end the pages of docs/performance are written anew.
+"""
+
+import argparse
+import contextlib
+import datetime
+import gc
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import rich
+from rich.table import Table
+
+from benchmarks import growth, incumbent, latency, machine, parts, report, results
+from benchmarks.by_hand import by_hand
+from benchmarks.end_to_end import end_to_end
+from benchmarks.rig import Rig, Sample
+
+Round = dict[str, Sample]
+GIGABYTE = 1e9
+BYTES_AN_EVENT = 3500
+"""Disk to ask for: tables and indexes of an event, and PostgreSQL's log."""
+
+RATES = (1, 100, 1000)
+"""Events/s offered to measure latency."""
+
+FILL_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    :param count: notifications in the queue of a run.
+    :param seconds: for which a rate is offered.
+    :param stored: events in the largest store.
+    :param backlog: notifications in the longest queue.
+    """
+
+    runs: int
+    count: int = 20_000
+    seconds: float = 30.0
+    stored: int = 5_000_000
+    backlog: int = 200_000
+
+
+Rounds = Callable[[Rig, Sizes], Iterator[Round]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the suite.
+
+    :param minutes: that it takes on two cores: to begin with, and for each round.
+    :param once: measured in one go, however many runs are asked for.
+    :param depends_on: the sizes that bear on it.
+    :param why_not: tells why it can't be measured here.
+    """
+
+    about: str
+    rounds: Rounds
+    minutes: tuple[float, float]
+    kind: str = "postgresql"
+    once: bool = False
+    depends_on: tuple[str, ...] = ("count",)
+    why_not: Callable[[], str | None] = lambda: None
+
+
+def throughput(rig: Rig, _sizes: Sizes) -> Iterator[Round]:
+    """Measure the parts alone, then the whole way with one worker and with two."""
+    events = rig.events()
+    gc.collect()
+    gc.freeze()  # so that collections cost what they do in a daemon, not what our lists add to them
+    while True:
+        found = {
+            "drain": parts.drain(rig),
+            "convert": parts.convert(rig),
+            "load": parts.load_only(rig, events),
+            "record": parts.record_only(rig, events),
+        }
+        for workers in (1, 2):
+            found[f"workers_{workers}"] = end_to_end(rig, workers)
+        yield found
+
+
+def hand(rig: Rig, _sizes: Sizes) -> Iterator[Round]:
+    """Measure the hand-written script, and the daemon with its defaults."""
+    while True:
+        found = {"ours": end_to_end(rig, None)}
+        for name, searchable in (("bare", False), ("searchable", True)):
+            for processes in (1, 2):
+                found[f"{name}_{processes}"] = by_hand(rig, processes, searchable=searchable)
+        yield found
+
+
+def peer(rig: Rig, sizes: Sizes) -> Iterator[Round]:
+    """Measure the incumbent as shipped and tuned, and the daemon with its defaults."""
+    agent = incumbent.Incumbent(rig, results.FOLDER / "incumbent")
+    while True:
+        yield {
+            "shipped": agent.measure("shipped", sizes.count // 5),
+            "tuned": agent.measure("tuned", sizes.count * 2 // 5),
+            "ours": end_to_end(rig, None),
+        }
+
+
+def delays(rig: Rig, sizes: Sizes) -> Iterator[Round]:
+    """Measure what measuring costs, then the delay at each rate."""
+    while True:
+        found = {"floor": latency.floor(rig, 100, sizes.seconds / 2)}
+        for rate in RATES:
+            found[f"rate_{rate}"] = latency.latency(rig, rate, sizes.seconds)
+        yield found
+
+
+def workers(rig: Rig, _sizes: Sizes) -> Iterator[Round]:
+    """Measure the whole way as workers are added."""
+    while True:
+        yield {f"workers_{number}": end_to_end(rig, number) for number in (1, 2, 4)}
+
+
+def broker(rig: Rig, _sizes: Sizes) -> Iterator[Round]:
+    """Measure what RabbitMQ needs to take a message and to hand it out, for both kinds of queues."""
+    while True:
+        yield {
+            "publish_classic": parts.publish(rig),
+            "drain_classic": parts.drain(rig),
+            "publish_quorum": parts.publish(rig, quorum=True),
+            "drain_quorum": parts.drain(rig, quorum=True),
+        }
+
+
+def long_queue(rig: Rig, sizes: Sizes) -> Iterator[Round]:
+    """Measure a long backlog."""
+    while True:
+        yield {"backlog": growth.backlog(rig, sizes.backlog, None)}
+
+
+def full_store(rig: Rig, sizes: Sizes) -> Iterator[Round]:
+    """Measure into an empty store, one that is a fifth full, and a full one; all rounds come at the end."""
+    found: list[Round] = [{} for _ in range(FILL_ROUNDS)]
+    with rig.store() as url:
+        filler: growth.Filler | None = None
+        for place, level in enumerate((0, sizes.stored // 5, sizes.stored)):
+            if filler:
+                rich.print(f"  filled to {level:,} at {filler.fill(level):,.0f} events/s")
+            for number, entry in enumerate(found):
+                seed = 2 + place * FILL_ROUNDS + number
+                entry[f"stored_{level}"] = growth.stored(rig, url, sizes.count, seed, None)
+                filler = filler or growth.Filler(url)
+    yield from found
+
+
+def _throughput(kind: str, minutes: float) -> Step:
+    return Step(f"the whole way and its parts, {kind}", throughput, (0.6, minutes), kind)
+
+
+STEPS: dict[str, Step] = {
+    "postgresql": _throughput("postgresql", 0.8),
+    "latency": Step(
+        "publish to queryable at 1, 100 and 1,000 events/s", delays, (0.5, 2.2), depends_on=("seconds",)
+    ),
+    "by-hand": Step("a hand-written script, and ours", hand, (0.5, 0.9)),
+    "incumbent": Step("Ceilometer's agent, and ours", peer, (0.5, 1.2), why_not=incumbent.absent),
+    "partitioned": _throughput("partitioned", 0.8),
+    "mariadb": _throughput("mariadb", 0.8),
+    "sqlite": _throughput("sqlite", 0.8),
+    "stored": Step(
+        "the rate over a store that fills", full_store, (8.0, 2.0), once=True, depends_on=("count", "stored")
+    ),
+    "backlog": Step("a long queue, and memory", long_queue, (0.5, 1.8), once=True, depends_on=("backlog",)),
+    "workers": Step("1, 2 and 4 workers", workers, (0.5, 0.6)),
+    "broker": Step("what RabbitMQ needs for a message", broker, (0.5, 0.3), "sqlite"),
+}
+SHORT = ("postgresql", "latency")
+
+
+def run(name: str, sizes: Sizes, command: str, *, again: bool = False) -> bool:
+    """Measure what is missing of a step; return whether it could be measured.
+
+    :param command: what was typed, for the page.
+    """
+    step = STEPS[name]
+    reason = step.why_not() or _no_room(name, sizes)
+    if reason:
+        rich.print(f"[bold]{name}[/bold]: left out, {reason}")
+        return False
+    chosen: dict[str, float] = {size: getattr(sizes, size) for size in step.depends_on}
+    key = results.key(machine.code(), chosen)
+    kept = None if again else results.load(name)
+    rounds = kept.rounds if kept and kept.key == key else []
+    wanted = FILL_ROUNDS if name == "stored" else 1 if step.once else sizes.runs
+    if len(rounds) >= wanted:
+        rich.print(f"[bold]{name}[/bold]: measured before, {len(rounds)} rounds")
+        return True
+    rich.print(f"[bold]{name}[/bold]: {step.about}")
+    with Rig(step.kind, sizes.count) as rig:
+        found = results.Step(
+            name=name,
+            key=key,
+            when=datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
+            command=command,
+            revision=machine.revision(),
+            machine=machine.machine(),
+            versions=machine.versions(rig),
+            settings=machine.settings(rig),
+            sizes=chosen,
+            rounds=rounds,
+        )
+        with contextlib.closing(step.rounds(rig, sizes)) as measured:
+            while len(found.rounds) < wanted:
+                found.rounds.append(next(measured))
+                results.save(found)
+                rich.print(f"  round {len(found.rounds)} of {wanted}")
+    show(found)
+    return True
+
+
+def _no_room(name: str, sizes: Sizes) -> str | None:
+    events = sizes.stored if name == "stored" else max(sizes.count, sizes.backlog)
+    needed = events * BYTES_AN_EVENT + 3 * GIGABYTE
+    free = machine.free_disk()
+    if free > needed:
+        return None
+    return f"{needed / GIGABYTE:.0f} GB of free disk are needed, there are {free / GIGABYTE:.0f}"
+
+
+def show(step: results.Step) -> None:
+    """Print the medians of a step."""
+    table = Table(title=f"{step.name}, median of {len(step.rounds)}")
+    for heading in ("", "events/s", "lowest..highest", "CPU µs: ours", "broker", "database"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name in step.rounds[0]:
+        series = step.series(name)
+        if "p50" in series.samples[0].more:
+            p50, p99, longest = (series.median(what) for what in ("p50", "p99", "longest"))
+            table.add_row(name, f"p50 {p50:.1f} ms", f"p99 {p99:.1f} ms, longest {longest:.1f} ms")
+            continue
+        costs = (f"{series.micro(party):.0f}" for party in ("ours", "broker", "database"))
+        table.add_row(name, f"{series.rate:,.0f}", f"{series.lowest:,.0f}..{series.highest:,.0f}", *costs)
+    rich.print(table)
+
+
+def main(words: list[str] | None = None) -> int:
+    """Measure, show, and write the pages."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--full", action="store_true", help="all steps, 5 runs")
+    parser.add_argument("--step", action="append", choices=list(STEPS), help="only this one; repeatable")
+    parser.add_argument("--runs", type=int, help="rounds of a step (default: 3, with --full 5)")
+    parser.add_argument("--count", type=int, default=Sizes.count, help="notifications (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=Sizes.seconds, help="for each rate of `latency`")
+    parser.add_argument("--stored", type=int, default=Sizes.stored, help="events of `stored`")
+    parser.add_argument("--backlog", type=int, default=Sizes.backlog, help="notifications of `backlog`")
+    parser.add_argument("--again", action="store_true", help="also what was measured before")
+    parser.add_argument("--list", action="store_true", help="list the steps and the minutes they take")
+    parser.add_argument("--no-report", action="store_true", help="leave docs/performance as it is")
+    args = parser.parse_args(words)
+    sizes = Sizes(args.runs or (5 if args.full else 3), args.count, args.seconds, args.stored, args.backlog)
+    names = args.step or list(STEPS if args.full else SHORT)
+    if args.list:
+        list_steps(names, sizes)
+        return 0
+    command = "make bench-full" if args.full else "make bench"
+    typed = " ".join(word for word in (sys.argv[1:] if words is None else words) if word != "--full")
+    for name in names:
+        run(name, sizes, f"{command} ARGS='{typed}'" if typed else command, again=args.again)
+    if not args.no_report:
+        report.write(Path("docs/performance"))
+    return 0
+
+
+def list_steps(names: list[str], sizes: Sizes) -> None:
+    """Print the steps, and about how many minutes each takes on two cores."""
+    for name in names:
+        step = STEPS[name]
+        begin, each = step.minutes
+        minutes = begin + each * (1 if step.once else sizes.runs)
+        print(f"{name:12} {minutes:5.1f} min  {step.about}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

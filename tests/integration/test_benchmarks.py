@@ -1,0 +1,59 @@
+"""The benchmark suite measures what it says, in small; its figures mean nothing here."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import results, suite
+from benchmarks.rig import Rig
+
+SIZES = suite.Sizes(runs=1, count=120, seconds=0.05, stored=300, backlog=150)
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def rig() -> Iterator[Rig]:
+    with Rig("postgresql", SIZES.count) as servers:
+        yield servers
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("name", ["postgresql", "latency", "by-hand", "backlog"])
+def test_a_round_measures_all_that_its_step_compares(rig: Rig, name: str) -> None:
+    found = next(suite.STEPS[name].rounds(rig, SIZES))
+    assert all(sample.events > 0 and sample.wall > 0 for sample in found.values())
+    if name == "latency":
+        assert all(0 < sample.more["p50"] <= sample.more["p99"] for sample in found.values())
+    if name == "postgresql":
+        assert found["workers_2"].events == SIZES.count
+        assert all(found["workers_2"].cpu[party] > 0 for party in ("ours", "broker", "database"))
+        assert found["workers_2"].more["pss_bytes"] > 1e6
+
+
+def test_an_interrupted_step_goes_on_and_the_pages_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--step", "broker", "--count", "120", "--runs"]
+    assert suite.main([*words, "1"]) == 0
+    first = json.loads((results.FOLDER / "broker.json").read_text())["rounds"]
+    assert suite.main([*words, "2"]) == 0
+    rounds = json.loads((results.FOLDER / "broker.json").read_text())["rounds"]
+    assert len(rounds) == 2
+    assert rounds[0] == first[0]
+    assert suite.main([*words, "2"]) == 0
+    assert "measured before" in capsys.readouterr().out
+    written = {path.name for path in Path("docs/performance").iterdir()}
+    assert {"README.md", "sizing.md", "results.json"} <= written
+
+
+def test_a_step_without_the_disk_that_it_needs_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert suite.main(["--step", "stored", "--stored", "1000000000000", "--no-report"]) == 0
+    assert "free disk are needed" in " ".join(capsys.readouterr().out.split())
+    assert not results.FOLDER.exists()
