@@ -15,13 +15,17 @@ from tests.services.server import DIES_WITH_PARENT
 _SCRIPT = str(Path(__file__).with_name("handwritten.py"))
 
 
-def by_hand(rig: Rig, processes: int, *, searchable: bool) -> Sample:
-    """Take a full queue into the script's table, by so many of its processes."""
-    searching = ["--searchable"] if searchable else []
-    with rig.full_queue() as broker_url, rig.database() as url:
-        command = [sys.executable, _SCRIPT, broker_url, url, *searching]
-        subprocess.run([*command, "--make-table"], check=True)
-        rows = Rows(url, "notification")
+def by_hand(rig: Rig, tables: str, processes: int) -> Sample:
+    """Take a full queue into the script's tables, by so many of its processes.
+
+    :param tables: ``bare``, ``searchable`` or ``panko``, as the script has them.
+    """
+    database = rig.store() if tables == "panko" else rig.database()
+    with rig.full_queue() as broker_url, database as url:
+        command = [sys.executable, _SCRIPT, broker_url, url, "--tables", tables]
+        if tables != "panko":
+            subprocess.run([*command, "--make"], check=True)
+        rows = Rows(url, "event" if tables == "panko" else "notification")
         with _running(command, processes) as family:
             sample = clock(rig, broker_url, rows, len(rig.bodies), family)
         rows.close()

@@ -102,7 +102,7 @@ class Filler:
         )
         for table in TRAIT_TABLES:
             connection.execute(
-                f"INSERT INTO {table} (event_id, key, value) "  # type: ignore[arg-type] # our own names
+                f"INSERT INTO {table} (event_id, key, value) "
                 f"SELECT event_id + %(shift)s, key, value FROM {table} WHERE event_id <= %(base)s",
                 words,
             )

@@ -1,23 +1,25 @@
-"""What one would write by hand instead: notifications from a queue into one table of PostgreSQL.
+"""What one would write by hand instead: notifications from a queue into PostgreSQL.
 
-    python -m benchmarks.handwritten AMQP_URL POSTGRESQL_URL [--searchable] [--count N]
+    python benchmarks/handwritten.py AMQP_URL POSTGRESQL_URL [--tables bare|searchable|panko] [--count N]
 
 It is written as a careful user would write it: pika with a prefetch of two batches, a batch of 1,000
-messages or what came within half a second, orjson, one COPY and one COMMIT for a batch, then one ack
+messages or what came within half a second, orjson, COPY and one COMMIT for a batch, then one ack
 for all of it. It knows JSON in oslo.messaging's envelope, and nothing else: no event definitions, no
-traits with types, no duplicates recognised, no dead letters (a body that is not JSON stops it), no
-reconnecting, no redaction, no metrics.
+duplicates recognised (a second one stops it where message_id is unique), no dead letters (so does a body
+that is not JSON), no reconnecting, no redaction, no metrics. It writes one of these:
 
-The table holds message_id, event type, time, project and the payload as JSONB. Bare, it has a primary key and
-no other index: events are safe there, and found by reading all of them. Searchable, it has
-what the daemon's tables have, as near as it comes: message_id unique, and indexes on event
-type and time, on project, and on the payload (GIN, jsonb_path_ops).
+bare        one row a notification: message_id, event type, time, project, and the payload as JSONB. A
+            primary key and no other index: events are safe, and found by reading all of them.
+searchable  the same with message_id unique, and indexes on event type and time, on project, and on
+            the payload (GIN, jsonb_path_ops).
+panko       the tables of the daemon, made by it, so that Panko's API can read them: each plain value at
+            the top of the payload becomes a trait of the type that JSON gives it.
 """
 
 import argparse
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pika
@@ -46,37 +48,94 @@ INDEXES = (
     "CREATE INDEX ON notification USING gin (payload jsonb_path_ops)",
 )
 COPY = "COPY notification (message_id, event_type, generated, project_id, payload) FROM STDIN"
+COPY_EVENT = "COPY event (id, message_id, generated, raw, event_type_id) FROM STDIN"
+NEW_TYPE = """INSERT INTO event_type ("desc") VALUES (%s) ON CONFLICT DO NOTHING"""
+NUMBERS = "SELECT nextval('event_id_seq') FROM generate_series(1, %s)"
+
+Database = psycopg.Connection[Any]
 
 
-def make_table(database: psycopg.Connection[Any], *, searchable: bool) -> None:
-    """Make the table, and its indexes if it is to be searched."""
-    database.execute(TABLE)
-    for index in INDEXES if searchable else ():
-        database.execute(index.encode())
-    database.commit()
+def decoded(body: bytes) -> dict[str, Any]:
+    """Return a notification as its service wrote it."""
+    message: dict[str, Any] = orjson.loads(orjson.loads(body)["oslo.message"])
+    return message
 
 
-def row(body: bytes) -> tuple[str, str, str, str | None, str]:
-    """Return a notification as a row."""
-    message = orjson.loads(orjson.loads(body)["oslo.message"])
-    return (
-        message["message_id"],
-        message["event_type"],
-        message["timestamp"],
-        message.get("_context_project_id"),
-        orjson.dumps(message["payload"]).decode(),
-    )
+class Notifications:
+    """One table, with the payload as JSONB."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def make(self, *, searchable: bool) -> None:
+        """Make the table, and its indexes if it is to be searched."""
+        self._database.execute(TABLE)
+        for index in INDEXES if searchable else ():
+            self._database.execute(index)
+        self._database.commit()
+
+    def store(self, bodies: list[bytes]) -> None:
+        """Write a batch in one transaction."""
+        with self._database.cursor() as cursor, cursor.copy(COPY) as copy:
+            for message in map(decoded, bodies):
+                payload = orjson.dumps(message["payload"]).decode()
+                project = message.get("_context_project_id")
+                copy.write_row(
+                    (message["message_id"], message["event_type"], message["timestamp"], project, payload)
+                )
+        self._database.commit()
 
 
-def store(database: psycopg.Connection[Any], bodies: list[bytes]) -> None:
-    """Write a batch in one transaction."""
-    with database.cursor() as cursor, cursor.copy(COPY) as copy:
-        for body in bodies:
-            copy.write_row(row(body))
-    database.commit()
+class PankoTables:
+    """Panko's tables: an event, and a row for each trait."""
+
+    _TABLES: ClassVar = {str: "trait_text", int: "trait_int", bool: "trait_int", float: "trait_float"}
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._types: dict[str, int] = {}
+
+    def store(self, bodies: list[bytes]) -> None:
+        """Write a batch in one transaction."""
+        messages = [decoded(body) for body in bodies]
+        self._learn_types({message["event_type"] for message in messages})
+        with self._database.cursor() as cursor:
+            cursor.execute(NUMBERS, (len(messages),))
+            numbered = [(row[0], message) for row, message in zip(cursor, messages, strict=True)]
+            with cursor.copy(COPY_EVENT) as copy:
+                for number, message in numbered:
+                    kind = self._types[message["event_type"]]
+                    copy.write_row((number, message["message_id"], message["timestamp"], "{}", kind))
+            for table, rows in self._traits(numbered).items():
+                with cursor.copy(f"COPY {table} (event_id, key, value) FROM STDIN") as copy:
+                    for row in rows:
+                        copy.write_row(row)
+        self._database.commit()
+
+    def _traits(self, numbered: list[tuple[int, dict[str, Any]]]) -> dict[str, list[tuple[int, str, Any]]]:
+        found: dict[str, list[tuple[int, str, Any]]] = {table: [] for table in self._TABLES.values()}
+        for number, message in numbered:
+            if project := message.get("_context_project_id"):
+                found["trait_text"].append((number, "project_id", project))
+            for name, value in message["payload"].items():
+                table = self._TABLES.get(type(value))
+                if table and value != "":
+                    plain = int(value) if table == "trait_int" else value
+                    found[table].append((number, name, plain))
+        return found
+
+    def _learn_types(self, names: set[str]) -> None:
+        new = sorted(names - self._types.keys())
+        if not new:
+            return
+        with self._database.cursor() as cursor:
+            cursor.executemany(NEW_TYPE, [(name,) for name in new])
+            self._database.commit()
+            cursor.execute("""SELECT "desc", id FROM event_type""")
+            self._types = dict(cursor.fetchall())
 
 
-def run(channel: BlockingChannel, database: psycopg.Connection[Any], count: int | None) -> None:
+def run(channel: BlockingChannel, tables: Notifications | PankoTables, count: int | None) -> None:
     """Consume until so many messages are stored, or for ever."""
     channel.basic_qos(prefetch_count=2 * BATCH)
     bodies: list[bytes] = []
@@ -88,7 +147,7 @@ def run(channel: BlockingChannel, database: psycopg.Connection[Any], count: int 
             bodies.append(body)
             tag = method.delivery_tag
         if bodies and (len(bodies) >= BATCH or method is None or time.monotonic() - since > PATIENCE):
-            store(database, bodies)
+            tables.store(bodies)
             channel.basic_ack(tag, multiple=True)
             stored += len(bodies)
             bodies.clear()
@@ -101,16 +160,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("broker", help="amqp://user:password@host:port/vhost")
     parser.add_argument("database", help="postgresql://user@host:port/database")
-    parser.add_argument("--make-table", action="store_true", help="make the table, and end")
-    parser.add_argument("--searchable", action="store_true", help="with indexes")
+    parser.add_argument("--tables", choices=("bare", "searchable", "panko"), default="searchable")
+    parser.add_argument("--make", action="store_true", help="make the table, and end; not Panko's")
     parser.add_argument("--count", type=int, help="end after so many messages (default: never)")
     args = parser.parse_args()
     with psycopg.connect(args.database) as database:
-        if args.make_table:
-            make_table(database, searchable=args.searchable)
+        if args.make:
+            Notifications(database).make(searchable=args.tables == "searchable")
             return 0
         connection = pika.BlockingConnection(pika.URLParameters(args.broker))
-        run(connection.channel(), database, args.count)
+        tables = PankoTables(database) if args.tables == "panko" else Notifications(database)
+        run(connection.channel(), tables, args.count)
         connection.close()
     return 0
 

@@ -183,6 +183,8 @@ def hand(steps: Steps) -> str:
         "bare_2": "bare table, two processes",
         "searchable_1": "searchable table, one process",
         "searchable_2": "searchable table, two processes",
+        "panko_1": "Panko's tables, one process",
+        "panko_2": "Panko's tables, two processes",
         "ours": "panko_ingest, defaults",
     }
     headings = ["", "events/s", "CPU µs an event: client", "broker", "database", "panko_ingest is"]
@@ -325,10 +327,10 @@ def aims(steps: Steps) -> str:
     step = steps.get("stored")
     kept = step.series(f"stored_{_levels(step)[-1]}").rate / step.series("stored_0").rate if step else None
     rows.append(_aim("5,000,000 events stored: share of the empty table's rate", 0.85, kept, "{:.2f}"))
-    for name, title in (("bare_1", "bare"), ("searchable_1", "searchable")):
-        step = steps.get("by-hand")
-        times = ratio(step, "ours", name) if step else None
-        rows.append(_aim(f"against the script by hand, {title} table", 1, times, "{:.2f}"))
+    step = steps.get("by-hand")
+    for tables, title in (("panko", "Panko's tables"), ("searchable", "searchable"), ("bare", "bare")):
+        times = min(ratio(step, "ours", f"{tables}_{number}") for number in (1, 2)) if step else None
+        rows.append(_aim(f"against the script by hand at its best, {title}", 1, times, "{:.2f} times"))
     for name, factor in (("shipped", 40), ("tuned", 17)):
         step = steps.get("incumbent")
         times = ratio(step, "ours", name) if step else None

@@ -80,7 +80,8 @@ class Step:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as what JSON knows, with no more digits than mean something."""
-        return _rounded(dataclasses.asdict(self))
+        found: dict[str, Any] = _rounded(dataclasses.asdict(self))
+        return found
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Step":
