@@ -1,7 +1,9 @@
 """What becomes of the rate as a store fills, and of memory as a backlog is worked off."""
 
+import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import psycopg
@@ -72,38 +74,37 @@ class Filler:
         self._url = url
         self._base = last_id(url)
         self._copies = 0
-        self._next = self._base
 
     def fill(self, count: int) -> float:
         """Add copies until this has made so many events; return events/s."""
         started = time.perf_counter()
-        before = self._copies
-        self._next = last_id(self._url)
-        with psycopg.connect(self._url) as connection:
-            connection.execute("SET session_replication_role = replica")
-            while self._base * (self._copies + 1) < count:
-                self._copies += 1
-                self._copy(connection)
-                self._next += self._base
-                connection.commit()
+        behind = last_id(self._url)
+        first, last = self._copies + 1, max(self._copies, count // self._base - 1)
+        shifts = {copy: behind + (copy - first) * self._base for copy in range(first, last + 1)}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for done in [pool.submit(self._copy, copy, shift) for copy, shift in shifts.items()]:
+                done.result()
+        self._copies = last
         with psycopg.connect(self._url, autocommit=True) as connection:
+            connection.execute("SELECT setval('event_id_seq', (SELECT max(id) FROM event))")
             connection.execute("VACUUM ANALYZE")
             connection.execute("CHECKPOINT")
-        made = (self._copies - before) * self._base
-        return made / (time.perf_counter() - started)
+        return len(shifts) * self._base / (time.perf_counter() - started)
 
-    def _copy(self, connection: psycopg.Connection) -> None:
-        words = {"shift": self._next, "days": self._copies, "base": self._base}
-        connection.execute(
-            "INSERT INTO event (id, message_id, generated, raw, event_type_id) "
-            "SELECT id + %(shift)s, md5(message_id || %(days)s::text)::uuid::text, "
-            "generated - make_interval(days => %(days)s), raw, event_type_id FROM event WHERE id <= %(base)s",
-            words,
-        )
-        for table in TRAIT_TABLES:
+    def _copy(self, copy: int, shift: int) -> None:
+        words = {"shift": shift, "days": copy, "base": self._base}
+        with psycopg.connect(self._url, prepare_threshold=None) as connection:
+            connection.execute("SET session_replication_role = replica")
             connection.execute(
-                f"INSERT INTO {table} (event_id, key, value) "
-                f"SELECT event_id + %(shift)s, key, value FROM {table} WHERE event_id <= %(base)s",
+                "INSERT INTO event (id, message_id, generated, raw, event_type_id) "
+                "SELECT id + %(shift)s, md5(message_id || %(days)s::text)::uuid::text, "
+                "generated - make_interval(days => %(days)s), raw, event_type_id "
+                "FROM event WHERE id <= %(base)s",
                 words,
             )
-        connection.execute("SELECT setval('event_id_seq', (SELECT max(id) FROM event))")
+            for table in TRAIT_TABLES:
+                connection.execute(
+                    f"INSERT INTO {table} (event_id, key, value) "
+                    f"SELECT event_id + %(shift)s, key, value FROM {table} WHERE event_id <= %(base)s",
+                    words,
+                )
