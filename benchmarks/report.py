@@ -190,6 +190,8 @@ def hand(steps: Steps) -> str:
     headings = ["", "events/s", "CPU µs an event: client", "broker", "database", "panko_ingest is"]
     rows = []
     for name, title in titles.items():
+        if name not in step.rounds[0]:
+            continue
         series = step.series(name)
         times = "" if name == "ours" else f"{ratio(step, 'ours', name):.2f} times as fast"
         rows.append([title, _spread(series), *_costs(series), times])
@@ -363,14 +365,23 @@ def conditions(steps: Steps) -> str:
     return f"{described}\n\n{_table(headings, rows)}"
 
 
-def software(steps: Steps) -> str:
-    """Return versions and settings of all steps in one table each."""
+def versions(steps: Steps) -> str:
+    """Return the versions of servers and libraries."""
+    return _names_and_values([step.versions for step in steps.values()], ("", "version"))
+
+
+def settings(steps: Steps) -> str:
+    """Return the settings of the servers."""
+    return _names_and_values([step.settings for step in steps.values()], ("setting", ""))
+
+
+def _names_and_values(tables: Iterable[Mapping[str, str]], headings: tuple[str, str]) -> str:
     found: dict[str, set[str]] = {}
-    for step in steps.values():
-        for name, value in {**step.versions, **step.settings}.items():
+    for table in tables:
+        for name, value in table.items():
             found.setdefault(name, set()).add(value)
-    rows = ([name, ", ".join(sorted(values))] for name, values in found.items())
-    return _table(["", ""], rows) if found else _MISSING
+    rows = ([name, ", ".join(sorted(found[name]))] for name in sorted(found, key=str.lower))
+    return _table(headings, rows) if found else _MISSING
 
 
 class Costs:
@@ -401,7 +412,7 @@ def units(steps: Steps) -> str:
         ["RabbitMQ, handing it out and its ack", f"{cost.drain:.0f} µs", ""],
         ["RabbitMQ, both", f"{cost.publish + cost.drain:.0f} µs",
          f"{1e6 / (cost.publish + cost.drain):,.0f} events/s a core"],
-        ["one quorum queue, at most", "", f"{cost.one_queue:,.0f} events/s"],
+        ["one quorum queue, one publisher, one reader", "", f"{cost.one_queue:,.0f} events/s"],
         ["PostgreSQL", f"{cost.database:.0f} µs", f"{1e6 / cost.database:,.0f} events/s a core"],
         ["all on one machine", f"{cost.daemon + cost.deliver + cost.database:.0f} µs",
          f"{1e6 / (cost.daemon + cost.deliver + cost.database):,.0f} events/s a core"],
@@ -479,7 +490,8 @@ VALUES: dict[str, Callable[[Steps], str]] = {
     "memory": memory,
     "aims": aims,
     "conditions": conditions,
-    "software": software,
+    "versions": versions,
+    "settings": settings,
     "units": units,
     "on_paper": on_paper,
     "first_to_give_out": first_to_give_out,

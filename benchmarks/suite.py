@@ -14,7 +14,7 @@ import contextlib
 import datetime
 import gc
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,11 +188,8 @@ STEPS: dict[str, Step] = {
 SHORT = ("postgresql", "latency")
 
 
-def run(name: str, sizes: Sizes, command: str, *, again: bool = False) -> bool:
-    """Measure what is missing of a step; return whether it could be measured.
-
-    :param command: what was typed, for the page.
-    """
+def run(name: str, sizes: Sizes, *, again: bool = False) -> bool:
+    """Measure what is missing of a step; return whether it could be measured."""
     step = STEPS[name]
     reason = step.why_not() or _no_room(name, sizes)
     if reason:
@@ -212,7 +209,7 @@ def run(name: str, sizes: Sizes, command: str, *, again: bool = False) -> bool:
             name=name,
             key=key,
             when=datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-            command=command,
+            command=_command(name, sizes.runs, chosen),
             revision=machine.revision(),
             machine=machine.machine(),
             versions=machine.versions(rig),
@@ -227,6 +224,12 @@ def run(name: str, sizes: Sizes, command: str, *, again: bool = False) -> bool:
                 rich.print(f"  round {len(found.rounds)} of {wanted}")
     show(found)
     return True
+
+
+def _command(name: str, runs: int, chosen: Mapping[str, float]) -> str:
+    """Return what measures this step alone in the same way."""
+    others = [f"--{size} {value:g}" for size, value in chosen.items() if value != getattr(Sizes, size)]
+    return f"make bench ARGS='{' '.join([f'--step {name} --runs {runs}', *others])}'"
 
 
 def _no_room(name: str, sizes: Sizes) -> str | None:
@@ -273,10 +276,8 @@ def main(words: list[str] | None = None) -> int:
     if args.list:
         list_steps(names, sizes)
         return 0
-    command = "make bench-full" if args.full else "make bench"
-    typed = " ".join(word for word in (sys.argv[1:] if words is None else words) if word != "--full")
     for name in names:
-        run(name, sizes, f"{command} ARGS='{typed}'" if typed else command, again=args.again)
+        run(name, sizes, again=args.again)
     if not args.no_report:
         report.write(Path("docs/performance"))
     return 0
