@@ -155,7 +155,7 @@ class PostgresqlWriter:
         """
         _, kind, numbers = connection.exec_driver_sql(self._NUMBERS, (self._sequence, len(rows))).one()
         if kind != self._KIND:
-            raise StorageUnavailable("the tables of events were exchanged for others just now")
+            raise StorageUnavailable("the tables of events have become partitioned, or plain, just now")
         return {row.message_id: self._id(number, row) for number, row in zip(numbers, rows, strict=True)}
 
     def _id(self, number: int, _row: Row) -> int:

@@ -1,4 +1,4 @@
-"""Short lists of events: a transaction of their own in as few round trips as a database allows.
+"""Short lists of events: a transaction of their own in few round trips.
 
 What a lone event costs is not its rows but the way there: BEGIN, a statement for each table, COMMIT,
 and what SQLAlchemy does around each. Here the driver is used directly, on a connection of the same
@@ -47,7 +47,11 @@ def short_writer_for(writer: Writer) -> ShortWriter | None:
 
 
 class _PostgresqlShort:
-    """One statement that is its own transaction: one round trip."""
+    """One statement for all tables, and COMMIT.
+
+    COMMIT does not come with it, which would save a round trip: a server that hangs when it is asked,
+    and comes back after we have given up, would store what we say is not stored.
+    """
 
     def __init__(self, writer: PostgresqlWriter) -> None:
         self.most = writer.SHORT
@@ -56,16 +60,16 @@ class _PostgresqlShort:
     def write(self, engine: sa.Engine, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         statement, parameters = self._writer.at_once(rows, type_ids)
         with _driver_connection(engine) as driver:
-            driver.autocommit = True
-            try:
-                return {message_id for (message_id,) in driver.execute(statement, parameters).fetchall()}
-            finally:
-                if not driver.closed:
-                    driver.autocommit = False
+            written = {message_id for (message_id,) in driver.execute(statement, parameters).fetchall()}
+            driver.commit()
+        return written
 
 
 class _MariadbShort:
-    """One compound statement; it does without IGNORE, and is refused when the event is stored already."""
+    """One compound statement for all tables, and COMMIT.
+
+    It does without IGNORE, and is refused when the event is stored already.
+    """
 
     most = 1
 
@@ -75,12 +79,8 @@ class _MariadbShort:
     def write(self, engine: sa.Engine, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         with _driver_connection(engine) as driver, driver.cursor() as cursor:
             statements = self._writer.of_one(rows[0], type_ids, cursor.mogrify)
-            try:
-                cursor.execute(f"BEGIN NOT ATOMIC {'; '.join(statements)}; COMMIT; END")
-            except Exception:
-                # The driver does not know that a transaction is open.
-                driver.rollback()
-                raise
+            cursor.execute(f"BEGIN NOT ATOMIC {'; '.join(statements)}; END")
+            driver.commit()
         return {rows[0].message_id}
 
 
@@ -96,13 +96,9 @@ class _SqliteShort:
         with _driver_connection(engine) as driver:
             cursor = driver.cursor()
             cursor.execute("BEGIN IMMEDIATE")
-            try:
-                written = self._writer.write_by(cursor, rows, type_ids)
-                cursor.execute("COMMIT")
-            except Exception:
-                driver.rollback()
-                raise
-            return written
+            written = self._writer.write_by(cursor, rows, type_ids)
+            cursor.execute("COMMIT")
+        return written
 
 
 @contextmanager
@@ -119,4 +115,7 @@ def _driver_connection(engine: sa.Engine) -> Iterator[Any]:
             ):
                 connection.invalidate(error)
                 engine.dispose()
+            else:
+                # The driver may not know that a transaction is open.
+                driver.rollback()
             raise

@@ -16,6 +16,7 @@ from panko_ingest.storage import EventFilter, RecordResult
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.integration.storage.hammer import WINDOW, event, is_old
 from tests.integration.storage.samples import count, counts, make_event, rows
+from tests.services import MariaDB
 
 ROOT = Path(__file__).parents[3]
 
@@ -55,8 +56,25 @@ def outcome(process: subprocess.Popen[str], seconds: float) -> Any:
 def test_four_writers_in_opposite_orders_and_an_expirer(
     store: Connection, database_url: str, seconds: int, start: Start
 ) -> None:
-    writers = [start(database_url, worker, seconds) for worker in range(4)]
-    expirer = start(database_url, "expirer", seconds)
+    hammer(store, database_url, seconds, start)
+
+
+@pytest.mark.mariadb
+@pytest.mark.timeout(300)
+def test_four_writers_where_mariadb_refuses_what_changed_since_a_snapshot(start: Start) -> None:
+    # The default from 11.6.2 on.
+    with MariaDB({"innodb-snapshot-isolation": "ON"}) as server:
+        url = server.create_database()
+        store = Connection(url)
+        store.upgrade()
+        hammer(store, url, 4, start)
+        store.close()
+
+
+def hammer(store: Connection, url: str, seconds: int, start: Start) -> None:
+    """Let four writers and an expirer at a store, and compare what is in it then with what they say."""
+    writers = [start(url, worker, seconds) for worker in range(4)]
+    expirer = start(url, "expirer", seconds)
     outcomes = [outcome(writer, seconds) for writer in writers]
     assert outcome(expirer, seconds)["deleted"] > 0
     store.clear_expired_data(100 * 86400)

@@ -277,18 +277,24 @@ def test_a_panko_that_writes_is_refused_and_told_why(store: Connection) -> None:
     assert stored_ids(store) == ["a"]
 
 
-def test_a_writer_that_knew_the_plain_tables_keeps_its_events_and_finds_out(postgresql_url: str) -> None:
+@pytest.mark.parametrize("length", [1, 100])
+def test_a_writer_that_knew_the_plain_tables_keeps_its_events_and_finds_out(
+    postgresql_url: str, length: int
+) -> None:
     store = Connection(postgresql_url)
     store.upgrade()
     store.record_events([event("a", 0)])
     store.clear_expired_data(-DAY * 10000)
+    events = [event(f"b{number}", 0) for number in range(length)]
     with write_transaction(store.engine) as connection:
         partitioning.create(connection, "day", TODAY)
 
     with pytest.raises(StorageUnavailable, match="partitioned"):
-        store.record_events([event("b", 0)], on_failure=letter_for)
+        store.record_events(events, on_failure=letter_for)
 
-    assert store.record_events([event("b", 0)], on_failure=letter_for).recorded == (0,)
+    assert store.record_events(events, on_failure=letter_for).recorded == tuple(range(length))
+    ((smallest,),) = rows(store, "SELECT min(id) FROM event")
+    assert smallest >= partitions.first_id(TODAY)
     assert count(store, "dead_letter") == 0
     store.close()
 
