@@ -19,7 +19,7 @@ SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 .PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults soak test-concurrency test-upgrade \
     test-differential \
     bench bench-full bench-report bench-storage bench-reading bench-expire bench-convert bench-metrics \
-    sample-config docs constraints dist clean
+    sample-config docs docs-pictures site constraints dist clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -100,6 +100,13 @@ sample-config: venv ## make etc/panko-ingest.conf anew from the options
 
 docs: sample-config ## write the generated parts of the documents anew
 	$(BIN)/python docs/generate.py
+
+docs-pictures: venv services ## draw docs/dashboard.png anew: a real run with an outage in it, four minutes
+	$(BIN)/python -m benchmarks.dashboard docs/dashboard.png
+
+site: venv ## build the documents as a website in run/site/html; broken links fail
+	$(BIN)/python docs/website.py $(RUN)/site
+	$(BIN)/mkdocs build --strict --config-file $(RUN)/site/mkdocs.yml
 
 bench-metrics: venv ## what the metrics cost the pipeline
 	$(BIN)/python -m benchmarks.metrics $(ARGS)

@@ -74,12 +74,21 @@ def workers(count: int, *, buses: Iterable[amqp.Bus]) -> Iterator[Finding]:
         )
 
 
-def bus(bus: amqp.Bus, topology: amqp.Topology, ours: int | None) -> Iterator[Finding]:
+def bus(
+    bus: amqp.Bus,
+    topology: amqp.Topology,
+    *,
+    ours: int | None,
+    management: amqp.Management | None,
+    consumer_timeout: float,
+) -> Iterator[Finding]:
     """Look at a bus and its queues.
 
     :param ours: consumers that our daemon has on each queue; None when that is not known.
+    :param management: the bus' management interface, where there is one to ask.
+    :param consumer_timeout: seconds that the broker waits for an acknowledgement, as the operator says.
     """
-    yield from amqp.inspect(bus, topology, ours)
+    yield from amqp.inspect(bus, topology, ours, management, consumer_timeout)
 
 
 def database(connection: Connection, *, to_expire: bool) -> Iterator[Finding]:

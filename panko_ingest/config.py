@@ -106,6 +106,14 @@ NOTIFICATION_OPTS = [
         "the bus of transport_url.",
     ),
     cfg.MultiStrOpt(
+        "management_urls",
+        default=[],
+        secret=True,
+        help="RabbitMQ's management interface, one URL for each bus in the order of messaging_urls: "
+        "http://user:password@host:15672 or https://. Without user and password, those of the bus. "
+        "Only `check` and `status` ask it; the account needs the tag monitoring.",
+    ),
+    cfg.MultiStrOpt(
         "notification_control_exchanges",
         default=CONTROL_EXCHANGES,
         deprecated_group="DEFAULT",

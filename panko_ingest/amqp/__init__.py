@@ -1,17 +1,20 @@
 """The message bus: the only part that knows kombu."""
 
 from panko_ingest.amqp.consumer import AmqpConsumer
-from panko_ingest.amqp.inspection import QueueState, inspect, queue_states, reach
+from panko_ingest.amqp.inspection import QueueState, inspect, our_consumers, queue_states, reach
+from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Bus, TlsSettings, parse
 
 __all__ = [
     "AmqpConsumer",
     "Bus",
+    "Management",
     "QueueState",
     "TlsSettings",
     "Topology",
     "inspect",
+    "our_consumers",
     "parse",
     "queue_states",
     "reach",

@@ -1,12 +1,14 @@
 """Looking at a broker without changing anything."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from amqp.exceptions import AccessRefused, NotFound
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
+from panko_ingest.amqp import limits, management
 from panko_ingest.amqp.consumer import LINK_ERRORS
 from panko_ingest.amqp.link import AmqpLink, Waker
+from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.amqp.urls import Bus
 from panko_ingest.errors import BrokerError, ConfigError
@@ -21,6 +23,21 @@ class QueueState(NamedTuple):
     name: str
     messages: int
     consumers: int
+
+
+class Known(NamedTuple):
+    """What is known of queues besides what AMQP tells.
+
+    :param ours: consumers of ours that each queue has, or that any has; None when that is not known.
+    :param bounded: queues that can't grow without end.
+    """
+
+    ours: Mapping[str, int] | int | None = None
+    bounded: Collection[str] = ()
+
+    def ours_on(self, queue: str) -> int | None:
+        """Return how many consumers of a queue are ours; None when that is not known."""
+        return self.ours.get(queue, 0) if isinstance(self.ours, Mapping) else self.ours
 
 
 def reach(bus: Bus) -> None:
@@ -42,22 +59,56 @@ def queue_states(bus: Bus, names: Sequence[str]) -> list[QueueState]:
     return _visit(bus, lambda link: list(_states(link, names)))
 
 
-def inspect(bus: Bus, topology: Topology, ours: int | None) -> list[Finding]:
+def our_consumers(interface: Management | None) -> Mapping[str, int] | None:
+    """Return how many consumers of ours, on all hosts, each queue has; None when that can't be asked."""
+    try:
+        return management.ours(interface.readers()) if interface else None
+    except BrokerError:
+        return None
+
+
+def inspect(
+    bus: Bus, topology: Topology, ours: int | None, interface: Management | None, consumer_timeout: float
+) -> list[Finding]:
     """Return what was found about a bus, good or bad.
 
     :param ours: consumers that a daemon of ours has on each queue; None when that is not known.
+    :param interface: the bus' management interface, where there is one to ask.
+    :param consumer_timeout: seconds that the broker waits for an acknowledgement, as the operator says.
     """
     if bus.virtual_url is not None:
         text = "an embedded transport, for trying out: it may lose messages when a process dies"
         return [Finding(WARNING, bus.name, text)]
+    told, known = _ask_management(interface, topology, consumer_timeout, Known(ours))
     try:
-        return _visit(bus, lambda link: [Finding(OK, bus.name, "lets us in"), *_look(link, topology, ours)])
+        found = _visit(bus, lambda link: [Finding(OK, bus.name, "lets us in"), *_look(link, topology, known)])
     except BrokerError as error:
-        return [
-            Finding(
-                FAILURE, bus.name, f"{error}: check host, port, user, password and vhost of transport_url"
-            )
+        text = f"{error}: check host, port, user, password and vhost of transport_url"
+        found = [Finding(FAILURE, bus.name, text)]
+    return found + told
+
+
+def _ask_management(
+    interface: Management | None, topology: Topology, consumer_timeout: float, known: Known
+) -> tuple[list[Finding], Known]:
+    if interface is None:
+        text = (
+            "not asked, so policies, limits, queues that nobody reads, and who else reads are not seen: "
+            "set [notification] management_urls to see them"
+        )
+        return [Finding(OK, "management interface", text)], known
+    try:
+        queues, readers = interface.queues(), interface.readers()
+        found = [
+            Finding(OK, "management interface", f"{interface}: RabbitMQ {interface.version()}"),
+            *limits.judge(interface, topology, queues, readers, consumer_timeout),
         ]
+    except BrokerError as error:
+        text = f"{error}: check [notification] management_urls, or see to it that the plugin is enabled"
+        return [Finding(WARNING, "management interface", text)], known
+    return found, Known(
+        management.ours(readers), {queue.name for queue in queues if queue.limits.bound_growth}
+    )
 
 
 def _visit(bus: Bus, look: Callable[[AmqpLink], T]) -> T:
@@ -105,32 +156,37 @@ def _ask(link: AmqpLink, queue: str) -> QueueState | Exception:
     return QueueState(queue, int(found.message_count), int(found.consumer_count))
 
 
-def _look(link: AmqpLink, topology: Topology, ours: int | None) -> Iterator[Finding]:
+def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
     for name in topology.names:
         state = _ask(link, name)
         if isinstance(state, QueueState):
-            yield from _queue(link, topology, state, ours)
-        elif isinstance(state, AccessRefused):
-            text = "the broker refuses it: rabbitmqctl set_permissions needs configure and read on it"
-            yield Finding(FAILURE, f"queue {name}", text)
+            yield from _queue(link, topology, state, known)
         elif name == topology.pool and topology.declare == "auto":
-            yield Finding(OK, f"queue {name}", "not there yet: the daemon creates it")
+            yield from _pool_to_be(link, name)
         else:
             text = "not there: the daemon waits until a publisher (or you) creates it"
             yield Finding(WARNING, f"queue {name}", text)
     if topology.pool:
-        yield from _pool(link, topology)
+        yield from _pool(link, topology, known)
 
 
-def _queue(link: AmqpLink, topology: Topology, state: QueueState, ours: int | None) -> Iterator[Finding]:
+def _queue(link: AmqpLink, topology: Topology, state: QueueState, known: Known) -> Iterator[Finding]:
     subject = f"queue {state.name}"
     yield Finding(OK, subject, f"{state.messages} messages wait, {state.consumers} consumers")
+    if not _may_read(link, state.name):
+        yield _lacking(subject, "read", state.name)
+    if state.name == topology.pool and topology.declare == "auto" and not _may_make(link, state.name):
+        yield _lacking(subject, "configure", state.name)
     keeper = TopologyKeeper(topology)
     keeper.attach(link)
     try:
         keeper.require_durable(state.name)
     except ConfigError as error:
-        yield Finding(WARNING, subject, str(error))
+        yield Finding(FAILURE if topology.require_durable else WARNING, subject, str(error))
+    except AccessRefused:  # of those who may not make queues, the broker takes no such question
+        if topology.require_durable:
+            yield _lacking(subject, "configure", state.name)
+    ours = known.ours_on(state.name)
     others = state.consumers - (ours or 0)
     if others > 0 and not topology.pool:
         whose = f"{others} consumers are not of this daemon" if ours is not None else f"{others} consumers"
@@ -142,26 +198,77 @@ def _queue(link: AmqpLink, topology: Topology, state: QueueState, ours: int | No
         )
 
 
-def _pool(link: AmqpLink, topology: Topology) -> Iterator[Finding]:
+def _pool_to_be(link: AmqpLink, name: str) -> Iterator[Finding]:
+    if _may_make(link, name):
+        yield Finding(OK, f"queue {name}", "not there yet: the daemon creates it")
+    else:
+        yield _lacking(f"queue {name}", "configure", name)
+
+
+def _pool(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
     for state in _states(link, topology.queues):
-        if not state.consumers:
+        if not state.consumers and state.name not in known.bounded:
             yield Finding(
                 WARNING,
                 f"queue {state.name}",
                 f"nobody reads it ({state.messages} messages wait), as [notification] pool is set: it grows "
                 "without end. Delete it, or let a policy limit its length or the age of its messages",
             )
-    absent = []
-    for exchange in topology.exchanges:
-        channel: Any = link.channel()
-        try:
-            channel.exchange_declare(exchange, "topic", passive=True)
-        except (NotFound, AccessRefused):
-            absent.append(exchange)
-        else:
-            channel.close()
-    there = len(topology.exchanges) - len(absent)
-    text = f"{there} of {len(topology.exchanges)} are there" + (
+    there = [exchange for exchange in topology.exchanges if _is_there(link, exchange)]
+    absent = [exchange for exchange in topology.exchanges if exchange not in there]
+    text = f"{len(there)} of {len(topology.exchanges)} are there" + (
         f"; not {', '.join(absent)}" if absent else ""
     )
     yield Finding(OK if there else WARNING, "control exchanges", text)
+    if topology.declare != "never":
+        refused = [exchange for exchange in there if not _may_bind(link, topology.pool or "", exchange)]
+        if refused:
+            text = (
+                f"the account may not bind queue {topology.pool} to {', '.join(refused)}: rabbitmqctl "
+                "set_permissions must give it write on the queue and read on the exchanges"
+            )
+            yield Finding(FAILURE, "control exchanges", text)
+
+
+def _lacking(subject: str, right: str, queue: str) -> Finding:
+    text = f"the account may not {right} {queue}: rabbitmqctl set_permissions must give it {right} on it"
+    return Finding(FAILURE, subject, text)
+
+
+# Whether we may do something is found out by asking for it in a way that can't be granted: the broker
+# looks at the rights first. A passive declare needs no right, so it tells nothing.
+
+
+def _may_read(link: AmqpLink, queue: str) -> bool:
+    return _is_allowed(link, "basic_consume", queue, arguments={"x-priority": "none"})
+
+
+def _may_make(link: AmqpLink, queue: str) -> bool:
+    arguments = {"x-max-length": "none"}
+    return _is_allowed(link, "queue_declare", queue, durable=True, auto_delete=False, arguments=arguments)
+
+
+def _may_bind(link: AmqpLink, queue: str, exchange: str) -> bool:
+    return _is_allowed(link, "queue_unbind", queue, exchange, "no key that anything is bound with")
+
+
+def _is_there(link: AmqpLink, exchange: str) -> bool:
+    channel: Any = link.channel()
+    try:
+        channel.exchange_declare(exchange, "topic", passive=True)
+    except (NotFound, AccessRefused):
+        return False
+    channel.close()
+    return True
+
+
+def _is_allowed(link: AmqpLink, method: str, *args: Any, **kwargs: Any) -> bool:
+    channel: Any = link.channel()
+    try:
+        getattr(channel, method)(*args, **kwargs)
+    except AccessRefused:
+        return False
+    except (NotFound, PreconditionFailed):
+        return True
+    channel.close()
+    return True

@@ -9,7 +9,7 @@ from panko_ingest.cli import monitor
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, Finding
 from panko_ingest.storage import get_connection
-from panko_ingest.workers.sources import buses, topology
+from panko_ingest.workers.sources import buses, management_interfaces, topology
 
 Check = Callable[[cfg.ConfigOpts], Iterator[Finding]]
 
@@ -45,9 +45,15 @@ def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:
 def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     """Check the brokers and their queues."""
     figures = monitor.figures(conf)
-    for bus in buses(conf):
-        ours = figures["readers_consuming"] // len(buses(conf)) if figures else None
-        yield from checks.bus(bus, topology(conf), ours)
+    sources = buses(conf)
+    for bus, management in zip(sources, management_interfaces(conf, sources), strict=True):
+        yield from checks.bus(
+            bus,
+            topology(conf),
+            ours=figures["readers_consuming"] // len(sources) if figures else None,
+            management=management,
+            consumer_timeout=conf.notification.consumer_timeout,
+        )
 
 
 def database(conf: cfg.ConfigOpts) -> Iterator[Finding]:

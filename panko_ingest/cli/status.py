@@ -11,7 +11,7 @@ from panko_ingest.cli import monitor, output
 from panko_ingest.errors import BrokerError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import Connection, DeadLetterFilter, StorageUnavailable, get_connection_from_config
-from panko_ingest.workers.sources import buses, topology
+from panko_ingest.workers.sources import buses, management_interfaces, topology
 
 _STAGES = ("decode", "convert", "record", "crash")
 
@@ -58,20 +58,21 @@ def _queues(conf: cfg.ConfigOpts, daemon: dict[str, Any] | None) -> tuple[list[d
     errors = []
     wanted = topology(conf)
     sources = buses(conf)
-    ours = daemon["figures"]["readers_consuming"] // len(sources) if daemon else 0
-    for bus in sources:
+    here = daemon["figures"]["readers_consuming"] // len(sources) if daemon else 0
+    for bus, management in zip(sources, management_interfaces(conf, sources), strict=True):
         try:
             states = amqp.queue_states(bus, wanted.names)
         except BrokerError as error:
             errors.append(f"broker {error}")
             continue
+        ours = amqp.our_consumers(management)
         found += [
             {
                 "bus": bus.name,
                 "name": state.name,
                 "messages": state.messages,
                 "consumers": state.consumers,
-                "others": max(0, state.consumers - ours),
+                "others": max(0, state.consumers - (here if ours is None else ours.get(state.name, 0))),
             }
             for state in states
         ]

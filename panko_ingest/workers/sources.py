@@ -1,8 +1,11 @@
 """Which buses and queues the configuration names."""
 
+from collections.abc import Sequence
+
 from oslo_config import cfg
 
 from panko_ingest import amqp, config
+from panko_ingest.errors import ConfigError
 
 
 def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
@@ -24,6 +27,25 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
             heartbeat=rabbit.heartbeat_timeout_threshold,
         )
         for url in config.messaging_urls(conf)
+    ]
+
+
+def management_interfaces(conf: cfg.ConfigOpts, sources: Sequence[amqp.Bus]) -> list[amqp.Management | None]:
+    """Return the management interface of each bus; None for one that has none, or that we are not told.
+
+    :raises ConfigError: a URL can't be used, or there is not one for each bus.
+    """
+    urls = conf.notification.management_urls
+    if not urls:
+        return [None] * len(sources)
+    if len(urls) != len(sources):
+        raise ConfigError(
+            f"[notification] management_urls: {len(urls)} for {len(sources)} buses: write one for each, in "
+            "the order of messaging_urls"
+        )
+    return [
+        None if bus.virtual_url else amqp.Management.parse(url, bus)
+        for url, bus in zip(urls, sources, strict=True)
     ]
 
 

@@ -5,8 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -15,17 +13,15 @@ from typing import Any
 import pytest
 import yaml
 
-from panko_ingest import resources
 from panko_ingest.metrics import Metrics
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
+from tests.documents import blocks
 from tests.ledger import Ledger, load
+from tests.prometheus import DASHBOARD, RULES, Prometheus
 from tests.services import PostgreSQL
 from tests.services.server import free_port
 from tests.waiting import wait_until
-
-RULES = resources.path("etc", "prometheus", "panko-ingest.rules.yaml")
-DASHBOARD = resources.path("etc", "grafana", "panko-ingest.json")
 
 
 def dashboard_queries() -> list[str]:
@@ -61,55 +57,6 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
         assert set(alert["annotations"]) == {"summary", "description"}
 
 
-class Prometheus:
-    """A Prometheus that scrapes one address every second and knows our alerts."""
-
-    def __init__(self, directory: Path, target: str) -> None:
-        self.port = free_port()
-        config = directory / "prometheus.yml"
-        config.write_text(
-            yaml.safe_dump(
-                {
-                    "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                    "rule_files": [str(RULES)],
-                    "scrape_configs": [
-                        {"job_name": "panko-ingest", "static_configs": [{"targets": [target]}]}
-                    ],
-                }
-            )
-        )
-        self._process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={directory / 'tsdb'}",
-                f"--web.listen-address=127.0.0.1:{self.port}",
-                "--log.level=error",
-            ]
-        )
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def ask(self, path: str, **parameters: str) -> Any:
-        """Return the data of an API call; an empty list while it does not answer."""
-        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        try:
-            with urllib.request.urlopen(url, timeout=10) as response:
-                return json.load(response)["data"]
-        except OSError:
-            return {}
-
-    def result(self, query: str) -> list[Any]:
-        found: list[Any] = self.ask("query", query=query).get("result", [])
-        return found
-
-    def pending(self) -> set[str]:
-        """Return the names of the alerts that are pending or firing."""
-        return {alert["labels"]["alertname"] for alert in self.ask("alerts").get("alerts", [])}
-
-
 @pytest.fixture
 def prometheus_installed() -> None:
     if shutil.which("prometheus") is None or shutil.which("promtool") is None:
@@ -129,6 +76,15 @@ def ledger(postgresql_url: str) -> Iterator[Ledger]:
 @pytest.mark.usefixtures("prometheus_installed")
 def test_promtool_finds_no_fault_in_the_alerts() -> None:
     done = subprocess.run(["promtool", "check", "rules", RULES], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("prometheus_installed")
+def test_promtool_takes_the_configuration_that_the_documents_print(tmp_path: Path) -> None:
+    (block,) = blocks("text", "prometheus")
+    path = tmp_path / "prometheus.yml"
+    path.write_text(f"{block.text}rule_files: [{RULES}]\n")
+    done = subprocess.run(["promtool", "check", "config", path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -54,6 +54,11 @@ class RabbitMQ(Server):
         """The broker's default vhost."""
         return self.vhost_url("/")
 
+    @property
+    def management_url(self) -> str:
+        """The management interface, without credentials."""
+        return f"http://127.0.0.1:{self.management_port}"
+
     def vhost_url(self, vhost: str) -> str:
         """Return the URL of a vhost."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
@@ -77,7 +82,7 @@ class RabbitMQ(Server):
         :raises urllib.error.HTTPError: it refuses.
         """
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.management_port}/api/{path}",
+            f"{self.management_url}/api/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={

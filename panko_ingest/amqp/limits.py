@@ -1,0 +1,159 @@
+"""Judging what RabbitMQ's management interface tells: what may cost events, and what to do about it."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from panko_ingest.amqp.management import Limits, Management, Queue, Reader
+from panko_ingest.amqp.topology import Topology
+from panko_ingest.findings import OK, WARNING, Finding
+
+MIN_DELIVERIES = 10
+"""Returns of a message that a queue should bear: each restart of a worker and each outage may be one."""
+
+MIN_AGE = 3600.0
+"""Seconds that messages should be able to wait: an outage of the database may last that long."""
+
+_NOTIFICATIONS = re.compile(r".+\.(audit|critical|debug|error|info|sample|warn)")
+
+
+def judge(
+    management: Management,
+    topology: Topology,
+    queues: Sequence[Queue],
+    readers: Sequence[Reader],
+    consumer_timeout: float,
+) -> Iterator[Finding]:
+    """Yield what was found about the queues that are read, and those that should be.
+
+    :param consumer_timeout: seconds, as the operator told us.
+    :raises BrokerError: the management interface does not answer.
+    """
+    there = {queue.name: queue for queue in queues}
+    for name in topology.names:
+        if name in there:
+            yield from _of_ours(management, topology, there[name], readers, consumer_timeout)
+    of_interest = {topology.pool, *topology.queues, *filter(_NOTIFICATIONS.fullmatch, there)}
+    if not topology.pool:
+        of_interest -= set(topology.names)
+    bindings = {name: management.bindings(name) for name in there if name in of_interest}
+    yield from _unread(topology, there, bindings)
+    if topology.pool in bindings:
+        yield from _unbound(topology, bindings)
+
+
+def _of_ours(
+    management: Management,
+    topology: Topology,
+    queue: Queue,
+    readers: Sequence[Reader],
+    consumer_timeout: float,
+) -> Iterator[Finding]:
+    subject, limits = f"queue {queue.name}", queue.limits
+    because = f" (policy {queue.policy!r})" if queue.policy else ""
+    if limits.bound_growth:
+        yield Finding(OK, subject, f"holds {_bounds(limits)}{because}; beyond that {_what_goes(limits)}")
+    elif topology.pool:
+        yield Finding(
+            WARNING,
+            subject,
+            "nothing bounds it: while the daemon is stopped it grows until the broker blocks all publishers. "
+            f"Bound it: {_policy_command(management, queue.name)}",
+        )
+    for text in _dangers(queue, consumer_timeout):
+        yield Finding(WARNING, subject, f"{text}{because}")
+    names = sorted({str(reader) for reader in readers if reader.queue == queue.name and not reader.is_ours})
+    if names:
+        yield Finding(OK, subject, f"is read by others: {'; '.join(names)}")
+
+
+def _dangers(queue: Queue, consumer_timeout: float) -> Iterator[str]:
+    limits = queue.limits
+    if limits.age is not None and limits.age < MIN_AGE:
+        yield (
+            f"drops messages that waited for {limits.age:g} s, which a longer outage of the database costs: "
+            f"let message-ttl be at least {MIN_AGE * 1000:.0f}"
+        )
+    if limits.unused is not None:
+        yield (
+            f"is deleted, with all that it holds, when nobody read it for {limits.unused:g} s: unset expires"
+        )
+    if limits.patience is not None and limits.patience < consumer_timeout:
+        yield (
+            f"takes messages away that are unacknowledged for {limits.patience:g} s: set [notification] "
+            f"consumer_timeout = {limits.patience:g}, which is {consumer_timeout:g} now"
+        )
+    if limits.deliveries is not None and 0 <= limits.deliveries < MIN_DELIVERIES and queue.kind == "quorum":
+        fate = "sets aside" if limits.keeps_dropped else "drops"
+        yield (
+            f"{fate} a message that was given back more than {limits.deliveries} times, and each restart of "
+            f"a worker and each outage counts: let delivery-limit be at least {MIN_DELIVERIES}"
+        )
+
+
+def _bounds(limits: Limits) -> str:
+    parts = []
+    if limits.length is not None:
+        parts.append(f"at most {limits.length} messages")
+    if limits.bytes is not None:
+        parts.append(f"at most {limits.bytes} bytes")
+    if limits.age is not None:
+        parts.append(f"messages for {limits.age:g} s")
+    return ", ".join(parts)
+
+
+def _what_goes(limits: Limits) -> str:
+    if limits.refuses_new:
+        return "new ones are refused"
+    return "the oldest go to a dead letter exchange" if limits.keeps_dropped else "the oldest are lost"
+
+
+def _policy_command(management: Management, queue: str) -> str:
+    pattern = "^" + queue.replace(".", r"\.") + "$"
+    return (
+        f"rabbitmqctl set_policy --vhost {management.vhost} --apply-to queues {queue} '{pattern}' "
+        """'{"max-length": 5000000}'"""
+    )
+
+
+def _unread(
+    topology: Topology, there: dict[str, Queue], bindings: dict[str, list[tuple[str, str]]]
+) -> Iterator[Finding]:
+    """Look for queues of notifications that nobody reads, neither we nor others."""
+    for name, bound in sorted(bindings.items()):
+        queue = there[name]
+        exchanges = sorted({exchange for exchange, key in bound if key == name})
+        if name == topology.pool or queue.consumers or not exchanges or queue.limits.bound_growth:
+            continue
+        if topology.pool and name in topology.queues:
+            continue  # told of by those who asked the broker itself
+        yield Finding(
+            WARNING,
+            f"queue {name}",
+            f"nobody reads it, and nothing bounds it ({queue.messages} messages; bound to "
+            f"{', '.join(exchanges)}): read it by [oslo_messaging_notifications] topics and [notification] "
+            "priorities, or delete it and let the services no longer send to it",
+        )
+
+
+def _unbound(topology: Topology, bindings: dict[str, list[tuple[str, str]]]) -> Iterator[Finding]:
+    """Look for exchanges into which services publish and that the queue of the pool gets nothing from."""
+    ours = set(bindings[topology.pool or ""])
+    for name in topology.queues:
+        wanted = {exchange for exchange, key in bindings.get(name, ()) if key == name}
+        missing = sorted(exchange for exchange in wanted if (exchange, name) not in ours)
+        unlisted = [exchange for exchange in missing if exchange not in topology.exchanges]
+        listed = [exchange for exchange in missing if exchange in topology.exchanges]
+        if unlisted:
+            yield Finding(
+                WARNING,
+                "control exchanges",
+                f"services publish {name} to {', '.join(unlisted)}, of which {topology.pool} gets nothing: "
+                "add them to [notification] notification_control_exchanges (which must name all of them)",
+            )
+        if listed:
+            yield Finding(
+                WARNING,
+                "control exchanges",
+                f"{topology.pool} is not bound to {', '.join(listed)} for {name}: the daemon binds it within "
+                "seconds, or you must, where [notification] declare is never",
+            )

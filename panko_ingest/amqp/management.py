@@ -1,0 +1,253 @@
+"""What RabbitMQ's management plugin tells of one vhost, over HTTP: limits, bindings, who reads.
+
+Nothing is ever changed. Its figures may be some seconds old. An account with the tag ``monitoring`` sees
+all of it.
+"""
+
+import http.client
+import json
+import ssl
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from panko_ingest.amqp.urls import Bus
+from panko_ingest.errors import BrokerError, ConfigError
+
+PRODUCT = "panko-ingest"
+"""How our connections call themselves."""
+
+_PATIENCE = 10.0
+_MAX_ANSWER = 256 * 1024 * 1024
+_PORTS = {"http": 15672, "https": 15671}
+_MILLISECONDS = 1000.0
+
+
+class Limits(NamedTuple):
+    """What bounds a queue, by its arguments and by policies; None where nothing does.
+
+    ``age``, ``unused`` and ``patience`` are seconds: how long a message may wait, how long the queue may be
+    without a reader, and how long a message may stay unacknowledged. ``deliveries`` is how often a message
+    may be given back.
+    """
+
+    length: int | None = None
+    bytes: int | None = None
+    age: float | None = None
+    unused: float | None = None
+    patience: float | None = None
+    deliveries: int | None = None
+    refuses_new: bool = False
+    keeps_dropped: bool = False
+
+    @property
+    def bound_growth(self) -> bool:
+        """Whether the queue can't grow without end."""
+        return any(limit is not None for limit in (self.length, self.bytes, self.age))
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One queue: messages that wait or are in hand, consumers, what bounds it, by which policy."""
+
+    name: str
+    kind: str
+    messages: int
+    consumers: int
+    limits: Limits
+    policy: str | None = None
+
+
+class Reader(NamedTuple):
+    """Who consumes from a queue: ``product`` is what its connection calls itself."""
+
+    queue: str
+    user: str
+    host: str
+    name: str
+    product: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is a daemon of ours, on whichever host."""
+        return self.product == PRODUCT
+
+    def __str__(self) -> str:
+        return f"{self.user} from {self.host}" + (f" ({self.name})" if self.name else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """The management interface of a bus. Its repr and its str never show the password.
+
+    :raises ConfigError: (from :meth:`parse`) the URL can't be used; the text holds no password.
+    """
+
+    host: str
+    port: int
+    prefix: str
+    user: str
+    password: str = field(repr=False)
+    vhost: str
+    context: ssl.SSLContext | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}{self.prefix}"
+
+    @classmethod
+    def parse(cls, url: str, bus: Bus) -> "Management":
+        """Return what a URL names; without user and password it takes those of the bus."""
+        broker = bus.brokers[0]
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ConfigError(f"{_OPTION}: the port is no number") from None
+        if parts.scheme not in _PORTS or not parts.hostname:
+            raise ConfigError(f"{_OPTION}: is no URL: write http://user:password@host:15672")
+        context = None
+        if parts.scheme == "https":
+            try:
+                context = ssl.create_default_context(cafile=broker.tls.ca_file if broker.tls else None)
+            except OSError as error:
+                raise ConfigError(f"[oslo_messaging_rabbit] ssl_ca_file: {error}") from None
+        return cls(
+            host=parts.hostname,
+            port=port or _PORTS[parts.scheme],
+            prefix=parts.path.rstrip("/"),
+            user=broker.user if parts.username is None else unquote(parts.username),
+            password=broker.password if parts.username is None else unquote(parts.password or ""),
+            vhost=broker.vhost,
+            context=context,
+        )
+
+    def version(self) -> str:
+        """Return RabbitMQ's release.
+
+        :raises BrokerError: it can't be asked; the text says why, and what to do about it.
+        """
+        return str(self._get("overview", columns="rabbitmq_version")["rabbitmq_version"])
+
+    def queues(self) -> list[Queue]:
+        """Return the queues of the vhost.
+
+        :raises BrokerError: as above.
+        """
+        columns = "name,type,messages,consumers,arguments,policy,effective_policy_definition"
+        return [_queue(found) for found in self._get(f"queues/{self._vhost}", columns=columns)]
+
+    def bindings(self, queue: str) -> list[tuple[str, str]]:
+        """Return exchange and routing key of each binding of a queue; the default exchange is left out.
+
+        :raises BrokerError: as above.
+        """
+        found = self._get(f"queues/{self._vhost}/{quote(queue, safe='')}/bindings")
+        return [(one["source"], one["routing_key"]) for one in found if one["source"]]
+
+    def readers(self) -> list[Reader]:
+        """Return who consumes in the vhost; without the tag ``monitoring`` only those of our own account.
+
+        :raises BrokerError: as above.
+        """
+        connections = {
+            one["name"]: one.get("client_properties") or {}
+            for one in self._get(f"vhosts/{self._vhost}/connections", columns="name,client_properties")
+        }
+        return [_reader(one, connections) for one in self._get(f"consumers/{self._vhost}")]
+
+    @property
+    def _vhost(self) -> str:
+        return quote(self.vhost, safe="")
+
+    def _get(self, path: str, **parameters: str) -> Any:
+        credentials = b64encode(f"{self.user}:{self.password}".encode()).decode()
+        connection = (
+            http.client.HTTPSConnection(self.host, self.port, timeout=_PATIENCE, context=self.context)
+            if self.context
+            else http.client.HTTPConnection(self.host, self.port, timeout=_PATIENCE)
+        )
+        query = f"?{urlencode(parameters, safe=',')}" if parameters else ""
+        try:
+            connection.request(
+                "GET", f"{self.prefix}/api/{path}{query}", headers={"Authorization": f"Basic {credentials}"}
+            )
+            response = connection.getresponse()
+            text = response.read(_MAX_ANSWER)
+            if response.status != http.client.OK:
+                raise BrokerError(
+                    f"{self}: {_REFUSALS.get(response.status, f'HTTP status {response.status}')}"
+                )
+            return json.loads(text)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise BrokerError(f"{self}: {reason}") from None
+        finally:
+            connection.close()
+
+
+_OPTION = "[notification] management_urls"
+
+_REFUSALS = {
+    http.client.UNAUTHORIZED: "the account is refused: is the password right, and has it a tag? "
+    "`rabbitmqctl set_user_tags USER monitoring` gives it one",
+    http.client.NOT_FOUND: "no such page: is this RabbitMQ's management plugin?",
+}
+
+
+def _queue(found: Mapping[str, Any]) -> Queue:
+    return Queue(
+        name=found["name"],
+        kind=found.get("type", "classic"),
+        messages=int(found.get("messages", 0)),
+        consumers=int(found.get("consumers", 0)),
+        limits=_limits(found.get("arguments") or {}, found.get("effective_policy_definition") or {}),
+        policy=found.get("policy"),
+    )
+
+
+def _limits(arguments: Mapping[str, Any], policy: Mapping[str, Any]) -> Limits:
+    """Return what holds: of an argument and a policy the smaller number, as RabbitMQ does."""
+
+    def number(name: str) -> int | None:
+        values = [value for value in (arguments.get(f"x-{name}"), policy.get(name)) if isinstance(value, int)]
+        return min(values, default=None)
+
+    def seconds(name: str) -> float | None:
+        value = number(name)
+        return None if value is None else value / _MILLISECONDS
+
+    def word(name: str) -> str:
+        return str(arguments.get(f"x-{name}") or policy.get(name) or "")
+
+    return Limits(
+        length=number("max-length"),
+        bytes=number("max-length-bytes"),
+        age=seconds("message-ttl"),
+        unused=seconds("expires"),
+        patience=seconds("consumer-timeout"),
+        deliveries=number("delivery-limit"),
+        refuses_new=word("overflow").startswith("reject-publish"),
+        keeps_dropped=bool(word("dead-letter-exchange")),
+    )
+
+
+def _reader(found: Mapping[str, Any], connections: Mapping[str, Mapping[str, Any]]) -> Reader:
+    channel = found.get("channel_details") or {}
+    properties = connections.get(channel.get("connection_name", ""), {})
+    return Reader(
+        queue=found["queue"]["name"],
+        user=str(channel.get("user", "somebody")),
+        host=str(channel.get("peer_host", "somewhere")),
+        name=str(properties.get("connection_name", "")),
+        product=str(properties.get("product", "")),
+    )
+
+
+def ours(readers: Sequence[Reader]) -> dict[str, int]:
+    """Return how many of the readers of each queue are ours."""
+    counts: dict[str, int] = {}
+    for reader in readers:
+        counts[reader.queue] = counts.get(reader.queue, 0) + reader.is_ours
+    return counts
