@@ -1,7 +1,7 @@
 """Draws the dashboard from what Prometheus says of a real run with an outage in it: ``make docs-pictures``.
 
-Servers of its own; about a hundred notifications a second, a few of them duplicates or no notifications
-at all. After a while the database is stopped for long enough to raise its alert, then started again.
+Servers of its own; notifications all the while, a few of them duplicates or no notifications at all. After
+a while the database is stopped for long enough to raise its alert, then started again.
 """
 
 import argparse
@@ -22,8 +22,10 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.make_load import lines
+from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.prometheus import DASHBOARD, Prometheus
@@ -31,7 +33,8 @@ from tests.services import PostgreSQL, RabbitMQ
 from tests.services.server import free_port
 from tests.waiting import wait_until
 
-_RATE = 100
+_RATE = 50
+_TICK = 0.25
 _RATE_INTERVAL = "10s"
 _COLUMNS = 3
 _UNITS = {"cps": "a second", "s": "seconds", "bytes": "MB", "short": ""}
@@ -40,8 +43,9 @@ _COLOURS = ("#3366aa", "#ee7733", "#228855", "#aa3377", "#777777", "#66ccee")
 
 
 class Times(NamedTuple):
-    """When a run began and ended, and when the database was away; Unix times."""
+    """When a run began and ended, and when the database was away, as Unix times; notifications a second."""
 
+    rate: float
     start: float
     away: float
     back: float
@@ -64,10 +68,10 @@ class Publisher:
             bodies = [line.encode() for line in lines(wanted, self.published + 1, _utc(now), 0.0)]
             if random.random() < 0.1:
                 bodies.append(bodies[0])
-            if random.random() < 0.04:
+            if random.random() < 0.1:
                 bodies.append(b"{no notification " + str(self.published).encode())
             self.published += self.bus.publish(bodies)
-            time.sleep(max(0.0, now + 0.25 - time.time()))
+            time.sleep(max(0.0, now + _TICK - time.time()))
 
 
 def main() -> int:
@@ -83,15 +87,17 @@ def main() -> int:
         broker, database = stack.enter_context(RabbitMQ()), stack.enter_context(PostgreSQL())
         port = free_port()
         more = f"event_time_to_live = 30d\n[monitor]\nport = {port}\n[notification]\nworkers = 2\n"
-        more = f"[database]\n{more}[expirer]\ninterval = 30\n"
-        conf = configuration(Path(folder), broker.url, database.create_database(), more)
-        _sync(conf)
+        more = f"[database]\n{more}[expirer]\ninterval = 15\ndead_letter_time_to_live = 45\n"
+        url = database.create_database()
+        with contextlib.closing(Connection(url)) as connection:
+            connection.upgrade()
+        conf = configuration(Path(folder), broker.url, url, more)
         prometheus = Prometheus(Path(folder), f"127.0.0.1:{port}")
         stack.callback(prometheus.close)
         bus = stack.enter_context(Bus(broker.url))
         bus.declare()
         daemon = stack.enter_context(Daemon(conf).running())
-        daemon.wait_until_ready()
+        daemon.wait_until_ready(120)
         wait_until(lambda: prometheus.result("panko_ingest_readers_consuming == 2"), 60, "a first scrape")
         times = _run(bus, database, prometheus, arguments.steady, arguments.outage)
         figures = {
@@ -108,7 +114,7 @@ def _run(bus: Bus, database: PostgreSQL, prometheus: Prometheus, steady: float, 
     """Publish, with the database away in the middle."""
     publisher = Publisher(bus, time.time())
     publisher.until(time.time() + 15)  # rates need a past
-    start = time.time()
+    start, published = time.time(), publisher.published
     publisher.until(start + steady)
     database.stop()
     away = time.time()
@@ -118,18 +124,12 @@ def _run(bus: Bus, database: PostgreSQL, prometheus: Prometheus, steady: float, 
     publisher.until(back + steady)
     end = time.time()
     fired = prometheus.over('ALERTS{alertname="PankoIngestDatabaseAway", alertstate="firing"}', start, end)
-    return Times(start, away, back, end, float(fired[0]["values"][0][0]) if fired else None)
-
-
-def _sync(conf: Path) -> None:
-    from panko_ingest.cli.main import main as command  # noqa: PLC0415 - sets up logging when it runs
-
-    if command(["--config-file", str(conf), "db", "sync"]):
-        raise RuntimeError("db sync failed")
+    alert = float(fired[0]["values"][0][0]) if fired else None
+    return Times((publisher.published - published) / (end - start), start, away, back, end, alert)
 
 
 def _wave(seconds: float) -> int:
-    return max(1, round(_RATE / 4 * (1 + 0.2 * math.sin(seconds / 9)) * random.uniform(0.85, 1.15)))
+    return max(1, round(_RATE * _TICK * (1 + 0.2 * math.sin(seconds / 9)) * random.uniform(0.85, 1.15)))
 
 
 def _utc(now: float) -> datetime.datetime:
@@ -153,7 +153,7 @@ def draw(panels: list[Any], figures: dict[str, list[Any]], times: Times, picture
     figure.suptitle(
         f"The database is away for {times.back - times.away:.0f} s (shaded)"
         + (", the dashed line is where its alert fires" if times.alert else "")
-        + f"; about {_RATE} notifications a second are published all the while",
+        + f"; about {times.rate:.0f} notifications a second are published all the while",
         fontsize=12,
     )
     figure.supxlabel("seconds since the start", fontsize=10)
@@ -166,8 +166,8 @@ def _draw_panel(axes: Axes, panel: Any, figures: dict[str, list[Any]], times: Ti
     scale = 1e6 if unit == "bytes" else 1.0
     colours = iter(_COLOURS * 3)
     for name, values in _series(panel, figures):
-        shown = [(moment - times.start, float(value) / scale) for moment, value in values]
-        axes.plot(*zip(*shown, strict=True), label=name, color=next(colours), linewidth=1.4)
+        shown = [(moment - times.start, value / scale) for moment, value in values]
+        axes.plot(*zip(*shown, strict=True), label=name or None, color=next(colours), linewidth=1.4)
     axes.axvspan(times.away - times.start, times.back - times.start, color="#cc3311", alpha=0.12, linewidth=0)
     if times.alert:
         axes.axvline(times.alert - times.start, color="#cc3311", linestyle="--", linewidth=1)
@@ -175,7 +175,10 @@ def _draw_panel(axes: Axes, panel: Any, figures: dict[str, list[Any]], times: Ti
     axes.set_xlim(0, times.end - times.start)
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]) if unit == "short" else None)
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
-    axes.legend(fontsize=7.5, loc="best", framealpha=0.8, borderpad=0.3, labelspacing=0.3)
+    if unit == "short":
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=7.5, loc="best", framealpha=0.8, borderpad=0.3, labelspacing=0.3)
 
 
 def _series(panel: Any, figures: dict[str, list[Any]]) -> Iterator[tuple[str, list[Any]]]:
@@ -183,18 +186,17 @@ def _series(panel: Any, figures: dict[str, list[Any]]) -> Iterator[tuple[str, li
     found = []
     for target in panel["targets"]:
         for series in figures[target["expr"]]:
-            values = [(moment, value) for moment, value in series["values"] if value != "NaN"]
-            if values:
-                found.append((_name(target["legendFormat"], series["metric"]), values))
+            values = [(moment, float(value)) for moment, value in series["values"]]
+            found.append((_name(target["legendFormat"], series["metric"]), values))
     many = len(found) > len(_COLOURS) - 2
-    yield from ((name, values) for name, values in found if not many or any(float(v) for _, v in values))
+    yield from ((name, values) for name, values in found if not many or any(v for _, v in values))
 
 
 def _name(legend: str, metric: dict[str, str]) -> str:
     """Return the name of a series; there is one instance and one bus, which need no name."""
     metric = {**metric, "instance": "", "bus": "the bus" if legend.endswith("to {{bus}}") else ""}
     words = _LABEL.sub(lambda label: metric.get(label[1], ""), legend).split()
-    return " ".join(words) or "all"
+    return " ".join(words)
 
 
 if __name__ == "__main__":

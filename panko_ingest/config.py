@@ -30,6 +30,8 @@ CONTROL_EXCHANGES = [
 
 _QUIET_LIBRARIES = ["alembic=WARN", "cotyledon=WARN"]
 
+_NO_NUMBER = re.compile(r"^(invalid literal for int\(\) with base 10|could not convert string to float): ")
+
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -467,6 +469,7 @@ def check(conf: cfg.ConfigOpts) -> None:
                 getattr(values, option.dest)
             except (cfg.Error, ValueError) as error:
                 reason = str(error).partition(" is not valid: ")[2] or str(error)
+                reason = _NO_NUMBER.sub("is no number: ", reason)
                 faults.append(f"[{group or 'DEFAULT'}] {option.name}: {reason}")
     if not faults:
         prefetch, batch_size = conf.notification.prefetch_count, conf.notification.batch_size

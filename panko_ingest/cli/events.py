@@ -88,9 +88,12 @@ def _add_list(actions: Any) -> None:
 def list_events(conf: cfg.ConfigOpts) -> int:
     """List events.
 
+    :raises ConfigError: what is asked for makes no sense.
     :raises StorageUnavailable: the database is away.
     """
     command = conf.command
+    if command.since and command.until and command.since > command.until:
+        raise ConfigError(f"--since ({command.since} UTC) is later than --until ({command.until} UTC)")
     connection = storage.get_connection_from_config(conf)
     types = _types_like(connection, command.type)
     if command.type and not types:
@@ -115,6 +118,7 @@ def list_events(conf: cfg.ConfigOpts) -> int:
         page,
         as_row=lambda event: _row(event, command.columns),
         as_document=Event.serialize,
+        whole=("message_id",),
     )
     if page.last is not None and page.length == command.limit:
         sys.stderr.write(f"there may be more: --marker {page.last.message_id}\n")

@@ -4,7 +4,7 @@ import csv
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -15,12 +15,15 @@ from rich.text import Text
 _MEASURED = 500
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows under their columns' names: drawn on a terminal, else a line each, nothing cut off."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], whole: Collection[str] = ()) -> None:
+    """Write rows under their columns' names: drawn on a terminal, else a line each, nothing cut off.
+
+    :param whole: columns that are not broken on a narrow terminal, so that their values can be copied.
+    """
     if sys.stdout.isatty():
         drawn = Table(header_style="bold")
         for name in columns:
-            drawn.add_column(name, overflow="fold")
+            drawn.add_column(name, overflow="fold", no_wrap=name in whole)
         for row in rows:
             # As Text, so that brackets in a value are no markup.
             drawn.add_row(*(Text(cell(value)) for value in row))
@@ -66,6 +69,7 @@ def rows_in(
     *,
     as_row: Callable[[Any], Sequence[Any]],
     as_document: Callable[[Any], Mapping[str, Any]],
+    whole: Collection[str] = (),
 ) -> None:
     """Write items as ``table``, ``csv`` or ``json``: as rows of the columns, or as whole documents."""
     if form == "json":
@@ -73,7 +77,7 @@ def rows_in(
     elif form == "csv":
         csv_rows(columns, map(as_row, items))
     else:
-        table(columns, map(as_row, items))
+        table(columns, map(as_row, items), whole)
 
 
 def document(value: Any) -> None:

@@ -110,8 +110,8 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
         yield Finding(
             WARNING if queue["others"] else OK,
             f"queue {queue['name']}",
-            f"{queue['messages']} messages wait; {queue['consumers'] - queue['others']} consumers are ours, "
-            f"{queue['others']} are others",
+            f"{queue['messages']} messages wait; consumers: {queue['consumers'] - queue['others']} of ours, "
+            f"{queue['others']} of others",
         )
     if database:
         letters = database["dead_letters"]

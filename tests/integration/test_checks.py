@@ -144,7 +144,7 @@ def test_status_shows_how_the_daemon_does(
             assert found["daemon"]["figures"]["since_start"]["recorded"] == 200
             code, text = command(conf, "status")
             assert code == 0
-            assert "2 consumers are ours, 1 are others" in text
+            assert "consumers: 2 of ours, 1 of others" in text
             assert "201 received, 200 recorded, 0 duplicates, 1 dead letters" in text
         rabbitmq.stop()
         try:

@@ -160,6 +160,7 @@ def test_a_row_of_a_table_stays_one_line(stored: Run) -> None:
         (["--type", "nothing.*"], "no events of a type like nothing.*"),
         (["--marker", "m77"], "'m77'"),
         (["--limit", "-1"], "no number"),
+        (["--since", "1h", "--until", "2h"], "is later than --until"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_2_and_named(
