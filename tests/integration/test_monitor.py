@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import socket
+import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -191,7 +192,7 @@ def asked(monitor: Monitor) -> dict[str, Any] | None:
     return None if database["text"] == "not asked yet" else document
 
 
-def test_readiness_tells_of_a_missing_schema_a_lag_and_a_broker_that_is_away(
+def test_readiness_tells_of_a_missing_schema_and_a_bus_that_is_not_read(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:
     monitor = Monitor(tmp_path, broker_url, sqlite_url, "max_lag = 1h\n[notification]\nworkers = 1\n")
@@ -200,6 +201,24 @@ def test_readiness_tells_of_a_missing_schema_a_lag_and_a_broker_that_is_away(
         document = wait_until(partial(asked, monitor), 30, "an answer of the database")
         assert "db sync" in document["checks"]["database"]["text"]
         assert not document["checks"][f"broker {bus_name(broker_url)}"]["ok"], "nothing is read before"
+
+
+def test_readiness_says_no_while_what_is_in_hand_is_older_than_max_lag(
+    tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
+) -> None:
+    monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, "max_lag = 1h\n[notification]\nworkers = 1\n")
+    with Bus(broker_url) as bus, monitor.daemon.running():
+        bus.declare()
+        monitor.wait_until_ready()
+        blocker = sqlite3.connect(sqlite_ledger.url.removeprefix("sqlite:///"), isolation_level=None)
+        blocker.execute("BEGIN IMMEDIATE")
+        bus.publish(load(10))  # of the year 2024
+        wait_until(lambda: "max_lag (3600 s)" in str(monitor.document("/readyz")), 30, "the lag")
+        assert monitor.says("/readyz", False)
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        wait_until(lambda: monitor.says("/readyz", True), 60, "readiness")
+        assert sqlite_ledger.events() == 10
 
 
 def test_the_monitor_refuses_what_it_does_not_serve(

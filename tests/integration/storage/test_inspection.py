@@ -50,12 +50,12 @@ def execute(store: Connection, *statements: str) -> None:
 def test_ids_that_run_out_are_told_in_time(store: Connection) -> None:
     assert found(store, "ids").level == OK
     quoted = "`desc`" if store.engine.dialect.name == "mysql" else '"desc"'
-    generated = "'2026-01-01'" if store.engine.dialect.name == "postgresql" else "1767225600"
+    when = "'2026-01-01'" if store.engine.dialect.name == "postgresql" else "1767225600"
     newest = 2**62 + 2**61
     execute(
         store,
         f"INSERT INTO event_type (id, {quoted}) VALUES (1, 'x')",
-        f"INSERT INTO event (id, message_id, generated, event_type_id) VALUES ({newest}, 'm', {generated}, 1)",
+        f"INSERT INTO event (id, message_id, generated, event_type_id) VALUES ({newest}, 'm', {when}, 1)",
     )
     warned = found(store, "ids")
     assert (warned.level, warned.text[:3]) == (WARNING, "75%")
