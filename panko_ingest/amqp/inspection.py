@@ -175,10 +175,14 @@ def _queue(link: AmqpLink, topology: Topology, state: QueueState, known: Known) 
     yield Finding(OK, subject, f"{state.messages} messages wait, {state.consumers} consumers")
     if not _may_read(link, state.name):
         yield _lacking(subject, "read", state.name)
-    if state.name == topology.pool and topology.declare == "auto" and not _may_make(link, state.name):
-        yield _lacking(subject, "configure", state.name)
     keeper = TopologyKeeper(topology)
     keeper.attach(link)
+    if state.name == topology.pool and topology.declare == "auto":
+        if not _may_make(link, state.name):
+            yield _lacking(subject, "configure", state.name)
+        elif difference := keeper.make_pool(state.name):
+            text = f"is used as it is, though it differs from what the daemon would make: {difference}"
+            yield Finding(WARNING if "x-queue-type" in difference else OK, subject, text)
     try:
         keeper.require_durable(state.name)
     except ConfigError as error:

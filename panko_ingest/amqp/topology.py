@@ -133,6 +133,17 @@ class TopologyKeeper:
         return bool(found)
 
     def _declare_pool(self, name: str) -> bool:
+        difference = self.make_pool(name)
+        if difference:
+            if name not in self._shown:
+                self._shown.add(name)
+                LOG.warning("Using queue %r as it is, although it differs: %s", name, difference)
+            if self._topology.require_durable:
+                self.require_durable(name)
+        return True
+
+    def make_pool(self, name: str) -> str | None:
+        """Make the queue of the pool; of one that is there, return how it differs from what is wanted."""
         try:
             self._open().queue_declare(
                 name,
@@ -142,10 +153,11 @@ class TopologyKeeper:
             )
         except PreconditionFailed as error:
             self._channel = None
-            self._show_difference(name, error)
-            if self._topology.require_durable:
-                self.require_durable(name)
-        return True
+            match = _INEQUIVALENT.search(str(error))
+            if match:
+                return f"{match['argument']}: wanted {match['wanted']}, there is {match['there']}"
+            return str(error)
+        return None
 
     def require_durable(self, name: str) -> None:
         """Return if a queue that exists survives a restart of the broker.
@@ -163,18 +175,6 @@ class TopologyKeeper:
                     "Make the publishers declare it durable ([oslo_messaging_rabbit] "
                     "amqp_durable_queues), set [notification] pool, or unset require_durable"
                 ) from None
-
-    def _show_difference(self, name: str, error: Exception) -> None:
-        if name in self._shown:
-            return
-        self._shown.add(name)
-        match = _INEQUIVALENT.search(str(error))
-        detail = (
-            f"{match['argument']}: wanted {match['wanted']}, there is {match['there']}"
-            if match
-            else str(error)
-        )
-        LOG.warning("Using queue %r as it is, although it differs: %s", name, detail)
 
     def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method whose failure means "not there"; return its answer, or None."""

@@ -1,5 +1,6 @@
 """What a look at a broker finds: rights by AMQP; limits and readers by the management interface."""
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -162,6 +163,18 @@ def test_limits_that_are_wide_enough_are_no_fault(look: Look, bus: Bus) -> None:
     assert one(findings, "queue notifications.info", "at most 1000000000 bytes, messages for 86400 s")
 
 
+def test_a_pool_that_is_not_as_the_daemon_would_make_it_is_told(look: Look, bus: Bus) -> None:
+    make(bus, "panko", max_length=10)
+    bounded = one(look(pool="panko"), "queue panko", "x-max-length: wanted none")
+    assert bounded
+    assert bounded.level == OK, "a bound is welcome"
+    make(bus, "plain")
+    assert not one(look(pool="plain"), "queue plain", "differs")
+    other = one(look(pool="plain", queue_type="quorum"), "queue plain", "x-queue-type: wanted")
+    assert other
+    assert other.level == WARNING
+
+
 def test_exchanges_that_a_pool_misses_are_found(look: Look, bus: Bus) -> None:
     make(bus, "panko", max_length=10)
     bus.declare("notifications.info", exchange="nova")
@@ -249,11 +262,13 @@ def test_a_password_is_not_in_the_repr() -> None:
 
 
 def test_it_is_asked_by_tls_where_the_url_says_so(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        if folder != Path(tempfile.gettempdir()):
+            folder.chmod(0o755)  # the broker runs as another user
     authority = Authority(tmp_path)
     pair = authority.sign("broker", "127.0.0.1")
     for path in (authority.certificate, *pair):
         path.chmod(0o644)
-    tmp_path.chmod(0o755)
     port = free_port()
     settings = {
         "management.ssl.port": str(port),

@@ -99,7 +99,8 @@ def test_planted_secrets_are_nowhere_whatever_goes_wrong(
         broker_url.replace("guest:guest", f"planted:{SECRET}-broker"),
         postgresql_url.replace("@", f":{SECRET}-database@"),
         f"[DEFAULT]\ndebug = true\n[monitor]\nport = {port}\n[event]\nstore_raw = info\n"
-        "[notification]\nworkers = 1\n",
+        "[notification]\nworkers = 1\n"
+        f"management_urls = http://planted:{SECRET}-management@127.0.0.1:{rabbitmq.management_port}\n",
     )
     service = Daemon(conf)
     seen: list[str] = []

@@ -165,3 +165,16 @@ def test_what_is_generated_is_current() -> None:
     ):
         page = path.read_text()
         assert fresh(page) == page, "run `make docs`"
+
+
+def test_the_website_is_built_without_a_complaint(tmp_path: Path) -> None:
+    for command in (
+        [ROOT / "docs" / "website.py", tmp_path],
+        ["-m", "mkdocs", "build", "--strict", "--config-file", tmp_path / "mkdocs.yml"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", *command], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "html" / "index.html").exists()
+    assert "2-install-beside-it" in (tmp_path / "html/docs/runbook-move-from-ceilometer.html").read_text()
