@@ -93,7 +93,9 @@ def list_events(conf: cfg.ConfigOpts) -> int:
     """
     command = conf.command
     if command.since and command.until and command.since > command.until:
-        raise ConfigError(f"--since ({command.since} UTC) is later than --until ({command.until} UTC)")
+        raise ConfigError(
+            f"--since ({command.since:%F %T} UTC) is later than --until ({command.until:%F %T} UTC)"
+        )
     connection = storage.get_connection_from_config(conf)
     types = _types_like(connection, command.type)
     if command.type and not types:
@@ -222,10 +224,10 @@ def _row(event: Event, traits: list[str]) -> list[Any]:
 
 
 def _show(event: Event) -> None:
-    fields = [(name, getattr(event, name)) for name in ("message_id", "event_type", "generated")]
+    fields = [(name, str(getattr(event, name))) for name in ("message_id", "event_type", "generated")]
     output.table(("field", "value"), fields)
     kinds = Trait.get_name_by_type
-    output.table(("trait", "type", "value"), [(t.name, kinds(t.dtype), t.value) for t in event.traits])
+    output.table(("trait", "type", "value"), [(t.name, kinds(t.dtype), str(t.value)) for t in event.traits])
     if salvaged := event.raw.get(SALVAGED_KEY):
         output.table(
             ("salvaged trait", "reason"), [(one.get("trait"), one.get("reason")) for one in salvaged]

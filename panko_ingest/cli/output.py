@@ -1,6 +1,7 @@
 """Tables that a person reads on a terminal and grep reads in a pipe; JSON and CSV for programs."""
 
 import csv
+import datetime
 import itertools
 import json
 import sys
@@ -26,7 +27,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], whole: Collecti
             drawn.add_column(name, overflow="fold", no_wrap=name in whole)
         for row in rows:
             # As Text, so that brackets in a value are no markup.
-            drawn.add_row(*(Text(cell(value)) for value in row))
+            drawn.add_row(*(Text(_short(value)) for value in row))
         Console().print(drawn)
         return
     source = iter(rows)
@@ -92,6 +93,13 @@ def document(value: Any) -> None:
 def cell(value: Any) -> str:
     """Return a value as text; nothing for None."""
     return "" if value is None else str(value)
+
+
+def _short(value: Any) -> str:
+    """Return a value as a person wants to see it: times to the second."""
+    if isinstance(value, datetime.datetime):
+        return value.isoformat(" ", "seconds")
+    return cell(value)
 
 
 def line(text: str) -> str:
