@@ -55,7 +55,8 @@ def test_ids_that_run_out_are_told_in_time(store: Connection) -> None:
     execute(
         store,
         f"INSERT INTO event_type (id, {quoted}) VALUES (1, 'x')",
-        f"INSERT INTO event (id, message_id, generated, event_type_id) VALUES ({newest}, 'm', {when}, 1)",
+        "INSERT INTO event (id, message_id, generated, event_type_id, raw) "
+        f"VALUES ({newest}, 'm', {when}, 1, '{{}}')",
     )
     warned = found(store, "ids")
     assert (warned.level, warned.text[:3]) == (WARNING, "75%")
