@@ -261,6 +261,7 @@ def test_a_password_is_not_in_the_repr() -> None:
     assert SECRET not in repr(management) + str(management)
 
 
+@pytest.mark.timeout(240)
 def test_it_is_asked_by_tls_where_the_url_says_so(tmp_path: Path) -> None:
     for folder in (tmp_path, *tmp_path.parents[:3]):
         if folder != Path(tempfile.gettempdir()):
