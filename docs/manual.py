@@ -62,6 +62,9 @@ the configuration
 .I /etc/panko\\-ingest/panko\\-ingest.conf.d/*.conf
 is read after it
 .TP
+.I /etc/panko\\-ingest/panko\\-ingest.credentials.d/*.conf
+is read last; for passwords: only root may read it, systemd hands the daemon a copy
+.TP
 .I event_definitions.yaml
 beside the configuration: event definitions in the place of those that ship with the project
 .SH SEE ALSO

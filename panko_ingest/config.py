@@ -20,6 +20,9 @@ from panko_ingest.errors import ConfigError
 
 PROJECT = "panko-ingest"
 
+CREDENTIALS_FOLDER = ".credentials.d"
+"""Ends the name of the folder for options that only root may read; the unit gives the daemon a copy."""
+
 CONTROL_EXCHANGES = [
     # Ceilometer's own list
     "nova", "glance", "neutron", "cinder", "heat", "keystone", "trove", "zaqar", "swift",
@@ -447,13 +450,23 @@ def prepare_service(
             sys.argv[1:] if argv is None else argv,
             project=PROJECT,
             version=__version__,
-            default_config_files=config_files,
+            # The program's name is the project's, so that oslo.config finds everything twice.
+            default_config_files=(
+                _once(cfg.find_config_files(PROJECT)) if config_files is None else config_files
+            ),
+            default_config_dirs=_once(
+                cfg.find_config_dirs(PROJECT) + cfg.find_config_dirs(PROJECT, extension=CREDENTIALS_FOLDER)
+            ),
         )
     except cfg.Error as error:
         raise ConfigError(str(error)) from error
     check(conf)
     log.setup(conf, PROJECT, __version__)
     return conf
+
+
+def _once(paths: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(paths))
 
 
 def check(conf: cfg.ConfigOpts) -> None:

@@ -64,7 +64,7 @@ def warn(conf: cfg.ConfigOpts) -> None:
 def files(conf: cfg.ConfigOpts) -> Iterator[str]:
     """Yield the paths of the configuration files that were read."""
     yield from conf.config_file or ()
-    for folder in conf.config_dir or ():
+    for folder in conf.config_dirs or conf.config_dir or ():
         yield from map(str, sorted(Path(folder).expanduser().glob("*.conf")))
 
 

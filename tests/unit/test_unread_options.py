@@ -60,12 +60,45 @@ def test_file_line_and_remedy_are_named(conf: cfg.ConfigOpts, tmp_path: Path, te
     assert unread(conf, tmp_path, f"# a comment\n\n{text}") == [f"4 {group} {said}"]
 
 
-def test_files_of_config_dir_are_looked_at_too(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
-    (tmp_path / "b.conf").write_text("[event]\ntype = x\n")
-    (tmp_path / "a.conf").write_text("[event]\ntyp = x\n")
-    (tmp_path / "a.conf.old").write_text("[event]\nty = x\n")
-    conf(["--config-dir", str(tmp_path)], default_config_files=[])
-    assert [option.name for option in unread_options.find(conf)] == ["typ", "type"]
+def test_files_of_every_config_dir_are_looked_at_too(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    (first / "b.conf").write_text("[event]\ntype = x\n")
+    (first / "a.conf").write_text("[event]\ntyp = x\n")
+    (first / "a.conf.old").write_text("[event]\nty = x\n")
+    (second / "a.conf").write_text("[event]\nt = x\n")
+    conf(["--config-dir", str(first), "--config-dir", str(second)], default_config_files=[])
+    assert [option.name for option in unread_options.find(conf)] == ["typ", "type", "t"]
+
+
+def test_what_only_root_may_read_is_read_last_and_looked_at_too(tmp_path: Path) -> None:
+    for folder, text in (
+        ("panko-ingest.conf.d", "[event]\ntypes = a\n[database]\nevent_time_to_live = 1d\n"),
+        ("panko-ingest.credentials.d", "[event]\ntypes = b\ntyp = x\n"),
+    ):
+        path = tmp_path / ".panko-ingest" / folder / "some.conf"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    code = (
+        "from panko_ingest import config, unread_options\n"
+        "conf = config.prepare_service([])\n"
+        "print(conf.event.types, conf.database.event_time_to_live)\n"
+        "print(*unread_options.find(conf), sep='; ')"
+    )
+    program = tmp_path / "panko-ingest"  # by this name, everything could be found twice
+    program.write_text(code)
+    done = subprocess.run(
+        [sys.executable, program],
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    values, unread_one = done.stdout.splitlines()
+    assert values == "['b'] 86400.0"
+    assert "panko-ingest.credentials.d/some.conf:3 [event] typ: unknown" in unread_one
+    assert ";" not in unread_one
 
 
 def test_all_of_them_are_one_line_of_the_log(
