@@ -119,8 +119,8 @@ constraints: ## renew constraints.txt with the newest versions
 	{ sed '/^[^#]/,$$d' constraints.txt; $(RUN)/fresh/bin/pip freeze --all --exclude-editable --exclude setuptools; } > $(RUN)/constraints.txt
 	mv $(RUN)/constraints.txt constraints.txt
 
-dist: venv ## build sdist and wheel into dist/
-	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist
+dist: venv ## build sdist and wheel into dist/, the same bytes every time
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist
 
 clean: ## remove everything that was made here
 	rm -rf $(VENV) $(RUN) build dist test-results *.egg-info
