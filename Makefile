@@ -16,7 +16,8 @@ PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
 SERVICES := postgresql mariadb-server rabbitmq-server prometheus
 
-.PHONY: help run test lint venv services fuzz test-bookworm test-trixie test-faults soak test-concurrency test-upgrade \
+.PHONY: help run walk-through test lint venv services fuzz test-bookworm test-trixie test-systemd test-faults soak \
+    test-concurrency test-upgrade \
     test-differential \
     bench bench-full bench-report bench-storage bench-reading bench-expire bench-convert bench-metrics \
     sample-config docs docs-pictures site constraints dist clean
@@ -33,6 +34,10 @@ run: $(VENV)/.package ## try it out: BROKER=amqp://... for a RabbitMQ instead of
 	# A job of its own gets Ctrl-C alone, so that make ends well.
 	if [ -t 0 ]; then set -m; fi
 	docs/try-it.sh $(BIN)/panko-ingest $(RUN) || exit
+
+walk-through: venv services dist ## an operator's first day on private servers: install, run, watch, break, mend
+	rm -rf $(RUN)/walk-through
+	$(BIN)/python -m tests.walk_through $(RUN)/walk-through $$(ls -t dist/*.whl | head -n 1)
 
 test: venv services lint ## lint, then every test but the long ones; installs servers from Debian if missing
 	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not long' $(ARGS)
@@ -59,6 +64,10 @@ test-bookworm: ## make test on a fresh Debian 12 (needs root)
 
 test-trixie: ## make test on a fresh Debian 13 (needs root)
 	tests/chroot.sh trixie
+
+test-systemd: venv services ## the service on a fresh Debian 12 that a real systemd runs in a container (needs root)
+	tests/services/install.sh systemd-container debootstrap
+	$(PYTEST) -m long tests/systemd $(ARGS)
 
 test-concurrency: venv services ## four writers and an expirer at once for a minute, on each database
 	$(PYTEST) -m long tests/integration/storage/test_concurrency.py $(ARGS)
