@@ -45,7 +45,7 @@ def published() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def fresh_bodies() -> Iterator[bytes]:
-    return iter(load(200_000))
+    return iter(load(30_000))
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_stop_in_full_work_is_clean_and_loses_nothing(
     host: Host, bus: Bus, publish: Publish, ledger: Ledger, published: list[bytes]
 ) -> None:
     before, seen = ledger.events(), len(host.log())
-    publish(20_000)
+    publish(10_000)
     wait_until(lambda: ledger.events() > before, 30, "the first of the events")
     host.machine.run("systemctl stop panko-ingest")
     assert host.unit_property("ActiveState") == "inactive"
@@ -225,7 +225,7 @@ def test_a_newer_version_takes_over_from_the_old_one(host: Host, publish: Publis
     version = wheel_named(upgrade)
     host.build_version(version)
     seen = len(host.log())
-    publish(20_000)
+    publish(10_000)
     host.follow(upgrade)
     host.wait_for_log(f"panko-ingest {re.escape(version)} starts", since=seen)
     publish(1_000)
