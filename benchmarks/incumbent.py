@@ -58,6 +58,7 @@ class Incumbent:
 
     def __init__(self, rig: Rig, home: Path) -> None:
         assert isinstance(rig.server, PostgreSQL)
+        home = home.resolve()
         home.mkdir(parents=True, exist_ok=True)
         rig.broker.api("PUT", f"vhosts/{_VHOST}")
         self._results = home / "results.jsonl"
