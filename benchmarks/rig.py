@@ -114,6 +114,14 @@ class Rig:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _start(self) -> None:
         self.broker = self._stack.enter_context(RabbitMQ(BROKER_SETTINGS))
         self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         self.server: PostgreSQL | MariaDB | None = None
@@ -121,7 +129,6 @@ class Rig:
             self.server = self._stack.enter_context(PostgreSQL())
         elif self.kind == "mariadb":
             self.server = self._stack.enter_context(MariaDB())
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

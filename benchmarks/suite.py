@@ -14,6 +14,7 @@ import contextlib
 import datetime
 import gc
 import sys
+import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,9 +220,11 @@ def run(name: str, sizes: Sizes, *, again: bool = False) -> bool:
         )
         with contextlib.closing(step.rounds(rig, sizes)) as measured:
             while len(found.rounds) < wanted:
+                started = time.monotonic()
                 found.rounds.append(next(measured))
                 results.save(found)
-                rich.print(f"  round {len(found.rounds)} of {wanted}")
+                took = time.monotonic() - started
+                rich.print(f"  round {len(found.rounds)} of {wanted}: {took:.0f} s")
     show(found)
     return True
 
