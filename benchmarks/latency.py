@@ -43,7 +43,7 @@ def latency(rig: Rig, rate: float, seconds: float) -> Sample:
             bus.declare()
         conf = configuration(rig.folder, broker_url, url, rig.database_options)
         with Daemon(conf, "--only", "ingester").running() as daemon:
-            daemon.wait_until_ready()
+            daemon.wait_until_ready(120)
             found = _observed(url, rate, bodies, publish_to_broker, broker_url)
             daemon.stop()
     return found
