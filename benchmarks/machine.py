@@ -81,11 +81,10 @@ def versions(rig: Rig) -> dict[str, str]:
 
 def settings(rig: Rig) -> dict[str, str]:
     """Return the servers' settings that bear on the figures."""
-    overview = rig.broker.ctl("environment")
-    watermark = re.search(r"vm_memory_high_watermark,([\d.]+)", overview)
+    memory = rig.broker.api("GET", "nodes")[0]["mem_limit"]
     found = {
         "RabbitMQ queue": "classic, durable, messages persistent",
-        "RabbitMQ vm_memory_high_watermark": watermark[1] if watermark else "default",
+        "RabbitMQ memory limit": f"{memory / 2**30:.1f} GiB (its default, a share of all)",
         "RabbitMQ idle schedulers": "sleep (+sbwt none), so that idle time isn't counted as work",
     }
     if isinstance(rig.server, PostgreSQL):
