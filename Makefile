@@ -51,7 +51,7 @@ lint: venv ## check style, types and layers
 venv: $(VENV)/.development ## make the developers' virtual environment
 
 services: ## install PostgreSQL, MariaDB, RabbitMQ and Prometheus from Debian where missing, without starting them
-	@tests/services/install.sh $(SERVICES) systemd curl
+	@tests/services/install.sh $(SERVICES) systemd curl iproute2 iptables
 
 fuzz: venv ## decode and convert 200,000 mutated bodies
 	$(PYTEST) -m long tests/unit/test_fuzz.py $(ARGS)

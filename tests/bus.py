@@ -69,14 +69,15 @@ class Bus:
         properties = {"content_type": "application/json", "content_encoding": "utf-8", **properties}
         count = 0
         with self._connection.channel() as channel:
-            channel.tx_select()
+            confirms = _Confirms(channel)
             for count, body in enumerate(bodies, 1):
                 channel.basic_publish(
                     amqp.Message(body, delivery_mode=2, **properties), exchange=exchange, routing_key=queue
                 )
+                confirms.expect(count)
                 if count % 5000 == 0:
-                    channel.tx_commit()
-            channel.tx_commit()
+                    confirms.wait()
+            confirms.wait()
         return count
 
     def count(self, queue: str = "notifications.info") -> int:
@@ -90,3 +91,37 @@ class Bus:
         except amqp.exceptions.NotFound:
             self._channel = self._connection.channel()
             return 0
+
+
+class _Confirms:
+    """What the broker has yet to confirm. (A transaction would not wait for the nodes of a quorum queue.)"""
+
+    def __init__(self, channel: amqp.Channel) -> None:
+        self._connection = channel.connection
+        self._open: dict[int, None] = {}
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._confirm)
+        channel.events["basic_nack"].add(self._refuse)
+
+    def expect(self, number: int) -> None:
+        """Note that a message was published, the first of the channel as number 1."""
+        self._open[number] = None
+
+    def wait(self) -> None:
+        """Return when everything is confirmed.
+
+        :raises amqp.AMQPError: the broker could not take a message.
+        """
+        while self._open:
+            self._connection.drain_events()
+
+    def _confirm(self, number: int, multiple: bool) -> None:
+        if not multiple:
+            self._open.pop(number, None)
+            return
+        while self._open and (first := next(iter(self._open))) <= number:
+            del self._open[first]
+
+    @staticmethod
+    def _refuse(number: int, multiple: bool) -> None:
+        raise amqp.AMQPError(f"the broker refused message {number}")

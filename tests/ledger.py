@@ -22,6 +22,8 @@ _TRAIT_TABLES: tuple[Any, ...] = (
     tables.TraitDatetime,
 )
 _START = datetime.datetime(2024, 3, 1)
+# Bodies that are compared at a time: a million at once would not fit into memory.
+_PART = 50_000
 
 Row = tuple[str, str, int, str]
 
@@ -85,14 +87,19 @@ class Ledger:
             rows |= {(event.message_id, name, dtype, str(value)) for name, dtype, value in event.traits}
         return rows
 
-    def stored(self) -> list[Row]:
-        """Return every trait row of the database, with the message_id of its event."""
+    def stored(self, message_ids: tuple[str, str] | None = None) -> list[Row]:
+        """Return every trait row of the database, with the message_id of its event.
+
+        :param message_ids: the first and the last to look at.
+        """
         rows: list[Row] = []
         with self._engine.connect() as connection:
             for dtype, table in enumerate(_TRAIT_TABLES, 1):
                 query = sqlalchemy.select(tables.Event.message_id, table.key, table.value).join(
                     table, table.event_id == tables.Event.id
                 )
+                if message_ids:
+                    query = query.where(tables.Event.message_id.between(*message_ids))
                 rows += [(row[0], row[1], dtype, str(row[2])) for row in connection.execute(query)]
         return rows
 
@@ -101,10 +108,20 @@ class Ledger:
 
         :raises AssertionError: naming a few of the differences.
         """
-        expected, stored = self.expected(bodies), self.stored()
-        message_ids = {Notification.decode(body).message["metadata"]["message_id"] for body in bodies}
-        assert self.events() == len(message_ids)
-        assert len(stored) == len(set(stored)), "a trait is stored twice"
-        missing, surplus = expected - set(stored), set(stored) - expected
-        assert not missing, f"{len(missing)} traits are missing, such as {sorted(missing)[:3]}"
-        assert not surplus, f"{len(surplus)} traits too many, such as {sorted(surplus)[:3]}"
+        ids = [Notification.decode(body).message["metadata"]["message_id"] for body in bodies]
+        assert self.events() == len(set(ids))
+        if len(ids) <= _PART:
+            _assert_equal(self.expected(bodies), self.stored())
+            return
+        by_id = sorted(range(len(ids)), key=ids.__getitem__)
+        for start in range(0, len(by_id), _PART):
+            part = by_id[start : start + _PART]
+            stored = self.stored((ids[part[0]], ids[part[-1]]))
+            _assert_equal(self.expected(bodies[index] for index in part), stored)
+
+
+def _assert_equal(expected: set[Row], stored: list[Row]) -> None:
+    assert len(stored) == len(set(stored)), "a trait is stored twice"
+    missing, surplus = expected - set(stored), set(stored) - expected
+    assert not missing, f"{len(missing)} traits are missing, such as {sorted(missing)[:3]}"
+    assert not surplus, f"{len(surplus)} traits too many, such as {sorted(surplus)[:3]}"

@@ -129,17 +129,21 @@ class AmqpConsumer:
                 continue
             session = _Session(self)
             loss: Exception | None = None
+            released = False
             try:
                 session.run()
             except _Released:
-                LOG.warning("%s: gave back what is not stored, until the store answers", self.bus.name)
+                released = True
             except LINK_ERRORS as error:
                 loss = error
             finally:
                 self._consuming = False
                 self._generation += 1
                 self._lane.reset(self._generation)
-            if loss is not None:  # outside of the clause, where oslo.log would add its text once more
+            # Outside of the clauses, where oslo.log would add the error's text once more.
+            if released:
+                LOG.warning("%s: gave back what is not stored, until the store answers", self.bus.name)
+            if loss is not None:
                 LOG.warning("%s: %s: %s", session.where, type(loss).__name__, loss)
                 self._on_lost()
             if session.consumed:

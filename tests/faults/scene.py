@@ -11,7 +11,7 @@ import sqlalchemy
 
 from panko_ingest.storage import StorageUnavailable
 from tests.bus import Bus
-from tests.daemon import Daemon, configuration
+from tests.daemon import COMMAND, Daemon, configuration
 from tests.faults.feed import Feed
 from tests.ledger import Ledger, load
 from tests.waiting import wait_until
@@ -37,6 +37,9 @@ class Scene:
     :param database_url: where the results are looked at.
     :param through: the two URLs that the daemon uses, where a proxy is in between.
     :param more: configuration of the daemon beyond the URLs.
+    :param load: what to publish; by default enough of the standard load for a few minutes.
+    :param look_every: seconds between two looks into the database while something is waited for.
+    :param patience: seconds within which a fault must be over.
     """
 
     def __init__(
@@ -52,7 +55,16 @@ class Scene:
         rate: float = RATE,
         quorum: bool = False,
         environment: dict[str, str] | None = None,
+        command: Sequence[str | Path] = COMMAND,
+        load: Sequence[bytes] | None = None,
+        look_every: float = 0.05,
+        patience: float = 90.0,
     ) -> None:
+        self.workers = workers
+        self.dead = 0
+        """How many dead letters there are to be at the end."""
+        self._look_every = look_every
+        self._patience = patience
         self.broker_url = broker_url
         self.quorum = quorum
         self.ledger = Ledger(database_url)
@@ -63,8 +75,8 @@ class Scene:
         else:
             more += notification
         conf = configuration(folder, broker, database, more)
-        self.daemon = Daemon(conf, "--only", "ingester", environment=environment)
-        self.feed = Feed(publish_to or [broker_url], bodies(MOST), rate, quorum=quorum)
+        self.daemon = Daemon(conf, "--only", "ingester", command=command, environment=environment)
+        self.feed = Feed(publish_to or [broker_url], load or bodies(MOST), rate, quorum=quorum)
         self._faults: list[tuple[str, float]] = []
 
     @contextlib.contextmanager
@@ -96,31 +108,38 @@ class Scene:
         except (sqlalchemy.exc.SQLAlchemyError, StorageUnavailable, OSError):
             return -1
 
-    def wait_for_more(self, count: int, timeout: float = 90.0) -> None:
+    def wait_for_more(self, count: int) -> None:
         """Wait until so many more events are stored than now."""
         before = wait_until(self._stored_plus_one, 60, "an answer of the database") - 1
-        self.wait_for(lambda: self.stored() >= before + count, timeout, f"{count} more events than {before}")
+        self.wait_for(
+            lambda: self.stored() >= before + count, self._patience, f"{count} more events than {before}"
+        )
 
     def wait_for(self, condition: Callable[[], object], timeout: float, what: str) -> None:
         """Wait for a condition; the log of the daemon is in the error."""
         try:
-            wait_until(condition, timeout, what, interval=0.05)
+            wait_until(condition, timeout, what, self._look_every)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.daemon.log[-4000:]}") from None
 
-    def settle(self, timeout: float = 120.0) -> None:
-        """Stop publishing; assert that each message ends as one event, and the daemon well."""
+    def settle(self) -> None:
+        """Stop publishing; assert that each message ends as one event or as poison, and the daemon well."""
         published = self.feed.stop()
-        self.wait_for(lambda: self.stored() >= len(published), timeout, f"{len(published)} events")
+        self.wait_for(
+            lambda: self.stored() >= len(published), 120 + self._patience, f"{len(published)} events"
+        )
+        self.wait_for(lambda: self.ledger.dead_letters() >= self.dead, 30, f"{self.dead} dead letters")
         assert self.daemon.stop() == 0, self.daemon.log[-4000:]
-        assert "Traceback" not in self.daemon.log, "something happened that nobody foresaw"
+        whole_log = self.daemon.log_path.read_text(errors="replace")
+        assert "Traceback" not in whole_log, "something happened that nobody foresaw"
         self.assert_counts(published)
 
-    def assert_counts(self, published: Sequence[bytes], dead: int = 0) -> None:
+    def assert_counts(self, published: Sequence[bytes]) -> None:
         """Assert that nothing is lost, doubled or left, and note the result down."""
-        if not self.quorum:
-            with Bus(self.broker_url) as bus:
-                assert bus.count() == 0
+        dead = self.dead
+        with Bus(self.broker_url) as bus:
+            # A quorum queue takes a moment to count what was acknowledged.
+            wait_until(lambda: bus.count() == 0, 20 if self.quorum else 0, "an empty queue")
         self.ledger.assert_holds(published)
         assert self.ledger.dead_letters() == dead
         for name, seconds in self._faults:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from random import Random
 
 import pytest
 
+from panko_ingest.progress import CRASHES_BEFORE_DEAD_LETTER
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.faults import poison
@@ -78,7 +80,7 @@ def test_a_flood_of_bad_messages_trips_the_breaker_until_it_is_over(
 
 
 PLUGIN = """\
-import os, signal, time
+import ctypes, os, signal
 from panko_ingest.converter.plugins import TraitPlugin
 
 class Deadly(TraitPlugin):
@@ -88,6 +90,8 @@ class Deadly(TraitPlugin):
                 os.kill(os.getpid(), signal.SIGKILL)
             while value == "hang":
                 pass
+            if value == "hang in C":
+                ctypes.PyDLL(None).sleep(3600)  # keeps the interpreter's lock
         return ["harmless"] * len(match_list)
 """
 DEFINITIONS = """\
@@ -115,23 +119,34 @@ def plugin_folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "effect", ["die", pytest.param("hang", marks=[pytest.mark.long, pytest.mark.timeout(400)])]
+    ("effect", "patience"),
+    [
+        ("die", 30),
+        pytest.param("hang", 10, marks=[pytest.mark.long, pytest.mark.timeout(300)]),
+        pytest.param("hang in C", 30, marks=[pytest.mark.long, pytest.mark.timeout(400)]),
+    ],
 )
 def test_a_message_that_kills_whoever_converts_it_is_found_out(
-    tmp_path: Path, broker_url: str, ledger: Ledger, plugin_folder: Path, effect: str
+    tmp_path: Path, broker_url: str, ledger: Ledger, plugin_folder: Path, effect: str, patience: int
 ) -> None:
     deadly = deadly_message(effect)
     good = [deadly_message("none") for _ in range(300)]
     conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n")
-    service = Daemon(conf, "--only", "ingester", environment=environment(plugin_folder))
+    limit = f"panko_ingest.workers.supervisor:HANG_LIMIT={patience}"
+    service = Daemon(
+        conf, "--only", "ingester", environment=environment(HOOKS, plugin_folder, FAULT_SET=limit)
+    )
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         bus.publish([*good[:150], deadly, *good[150:]])
-        wait_until(lambda: ledger.dead_letters() == 1, 60 if effect == "die" else 300, "the dead letter")
+        wait_until(lambda: ledger.dead_letters() == 1, 60 + 8 * patience, "the dead letter")
         wait_until(lambda: ledger.events() == len(good), 30, "the good ones")
         assert service.stop() == 0
         assert bus.count() == 0
     assert ledger.stages() == {"crash": 1}
+    if effect != "die":  # the first time it is delivered nobody has a reason to note it down
+        killed = re.findall(r"made no progress for \d+ s: killing it", service.log)
+        assert len(killed) >= CRASHES_BEFORE_DEAD_LETTER + 1
     record(f"a message that makes its converter {effect}", 0, len(good) + 1, ledger.events(), 1)
 
 

@@ -2,13 +2,12 @@
 
 import os
 import random
-import signal
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.faults.breaking import kill_master
 from tests.faults.conftest import HOOKS
 from tests.faults.scene import Scene
 from tests.waiting import wait_until
@@ -16,26 +15,26 @@ from tests.waiting import wait_until
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(240)]
 
 
-def kill_workers(scene: Scene, seconds: float) -> int:
-    chance, killed = random.Random(1), 0
+MASTERS_TURN = 5
+
+
+def kill_processes(scene: Scene, seconds: float) -> tuple[int, int]:
+    """SIGKILL a random worker every 2 s, and each fifth time the master; return how many of each."""
+    chance, workers, masters = random.Random(1), 0, 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         next_at = time.monotonic() + 2
-        victim = chance.choice(wait_until(lambda: scene.daemon.workers, 20, "a worker"))
-        victim.kill()
-        victim.wait(5)
-        killed += 1
+        victims = wait_until(lambda: scene.daemon.workers, 30, "a worker")
+        if (workers + masters) % MASTERS_TURN == MASTERS_TURN - 1:
+            kill_master(scene.daemon)
+            masters += 1
+        else:
+            victim = chance.choice(victims)
+            victim.kill()
+            victim.wait(5)
+            workers += 1
         wait_until(lambda at=next_at: time.monotonic() >= at, 5)  # type: ignore[misc]
-    return killed
-
-
-def kill_master(scene: Scene) -> None:
-    family = scene.daemon.process.children(recursive=True)
-    scene.daemon.signal(signal.SIGKILL)
-    scene.daemon.wait()
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not alive, "workers outlive their master"
-    scene.daemon.start()
+    return workers, masters
 
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
@@ -44,10 +43,12 @@ def test_workers_and_the_master_are_killed_under_load(
 ) -> None:
     scene = Scene(tmp_path, broker_url, postgresql_url)
     with scene.running():
-        with scene.fault(f"a worker killed every 2 s, for {seconds} s"):
-            assert kill_workers(scene, seconds) >= seconds / 4
+        with scene.fault(f"a worker killed every 2 s, each fifth time the master, for {seconds} s"):
+            workers, masters = kill_processes(scene, seconds)
+            assert workers + masters >= seconds / 4
+            assert masters >= seconds // 30
         with scene.fault("the master killed, and started again"):
-            kill_master(scene)
+            kill_master(scene.daemon)
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,10 @@ if [ ! -e /usr/sbin/policy-rc.d ]; then
     chmod +x /usr/sbin/policy-rc.d
 fi
 export DEBIAN_FRONTEND=noninteractive
-apt-get update --quiet=2
+# Another installation may be under way.
+apt-get --option DPkg::Lock::Timeout=300 update --quiet=2
 # shellcheck disable=SC2086
-apt-get install --quiet=2 --yes --no-install-recommends $missing
+apt-get --option DPkg::Lock::Timeout=300 install --quiet=2 --yes --no-install-recommends $missing
 if command -v systemctl >/dev/null; then
     for package in $missing; do
         case $package in
