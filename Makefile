@@ -56,7 +56,7 @@ services: ## install PostgreSQL, MariaDB, RabbitMQ and Prometheus from Debian wh
 fuzz: venv ## decode and convert 200,000 mutated bodies
 	$(PYTEST) -m long tests/unit/test_fuzz.py $(ARGS)
 
-soak: venv services ## random faults under load: make soak MINUTES=60
+soak: venv services ## random faults under load: make soak MINUTES=60; writes docs/soak.md
 	$(BIN)/python -m tests.faults.soak $(or $(MINUTES),60)
 
 test-bookworm: ## make test on a fresh Debian 12 (needs root)

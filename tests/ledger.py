@@ -22,8 +22,6 @@ _TRAIT_TABLES: tuple[Any, ...] = (
     tables.TraitDatetime,
 )
 _START = datetime.datetime(2024, 3, 1)
-# Bodies that are compared at a time: a million at once would not fit into memory.
-_PART = 50_000
 
 Row = tuple[str, str, int, str]
 
@@ -108,19 +106,16 @@ class Ledger:
 
         :raises AssertionError: naming a few of the differences.
         """
-        ids = [Notification.decode(body).message["metadata"]["message_id"] for body in bodies]
-        assert self.events() == len(set(ids))
-        if len(ids) <= _PART:
-            _assert_equal(self.expected(bodies), self.stored())
-            return
-        by_id = sorted(range(len(ids)), key=ids.__getitem__)
-        for start in range(0, len(by_id), _PART):
-            part = by_id[start : start + _PART]
-            stored = self.stored((ids[part[0]], ids[part[-1]]))
-            _assert_equal(self.expected(bodies[index] for index in part), stored)
+        message_ids = {Notification.decode(body).message["metadata"]["message_id"] for body in bodies}
+        assert self.events() == len(message_ids)
+        assert_equal(self.expected(bodies), self.stored())
 
 
-def _assert_equal(expected: set[Row], stored: list[Row]) -> None:
+def assert_equal(expected: set[Row], stored: list[Row]) -> None:
+    """Assert that those trait rows are stored, each once, and no others.
+
+    :raises AssertionError: naming a few of the differences.
+    """
     assert len(stored) == len(set(stored)), "a trait is stored twice"
     missing, surplus = expected - set(stored), set(stored) - expected
     assert not missing, f"{len(missing)} traits are missing, such as {sorted(missing)[:3]}"

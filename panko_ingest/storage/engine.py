@@ -140,10 +140,12 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
     arguments: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT,
         "client_encoding": "utf8",
-        # A peer that vanished is noticed within a minute, also while we wait for its answer.
+        # A peer that vanished is noticed within a minute: while we wait for its answer, and when it does
+        # not even confirm that it got our question, of which keepalives would not tell.
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
         "application_name": "panko-ingest",
     }
     arguments = {name: value for name, value in arguments.items() if name not in url.query}

@@ -20,6 +20,11 @@ class Repeats(Sequence[bytes]):
         self._places = [_place(body) for body in bodies]
         self._part = range(count)
 
+    @property
+    def first_round(self) -> "Repeats":
+        """The first of the bodies that are repeated, as far as they are part of this."""
+        return self[: len(self._bodies)]
+
     def __len__(self) -> int:
         return len(self._part)
 

@@ -140,10 +140,14 @@ class Scene:
         with Bus(self.broker_url) as bus:
             # A quorum queue takes a moment to count what was acknowledged.
             wait_until(lambda: bus.count() == 0, 20 if self.quorum else 0, "an empty queue")
-        self.ledger.assert_holds(published)
+        self.assert_holds(published)
         assert self.ledger.dead_letters() == dead
         for name, seconds in self._faults:
             record(name, seconds, len(published) + dead, self.ledger.events(), dead)
+
+    def assert_holds(self, published: Sequence[bytes]) -> None:
+        """Assert that the database holds what was published, each message once and whole."""
+        self.ledger.assert_holds(published)
 
     def _stored_plus_one(self) -> int:
         return self.stored() + 1

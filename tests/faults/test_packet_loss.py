@@ -93,11 +93,8 @@ def test_a_short_loss_is_survived_and_a_long_one_noticed(
     )
 
     def links() -> set[Any]:
-        return {
-            connection["peer_port"]
-            for connection in broker.connections(vhost)
-            if connection["peer_host"] == namespace.there
-        }
+        names = (connection["name"] for connection in broker.connections(vhost))
+        return {name for name in names if name.startswith(f"{namespace.there}:")}
 
     sessions = sessions_at(database, namespace)
     with scene.running():

@@ -114,8 +114,8 @@ class RabbitMQ(Server):
         return {binding["source"] for binding in bindings} - {""}
 
     def connections(self, url: str) -> list[dict[str, Any]]:
-        """Return name, peer host and port, state and channels of each client's connection to a vhost."""
-        columns = ["vhost", "name", "peer_host", "peer_port", "state", "channels"]
+        """Return name, peer port, state and channels of each client's connection to a vhost."""
+        columns = ["vhost", "name", "peer_port", "state", "channels"]
         listed = json.loads(self.ctl("list_connections", *columns, "--formatter", "json"))
         return [connection for connection in listed if connection["vhost"] == url.rpartition("/")[2]]
 
