@@ -80,7 +80,8 @@ class Intake:
             self._convert(notification, delivery, batcher)
         except MessageError as error:
             batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, error.stage, notification))
-        except Exception as error:  # a fault of ours or of a plugin must cost this message only
+        # A fault of ours or of a plugin must cost this message only, also where the plugin calls sys.exit().
+        except (Exception, SystemExit) as error:
             LOG.exception("Unexpected error while converting a message from %s", delivery.queue)
             batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, "convert", notification))
         if guard is not None:
@@ -108,7 +109,7 @@ class Intake:
             batcher.add_event(delivery, event)
 
     def _dead_letter(
-        self, delivery: Delivery, error: Exception, stage: str, notification: Notification | None
+        self, delivery: Delivery, error: BaseException, stage: str, notification: Notification | None
     ) -> DeadLetter:
         message = notification.message if notification else {"metadata": {}}
         return dead_letter.from_delivery(

@@ -46,7 +46,7 @@ consumer_timeout = {_CONSUMER_TIMEOUT}
 statement_timeout = 10
 lock_timeout = 3
 """
-_GROWTH = 1.1
+_GROWTH = 1.15
 _GRAINS = 4 * 2**20
 _LEAST_LOOKS = 10
 
@@ -229,7 +229,7 @@ class Memory:
         """Return a line for each process.
 
         :raises AssertionError: one of them has ended, or has grown: in the second half of the
-            measurements it was larger than a tenth and a few pages above all of the first half.
+            measurements it was well above all of the first half.
         """
         lines = []
         for process, sizes in self._sizes.items():

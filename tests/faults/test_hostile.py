@@ -80,7 +80,7 @@ def test_a_flood_of_bad_messages_trips_the_breaker_until_it_is_over(
 
 
 PLUGIN = """\
-import ctypes, os, signal
+import ctypes, os, signal, sys
 from panko_ingest.converter.plugins import TraitPlugin
 
 class Deadly(TraitPlugin):
@@ -88,6 +88,8 @@ class Deadly(TraitPlugin):
         for _, value in match_list:
             if value == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if value == "exit":
+                sys.exit()
             while value == "hang":
                 pass
             if value == "hang in C":
@@ -121,6 +123,7 @@ def plugin_folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("effect", "patience"),
     [
+        ("exit", 30),
         ("die", 30),
         pytest.param("hang", 10, marks=[pytest.mark.long, pytest.mark.timeout(300)]),
         pytest.param("hang in C", 30, marks=[pytest.mark.long, pytest.mark.timeout(400)]),
@@ -143,8 +146,8 @@ def test_a_message_that_kills_whoever_converts_it_is_found_out(
         wait_until(lambda: ledger.events() == len(good), 30, "the good ones")
         assert service.stop() == 0
         assert bus.count() == 0
-    assert ledger.stages() == {"crash": 1}
-    if effect != "die":  # the first time it is delivered nobody has a reason to note it down
+    assert ledger.stages() == {"convert" if effect == "exit" else "crash": 1}
+    if effect.startswith("hang"):  # the first time it is delivered nobody has a reason to note it down
         killed = re.findall(r"made no progress for \d+ s: killing it", service.log)
         assert len(killed) >= CRASHES_BEFORE_DEAD_LETTER + 1
     record(f"a message that makes its converter {effect}", 0, len(good) + 1, ledger.events(), 1)

@@ -124,7 +124,7 @@ class RabbitMQ(Server):
         self.ctl("close_all_connections", "--vhost", url.rpartition("/")[2], "closed by a test")
 
     def ctl(self, *words: str) -> str:
-        """Run rabbitmqctl on the node, and return what it prints; takes about half a second.
+        """Run rabbitmqctl on the node, and return what it prints; takes a second, and long under load.
 
         :raises RuntimeError: it failed.
         """
@@ -135,7 +135,7 @@ class RabbitMQ(Server):
             cwd=self.directory,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=self.start_timeout,
             check=False,
         )
         if done.returncode:

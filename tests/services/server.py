@@ -31,7 +31,7 @@ class Server(ABC):
 
     name: str
     system_user: str
-    start_timeout = 60.0
+    start_timeout = 180.0
     _stop_signal = signal.SIGTERM
 
     def __init__(self, settings: Mapping[str, str] | None = None, directory: Path | None = None) -> None:

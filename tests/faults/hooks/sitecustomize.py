@@ -3,7 +3,7 @@
 ``FAULT_SET`` sets constants: ``module:NAME=number`` separated by spaces. ``FAULT_KILL`` names a
 function (``module:Class.method``) whose ``FAULT_KILL_CALL``-th call in a process kills that process
 ``before`` or ``after`` it (``FAULT_KILL_WHEN``), as often as there are files in ``FAULT_KILL_FOLDER``:
-each kill takes one away.
+each kill takes one away. With ``FAULT_KILL_WHEN=raise`` the call fails instead.
 """
 
 import functools
@@ -34,13 +34,15 @@ def _kill_at(spec: str, when: str, call: int, folder: Path) -> None:
                 ticket.unlink()
             except FileNotFoundError:
                 continue  # another worker took it
+            if when == "raise":
+                raise RuntimeError("a thread that fails for the test's sake")
             os.kill(os.getpid(), signal.SIGKILL)
 
     @functools.wraps(original)
     def spoiled(self: Any, argument: Any) -> Any:
         # An empty list of batches is settled all the time.
         chosen = bool(argument) and next(calls) == call
-        if chosen and when == "before":
+        if chosen and when != "after":
             fall()
         result = original(self, argument)
         if chosen and when == "after":
