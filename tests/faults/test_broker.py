@@ -1,5 +1,7 @@
 """What a broker does to its clients: it restarts, crashes, loses queues, throws them out, runs short."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.bus import Bus
+from tests.daemon import configuration
 from tests.faults.breaking import at_rest, memory_alarm
-from tests.faults.scene import Scene
+from tests.faults.scene import Scene, bodies
 from tests.services import PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
 
@@ -97,6 +100,18 @@ def test_no_message_of_a_quorum_queue_is_dropped_at_its_delivery_limit_while_the
         postgresql.start()
         broker.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
     assert scene.daemon.log.count("gave back what is not stored") == returns
+
+
+@pytest.mark.long
+def test_publishing_gives_up_when_the_broker_takes_nothing(
+    tmp_path: Path, broker: RabbitMQ, broker_vhost: str
+) -> None:
+    conf = configuration(tmp_path, broker_vhost, "sqlite://")
+    command = [sys.executable, "-m", "panko_ingest", "--config-file", str(conf), "publish", "-"]
+    with memory_alarm(broker):
+        done = subprocess.run(command, input=bodies(1)[0], capture_output=True, timeout=120, check=False)
+    assert done.returncode == 3
+    assert b"refuses to publish" in done.stderr
 
 
 def test_a_transient_queue_is_refused_where_durable_ones_are_required(

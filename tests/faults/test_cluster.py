@@ -10,7 +10,7 @@ from tests.faults.scene import Scene
 from tests.services import PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.breaking import Database, locked, read_only, slots_taken
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene
-from tests.services import MariaDB, PostgreSQL
+from tests.services import MariaDB, PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(240)]
@@ -50,6 +50,27 @@ def test_the_database_refuses_to_write_or_makes_wait(
             slots_taken(url, lambda: bool(no_slot.search(scene.daemon.log))),
         ):
             pass
+
+
+@pytest.mark.long
+def test_the_bus_is_served_while_one_statement_takes_three_heartbeats(
+    tmp_path: Path, broker_url: str, rabbitmq: RabbitMQ, database: Database, url: str
+) -> None:
+    heartbeat = 10
+    patient = "[database]\nlock_timeout = 120\nstatement_timeout = 120\n"
+    through = (f"{broker_url}?heartbeat={heartbeat}", url)
+    scene = Scene(tmp_path, broker_url, url, through=through, more=patient)
+
+    def links() -> set[str]:
+        found = rabbitmq.api("GET", f"vhosts/{broker_url.rpartition('/')[2]}/connections")
+        return {one["name"] for one in found if one["client_properties"].get("product") == "panko-ingest"}
+
+    with scene.running():
+        before = wait_until(lambda: len(links()) == scene.workers and links(), 30, "connections")
+        with scene.fault(f"{database.name}: a statement of {3 * heartbeat} s"), locked(url):
+            stands_still(scene, 3 * heartbeat)
+        assert links() == before, "the broker heard of each worker all the time"
+        assert "Waiting for the event database" not in scene.daemon.log, "it was one statement"
 
 
 def ordinary_role(database: Database, url: str) -> str:
