@@ -77,7 +77,7 @@ test-upgrade: venv services ## two releases on one database while its schema is 
 
 test-faults: venv services ## break things for real, the long way; writes docs/faults.md
 	rm -f test-results/faults.jsonl
-	$(PYTEST) tests/faults $(ARGS)
+	$(PYTEST) --numprocesses 2 --dist worksteal tests/faults $(ARGS)
 	$(BIN)/python -m tests.faults.report > docs/faults.md
 
 test-differential: venv ## compare conversion with Ceilometer's own on mutated notifications

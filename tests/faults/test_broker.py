@@ -15,7 +15,7 @@ from tests.faults.scene import Scene, bodies
 from tests.services import PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_an_administrator_and_a_memory_alarm_disturb_it(
     ("outage", "consumer_timeout"),
     [
         (25, 10),
-        pytest.param(180, 60, marks=[pytest.mark.long, pytest.mark.timeout(500)]),
-        pytest.param(120, 1800, marks=[pytest.mark.long, pytest.mark.timeout(400)]),
+        pytest.param(180, 60, marks=pytest.mark.long),
+        pytest.param(120, 1800, marks=pytest.mark.long),
     ],
 )
 def test_no_message_of_a_quorum_queue_is_dropped_at_its_delivery_limit_while_the_database_is_away(

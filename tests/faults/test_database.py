@@ -16,7 +16,7 @@ from tests.faults.scene import Scene
 from tests.services import MariaDB, PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(900)]
 
 QUICK = "[database]\nlock_timeout = 2\nstatement_timeout = 5\n"
 

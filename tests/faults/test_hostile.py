@@ -19,7 +19,7 @@ from tests.faults.scene import bodies, record
 from tests.ledger import Ledger
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def plugin_folder(tmp_path: Path) -> Path:
     [
         ("exit", 30),
         ("die", 30),
-        pytest.param("hang", 10, marks=[pytest.mark.long, pytest.mark.timeout(300)]),
-        pytest.param("hang in C", 30, marks=[pytest.mark.long, pytest.mark.timeout(400)]),
+        pytest.param("hang", 10, marks=pytest.mark.long),
+        pytest.param("hang in C", 30, marks=pytest.mark.long),
     ],
 )
 def test_a_message_that_kills_whoever_converts_it_is_found_out(

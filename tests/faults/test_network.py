@@ -11,7 +11,7 @@ from tests.faults.scene import Scene
 from tests.services import MariaDB, PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(900)]
 
 MID_FRAME = 70_001
 

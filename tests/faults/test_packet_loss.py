@@ -18,7 +18,7 @@ from tests.waiting import wait_until
 pytestmark = [
     pytest.mark.rabbitmq,
     pytest.mark.long,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
 ]
 

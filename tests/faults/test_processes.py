@@ -12,7 +12,7 @@ from tests.faults.conftest import HOOKS
 from tests.faults.scene import Scene
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(900)]
 
 
 MASTERS_TURN = 5
@@ -37,7 +37,7 @@ def kill_processes(scene: Scene, seconds: float) -> tuple[int, int]:
     return workers, masters
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=[pytest.mark.long, pytest.mark.timeout(300)])])
+@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.long)])
 def test_workers_and_the_master_are_killed_under_load(
     tmp_path: Path, broker_url: str, postgresql_url: str, seconds: int
 ) -> None:

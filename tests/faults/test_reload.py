@@ -11,7 +11,7 @@ from panko_ingest import resources
 from tests.bus import Bus
 from tests.faults.scene import Scene
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(900)]
 
 REFUSED = "The new configuration is refused, the old one stays in force: "
 
