@@ -16,12 +16,11 @@ from panko_ingest import __version__, unread_options
 from panko_ingest.cli.main import prepare
 from panko_ingest.metric_files import MetricFiles
 from panko_ingest.progress import Board
-from panko_ingest.workers import report
+from panko_ingest.workers import report, sources
 from panko_ingest.workers.expirer import ExpirerService
 from panko_ingest.workers.ingester import IngestService
 from panko_ingest.workers.monitor import MonitorService
 from panko_ingest.workers.settings import Settings, validate
-from panko_ingest.workers.sources import buses
 from panko_ingest.workers.supervisor import Supervisor
 from panko_ingest.workers.systemd import Notifier
 from panko_ingest.workers.worker import Worker
@@ -49,6 +48,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     validate(conf)
     LOG.info("panko-ingest %s starts", __version__)
     unread_options.warn(conf)
+    sources.warn(conf)
     notifier = Notifier()
     files = MetricFiles(os.environ.get("RUNTIME_DIRECTORY"))
     _stop_on_interrupt()
@@ -101,7 +101,7 @@ class _Daemon:
         report.install(conf, lambda: self._settings.conf)
         only = conf.command.only
         workers = 0 if only == "expirer" else conf.notification.workers
-        self._board = Board(workers, len(buses(conf)) if workers else 0)
+        self._board = Board(workers, len(sources.buses(conf)) if workers else 0)
         self._supervisor = Supervisor(self._board, notifier, files)
         self._services: dict[Any, type[Worker]] = {}
         self._most_workers = workers
@@ -141,7 +141,7 @@ class _Daemon:
         workers = conf.notification.workers
         for service_id, service in self._services.items():
             if service is IngestService:
-                self._board.resize(workers, len(buses(conf)))
+                self._board.resize(workers, len(sources.buses(conf)))
                 # Those that are too many rest: cotyledon starts again whatever ends.
                 self._most_workers = max(self._most_workers, workers)
                 self._manager.reconfigure(service_id, self._most_workers)

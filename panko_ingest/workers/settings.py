@@ -10,7 +10,7 @@ from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.errors import ConfigError
 from panko_ingest.progress import check_size
 from panko_ingest.storage import get_connection_from_config
-from panko_ingest.workers.sources import buses
+from panko_ingest.workers import sources
 
 LOG = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Settings:
             LOG.exception("The new configuration can't be read, the old one stays in force")
             return False
         unread_options.warn(conf)
+        sources.warn(conf)
         self.conf = conf
         LOG.info("The configuration was read again; the workers start anew with it")
         return True
@@ -50,7 +51,7 @@ def validate(conf: cfg.ConfigOpts) -> None:
 
     :raises ConfigError: naming what is wrong.
     """
-    check_size(conf.notification.workers, len(buses(conf)))
+    check_size(conf.notification.workers, len(sources.buses(conf)))
     get_connection_from_config(conf)
     TypeFilter(conf.event.types)
     EventConverter.from_file(

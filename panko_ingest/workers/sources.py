@@ -1,5 +1,6 @@
 """Which buses and queues the configuration names."""
 
+import logging
 from collections.abc import Sequence
 
 from oslo_config import cfg
@@ -7,11 +8,13 @@ from oslo_config import cfg
 from panko_ingest import amqp, config
 from panko_ingest.errors import ConfigError
 
+LOG = logging.getLogger(__name__)
+
 
 def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
     """Return the buses to read from.
 
-    :raises ConfigError: a URL can't be used.
+    :raises ConfigError: a URL can't be used, or is of a transport that ``require_durable`` forbids.
     """
     rabbit = conf.oslo_messaging_rabbit
     tls = None
@@ -19,7 +22,7 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
         tls = amqp.TlsSettings(
             rabbit.ssl_ca_file or None, rabbit.ssl_cert_file or None, rabbit.ssl_key_file or None
         )
-    return [
+    found = [
         amqp.parse(
             url,
             tls=tls,
@@ -28,6 +31,24 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
         )
         for url in config.messaging_urls(conf)
     ]
+    if conf.notification.require_durable:
+        for bus in found:
+            if bus.virtual_url is not None:
+                raise ConfigError(
+                    f"{bus.name} is an embedded transport, which loses messages when a process dies: use a "
+                    "RabbitMQ, or unset [notification] require_durable"
+                )
+    return found
+
+
+def warn(conf: cfg.ConfigOpts) -> None:
+    """Say which of the buses promise less than RabbitMQ does."""
+    for bus in buses(conf):
+        if bus.virtual_url is not None:
+            LOG.warning(
+                "%s is an embedded transport, for trying out: it may lose messages when a process dies",
+                bus.name,
+            )
 
 
 def management_interfaces(conf: cfg.ConfigOpts, sources: Sequence[amqp.Bus]) -> list[amqp.Management | None]:

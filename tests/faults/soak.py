@@ -52,6 +52,23 @@ _LEAST_LOOKS = 10
 _RENEWAL = 60.0  # within which workers that were killed, or told to read the configuration, are new ones
 
 
+_HEAD = """\
+# The last soak
+
+`make soak` broke things at random for {minutes:.0f} minutes while messages were published. All ended as they
+should: {counts}, each event with all its traits, nothing twice, nothing left on the queue.
+
+*Recovery* is the longest time from the end of a fault until the next event is stored.
+
+| fault | times | recovery |
+|---|---:|---:|
+"""
+_MEMORY = """
+Resident memory of each process in the last third of the run, in which none was ended: the most in the
+first half of that time, and in the second.
+
+"""
+
 # Which of the repeated messages became events that differ in their traits. Hashes are added up,
 # so that nobody needs to sort; types and values are kept apart by what they are hashed with.
 _DIFFERENT = """
@@ -341,14 +358,10 @@ def page(minutes: float, counts: str, recoveries: Mapping[str, list[float]], liv
         for name, seconds in sorted(recoveries.items())
     )
     return (
-        "# The last soak\n\n"
-        f"`make soak` broke things at random for {minutes:.0f} minutes while messages were published; all "
-        f"ended as they should: {counts}, each event with all its traits, nothing twice, nothing left on "
-        "the queue.\n\n"
-        "*Recovery* is the longest time from the end of a fault until the next event is stored.\n\n"
-        "| fault | times | recovery |\n|---|---:|---:|\n" + rows + "\n"
-        "Resident memory of each process in the last third of the run, in which none was ended: the most "
-        "in the first half of that time, and in the second.\n\n" + "".join(f"- {line}\n" for line in lives)
+        _HEAD.format(minutes=minutes, counts=counts)
+        + rows
+        + _MEMORY
+        + "".join(f"- {line}\n" for line in lives)
     )
 
 

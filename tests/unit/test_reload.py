@@ -56,6 +56,10 @@ def test_a_good_configuration_comes_into_force(path: Path, settings: Settings) -
         ("batch_size = many", "[notification] batch_size"),
         ("prefetch_count = 5", "[notification] prefetch_count"),
         ("workers = 0", "[notification] workers"),
+        (
+            "require_durable = true\nmessaging_urls = sqla+sqlite:///bus.sqlite",
+            "sqla+sqlite:// is an embedded",
+        ),
         ("[event]\ndefinitions_cfg_file = nowhere.yaml", "[event] definitions_cfg_file"),
     ],
 )
@@ -67,3 +71,11 @@ def test_any_other_is_refused_and_named_and_the_old_one_stays(
     assert not settings.reload()
     assert settings.conf is before
     assert named in caplog.text
+
+
+def test_an_embedded_transport_is_warned_of(
+    path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(f"{BEFORE}messaging_urls = sqla+sqlite:///bus.sqlite\n")
+    assert settings.reload()
+    assert "may lose messages" in caplog.text
