@@ -1,12 +1,15 @@
 """Several buses, several brokers of a bus, and TLS to them."""
 
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from panko_ingest.amqp.link import AmqpLink, Waker
+from panko_ingest.amqp.urls import parse
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.ledger import Ledger, load
@@ -136,3 +139,16 @@ def publish(broker: TlsBroker, bodies: list[bytes]) -> None:
 def is_read(broker: TlsBroker) -> bool:
     with Bus(broker.server.url) as bus:
         return bus.consumers() > 0
+
+
+def test_a_wait_ends_in_time_however_often_the_broker_beats(broker_url: str) -> None:
+    bus = parse(broker_url, heartbeat=2)
+    link = AmqpLink(bus.brokers[0], {}, Waker())
+    started = time.monotonic()
+    turns = 0
+    while time.monotonic() < started + 6:  # three heartbeats, without which the broker would hang up
+        link.serve(0.5)
+        turns += 1
+    assert turns >= 5
+    link.channel()
+    link.close()
