@@ -79,6 +79,31 @@ def test_a_flood_of_bad_messages_trips_the_breaker_until_it_is_over(
     record("a flood of 8,000 bad messages", 0, len(flood) + len(good), ledger.events(), len(flood))
 
 
+def test_big_messages_are_taken_a_few_at_a_time(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:
+    room, size, count = 8 * 2**20, 2**20, 100
+    big = [deadly_message("x" * size) for _ in range(count)]
+    more = f"[notification]\nworkers = 1\nmax_bytes_in_flight = {room}\n"
+    service = Daemon(configuration(tmp_path, broker_url, ledger.url, more), "--only", "ingester")
+    sizes: list[int] = []
+
+    def all_stored() -> bool:
+        sizes.extend(worker.memory_info().rss for worker in service.workers)
+        return ledger.events() == count
+
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready(60)
+        sizes.extend(worker.memory_info().rss for worker in service.workers)
+        bus.publish(big)
+        wait_until(all_stored, 90, "the big ones", interval=0.1)
+        assert service.stop() == 0
+        assert bus.count() == 0
+    assert "hold more than max_bytes_in_flight" in service.log
+    assert ledger.dead_letters() == 0
+    # A few bodies are there as bytes, as text, and decoded.
+    assert max(sizes) - sizes[0] < count * size, "it took them all"
+
+
 PLUGIN = """\
 import ctypes, os, signal, sys
 from panko_ingest.converter.plugins import TraitPlugin

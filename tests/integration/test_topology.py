@@ -1,12 +1,14 @@
 """Queues of our own and of others: made, used as they are, waited for, or refused."""
 
 import json
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from panko_ingest import __version__
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.ledger import Ledger
@@ -82,3 +84,22 @@ def test_nothing_is_made_where_that_is_not_wanted(
         assert bus.consumers("ours") == 0
         bus.declare("ours")
         wait_until(lambda: bus.consumers("ours") == 1, 40, "the consumer")
+
+
+def test_the_broker_is_told_who_reads(
+    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, start: Start
+) -> None:
+    with Bus(broker_url) as bus:
+        bus.declare()
+        start("").wait_until_ready()
+
+        def readers() -> list[dict[str, str]]:
+            found = rabbitmq.api("GET", f"vhosts/{broker_url.rpartition('/')[2]}/connections")
+            properties = [connection.get("client_properties", {}) for connection in found]
+            return [one for one in properties if one.get("product") == "panko-ingest"]
+
+        (reader,) = wait_until(readers, 20, "a connection of the daemon", interval=0.2)
+    assert reader["version"] == __version__
+    assert re.fullmatch(
+        rf"panko-ingest worker 0 on {re.escape(socket.gethostname())}", reader["connection_name"]
+    )
