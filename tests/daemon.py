@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from tests.services.server import DIES_WITH_PARENT
-from tests.waiting import wait_until
+from tests.waiting import crowding, wait_until
 
 SECRET = "PLANTED-SECRET"
 """No daemon of any test may ever print it, whichever password or message it was planted in."""
@@ -105,7 +105,7 @@ class Daemon:
     def wait(self, timeout: float = 40.0) -> int:
         """Wait for its end and return its exit code."""
         assert self._process is not None
-        return self._process.wait(timeout)
+        return self._process.wait(timeout * crowding())
 
     def stop(self, timeout: float = 40.0) -> int:
         """SIGTERM, then wait for its end; return its exit code."""

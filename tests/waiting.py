@@ -1,10 +1,18 @@
 """Wait for a condition instead of sleeping."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_MOST_CROWDED = 10.0
+
+
+def crowding() -> float:
+    """Return how much longer things take because others want the processors, too: at least 1."""
+    return min(max(os.getloadavg()[0] / (os.cpu_count() or 1), 1.0), _MOST_CROWDED)
 
 
 def wait_until(
@@ -15,11 +23,12 @@ def wait_until(
 ) -> T:
     """Return the first truthy value of ``condition()``.
 
-    :param timeout: seconds after which to give up.
+    :param timeout: seconds after which to give up on a machine that has nothing else to do.
     :param what: names in the error what was waited for.
     :param interval: seconds between two looks.
     :raises AssertionError: it did not come true in time; the text holds the last value.
     """
+    timeout *= crowding()
     deadline = time.monotonic() + timeout
     while True:
         value = condition()

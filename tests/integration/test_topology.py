@@ -100,6 +100,4 @@ def test_the_broker_is_told_who_reads(
 
         (reader,) = wait_until(readers, 20, "a connection of the daemon", interval=0.2)
     assert reader["version"] == __version__
-    assert re.fullmatch(
-        rf"panko-ingest worker 0 on {re.escape(socket.gethostname())}", reader["connection_name"]
-    )
+    assert reader["connection_name"] == f"panko-ingest worker 0 on {socket.gethostname()}"
