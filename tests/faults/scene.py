@@ -13,12 +13,15 @@ from panko_ingest.storage import StorageUnavailable
 from tests.bus import Bus
 from tests.daemon import COMMAND, Daemon, configuration
 from tests.faults.feed import Feed
+from tests.faults.repeats import Repeats
 from tests.ledger import Ledger, load
 from tests.waiting import wait_until
 
 RESULTS = Path(__file__).parents[2] / "test-results" / "faults.jsonl"
 RATE = 300.0
-MOST = 60_000
+# Making a body takes longer than moving one.
+DIFFERENT = 3_000
+MOST = 500_000
 
 _bodies: list[bytes] = []
 
@@ -38,7 +41,7 @@ class Scene:
     :param through: the two URLs that the daemon uses, where a proxy is in between.
     :param more: configuration of the daemon beyond the URLs.
     :param may_fail: whether the test makes the daemon fail in a way that it can't foresee.
-    :param load: what to publish; by default enough of the standard load for a few minutes.
+    :param load: what to publish; by default the standard load, again and again.
     :param look_every: seconds between two looks into the database while something is waited for.
     :param patience: seconds within which a fault must be over.
     """
@@ -79,7 +82,9 @@ class Scene:
             more += notification
         conf = configuration(folder, broker, database, more)
         self.daemon = Daemon(conf, "--only", "ingester", command=command, environment=environment)
-        self.feed = Feed(publish_to or [broker_url], load or bodies(MOST), rate, quorum=quorum)
+        self.feed = Feed(
+            publish_to or [broker_url], load or Repeats(bodies(DIFFERENT), MOST), rate, quorum=quorum
+        )
         self._faults: list[tuple[str, float]] = []
 
     @contextlib.contextmanager

@@ -282,7 +282,7 @@ def scene_of_soak(messages: int) -> Iterator[Soak]:
             through=(to_broker.url(broker.url) + "?heartbeat=5", to_database.url(url)),
             more=_MORE,
             rate=messages * _HASTE / (messages / _MESSAGES_A_MINUTE * 60),
-            load=Repeats(bodies(20_000), 2 * messages + 100_000),
+            load=Repeats(bodies(10_000), 2 * messages + 100_000),
             look_every=1.0,
             patience=300,
         )

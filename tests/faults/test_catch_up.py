@@ -24,7 +24,7 @@ NEARLY_FULL = 0.6
 def test_a_backlog_is_drained_at_nearly_full_speed_in_flat_memory(
     tmp_path: Path, broker_url: str, postgresql_url: str
 ) -> None:
-    load = Repeats(bodies(20_000), 1_000_000)
+    load = Repeats(bodies(10_000), 1_000_000)
     before = ALONE + BACKLOG
     scene = LongScene(tmp_path, broker_url, postgresql_url, rate=ARRIVING, load=load[before:], look_every=0.5)
     sizes: list[int] = []
