@@ -35,7 +35,7 @@ from tests.waiting import wait_until
 
 _PAGE = Path(__file__).parents[2] / "docs" / "soak.md"
 _MESSAGES_A_MINUTE = 1_000_000 / 60
-_HASTE = 1.6  # of that rate, as publishing stands still while the broker is broken
+_HASTE = 1.25  # of that rate, as publishing stands still while the broker is broken
 _QUIET = 15.0
 _CONSUMER_TIMEOUT = 60
 _MORE = f"""\
@@ -48,6 +48,7 @@ lock_timeout = 3
 _GROWTH = 1.15
 _GRAINS = 4 * 2**20
 _LEAST_LOOKS = 10
+_DRAINING = 600.0  # seconds for what piled up
 _RENEWAL = 60.0  # within which workers that were killed, or told to read the configuration, are new ones
 
 
@@ -142,7 +143,7 @@ class Soak:
         def all_stored() -> bool:
             return scene.stored() >= scene.feed.confirmed and scene.ledger.dead_letters() >= scene.dead
 
-        scene.wait_for(all_stored, 120, "an empty queue")
+        scene.wait_for(all_stored, _DRAINING, "an empty queue")
         with Bus(self.broker.url) as bus:
             bus.delete()
             wait_for(2)
