@@ -97,11 +97,14 @@ class Scene:
             self.settle()
 
     @contextlib.contextmanager
-    def fault(self, name: str) -> Iterator[None]:
-        """Break something and mend it in a ``with`` block; then wait until events are stored again."""
+    def fault(self, name: str, meanwhile: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Break something and mend it in a ``with`` block; then wait until events are stored again.
+
+        :param meanwhile: called now and then while that is waited for.
+        """
         yield
         mended = time.monotonic()
-        self.wait_for_more(1)
+        self.wait_for_more(1, meanwhile)
         self._faults.append((name, time.monotonic() - mended))
 
     def wait_for_readers(self, count: int) -> None:
@@ -116,11 +119,16 @@ class Scene:
         except (sqlalchemy.exc.SQLAlchemyError, StorageUnavailable, OSError):
             return -1
 
-    def wait_for_more(self, count: int) -> None:
+    def wait_for_more(self, count: int, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait until so many more events are stored than now."""
-        before = wait_until(self._stored_plus_one, 60, "an answer of the database") - 1
+
+        def stored() -> int:
+            meanwhile()
+            return self.stored()
+
+        before = wait_until(lambda: stored() + 1, 60, "an answer of the database") - 1
         self.wait_for(
-            lambda: self.stored() >= before + count, self._patience, f"{count} more events than {before}"
+            lambda: stored() >= before + count, self._patience, f"{count} more events than {before}"
         )
 
     def wait_for(self, condition: Callable[[], object], timeout: float, what: str) -> None:
@@ -156,9 +164,6 @@ class Scene:
     def assert_holds(self, published: Sequence[bytes]) -> None:
         """Assert that the database holds what was published, each message once and whole."""
         self.ledger.assert_holds(published)
-
-    def _stored_plus_one(self) -> int:
-        return self.stored() + 1
 
 
 def record(fault: str, seconds: float, published: int, events: int, dead: int) -> None:
