@@ -129,7 +129,7 @@ def test_the_disk_of_the_database_is_full(
         with server:
             scene = Scene(tmp_path, broker_url, server.create_database())
             # Starts a server again that ended for want of room, as systemd does: PostgreSQL where its log of
-            # transactions can't grow; MariaDB, after a while without an answer, where it can't even roll back.
+            # transactions can't grow; MariaDB, after a while without answers, where it can't even roll back.
             with scene.running(), scene.fault(f"{server.name}: disk full", meanwhile=server.start):
                 ballast = disk / "ballast"
                 fill(ballast)
