@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 import panko_ingest
-from benchmarks.rig import Rig
+from benchmarks.rig import BROKER_SETTINGS, Rig
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.services import MariaDB, PostgreSQL
 
@@ -81,10 +81,9 @@ def versions(rig: Rig) -> dict[str, str]:
 
 def settings(rig: Rig) -> dict[str, str]:
     """Return the servers' settings that bear on the figures."""
-    memory = rig.broker.api("GET", "nodes")[0]["mem_limit"]
     found = {
         "RabbitMQ queue": "classic, durable, messages persistent",
-        "RabbitMQ memory limit": f"{memory / 2**30:.1f} GiB (its default, a share of all)",
+        **{f"RabbitMQ {name}": value for name, value in BROKER_SETTINGS.items()},
         "RabbitMQ idle schedulers": "sleep (+sbwt none), so that idle time isn't counted as work",
     }
     if isinstance(rig.server, PostgreSQL):
