@@ -78,9 +78,7 @@ class Recorder:
 
         :param replayed: id of a dead letter to delete in the same transaction, if no event fails.
         """
-        if self._writer is None:
-            run_transaction(self._settings, self._prepare, self._count_retry)
-        writer, validator = self._prepare()
+        writer, validator = run_transaction(self._settings, self._prepare, self._count_retry)
         rows, failures, salvaged = validator.rows(events)
         self.salvaged += salvaged
         rows.sort(key=lambda row: row.message_id)

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 
+import pymysql
 import pytest
 import sqlalchemy as sa
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage import StorageUnavailable, engine, get_connection
+from panko_ingest.storage import StorageUnavailable, engine, get_connection, recording
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.integration.storage.cutting_proxy import CuttingProxy
 from tests.integration.storage.samples import (
@@ -95,6 +96,24 @@ def test_a_server_that_hangs_does_not_hang_the_writer(
     assert not error.operator
     assert seconds < 12
     assert store.record_events([make_event(1)]).recorded == (0,)
+    store.close()
+
+
+def test_a_store_that_fails_while_it_is_asked_what_it_is_like_is_asked_again(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_connection: object) -> None:
+        # MariaDB makes a temporary table to answer from information_schema.
+        raise sa.exc.OperationalError("SELECT", None, pymysql.OperationalError(1021, "Disk got full"))
+
+    store = connect(sqlite_url)
+    store.upgrade()
+    with monkeypatch.context() as spoiled:
+        spoiled.setattr(recording, "read_limits", full)
+        for _ in range(2):
+            error, _ = refusal(lambda: store.record_events([make_event(1)], [make_letter("a")]))
+            assert "1021" in str(error)
+    assert store.record_events([make_event(1)], [make_letter("a")]).recorded == (0,)
     store.close()
 
 
