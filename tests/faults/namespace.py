@@ -20,6 +20,7 @@ class Namespace:
 
     def __init__(self) -> None:
         self._ip = str(find_program("ip", "iproute2"))
+        self._nsenter = str(find_program("nsenter", "util-linux"))
         self._iptables = str(find_program("iptables", "iptables"))
         block = _RANDOM.randrange(0, 2**17, 4)
         network = f"198.{18 + (block >> 16)}.{block >> 8 & 255}"
@@ -54,7 +55,8 @@ class Namespace:
     @property
     def prefix(self) -> Sequence[str]:
         """What to put before a command to run it inside."""
-        return (self._ip, "netns", "exec", self._name)
+        # Not by `ip netns exec`, which also mounts things, and can't do so in a chroot.
+        return (self._nsenter, f"--net=/run/netns/{self._name}")
 
     @contextlib.contextmanager
     def loss(self, port: int) -> Iterator[None]:
