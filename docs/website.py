@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 _FENCE = re.compile(r"^```(\w+) [^\n]*$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)#\s]+\.md)\)")
 _BEHIND = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
-_SHOWN = {".md", ".png", ".8"}
+_SHOWN = {".md", ".png", ".8", ".sh", ".json"}
 
 
 def gather(folder: Path) -> None:
