@@ -101,5 +101,5 @@ class _Again:
 def _was_connected(error: BaseException) -> bool:
     if isinstance(error, exc.DBAPIError):
         return error.connection_invalidated
-    # The driver's own errors reach us only from within COPY.
+    # The driver's own errors reach us only from a connection that is open already.
     return not isinstance(error, exc.SQLAlchemyError)
