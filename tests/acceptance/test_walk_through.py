@@ -12,6 +12,7 @@ from tests.walk_through import walk
 
 @pytest.mark.rabbitmq
 @pytest.mark.postgresql
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_an_operators_first_day_goes_as_the_walk_through_says(
     installed: Installation,
