@@ -223,6 +223,18 @@ def peer(steps: Steps) -> str:
     return _table(headings, rows)
 
 
+def speed_of_machine(steps: Steps) -> str:
+    """Return how fast this machine is beside the one that the absolute aims are for, by the incumbent."""
+    if "incumbent" not in steps:
+        return _MISSING
+    found = {name: steps["incumbent"].series(name).rate for name in incumbent.RECORDED}
+    rates = " and ".join(
+        f"{found[name]:,.0f} instead of {rate:,.0f}" for name, rate in incumbent.RECORDED.items()
+    )
+    slower = _median(rate / found[name] for name, rate in incumbent.RECORDED.items())
+    return f"{rates} events/s: it is {slower:.1f} times as slow"
+
+
 def _offered(step: Step) -> list[int]:
     return sorted(int(name.removeprefix("rate_")) for name in step.rounds[0] if name.startswith("rate_"))
 
@@ -489,6 +501,7 @@ VALUES: dict[str, Callable[[Steps], str]] = {
     "by_workers": by_workers,
     "memory": memory,
     "aims": aims,
+    "speed_of_machine": speed_of_machine,
     "conditions": conditions,
     "versions": versions,
     "settings": settings,
