@@ -6,7 +6,8 @@
 set -eu
 
 tree=$1
-group=/sys/fs/cgroup/$2
+# A run that was killed leaves its group behind.
+group=/sys/fs/cgroup/$2.$$
 
 mount --make-rprivate /
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
