@@ -26,9 +26,9 @@ _START = datetime.datetime(2024, 3, 1)
 Row = tuple[str, str, int, str]
 
 
-def load(count: int, seed: int = 1) -> list[bytes]:
-    """Return so many bodies of the standard load."""
-    return [line.encode() for line in lines(count, seed, _START, 86400)]
+def load(count: int, seed: int = 1, start: datetime.datetime = _START) -> list[bytes]:
+    """Return so many bodies of the standard load, of the day that begins at ``start``."""
+    return [line.encode() for line in lines(count, seed, start, 86400)]
 
 
 class Ledger:
