@@ -7,8 +7,9 @@ import sqlalchemy as sa
 
 from panko_ingest.storage import faults
 from panko_ingest.storage.base import DeadLetterFilter
-from panko_ingest.storage.engine import read_transaction, write_transaction
+from panko_ingest.storage.engine import write_transaction
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, StoredDeadLetter
+from panko_ingest.storage.reading import Reader
 from panko_ingest.storage.tables import DeadLetter as DeadLetterRow
 
 _BATCH = 200
@@ -17,7 +18,7 @@ _SUMMARY = [field.name for field in fields(DeadLetterSummary)]
 
 
 def summaries(
-    engine: sa.Engine, which: DeadLetterFilter, limit: int | None = None
+    reader: Reader, which: DeadLetterFilter, limit: int | None = None
 ) -> Iterator[DeadLetterSummary]:
     """Yield what can be listed of dead letters, the one seen last first.
 
@@ -33,8 +34,7 @@ def summaries(
     remaining = limit
     while remaining is None or remaining > 0:
         size = _BATCH if remaining is None else min(_BATCH, remaining)
-        with read_transaction(engine) as connection:
-            rows = connection.execute(statement.where(*after).limit(size)).all()
+        rows = reader.rows(statement.where(*after).limit(size))
         yield from (DeadLetterSummary(**row._mapping) for row in rows)
         if len(rows) < size:
             return
@@ -46,29 +46,27 @@ def summaries(
         ]
 
 
-def get(engine: sa.Engine, letter_id: int) -> StoredDeadLetter | None:
+def get(reader: Reader, letter_id: int) -> StoredDeadLetter | None:
     """Return one dead letter with its body; None where there is none with this id.
 
     :raises StorageUnavailable: the store can't be read.
     """
     columns = [getattr(DeadLetterRow, name) for name in ("id", "first_at", "last_at", "attempts", *_FIELDS)]
-    with read_transaction(engine) as connection:
-        row = connection.execute(sa.select(*columns).where(DeadLetterRow.id == letter_id)).one_or_none()
-    if row is None:
-        return None
-    values = dict(row._mapping)
-    letter = DeadLetter(**{name: values.pop(name) for name in _FIELDS})
-    return StoredDeadLetter(**values, letter=letter)
+    for row in reader.rows(sa.select(*columns).where(DeadLetterRow.id == letter_id)):
+        values = dict(row._mapping)
+        letter = DeadLetter(**{name: values.pop(name) for name in _FIELDS})
+        return StoredDeadLetter(**values, letter=letter)
+    return None
 
 
-def count(engine: sa.Engine, which: DeadLetterFilter) -> int:
+def count(reader: Reader, which: DeadLetterFilter) -> int:
     """Return how many dead letters there are.
 
     :raises StorageUnavailable: the store can't be read.
     """
     statement = sa.select(sa.func.count()).select_from(DeadLetterRow).where(*_conditions(which))
-    with read_transaction(engine) as connection:
-        return connection.scalar(statement) or 0
+    (number,) = reader.values(statement)
+    return int(number)
 
 
 def delete(engine: sa.Engine, which: DeadLetterFilter) -> int:

@@ -36,6 +36,7 @@ from panko_ingest.storage.base import (
 )
 from panko_ingest.storage.faults import Fault
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter, Trait
+from panko_ingest.storage.reading import Reader
 from panko_ingest.storage.recording import Recorder
 from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.settings import Settings
@@ -56,6 +57,7 @@ class Connection(base.Connection):
         """
         self._settings = Settings.from_conf(conf)
         self.engine: sa.Engine = engines.make_engine(url, self._settings)
+        self._reader = Reader(self.engine, self._settings)
         # Panko's interface has no close: who used it only lets go of the object.
         weakref.finalize(self, self.engine.dispose)
 
@@ -132,19 +134,19 @@ class Connection(base.Connection):
         self, event_filter: EventFilter, pagination: Mapping[str, Any] | None = None
     ) -> Iterator[Event]:
         """Yield the matching events with their traits, sorted; see :class:`base.Connection`."""
-        return query.get_events(self.engine, event_filter, pagination)
+        return query.get_events(self._reader, event_filter, pagination)
 
     def get_event_types(self) -> Iterator[str]:
         """Yield the names of all event types, sorted."""
-        return query.get_event_types(self.engine)
+        return query.get_event_types(self._reader)
 
     def get_trait_types(self, event_type: str) -> Iterator[dict[str, Any]]:
         """Yield name and data_type of the traits that events of the type have."""
-        return query.get_trait_types(self.engine, event_type)
+        return query.get_trait_types(self._reader, event_type)
 
     def get_traits(self, event_type: str, trait_type: str | None = None) -> Iterator[Trait]:
         """Yield the traits of all events of a type, optionally only those of one name."""
-        return query.get_traits(self.engine, event_type, trait_type)
+        return query.get_traits(self._reader, event_type, trait_type)
 
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         """Delete events older than ``ttl`` seconds, oldest first; see :class:`base.Connection`."""
@@ -184,11 +186,11 @@ class Connection(base.Connection):
         self, which: DeadLetterFilter, limit: int | None = None
     ) -> Iterator[DeadLetterSummary]:
         """Yield what can be listed of dead letters, the one seen last first."""
-        return dead_letters.summaries(self.engine, which, limit)
+        return dead_letters.summaries(self._reader, which, limit)
 
     def get_dead_letter(self, letter_id: int) -> StoredDeadLetter | None:
         """Return one dead letter with its body; None where there is none with this id."""
-        return dead_letters.get(self.engine, letter_id)
+        return dead_letters.get(self._reader, letter_id)
 
     def replay_dead_letter(self, letter_id: int, event: Event) -> None:
         """Store the event that a dead letter has become, and delete the letter, in one transaction."""
@@ -196,7 +198,7 @@ class Connection(base.Connection):
 
     def count_dead_letters(self, which: DeadLetterFilter) -> int:
         """Return how many dead letters there are."""
-        return dead_letters.count(self.engine, which)
+        return dead_letters.count(self._reader, which)
 
     def delete_dead_letters(self, which: DeadLetterFilter) -> int:
         """Delete dead letters and return how many."""

@@ -7,6 +7,7 @@ and no transaction stays open between pages.
 
 import contextlib
 import datetime
+import functools
 import itertools
 import math
 import operator
@@ -19,9 +20,9 @@ from sqlalchemy.orm import aliased
 
 from panko_ingest.storage import partitions
 from panko_ingest.storage.base import EventFilter
-from panko_ingest.storage.engine import read_transaction
 from panko_ingest.storage.errors import InvalidMarker, StorageError
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait, TraitValue
+from panko_ingest.storage.reading import Reader
 from panko_ingest.storage.tables import (
     IDENTIFIER_KEYS,
     TRAIT_TABLES,
@@ -56,7 +57,7 @@ _Rows = Sequence[sa.Row[*tuple[Any, ...]]]
 
 
 def get_events(
-    engine: sa.Engine, event_filter: EventFilter, pagination: Mapping[str, Any] | None = None
+    reader: Reader, event_filter: EventFilter, pagination: Mapping[str, Any] | None = None
 ) -> Iterator[Event]:
     """Return the matching events with their traits, sorted. The request is checked at once, before the first.
 
@@ -68,22 +69,21 @@ def get_events(
     limit = pagination.get("limit")
     if limit is not None and limit < 0:
         raise StorageError(f"limit: {limit} is negative")
-    statement = _matching(engine, event_filter)
-    after = _position(engine, pagination["marker"]) if pagination.get("marker") else None
+    statement = _matching(reader, event_filter)
+    after = _position(reader, pagination["marker"]) if pagination.get("marker") else None
     if statement is None:
         return iter(())
     size = PAGE_SIZE if limit is None or event_filter.salvaged else min(limit, PAGE_SIZE)
-    pages = _pages(engine, statement, sort, after, size)
-    return itertools.islice(_events(engine, pages, salvaged_only=event_filter.salvaged), limit)
+    pages = _pages(reader, statement, sort, after, size)
+    return itertools.islice(_events(reader, pages, salvaged_only=event_filter.salvaged), limit)
 
 
-def get_event_types(engine: sa.Engine) -> Iterator[str]:
+def get_event_types(reader: Reader) -> Iterator[str]:
     """Return the names of all event types, in the order of their characters' codes on every database."""
-    with read_transaction(engine) as connection:
-        return iter(sorted(connection.scalars(sa.select(EventType.desc))))
+    return iter(sorted(reader.values(sa.select(EventType.desc))))
 
 
-def get_trait_types(engine: sa.Engine, event_type: str) -> Iterator[dict[str, Any]]:
+def get_trait_types(reader: Reader, event_type: str) -> Iterator[dict[str, Any]]:
     """Yield the name and data_type of each trait that events of the type have."""
     for dtype in _STORED_TYPES:
         table = TRAIT_TABLES[dtype]
@@ -94,34 +94,29 @@ def get_trait_types(engine: sa.Engine, event_type: str) -> Iterator[dict[str, An
             .where(EventType.desc == event_type)
             .distinct()
         )
-        with read_transaction(engine) as connection:
-            names = connection.scalars(keys).all()
-        for name in sorted(names):
+        for name in sorted(reader.values(keys)):
             yield {"name": name, "data_type": dtype}
 
 
-def get_traits(engine: sa.Engine, event_type: str, trait_type: str | None = None) -> Iterator[Trait]:
+def get_traits(reader: Reader, event_type: str, trait_type: str | None = None) -> Iterator[Trait]:
     """Yield the traits of all events of a type, the oldest event's first, optionally of one name only."""
-    statement = _matching(engine, EventFilter(event_type=event_type))
+    statement = _matching(reader, EventFilter(event_type=event_type))
     if statement is None:
         return
     narrow: _Statement = statement.with_only_columns(EventRow.id, EventRow.generated, EventRow.message_id)
-    for rows in _pages(engine, narrow, Event.DEFAULT_SORT, None, PAGE_SIZE):
-        with read_transaction(engine) as connection:
-            found = list(_traits(connection, [row.id for row in rows], trait_type))
-        for _, trait in found:
+    for rows in _pages(reader, narrow, Event.DEFAULT_SORT, None, PAGE_SIZE):
+        for _, trait in reader.read(functools.partial(_traits, [row.id for row in rows], trait_type)):
             yield trait
 
 
-def _matching(engine: sa.Engine, event_filter: EventFilter) -> _Statement | None:
+def _matching(reader: Reader, event_filter: EventFilter) -> _Statement | None:
     """Return the statement for all events that match; None where their event type is not even known."""
     statement = sa.select(
         EventRow.id, EventRow.generated, EventRow.message_id, EventRow.event_type_id, EventRow.raw
     )
     if event_filter.event_type:
         # Not by a join: MariaDB would begin with the small table and sort all events of the type.
-        with read_transaction(engine) as connection:
-            ids = _type_ids(connection, event_filter.event_type)
+        ids = reader.values(_type_ids(event_filter.event_type))
         if not ids:
             return None
         statement = statement.where(
@@ -133,9 +128,9 @@ def _matching(engine: sa.Engine, event_filter: EventFilter) -> _Statement | None
         statement = statement.where(EventRow.generated >= event_filter.start_timestamp)
     if event_filter.end_timestamp:
         statement = statement.where(EventRow.generated <= event_filter.end_timestamp)
-    if _partitioned(engine):
+    if _partitioned(reader):
         statement = statement.where(*_ids_of_days(event_filter.start_timestamp, event_filter.end_timestamp))
-    statement = _having_traits(engine, statement, event_filter.traits_filter)
+    statement = _having_traits(reader, statement, event_filter.traits_filter)
     if event_filter.admin_proj:
         statement = _of_no_other_project(statement, event_filter.admin_proj)
     if event_filter.salvaged:
@@ -145,11 +140,10 @@ def _matching(engine: sa.Engine, event_filter: EventFilter) -> _Statement | None
     return statement
 
 
-def _partitioned(engine: sa.Engine) -> bool:
-    if engine.dialect.name != "postgresql":
+def _partitioned(reader: Reader) -> bool:
+    if reader.dialect != "postgresql":
         return False
-    with read_transaction(engine) as connection:
-        return partitions.exist(connection)
+    return reader.read(partitions.exist)
 
 
 def _ids_of_days(
@@ -162,35 +156,32 @@ def _ids_of_days(
         yield EventRow.id < partitions.id_after(end.date())
 
 
-def _type_ids(connection: sa.Connection, names: str | Iterable[str]) -> Sequence[int]:
+def _type_ids(names: str | Iterable[str]) -> sa.Select[int]:
     wanted = [names] if isinstance(names, str) else list(names)
     wanted = [_storable(name, "event_type") for name in wanted]
-    return connection.scalars(sa.select(EventType.id).where(EventType.desc.in_(wanted))).all()
+    return sa.select(EventType.id).where(EventType.desc.in_(wanted))
 
 
 def _having_traits(
-    engine: sa.Engine, statement: _Statement, traits_filter: Sequence[Mapping[str, Any]]
+    reader: Reader, statement: _Statement, traits_filter: Sequence[Mapping[str, Any]]
 ) -> _Statement:
     parsed = [_parse_trait_filter(trait_filter) for trait_filter in traits_filter]
     # Left alone, MariaDB collects and sorts every event that has the trait, for a page of few.
-    walk = (
-        bool(parsed) and engine.dialect.name == "mysql" and not any(_is_rare(engine, one) for one in parsed)
-    )
+    walk = bool(parsed) and reader.dialect == "mysql" and not any(_is_rare(reader, one) for one in parsed)
     for one in parsed:
         statement = _having_trait(statement, one, walk=walk)
     return statement.execution_options(ids_first=walk)
 
 
-def _is_rare(engine: sa.Engine, parsed: _TraitFilter) -> bool:
+def _is_rare(reader: Reader, parsed: _TraitFilter) -> bool:
     """Tell whether MySQL's index finds so few traits that it is best to begin with them."""
     key, compare, values = parsed
     table = TRAIT_TABLES[Trait.TEXT_TYPE]
     if compare is not operator.eq or [dtype for dtype, _ in values] != [Trait.TEXT_TYPE]:
         return False
     some = sa.select(table.event_id).where(table.key == key, table.value == values[0][1]).limit(_FEW)
-    with read_transaction(engine) as connection:
-        found = connection.scalar(sa.select(sa.func.count()).select_from(some.subquery()))
-    return found is not None and found < _FEW
+    (found,) = reader.values(sa.select(sa.func.count()).select_from(some.subquery()))
+    return int(found) < _FEW
 
 
 def _having_trait(statement: _Statement, parsed: _TraitFilter, *, walk: bool) -> _Statement:
@@ -300,15 +291,13 @@ def _complete(sort: Iterable[tuple[str, str]]) -> _Sort:
     return tuple(complete.items())
 
 
-def _position(engine: sa.Engine, message_id: str) -> Mapping[str, Any]:
+def _position(reader: Reader, message_id: str) -> Mapping[str, Any]:
     statement = sa.select(EventRow.generated, EventRow.message_id).where(
         EventRow.message_id == _storable(message_id, "marker")
     )
-    with read_transaction(engine) as connection:
-        row = connection.execute(statement).one_or_none()
-    if row is None:
-        raise InvalidMarker(f"marker: no event with message_id {message_id!r} is stored")
-    return {"generated": row.generated, "message_id": row.message_id}
+    for row in reader.rows(statement):
+        return {"generated": row.generated, "message_id": row.message_id}
+    raise InvalidMarker(f"marker: no event with message_id {message_id!r} is stored")
 
 
 def _behind(sort: _Sort, position: Mapping[str, Any]) -> sa.ColumnElement[bool]:
@@ -324,7 +313,7 @@ def _behind(sort: _Sort, position: Mapping[str, Any]) -> sa.ColumnElement[bool]:
 
 
 def _pages(
-    engine: sa.Engine,
+    reader: Reader,
     statement: _Statement,
     sort: _Sort,
     after: Mapping[str, Any] | None,
@@ -332,7 +321,7 @@ def _pages(
 ) -> Iterator[_Rows]:
     columns = [getattr(_COLUMNS[key], direction)() for key, direction in sort]
     ordered = statement.order_by(*columns).limit(size)
-    by_day = sort[0] if sort[0][0] == "generated" and _partitioned(engine) else None
+    by_day = sort[0] if sort[0][0] == "generated" and _partitioned(reader) else None
     while size:
         page = ordered if after is None else ordered.where(_behind(sort, after))
         if by_day and after is not None:
@@ -340,8 +329,7 @@ def _pages(
             page = page.where(*_ids_of_days(start, end))
         if statement.get_execution_options().get("ids_first"):
             page = _ids_first(page, columns)
-        with read_transaction(engine) as connection:
-            rows = connection.execute(page).all()
+        rows = reader.rows(page)
         if rows:
             yield rows
         if len(rows) < size:
@@ -355,25 +343,27 @@ def _ids_first(page: _Statement, order: Sequence[sa.ColumnElement[Any]]) -> _Sta
     return sa.select(*page.selected_columns).join(ids, ids.c.id == EventRow.id).order_by(*order)
 
 
-def _events(engine: sa.Engine, pages: Iterable[_Rows], *, salvaged_only: bool) -> Iterator[Event]:
+def _events(reader: Reader, pages: Iterable[_Rows], *, salvaged_only: bool) -> Iterator[Event]:
     for page in pages:
         rows = [row for row in page if SALVAGED_KEY in row.raw] if salvaged_only else page
         if not rows:
             continue
-        with read_transaction(engine) as connection:
-            names = _type_names(connection, {row.event_type_id for row in rows})
-            events = {
-                row.id: Event(row.message_id, names[row.event_type_id], row.generated, [], row.raw)
-                for row in rows
-            }
-            for event_id, trait in _traits(connection, list(events)):
-                events[event_id].traits.append(trait)
-            # Of an event that expired meanwhile, some traits may be missing.
-            there = set(connection.scalars(sa.select(EventRow.id).where(EventRow.id.in_(list(events)))))
-        for event_id, event in events.items():
-            if event_id in there:
-                event.traits.sort(key=operator.attrgetter("name"))
-                yield event
+        yield from reader.read(functools.partial(_complete_events, rows))
+
+
+def _complete_events(rows: _Rows, connection: sa.Connection) -> list[Event]:
+    """Return the events of these rows with their traits, but for those that expired meanwhile."""
+    names = _type_names(connection, {row.event_type_id for row in rows})
+    events = {
+        row.id: Event(row.message_id, names[row.event_type_id], row.generated, [], row.raw) for row in rows
+    }
+    for event_id, trait in _traits(list(events), None, connection):
+        events[event_id].traits.append(trait)
+    # Of an event that expired meanwhile, some traits may be missing.
+    there = set(connection.scalars(sa.select(EventRow.id).where(EventRow.id.in_(list(events)))))
+    for event in events.values():
+        event.traits.sort(key=operator.attrgetter("name"))
+    return [event for event_id, event in events.items() if event_id in there]
 
 
 def _type_names(connection: sa.Connection, type_ids: Iterable[int]) -> dict[int, str]:
@@ -381,13 +371,14 @@ def _type_names(connection: sa.Connection, type_ids: Iterable[int]) -> dict[int,
     return {row.id: row.desc for row in connection.execute(statement)}
 
 
-def _traits(
-    connection: sa.Connection, event_ids: Sequence[int], name: str | None = None
-) -> Iterator[tuple[int, Trait]]:
+def _traits(event_ids: Sequence[int], name: str | None, connection: sa.Connection) -> list[tuple[int, Trait]]:
+    found = []
     for dtype in _STORED_TYPES:
         table = TRAIT_TABLES[dtype]
         statement = sa.select(table.event_id, table.key, table.value).where(table.event_id.in_(event_ids))
         if name is not None:
             statement = statement.where(table.key == name)
-        for event_id, key, value in connection.execute(statement):
-            yield event_id, Trait(key, dtype, value)
+        found += [
+            (event_id, Trait(key, dtype, value)) for event_id, key, value in connection.execute(statement)
+        ]
+    return found

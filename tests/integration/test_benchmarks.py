@@ -29,7 +29,9 @@ def test_a_round_measures_all_that_its_step_compares(rig: Rig, name: str) -> Non
         assert all(0 < sample.more["p50"] <= sample.more["p99"] for sample in found.values())
     if name == "postgresql":
         assert found["workers_2"].events == SIZES.count
-        assert all(found["workers_2"].cpu[party] > 0 for party in ("ours", "broker", "database"))
+        # Times come in ticks of 10 ms: of so few events, one party may need less.
+        cpu = found["workers_2"].cpu
+        assert sum(cpu[party] for party in ("ours", "broker", "database")) > 0
         assert found["workers_2"].more["pss_bytes"] > 1e6
 
 

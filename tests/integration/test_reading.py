@@ -1,5 +1,6 @@
 """Reading events back, on every database: filters, order, pages, and the cost in statements."""
 
+import concurrent.futures
 import datetime
 import itertools
 import random
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from panko_ingest.storage import EventFilter, InvalidMarker, StorageError, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
+from tests.waiting import wait_until
 
 START = datetime.datetime(2026, 3, 1, 12, 0, 0, 250_000)
 PROJECTS = ("p0", "p1", "p2")
@@ -342,4 +344,25 @@ def test_reading_all_traits_of_a_type_takes_no_more_memory_for_more_events(sqlit
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] * 1.5
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_a_reader_who_deadlocks_with_a_change_of_the_schema_reads_again(postgresql_url: str) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events(EVENTS)
+    waiting = sa.text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'trait_text'::regclass")
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        store.engine.connect() as watcher,
+        store.engine.connect() as changer,
+    ):
+        changer.execute(sa.text("SET deadlock_timeout = '1min'"))  # so that the reader is the victim
+        changer.execute(sa.text("LOCK trait_text IN ACCESS EXCLUSIVE MODE"))
+        found = pool.submit(ids, store, EventFilter())
+        wait_until(lambda: watcher.scalar(waiting), what="the reader to wait for the traits")
+        changer.execute(sa.text("LOCK event_type IN ACCESS EXCLUSIVE MODE"))
+        changer.rollback()
+        assert len(found.result(30)) == len(EVENTS)
     store.close()

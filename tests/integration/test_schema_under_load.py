@@ -56,6 +56,12 @@ class Writer(threading.Thread):
             else:
                 return
 
+    def past(self, batch: int) -> bool:
+        """Tell whether this batch is recorded."""
+        if self.error is not None:
+            raise self.error
+        return self.batches > batch
+
     def finish(self) -> None:
         self.done.set()
         self.join(60)
@@ -83,13 +89,13 @@ def test_writers_and_readers_go_on_through_a_rewrite_of_every_table(
 ) -> None:
     for writer in writers:
         writer.start()
-    wait_until(lambda: all(writer.batches > 20 for writer in writers), 30, "writers to be at work")
+    wait_until(lambda: all(writer.past(20) for writer in writers), 30, "writers to be at work")
     store = Connection(database_url)
     store.upgrade()
     assert store.schema_state() == (schema.head(), schema.head())
     marks = [writer.batches for writer in writers]
     wait_until(
-        lambda: all(writer.batches > mark + 20 for writer, mark in zip(writers, marks, strict=True)),
+        lambda: all(writer.past(mark + 20) for writer, mark in zip(writers, marks, strict=True)),
         30,
         "writers to go on after the rewrite",
     )
