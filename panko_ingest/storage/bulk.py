@@ -430,25 +430,36 @@ class SqliteWriter:
         new = [row for row in rows if row.message_id not in there]
         (first,) = cursor.execute("SELECT coalesce(max(id), 0) + 1 FROM event").fetchone()
         ids = {row.message_id: number for number, row in enumerate(new, first)}
-        # The driver takes rows one by one: a list of all of them would only feed the garbage collector.
-        cursor.executemany(
-            "INSERT INTO event (id, message_id, generated, raw, event_type_id) VALUES (?, ?, ?, ?, ?)",
+        _insert(
+            cursor,
+            "event (id, message_id, generated, raw, event_type_id)",
             (
                 (number, row.message_id, timestamp(row.generated), row.raw, type_ids[row.event_type])
                 for number, row in enumerate(new, first)
             ),
         )
         for table, traits in traits_by_table(new, ids):
-            values: Iterator[Any] = (
+            values: Iterator[tuple[Any, ...]] = (
                 (number, trait[0], trait[2]) for number, found in traits for trait in found
             )
             if table == "trait_datetime":
                 values = ((number, key, timestamp(value)) for number, key, value in values)
-            cursor.executemany(
-                f"INSERT INTO {table} {_COLUMNS} VALUES (?, ?, ?)",  # noqa: S608 - a table of ours
-                values,
-            )
+            _insert(cursor, f"{table} {_COLUMNS}", values)
         return set(ids)
+
+
+_ROWS = 1000
+"""Rows of a statement on SQLite. For each statement the driver gives the interpreter's lock away and has to
+get it back from a thread that is at work on the next batch."""
+
+
+def _insert(cursor: Any, columns: str, values: Iterator[tuple[Any, ...]]) -> None:
+    marks = f"({','.join('?' * (columns.count(',') + 1))})"
+    start = f"INSERT INTO {columns} VALUES "  # noqa: S608 - a table of ours
+    while len(part := list(itertools.islice(values, _ROWS))) == _ROWS:
+        cursor.execute(start + ",".join([marks] * _ROWS), list(itertools.chain.from_iterable(part)))
+    # An odd number of rows would be a statement to prepare of its own.
+    cursor.executemany(start + marks, part)
 
 
 def timestamp(moment: Any) -> str | None:
