@@ -13,7 +13,7 @@
 # It tells what it does and what it expects, and ends with exit code 1 at the first thing that is otherwise.
 set -euo pipefail
 
-folder=$(realpath "$1")
+folder=$(realpath --canonicalize-missing "$1")
 wheel=$2
 : "${TRANSPORT_URL:?see the head of $0}" "${DATABASE_URL:?see the head of $0}" "${BREAK:?}" "${MEND:?}"
 PATH=$folder/venv/bin:$PATH
