@@ -17,6 +17,7 @@ from panko_ingest.storage.tables import EventType
 
 _ATTEMPTS = 3
 _NAMES_PER_STATEMENT = 500
+_LEARNED_AT_ONCE = 10_000
 
 
 class EventTypes:
@@ -30,6 +31,11 @@ class EventTypes:
     def known(self) -> Mapping[str, int]:
         """Ids by name."""
         return self._ids
+
+    def learn(self, connection: sa.Connection) -> None:
+        """Know what is stored before the first event of each type has to wait for it."""
+        statement = sa.select(EventType.desc, EventType.id).limit(_LEARNED_AT_ONCE)
+        self._ids = dict(connection.execute(statement).all())
 
     def resolve(self, names: Iterable[str]) -> None:
         """Make names known, and the new ones stored.

@@ -112,6 +112,7 @@ class Recorder:
             with self._engine.connect() as connection:
                 self._writer = writer_for(connection)
                 self._short = short_writer_for(self._writer)
+                self._types.learn(connection)
                 self._validator = Validator(read_limits(connection))
         return self._writer, self._validator
 
