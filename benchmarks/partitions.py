@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.expire import NOW, SAMPLE, ingest, show
+from benchmarks.expire import NOW, SAMPLE, balanced, ingest, show
 from benchmarks.filling import DAY, copy_days, fill, renamed, settle
 from benchmarks.storage import TRAIT_TABLES, database
 from panko_ingest.storage import EventFilter, StorageUnavailable, partitioning
@@ -21,7 +21,6 @@ from panko_ingest.storage.models import Event
 LARGE_DAYS = 5
 """Days of which the part ``large`` stores so many events each."""
 
-_TURNS = 3
 _REPEAT = 15
 _MIDNIGHT = datetime.time()
 
@@ -53,7 +52,7 @@ def in_turns(
     one: Connection, other: Connection, names: tuple[str, str], sample: Sequence[Event], seconds: float
 ) -> list[tuple[str, str]]:
     """Record into two stores, in turns; return what to show of it."""
-    turns = [(ingest(one, sample, seconds), ingest(other, sample, seconds)) for _ in range(_TURNS)]
+    turns = balanced(lambda: ingest(one, sample, seconds), lambda: ingest(other, sample, seconds))
     lines = []
     for what, figure in (("events/s recorded", "rate"), ("µs of CPU an event", "cpu_us")):
         columns = [[getattr(work, figure) for work in works] for works in zip(*turns, strict=True)]
