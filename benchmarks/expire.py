@@ -154,16 +154,14 @@ print(before, most_mb())
 @contextlib.contextmanager
 def expirer(url: str) -> Iterator["subprocess.Popen[str]"]:
     """Run a round in a process of its own; it is stopped at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", _EXPIRER, url, str(NOW)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    try:
-        process.stdout.readline()
-        yield process
-    finally:
-        process.terminate()
-        process.wait()
+    arguments = [sys.executable, "-c", _EXPIRER, url, str(NOW)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            process.stdout.readline()
+            yield process
+        finally:
+            process.terminate()
 
 
 def ingest(
@@ -248,7 +246,7 @@ def _old_events(store: Connection) -> int:
     return count
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Measure and show."""
     from benchmarks import partitions  # noqa: PLC0415 - it takes its tools from here
 
@@ -262,7 +260,7 @@ def main() -> int:
     )
     parser.add_argument("--events", type=int, default=1_000_000, help="stored, by the 20,000")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each window of ingest")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     # A multiple of what is copied.
     args.events -= args.events % SAMPLE if args.events > SAMPLE else 0
     wanted = args.part or [*databases, *partitions.PARTS]
