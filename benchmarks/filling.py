@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import hashlib
 import itertools
+import sys
 from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
@@ -61,6 +62,7 @@ def renamed(sample: Sequence[Event], count: int, moments: Iterator[datetime.date
 def fill(store: Connection, sample: Sequence[Event], count: int, start: datetime.datetime) -> None:
     """Store events of one day from ``start`` on, evenly spread and in order of time."""
     base = min(count, len(sample))
+    assert count % base == 0
     apart = DAY / count
     moments = (start + number * apart for number in itertools.count())
     before = _largest_id(store)
@@ -78,11 +80,16 @@ def copy_days(store: Connection, days: int) -> None:
     _copy(store, 0, [(number * step, number * DAY) for number in range(1, days)])
 
 
+def patient_engine(store: Connection) -> sa.Engine:
+    """Return another engine of that database, whose statements may take as long as they like."""
+    return make_engine(
+        store.engine.url.render_as_string(hide_password=False), Settings(statement_timeout=0, lock_timeout=0)
+    )
+
+
 def _copy(store: Connection, before: int, shifts: Sequence[tuple[int, datetime.timedelta]]) -> None:
     """Copy all events of ids beyond ``before``, with other ids and times."""
-    engine = make_engine(
-        store.engine.url.render_as_string(hide_password=False), Settings(statement_timeout=0)
-    )
+    engine = patient_engine(store)
     dialect = engine.dialect.name
     key = engine.dialect.identifier_preparer.quote("key")
     generated = engine.dialect.identifier_preparer.quote("generated")
@@ -91,7 +98,7 @@ def _copy(store: Connection, before: int, shifts: Sequence[tuple[int, datetime.t
         driver = connection.connection.cursor()
         for statement in _TRUST[dialect]:
             driver.execute(statement)
-        for by, later in track(shifts, "filling", transient=True):
+        for by, later in track(shifts, "filling", transient=True, disable=not sys.stdout.isatty()):
             moved = _MOVED[dialect].format(seconds=later.total_seconds())
             name = _ANOTHER_NAME[dialect].format(name=f"{last} {by}")
             connection.execute(
@@ -119,9 +126,11 @@ def _copy(store: Connection, before: int, shifts: Sequence[tuple[int, datetime.t
 
 def settle(store: Connection) -> None:
     """Let the database catch up with what was filled, as it would have in the course of days."""
-    with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for statement in _SETTLE[store.engine.dialect.name]:
+    engine = patient_engine(store)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for statement in _SETTLE[engine.dialect.name]:
             connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 def _largest_id(store: Connection) -> int:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.expire import NOW, SAMPLE, ingest, show
+from benchmarks.expire import NOW, SAMPLE, balanced, ingest, show
 from benchmarks.filling import DAY, copy_days, fill, renamed, settle
 from benchmarks.storage import TRAIT_TABLES, database
 from panko_ingest.storage import EventFilter, StorageUnavailable, partitioning
@@ -21,7 +21,6 @@ from panko_ingest.storage.models import Event
 LARGE_DAYS = 5
 """Days of which the part ``large`` stores so many events each."""
 
-_TURNS = 3
 _REPEAT = 15
 _MIDNIGHT = datetime.time()
 
@@ -49,17 +48,27 @@ def two_databases() -> Iterator[tuple[str, str]]:
         yield server.create_database(), server.create_database()
 
 
-def in_turns(one: Connection, other: Connection, sample: Sequence[Event], seconds: float) -> list[float]:
-    """Return events/s recorded into two stores, in turns."""
-    rates = [[ingest(store, sample, seconds, lambda: True) for store in (one, other)] for _ in range(_TURNS)]
-    return [statistics.mean(column) for column in zip(*rates, strict=True)]
+def in_turns(
+    one: Connection, other: Connection, names: tuple[str, str], sample: Sequence[Event], seconds: float
+) -> list[tuple[str, str]]:
+    """Record into two stores, in turns; return what to show of it."""
+    turns = balanced(lambda: ingest(one, sample, seconds), lambda: ingest(other, sample, seconds))
+    lines = []
+    for what, figure in (("events/s recorded", "rate"), ("µs of CPU an event", "cpu_us")):
+        columns = [[getattr(work, figure) for work in works] for works in zip(*turns, strict=True)]
+        ratios = [b / a for a, b in zip(*columns, strict=True)]
+        lines += [
+            (f"{what}, {name}", f"{statistics.median(column):,.0f}")
+            for name, column in zip(names, columns, strict=True)
+        ]
+        lines.append(("the second / the first, each turn", ", ".join(f"{ratio:.2f}" for ratio in ratios)))
+    return lines
 
 
 def measure_partitions(sample: Sequence[Event], count: int, seconds: float) -> None:
-    """Record into both layouts, and drop a day."""
+    """Drop a day, and record into both layouts."""
     with two_databases() as urls:
         stores = plain(urls[0]), partitioned(urls[1], NOW)
-        rates = in_turns(*stores, sample, seconds)
         start = datetime.datetime.combine(NOW.date() - DAY, _MIDNIGHT)
         fill(stores[1], sample, count, start)
         settle(stores[1])
@@ -68,11 +77,9 @@ def measure_partitions(sample: Sequence[Event], count: int, seconds: float) -> N
         assert report.events >= count
         assert not report.batches
         lines = [
-            ("events/s recorded, plain", f"{rates[0]:,.0f}"),
-            ("events/s recorded, partitioned", f"{rates[1]:,.0f}"),
-            ("partitioned / plain", f"{rates[1] / rates[0]:.2f}"),
             (f"s to expire a day of {report.events:,} events", f"{report.seconds:.2f}"),
             ("MB that were freed", f"{(stored - bytes_stored(stores[1])) / 1e6:,.0f}"),
+            *in_turns(*stores, ("plain", "partitioned"), sample, seconds),
         ]
         for store in stores:
             store.close()
@@ -124,18 +131,11 @@ def measure_large(sample: Sequence[Event], count: int, seconds: float) -> None:
         fill(stores[1], sample, count, start)
         copy_days(stores[1], LARGE_DAYS)
         settle(stores[1])
-        rates = in_turns(*stores, sample, seconds)
+        names = "into empty tables", f"with {LARGE_DAYS * count:,} stored"
+        lines = in_turns(*stores, names, sample, seconds)
         for store in stores:
             store.close()
-    show(
-        "ingest, partitioned by day",
-        ("what", "events/s"),
-        [
-            ("into empty tables", f"{rates[0]:,.0f}"),
-            (f"with {LARGE_DAYS * count:,} events stored", f"{rates[1]:,.0f}"),
-            ("ratio", f"{rates[1] / rates[0]:.2f}"),
-        ],
-    )
+    show("ingest, partitioned by day", ("what", "figure"), lines)
 
 
 _CONVERSION = """

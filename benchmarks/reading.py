@@ -221,7 +221,8 @@ def cpu(store: Connection) -> float:
     with store.engine.connect() as connection:
         if store.engine.dialect.name == "postgresql":
             pids = connection.exec_driver_sql(
-                "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+                "SELECT pid FROM pg_stat_activity "
+                "WHERE datname = current_database() AND backend_type = 'client backend'"
             ).scalars()
             servers = [int(pid) for pid in pids]
         else:

@@ -151,7 +151,7 @@ class _Conversion:
         self._progress = int(events), max(int(left), int(events))
         return int(count)
 
-    def _switch(self) -> None:
+    def _switch(self) -> bool:
         with write_transaction(self._engine) as connection:
             partitioning.lock_tables(connection)
             # Nobody writes any more: what there is now is all.
@@ -176,6 +176,7 @@ class _Conversion:
                 connection.exec_driver_sql(grant)
             connection.exec_driver_sql(f"DROP SCHEMA {_NEW} CASCADE")
         self._tell(*self._progress)
+        return True
 
     def _remove_plain(self) -> None:
         with write_transaction(self._engine) as connection:

@@ -8,6 +8,7 @@ import datetime
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import sqlalchemy as sa
 import tenacity
@@ -24,6 +25,8 @@ from panko_ingest.storage.settings import Settings
 from panko_ingest.storage.tables import IDENTIFIER_KEYS
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LOCK_TIMEOUT = 0.1
 """Seconds to wait for the tables, and so to keep others waiting, at one try."""
@@ -79,13 +82,13 @@ def sync(engine: sa.Engine, settings: Settings) -> None:
     with schema.migrating(engine) as connection:
         patient, width = connection.engine, settings.partition_by
 
-        def make() -> None:
+        def make() -> int:
             with write_transaction(patient) as connection:
                 if not partitions.exist(connection) and width != "none":
                     create(connection, width, today)
-            split(patient, width, today, most_moved=None)
+            return split(patient, width, today, most_moved=None)
 
-        if not patiently(make, SYNC_PATIENCE):
+        if patiently(make, SYNC_PATIENCE) is None:
             raise StorageUnavailable(
                 f"db sync: the tables were in use for {SYNC_PATIENCE:.0f} s by long transactions; try again"
             )
@@ -164,7 +167,9 @@ def _to_split(there: Sequence[Partition], width: str, today: datetime.date) -> l
 
 
 def _split(connection: sa.Connection, new: Sequence[Partition], most_moved: int | None) -> None:
-    count = connection.exec_driver_sql("SELECT count(*) FROM event_last").scalar_one()
+    *bounded, last = new
+    end = first_id(last.start) if last.start else 0
+    count = connection.exec_driver_sql("SELECT count(*) FROM event_last WHERE id < %s", (end,)).scalar_one()
     if most_moved is not None and count > most_moved:
         raise StorageUnavailable(
             f"{count} events went to the last partition, because nobody made new ones in time: run "
@@ -172,26 +177,34 @@ def _split(connection: sa.Connection, new: Sequence[Partition], most_moved: int 
             operator=True,
         )
     for table in TABLES:
+        connection.exec_driver_sql(f"ALTER TABLE {table} DETACH PARTITION {table}_last")
+    _make(connection, bounded)
+    for table, key in _KEYS.items():
         if count:
-            connection.exec_driver_sql(f"ALTER TABLE {table} DETACH PARTITION {table}_last")
-            connection.exec_driver_sql(f"ALTER TABLE {table}_last RENAME TO {table}_rest")
-        else:
-            connection.exec_driver_sql(f"DROP TABLE {table}_last")
-    _make(connection, new)
-    for table in TABLES if count else ():
-        connection.exec_driver_sql(f"INSERT INTO {table} SELECT * FROM {table}_rest")  # noqa: S608 - ours
-        connection.exec_driver_sql(f"DROP TABLE {table}_rest")
-    LOG.info("made partitions up to %s", new[-1].start)
+            connection.exec_driver_sql(
+                f"WITH moved AS (DELETE FROM {table}_last WHERE {key} < {end} RETURNING *) "  # noqa: S608 - ours
+                f"INSERT INTO {table} SELECT * FROM moved"
+            )
+        connection.exec_driver_sql(
+            f"ALTER TABLE {table} ATTACH PARTITION {table}_last FOR VALUES FROM ({end}) TO (MAXVALUE)"
+        )
+    LOG.info("made partitions up to %s", last.start)
 
 
-def drop(engine: sa.Engine, old: Sequence[Partition]) -> None:
-    """Drop partitions, the first one among them, and let the new first one reach as far as they did."""
+def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
+    """Drop partitions, the first one among them, and let the new first one reach as far as they did.
+
+    :returns: False where another expirer was quicker.
+    """
     with write_transaction(engine) as connection:
         lock_tables(connection)
+        if not set(old) <= set(partitions.found(connection)):
+            return False
         for table in reversed(TABLES):
             for partition in old:
                 connection.exec_driver_sql(f"DROP TABLE {table}_{partition.suffix}")
         _make(connection, [Partition(None, old[-1].end)])
+        return True
 
 
 def _make(connection: sa.Connection, new: Sequence[Partition]) -> None:
@@ -214,8 +227,8 @@ def lock_tables(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
 
 
-def patiently(work: Callable[[], None], seconds: float, stopping: threading.Event | None = None) -> bool:
-    """Try again what found the tables in use, with growing pauses; return whether it was done.
+def patiently(work: Callable[[], T], seconds: float, stopping: threading.Event | None = None) -> T | None:
+    """Try again what found the tables in use, with growing pauses; return its result, None if they stay so.
 
     :raises StorageUnavailable: it fails for another reason.
     """
@@ -228,12 +241,11 @@ def patiently(work: Callable[[], None], seconds: float, stopping: threading.Even
         reraise=True,
     )
     try:
-        retrying(work)
+        return retrying(work)
     except sa.exc.SQLAlchemyError as error:
         if faults.classify(error) is Fault.TRANSIENT:
-            return False
+            return None
         raise faults.unavailable(error) from error
-    return True
 
 
 def check(engine: sa.Engine, settings: Settings) -> Iterator[Finding]:

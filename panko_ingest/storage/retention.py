@@ -76,11 +76,11 @@ def _make_partitions(
     budget: float | None,
     stopping: threading.Event | None,
 ) -> None:
-    def split() -> None:
-        partitioning.split(engine, settings.partition_by, now.date())
+    def split() -> int:
+        return partitioning.split(engine, settings.partition_by, now.date())
 
     try:
-        if not partitioning.patiently(split, _patience(budget), stopping):
+        if partitioning.patiently(split, _patience(budget), stopping) is None:
             LOG.warning(
                 "No new partitions were made, because the tables were in use: the next round tries again"
             )
@@ -191,6 +191,7 @@ class _PartitionedRound(_Round):
     """First the partitions that are expired as a whole, then what the limit cuts."""
 
     def _drop(self) -> _Dropped:
+        # Counted beforehand: it may take longer than anybody shall wait for the tables.
         with read_transaction(self._engine) as connection:
             old = partitions.expired(partitions.found(connection), self._limit)
             dropped = _Dropped(*_content(connection, old), tuple(one.suffix for one in old))
@@ -201,13 +202,14 @@ class _PartitionedRound(_Round):
         # Also where they can't be dropped now: what is in them is not worth deleting row by row.
         self._among = sa.and_(self._among, Event.id >= partitions.end_of(old))
         names = ", ".join(dropped.names)
-        if partitioning.patiently(
+        done = partitioning.patiently(
             lambda: partitioning.drop(self._engine, old), _patience(self._budget), self._stopping
-        ):
+        )
+        if done:
             LOG.info("Dropped the partitions %s", names)
-            return dropped
-        LOG.warning("The partitions %s were in use and stay: the next round tries again", names)
-        return _Dropped()
+        elif done is None:
+            LOG.warning("The partitions %s were in use and stay: the next round tries again", names)
+        return dropped if done else _Dropped()
 
     def _ids_used(self) -> int:
         with read_transaction(self._engine) as connection:
@@ -218,13 +220,17 @@ def _content(connection: sa.Connection, old: Sequence[Partition]) -> tuple[int, 
     """Return how many events partitions hold, and how many traits by the planner's estimate."""
     if not old:
         return 0, 0
-    before = Event.id < partitions.end_of(old)
-    events = connection.scalar(sa.select(sa.func.count()).select_from(Event).where(before))
-    tables = [f"{table}_{one.suffix}" for table in partitions.TABLES[1:] for one in old]
-    traits = connection.exec_driver_sql(
-        "SELECT sum(greatest(reltuples, 0)) FROM pg_class WHERE oid = ANY(%s::regclass[])", (tables,)
-    )
-    return int(events or 0), int(traits.scalar() or 0)
+    some = sa.select(Event.id).where(Event.id < partitions.end_of(old)).limit(BACKLOG_LIMIT).subquery()
+    events = int(connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0)
+    if events == BACKLOG_LIMIT:  # to count more may take minutes
+        events = max(events, _estimate(connection, partitions.TABLES[:1], old))
+    return events, _estimate(connection, partitions.TABLES[1:], old)
+
+
+def _estimate(connection: sa.Connection, tables: Sequence[str], old: Sequence[Partition]) -> int:
+    names = [f"{table}_{one.suffix}" for table in tables for one in old]
+    rows = "SELECT sum(greatest(reltuples, 0)) FROM pg_class WHERE oid = ANY(%s::regclass[])"
+    return int(connection.exec_driver_sql(rows, (names,)).scalar() or 0)
 
 
 def count_expired(engine: sa.Engine, limit: datetime.datetime, most: int) -> int:

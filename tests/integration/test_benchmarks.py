@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results, suite
+from benchmarks import expire, results, suite
 from benchmarks.rig import Rig
 
 SIZES = suite.Sizes(runs=1, count=120, seconds=0.05, stored=300, backlog=150)
@@ -59,3 +59,18 @@ def test_a_step_without_the_disk_that_it_needs_is_left_out(
     assert suite.main(["--step", "stored", "--stored", "1000000000000", "--no-report"]) == 0
     assert "free disk are needed" in " ".join(capsys.readouterr().out.split())
     assert not results.FOLDER.exists()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+        pytest.param("partitions", marks=pytest.mark.postgresql),
+        pytest.param("days", marks=pytest.mark.postgresql),
+    ],
+)
+def test_retention_is_measured(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expire.main(["--part", part, "--events", "400", "--seconds", "0.1"]) == 0
+    assert f"{part}: " in capsys.readouterr().out

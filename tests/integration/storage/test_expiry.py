@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -257,6 +257,51 @@ def test_one_expirer_works_and_another_stands_by_until_it_is_gone(
     other.close()
 
 
+_LOCK_HOLDER = {
+    "postgresql": "SELECT pid FROM pg_locks WHERE locktype = 'advisory' "
+    "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    "mysql": "SELECT IS_USED_LOCK(CONCAT('panko_expirer.', MD5(DATABASE())))",
+}
+_KILL = {"postgresql": "SELECT pg_terminate_backend({})", "mysql": "KILL {}"}
+
+
+def test_an_expirer_that_lost_its_lock_and_one_that_takes_over_delete_each_event_once(
+    store: Connection, database_url: str
+) -> None:
+    kind = store.engine.dialect.name
+    if kind == "sqlite":
+        pytest.skip("SQLite's writers wait for each other")
+    store.expire(DAY, clock=now)  # the partitions that are over are gone
+    store.record_events(old_events(40))
+    other = Connection(database_url)
+    committed = threading.Event()
+    reports: list[ExpiryReport] = []
+
+    def take_over(*_: object) -> None:
+        if not committed.is_set() or reports:
+            return
+        assert other.expire(DAY, clock=now).stood_by
+        with other.engine.connect() as connection:
+            holder = connection.exec_driver_sql(_LOCK_HOLDER[kind]).scalar_one()
+            connection.exec_driver_sql(_KILL[kind].format(holder))
+        reports.append(wait_until(expire_if_alone, 30, "the lock of the killed session to go"))
+
+    def expire_if_alone() -> ExpiryReport | None:
+        report = other.expire(DAY, batch_size=10, clock=now)
+        return None if report.stood_by else report
+
+    after_each_commit(store, committed.set)
+    # When the connection is given back, its transaction is over.
+    sa.event.listen(store.engine, "checkin", take_over)
+    report = store.expire(DAY, batch_size=15, clock=now)
+
+    assert (report.events, report.traits, report.backlog) == (15, 60, 0)
+    assert [(one.events, one.traits) for one in reports] == [(25, 100)]
+    assert counts(store) == dict.fromkeys(counts(store), 0)
+    assert not store.expire(DAY, clock=now).stood_by
+    other.close()
+
+
 def test_two_expirers_without_a_lock_delete_each_event_once(store: Connection, database_url: str) -> None:
     store.record_events(old_events(1000))
     others = [Connection(database_url), Connection(database_url)]
@@ -296,6 +341,65 @@ def test_a_round_tries_again_what_somebody_else_holds(store: Connection, databas
 
     assert (report.events, report.traits, report.backlog) == (10, 40, 0)
     assert lost_halves(store) == {}
+    expirer.close()
+
+
+# PostgreSQL undoes who looks for deadlocks first, and the expirer does in a second; InnoDB, who changed less.
+_BE_SPARED = {
+    "postgresql": "SET deadlock_timeout = '1min'",
+    "mysql": "INSERT INTO event_type (`desc`) SELECT seq FROM seq_1_to_5000",
+}
+_SESSION = {"postgresql": "SELECT pg_backend_pid()", "mysql": "SELECT connection_id()"}
+_WAITS = {
+    "postgresql": "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = {session}",
+    "mysql": "SELECT count(*) FROM information_schema.innodb_trx "
+    "WHERE trx_state = 'LOCK WAIT' AND trx_mysql_thread_id = {session}",
+}
+
+
+def test_a_round_goes_on_after_a_deadlock_and_counts_right(store: Connection, database_url: str) -> None:
+    kind = store.engine.dialect.name
+    if kind == "sqlite":
+        pytest.skip("SQLite has one lock")
+    store.expire(DAY, clock=now)  # the partitions that are over are gone
+    store.record_events(old_events(20))
+    numbers = dict(tuple(row) for row in rows(store, "SELECT message_id, id FROM event"))
+    expirer = Connection(database_url)
+    errors: list[str] = []
+    sa.event.listen(
+        expirer.engine, "handle_error", lambda context: errors.append(str(context.original_exception))
+    )
+
+    with ThreadPoolExecutor(1) as pool, store.engine.connect() as other:
+        session = other.exec_driver_sql(_SESSION[kind]).scalar_one()
+        other.exec_driver_sql(_BE_SPARED[kind])
+
+        def lock(table: str, column: str, message_id: str) -> None:
+            other.exec_driver_sql(
+                f"SELECT {column} FROM {table} WHERE {column} = {numbers[message_id]} FOR UPDATE"
+            ).all()
+
+        def want_what_the_expirer_holds() -> None:
+            lock("trait_text", "event_id", "m00001")
+            other.rollback()
+
+        lock("event", "id", "m00003")
+        wanting: list[Future[None]] = []
+
+        def before_events(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if statement.startswith("DELETE FROM event ") and not wanting:
+                wanting.append(pool.submit(want_what_the_expirer_holds))
+                waits = _WAITS[kind].format(session=session)
+                wait_until(lambda: rows(store, waits)[0][0], 30, "the other one to wait for the expirer")
+
+        sa.event.listen(expirer.engine, "before_cursor_execute", before_events)
+        report = expirer.expire(DAY, batch_size=5, clock=now)
+        wanting[0].result(30)
+
+    assert len(errors) == 1
+    assert "deadlock" in errors[0].lower()
+    assert (report.events, report.traits, report.batches, report.backlog) == (20, 80, 4, 0)
+    assert counts(store) == dict.fromkeys(counts(store), 0)
     expirer.close()
 
 

@@ -16,6 +16,7 @@ from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.partitions import Partition
 from tests.integration.storage.samples import connect, count, letter_for, rows, stored_ids
+from tests.waiting import wait_until
 
 DAY = 86400.0
 TODAY = datetime.date(2026, 3, 10)
@@ -161,6 +162,101 @@ def test_a_round_drops_what_is_over_and_deletes_what_the_limit_cuts(store: Conne
     assert (report.events, report.batches, report.backlog) == (13, 1, 0)
     assert rows(store, "SELECT count(*) FROM trait_int") == [(7,)]
     assert there(store)[0] == Partition(None, datetime.date(2026, 3, 7))
+
+
+def test_a_day_goes_as_a_whole_the_moment_that_its_last_event_may_go(store: Connection) -> None:
+    midnight = datetime.datetime(2026, 3, 7)
+    last = midnight - datetime.timedelta(microseconds=1)
+    store.record_events(
+        [
+            Event("last of the 6th", "t", last, [Trait("size", Trait.INT_TYPE, 1)]),
+            Event("first of the 7th", "t", midnight, [Trait("size", Trait.INT_TYPE, 1)]),
+        ]
+    )
+
+    report = store.expire(DAY, clock=lambda: last + datetime.timedelta(days=1))
+    assert "p20260306" not in report.partitions
+    assert report.events == 0
+
+    report = store.expire(DAY, clock=lambda: midnight + datetime.timedelta(days=1))
+    assert "p20260306" in report.partitions
+    assert (report.events, report.batches, report.oldest) == (1, 0, midnight)
+    assert places(store) == {"first of the 7th": "p20260307"}
+
+
+def test_an_expirer_that_is_killed_while_it_drops_leaves_everything_to_the_next(store: Connection) -> None:
+    store.record_events([event("old", 5), event("new", 0)])
+    store.expire(0, clock=noon)  # the partitions that are missing are there
+    before = there(store)
+    killed: list[str] = []
+
+    def kill(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("DROP TABLE trait_text_p20260305"):
+            killed.append(statement)
+            pid = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+            with sa.create_engine(store.engine.url, poolclass=sa.NullPool).connect() as other:
+                other.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 30000)")
+
+    sa.event.listen(store.engine, "before_cursor_execute", kill)
+    with pytest.raises(StorageUnavailable):
+        store.expire(DAY, clock=noon)
+    sa.event.remove(store.engine, "before_cursor_execute", kill)
+
+    assert killed
+    assert there(store) == before
+    assert places(store) == {"old": "p20260305", "new": "p20260310"}
+    wait_until(lambda: not store.expire(DAY, clock=noon).stood_by, 30, "the lock of the killed one to go")
+    assert places(store) == {"new": "p20260310"}
+
+
+def test_a_clock_that_goes_back_behind_partitions_that_were_dropped_loses_nothing(store: Connection) -> None:
+    store.record_events([event("old", 5), event("new", 0)])
+    assert store.expire(DAY, clock=noon).events == 1
+    back = NOON - datetime.timedelta(days=30)
+
+    store.record_events([event("then", 30), event("before", 40)])
+    report = store.expire(DAY, clock=lambda: back)
+    assert (report.events, report.partitions) == (1, ())
+    assert places(store) == {"then": "first", "new": "p20260310"}
+
+    assert store.expire(DAY, clock=noon).events == 1
+    assert places(store) == {"new": "p20260310"}
+
+
+def test_two_expirers_drop_the_same_partitions_once(store: Connection, postgresql_url: str) -> None:
+    store.record_events([event("old", 5), event("older", 6), event("new", 0)])
+    store.expire(0, clock=noon)  # the partitions that are missing are there
+    old = partitions.expired(there(store), NOON - datetime.timedelta(days=2))
+
+    assert partitioning.drop(store.engine, old)
+    assert not partitioning.drop(store.engine, old)
+
+    assert places(store) == {"new": "p20260310"}
+    assert there(store)[0] == Partition(None, datetime.date(2026, 3, 8))
+
+
+def test_events_of_the_far_future_keep_no_partition_from_being_made(store: Connection) -> None:
+    future = [event(f"m{number}", -1000 - number) for number in range(20)]
+    store.record_events([*future, event("soon", -5)])
+
+    assert partitioning.split(store.engine, "day", TODAY, most_moved=1) > 0
+
+    assert places(store) == {**{one.message_id: "last" for one in future}, "soon": "p20260315"}
+    assert store.record_events([*future, event("soon", -5)]).duplicates == tuple(range(21))
+    store.record_events([event("sooner", -6), event("late", -2000)])
+    assert places(store)["late"] == "last"
+    assert partitioning.split(store.engine, "day", TODAY + datetime.timedelta(days=20), most_moved=1) > 0
+    assert len(places(store)) == 23
+
+
+def test_more_events_in_the_last_partition_than_writers_can_wait_for_are_left_to_db_sync(
+    store: Connection,
+) -> None:
+    store.record_events([event("a", -5), event("b", -6)])
+    with pytest.raises(StorageUnavailable, match="db sync"):
+        partitioning.split(store.engine, "day", TODAY, most_moved=1)
+    assert partitioning.split(store.engine, "day", TODAY, most_moved=None) > 0
+    assert places(store) == {"a": "p20260315", "b": "p20260316"}
 
 
 def test_readers_never_see_half_an_event_while_partitions_are_dropped(
