@@ -38,8 +38,9 @@ _NETWORK_FILE_SYSTEMS = {
     "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 _FOREVER = 2**31 - 1
-# A batch of a thousand events changes more than SQLite's 2 MB of cache, and would fill its log of 4 MB.
-_SQLITE_SIZES = ("cache_size = -16384", "wal_autocheckpoint = 4000")
+# A batch of a thousand events changes more than SQLite's 2 MB of cache, and fills its log of 4 MB. Each time
+# the log is full (here: of 64 MB) one writer puts it into the file, and all wait.
+_SQLITE_SIZES = ("cache_size = -16384", "wal_autocheckpoint = 16000")
 
 
 def dress_url(url: str) -> str:
