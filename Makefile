@@ -14,7 +14,7 @@ ARGS ?=
 
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
-SERVICES := postgresql mariadb-server rabbitmq-server prometheus
+SERVICES := postgresql pgbouncer mariadb-server rabbitmq-server prometheus
 
 .PHONY: help run walk-through test lint venv services fuzz test-bookworm test-trixie test-systemd test-faults soak \
     test-concurrency test-upgrade \
@@ -50,7 +50,7 @@ lint: venv ## check style, types and layers
 
 venv: $(VENV)/.development ## make the developers' virtual environment
 
-services: ## install PostgreSQL, MariaDB, RabbitMQ and Prometheus from Debian where missing, without starting them
+services: ## install PostgreSQL, PgBouncer, MariaDB, RabbitMQ and Prometheus from Debian, without starting them
 	@tests/services/install.sh $(SERVICES) systemd curl iproute2 iptables
 
 fuzz: venv ## decode and convert 200,000 mutated bodies

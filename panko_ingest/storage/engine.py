@@ -19,7 +19,9 @@ from sqlalchemy.pool import StaticPool
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import faults
 from panko_ingest.storage.pooling import (
+    BEGINNING,
     break_hung_connections,
+    is_pooler,
     ping_idle_connections,
     roll_back_only_open_transactions,
 )
@@ -149,24 +151,43 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
         "application_name": "panko-ingest",
     }
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
-    if "prepare_threshold" in url.query:
-        # A pooler that shares sessions may not know prepared statements: ?prepare_threshold=none
+    if told := "prepare_threshold" in url.query:
         threshold = str(url.query["prepare_threshold"])
         arguments["prepare_threshold"] = int(threshold) if threshold.isdigit() else None
         url = url.difference_update_query(["prepare_threshold"])
     engine = create_engine(url, isolation_level="READ COMMITTED", connect_args=arguments, **_pool(settings))
-    limits = (
-        f"SELECT set_config('statement_timeout', '{settings.statement_timeout * 1000:.0f}', false), "
-        # A session whose network went away in a transaction keeps its locks until the server ends it,
-        # and who comes back with the same events waits for them.
-        f"set_config('idle_in_transaction_session_timeout', "
-        f"'{settings.statement_timeout * 1000:.0f}', false), "
-        f"set_config('lock_timeout', '{settings.lock_timeout * 1000:.0f}', false)"
-    )
+
+    statement_timeout, lock_timeout = settings.statement_timeout * 1000, settings.lock_timeout * 1000
+
+    def limits(of_transaction: str) -> str:
+        return (
+            f"SELECT set_config('statement_timeout', '{statement_timeout:.0f}', {of_transaction}), "
+            # A session whose network went away in a transaction keeps its locks until the server ends it,
+            # and who comes back with the same events waits for them.
+            "set_config('idle_in_transaction_session_timeout', "
+            f"'{statement_timeout:.0f}', {of_transaction}), "
+            f"set_config('lock_timeout', '{lock_timeout:.0f}', {of_transaction})"
+        )
+
+    of_session, of_transaction = limits("false"), limits("true")
+
+    def begin(connection: Connection) -> None:
+        if statement := connection.info.get(BEGINNING):
+            # Whoever wants the rows of a query bit by bit does not mean these.
+            at_once = {"stream_results": False, "yield_per": None}
+            connection.exec_driver_sql(statement, execution_options=at_once)
 
     @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, _record: Any) -> None:
-        connection.execute(limits)
+    def _set_up(connection: Any, record: Any) -> None:
+        if is_pooler(connection):
+            # What we set in a session of the server, and prepare there, others would meet.
+            record.info[BEGINNING] = of_transaction
+            if not told:
+                connection.prepare_threshold = None
+            # Only now, because every statement of an engine with listeners takes longer.
+            event.listen(engine, "begin", begin)
+        else:
+            connection.execute(of_session)
         connection.commit()
 
     if settings.statement_timeout:
