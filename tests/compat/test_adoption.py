@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 EVENTS = int(os.environ.get("PANKO_INGEST_ADOPTED_EVENTS", "10000"))
 FIRST = 200
 
-pytestmark = WITH_PANKO
+pytestmark = [*WITH_PANKO, pytest.mark.timeout(7200)]
 
 
 @pytest.fixture(
