@@ -40,6 +40,7 @@ _NETWORK_FILE_SYSTEMS = {
     "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 _FOREVER = 2**31 - 1
+_TRANSACTION_TIMEOUT = 17_00_00  # the PostgreSQL that came with it
 # A batch of a thousand events changes more than SQLite's 2 MB of cache, and would fill its log of 4 MB.
 _SQLITE_SIZES = ("cache_size = -16384", "wal_autocheckpoint = 4000")
 
@@ -159,7 +160,9 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
 
     statement_timeout, lock_timeout = settings.statement_timeout * 1000, settings.lock_timeout * 1000
 
-    def limits(of_transaction: str) -> str:
+    def limits(connection: Any, of_transaction: str) -> str:
+        # Who has no limit may hold a lock, or change the schema, for longer than the server lets others.
+        unlimited = not settings.statement_timeout and connection.info.server_version >= _TRANSACTION_TIMEOUT
         return (
             f"SELECT set_config('statement_timeout', '{statement_timeout:.0f}', {of_transaction}), "
             # A session whose network went away in a transaction keeps its locks until the server ends it,
@@ -167,9 +170,8 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
             "set_config('idle_in_transaction_session_timeout', "
             f"'{statement_timeout:.0f}', {of_transaction}), "
             f"set_config('lock_timeout', '{lock_timeout:.0f}', {of_transaction})"
+            + (f", set_config('transaction_timeout', '0', {of_transaction})" if unlimited else "")
         )
-
-    of_session, of_transaction = limits("false"), limits("true")
 
     def begin(connection: Connection) -> None:
         if statement := connection.info.get(BEGINNING):
@@ -181,13 +183,13 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
     def _set_up(connection: Any, record: Any) -> None:
         if is_pooler(connection):
             # What we set in a session of the server, and prepare there, others would meet.
-            record.info[BEGINNING] = of_transaction
+            record.info[BEGINNING] = limits(connection, "true")
             if not told:
                 connection.prepare_threshold = None
             # Only now, because every statement of an engine with listeners takes longer.
             event.listen(engine, "begin", begin)
         else:
-            connection.execute(of_session)
+            connection.execute(limits(connection, "false"))
         connection.commit()
 
     if settings.statement_timeout:
