@@ -9,16 +9,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN := $(CURDIR)/run
 BROKER ?= sqla+sqlite:///$(RUN)/bus.sqlite
+# a Python that the published Panko runs on, the environment for it, and how many of its events are adopted
+PANKO_PYTHON ?= python3.8
+PANKO := $(RUN)/panko
+EVENTS ?= 10000
 # more words for what is run, as in: make test ARGS='-k sqlite'
 ARGS ?=
 
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
-SERVICES := postgresql mariadb-server rabbitmq-server prometheus
+SERVICES := postgresql pgbouncer mariadb-server rabbitmq-server prometheus
 
 .PHONY: help run walk-through test lint venv services fuzz test-bookworm test-trixie test-systemd test-faults soak \
     test-concurrency test-upgrade \
-    test-differential \
+    test-panko test-differential \
     bench bench-full bench-report bench-storage bench-reading bench-expire bench-convert bench-metrics \
     sample-config docs docs-pictures site constraints dist clean
 
@@ -50,7 +54,7 @@ lint: venv ## check style, types and layers
 
 venv: $(VENV)/.development ## make the developers' virtual environment
 
-services: ## install PostgreSQL, MariaDB, RabbitMQ and Prometheus from Debian where missing, without starting them
+services: ## install PostgreSQL, PgBouncer, MariaDB, RabbitMQ and Prometheus from Debian, without starting them
 	@tests/services/install.sh $(SERVICES) systemd curl iproute2 iptables
 
 fuzz: venv ## decode and convert 200,000 mutated bodies
@@ -79,6 +83,15 @@ test-faults: venv services ## break things for real, the long way; writes docs/f
 	rm -f test-results/faults.jsonl
 	$(PYTEST) --numprocesses 2 --dist worksteal tests/faults $(ARGS)
 	$(BIN)/python -m tests.faults.report > docs/faults.md
+
+test-panko: venv services ## adopt what the published Panko made: PANKO_PYTHON=python3.8 EVENTS=1000000
+	if [ ! -e $(PANKO)/.complete ]; then
+	    $(PANKO_PYTHON) -m venv --clear $(PANKO)
+	    $(PANKO)/bin/pip install --quiet --requirement tests/compat/requirements.txt
+	    touch $(PANKO)/.complete
+	fi
+	PANKO_INGEST_PANKO_PYTHON=$(PANKO)/bin/python PANKO_INGEST_ADOPTED_EVENTS=$(EVENTS) \
+	    $(PYTEST) -m long -o log_cli=true --log-cli-level=INFO tests/compat $(ARGS)
 
 test-differential: venv ## compare conversion with Ceilometer's own on mutated notifications
 	$(BIN)/python -m tests.differential $(ARGS)

@@ -154,6 +154,78 @@ def fill(connection: sa.Connection, shape: str, events: int = 200) -> None:
             connection.exec_driver_sql(f"SELECT setval('{table}_id_seq', (SELECT max(id) FROM {table}))")
 
 
+def multiply(connection: sa.Connection, events: int) -> None:
+    """Copy the events that are there, with their traits, until there are so many; ids must have no gaps."""
+    if connection.dialect.name == "mysql":
+        connection.exec_driver_sql("SET SESSION foreign_key_checks = 0")
+    key = connection.dialect.identifier_preparer.quote("key")
+    while (there := connection.scalar(sa.text("SELECT max(id) FROM event"))) < events:
+        which = {"there": there, "last": min(there, events - there)}
+        connection.execute(
+            sa.text(
+                "INSERT INTO event (id, message_id, generated, raw, event_type_id) "
+                "SELECT id + :there, concat('copy-', id + :there), generated, raw, event_type_id "
+                "FROM event WHERE id <= :last"
+            ),
+            which,
+        )
+        for table in TABLES[2:]:
+            connection.execute(
+                sa.text(
+                    f"INSERT INTO {table} (event_id, {key}, value) "
+                    f"SELECT event_id + :there, {key}, value FROM {table} WHERE event_id <= :last"
+                ),
+                which,
+            )
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT setval('event_id_seq', (SELECT max(id) FROM event))")
+
+
+def forget(connection: sa.Connection, message_id: str) -> None:
+    """Delete one event with its traits, and the event types that no event has."""
+    (number,) = connection.scalars(
+        sa.text("SELECT id FROM event WHERE message_id = :one"), {"one": message_id}
+    )
+    for table in TABLES[2:]:
+        connection.execute(sa.text(f"DELETE FROM {table} WHERE event_id = :id"), {"id": number})
+    connection.execute(sa.text("DELETE FROM event WHERE id = :id"), {"id": number})
+    connection.execute(sa.text("DELETE FROM event_type WHERE id NOT IN (SELECT event_type_id FROM event)"))
+
+
+def checksums(connection: sa.Connection, chunk: int = 10_000) -> dict[str, tuple[int, list[str]]]:
+    """Return for each event table how many rows it has, and MD5s over all fields of its rows by chunks.
+
+    As :func:`digests`, but the server does the work.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    mysql = connection.dialect.name == "mysql"
+    if mysql:
+        connection.exec_driver_sql("SET SESSION group_concat_max_len = 1073741824")
+    found = {}
+    for table in TABLES:
+        trait = table.startswith("trait")
+        number = "event_id" if trait else "id"
+        names = {
+            "event_type": ["id", quote("desc")],
+            "event": ["id", "message_id", quote("generated"), "COALESCE(raw, '{}')", "event_type_id"],
+        }.get(table, [number, quote("key"), quote("value")])
+        order = ", ".join(names[: 1 + trait])
+        if mysql:
+            fields = ", ".join(f"COALESCE(HEX(CONCAT({name})), '-')" for name in names)
+            row = f"CONCAT_WS(' ', {fields})"
+            lines = f"GROUP_CONCAT({row} ORDER BY {order} SEPARATOR ';')"
+            part = f"{number} DIV {chunk}"
+        else:
+            row = f"ROW({', '.join(names)})::text"
+            lines = f"string_agg({row}, ';' ORDER BY {order})"
+            part = f"{number} / {chunk}"
+        rows = connection.exec_driver_sql(
+            f"SELECT count(*), md5({lines}) FROM {table} GROUP BY {part} ORDER BY {part}"
+        ).all()
+        found[table] = (sum(count for count, _ in rows), [checksum for _, checksum in rows])
+    return found
+
+
 def digests(connection: sa.Connection) -> dict[str, tuple[int, str]]:
     """Return for each event table how many rows it has, and one checksum over all their fields."""
     found = {}

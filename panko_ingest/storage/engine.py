@@ -19,7 +19,9 @@ from sqlalchemy.pool import StaticPool
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import faults
 from panko_ingest.storage.pooling import (
+    BEGINNING,
     break_hung_connections,
+    is_pooler,
     ping_idle_connections,
     roll_back_only_open_transactions,
 )
@@ -38,6 +40,7 @@ _NETWORK_FILE_SYSTEMS = {
     "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 _FOREVER = 2**31 - 1
+_TRANSACTION_TIMEOUT = 17_00_00  # the PostgreSQL that came with it
 # A batch of a thousand events changes more than SQLite's 2 MB of cache, and fills its log of 4 MB. Each time
 # the log is full (here: of 64 MB) one writer puts it into the file, and all wait.
 _SQLITE_SIZES = ("cache_size = -16384", "wal_autocheckpoint = 16000")
@@ -150,24 +153,44 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
         "application_name": "panko-ingest",
     }
     arguments = {name: value for name, value in arguments.items() if name not in url.query}
-    if "prepare_threshold" in url.query:
-        # A pooler that shares sessions may not know prepared statements: ?prepare_threshold=none
+    if told := "prepare_threshold" in url.query:
         threshold = str(url.query["prepare_threshold"])
         arguments["prepare_threshold"] = int(threshold) if threshold.isdigit() else None
         url = url.difference_update_query(["prepare_threshold"])
     engine = create_engine(url, isolation_level="READ COMMITTED", connect_args=arguments, **_pool(settings))
-    limits = (
-        f"SELECT set_config('statement_timeout', '{settings.statement_timeout * 1000:.0f}', false), "
-        # A session whose network went away in a transaction keeps its locks until the server ends it,
-        # and who comes back with the same events waits for them.
-        f"set_config('idle_in_transaction_session_timeout', "
-        f"'{settings.statement_timeout * 1000:.0f}', false), "
-        f"set_config('lock_timeout', '{settings.lock_timeout * 1000:.0f}', false)"
-    )
+
+    statement_timeout, lock_timeout = settings.statement_timeout * 1000, settings.lock_timeout * 1000
+
+    def limits(connection: Any, of_transaction: str) -> str:
+        # Who has no limit may hold a lock, or change the schema, for longer than the server lets others.
+        unlimited = not settings.statement_timeout and connection.info.server_version >= _TRANSACTION_TIMEOUT
+        return (
+            f"SELECT set_config('statement_timeout', '{statement_timeout:.0f}', {of_transaction}), "
+            # A session whose network went away in a transaction keeps its locks until the server ends it,
+            # and who comes back with the same events waits for them.
+            "set_config('idle_in_transaction_session_timeout', "
+            f"'{statement_timeout:.0f}', {of_transaction}), "
+            f"set_config('lock_timeout', '{lock_timeout:.0f}', {of_transaction})"
+            + (f", set_config('transaction_timeout', '0', {of_transaction})" if unlimited else "")
+        )
+
+    def begin(connection: Connection) -> None:
+        if statement := connection.info.get(BEGINNING):
+            # Whoever wants the rows of a query bit by bit does not mean these.
+            at_once = {"stream_results": False, "yield_per": None}
+            connection.exec_driver_sql(statement, execution_options=at_once)
 
     @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, _record: Any) -> None:
-        connection.execute(limits)
+    def _set_up(connection: Any, record: Any) -> None:
+        if is_pooler(connection):
+            # What we set in a session of the server, and prepare there, others would meet.
+            record.info[BEGINNING] = limits(connection, "true")
+            if not told:
+                connection.prepare_threshold = None
+            # Only now, because every statement of an engine with listeners takes longer.
+            event.listen(engine, "begin", begin)
+        else:
+            connection.execute(limits(connection, "false"))
         connection.commit()
 
     if settings.statement_timeout:

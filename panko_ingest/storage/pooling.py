@@ -18,7 +18,19 @@ One that broke sooner is found by its first statement, and the transaction is ru
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the MySQL protocol
 
+BEGINNING = "panko_ingest.beginning"
+"""Key of a pooled connection's ``info``: a statement that each of its transactions has to begin with."""
+
 _USED_AT = "panko_ingest.used_at"
+
+
+def is_pooler(connection: Any) -> bool:
+    """Tell whether a connection of psycopg ends at a pooler, such as PgBouncer, and not at PostgreSQL.
+
+    A pooler tells a number of its own for the process that serves us, whichever it is.
+    """
+    (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return bool(pid != connection.info.backend_pid)
 
 
 def ping_idle_connections(engine: Engine) -> None:

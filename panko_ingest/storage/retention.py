@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from panko_ingest.storage import partitioning, partitions
+from panko_ingest.storage import locks, partitioning, partitions
 from panko_ingest.storage.engine import make_engine, read_transaction, write_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.expiry import EARLIEST, Batch, Clock, delete_events, limit_of, utc_now
@@ -30,16 +30,6 @@ LOG = logging.getLogger(__name__)
 
 _PATIENCE = 300.0
 """Seconds to try for tables that are in use, at most."""
-
-_LOCK = 0x70616E6B6F72  # any number will do that nobody else takes in this database
-_LOCKS = {
-    "postgresql": (f"SELECT pg_try_advisory_lock({_LOCK})", f"SELECT pg_advisory_unlock({_LOCK})"),
-    # Its locks are the server's, not the database's.
-    "mysql": (
-        "SELECT GET_LOCK(CONCAT('panko_expirer.', MD5(DATABASE())), 0)",
-        "SELECT RELEASE_LOCK(CONCAT('panko_expirer.', MD5(DATABASE())))",
-    ),
-}
 
 
 def expire(
@@ -249,21 +239,15 @@ def oldest_event(engine: sa.Engine) -> datetime.datetime | None:
 @contextlib.contextmanager
 def only_expirer(engine: sa.Engine, settings: Settings) -> Iterator[bool]:
     """Tell whether no other expirer is at work, and keep others from it; SQLite's writers wait anyhow."""
-    if engine.dialect.name not in _LOCKS:
+    if not locks.exist(engine):
         yield True
         return
-    take, release = _LOCKS[engine.dialect.name]
     # An engine of its own, because in a pool's eyes a connection that is out for so long hangs.
     keeper = make_engine(
         engine.url.render_as_string(hide_password=False), dataclasses.replace(settings, statement_timeout=0)
     )
     try:
-        with read_transaction(keeper) as connection:
-            holder = connection.execution_options(isolation_level="AUTOCOMMIT")
-            alone = bool(holder.exec_driver_sql(take).scalar())
-            yield alone
-            if alone:
-                with contextlib.suppress(sa.exc.SQLAlchemyError):  # it is lost, and the lock with it
-                    holder.exec_driver_sql(release)
+        with read_transaction(keeper) as connection, locks.holder(connection, locks.EXPIRY) as holder:
+            yield holder.take()
     finally:
         keeper.dispose()

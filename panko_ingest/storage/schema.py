@@ -20,7 +20,7 @@ from alembic.script import Script, ScriptDirectory
 from alembic.util.exc import CommandError
 
 from panko_ingest import resources
-from panko_ingest.storage import faults
+from panko_ingest.storage import faults, locks
 from panko_ingest.storage.base import SchemaState
 from panko_ingest.storage.engine import make_engine, read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
@@ -33,19 +33,6 @@ _EVENT_TABLES = {"event_type", "event", "trait_text", "trait_int", "trait_float"
 
 _PATIENCE = 600
 """Seconds for which a change of the schema is tried again when others are in its way."""
-
-_ADVISORY_LOCK = 0x70616E6B6F  # any number will do that nobody else takes in this database
-_LOCKS = {
-    "postgresql": (
-        f"SELECT pg_try_advisory_lock({_ADVISORY_LOCK})",
-        f"SELECT pg_advisory_unlock({_ADVISORY_LOCK})",
-    ),
-    # Its locks are the server's, not the database's.
-    "mysql": (
-        "SELECT GET_LOCK(CONCAT('panko_ingest.', MD5(DATABASE())), 0)",
-        "SELECT RELEASE_LOCK(CONCAT('panko_ingest.', MD5(DATABASE())))",
-    ),
-}
 
 
 def head() -> str:
@@ -185,21 +172,17 @@ def _lock(engine: sa.Engine) -> Iterator[None]:
     The lock has a connection of its own, and is asked for again and again rather than waited for:
     PostgreSQL builds an index online only once no older statement runs, a waiting one included.
     """
-    if engine.dialect.name not in _LOCKS:
+    if not locks.exist(engine):
         yield
         return
-    take, release = _LOCKS[engine.dialect.name]
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as holder:
+    with engine.connect() as connection, locks.holder(connection, locks.MIGRATION) as holder:
         waiting = 0
-        while not holder.exec_driver_sql(take).scalar():
+        while not holder.take():
             if waiting % 60 == 0:
                 LOG.info("another process changes the schema; waiting for it")
             waiting += 1
             time.sleep(0.5)
-        try:
-            yield
-        finally:
-            holder.exec_driver_sql(release)
+        yield
 
 
 def _alembic(connection: sa.Connection | None = None) -> Config:

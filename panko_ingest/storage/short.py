@@ -19,6 +19,7 @@ from panko_ingest.storage.bulk import (
     TypeIds,
     Writer,
 )
+from panko_ingest.storage.pooling import BEGINNING
 from panko_ingest.storage.validation import Row
 
 
@@ -107,6 +108,8 @@ def _driver_connection(engine: sa.Engine) -> Iterator[Any]:
     with engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         try:
+            if beginning := connection.info.get(BEGINNING):
+                driver.execute(beginning)
             yield driver
         except Exception as error:
             dialect: Any = engine.dialect

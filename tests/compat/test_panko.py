@@ -1,7 +1,7 @@
 """With the published panko package: its database adopted, and what we write read by its own code.
 
-It needs an environment of its own: ``PANKO_INGEST_PANKO_PYTHON`` names a Python (3.8 fits) that has
-panko 10, psycopg2 and PyMySQL.
+It needs an environment of its own, which ``make test-panko`` makes: ``PANKO_INGEST_PANKO_PYTHON`` names
+a Python (3.8 fits) with what requirements.txt lists.
 """
 
 import datetime
@@ -22,10 +22,11 @@ from panko_ingest.storage.models import Event, Trait
 PYTHON = os.environ.get("PANKO_INGEST_PANKO_PYTHON", "")
 SIDE = Path(__file__).with_name("panko_side.py")
 
-pytestmark = [
+WITH_PANKO = [
     pytest.mark.long,
     pytest.mark.skipif(not PYTHON, reason="PANKO_INGEST_PANKO_PYTHON names no Python with panko in it"),
 ]
+pytestmark = WITH_PANKO
 
 
 def panko(*arguments: str) -> str:

@@ -16,6 +16,7 @@ PRINTED = {
 
 
 @pytest.mark.rabbitmq
+@pytest.mark.timeout(600)  # each starts an Erlang of its own
 def test_rabbitmq_takes_every_printed_command(rabbitmq: RabbitMQ, broker_url: str) -> None:
     vhost = broker_url.rpartition("/")[2]
     rabbitmq.api("PUT", f"queues/{vhost}/panko-ingest", {"durable": True})

@@ -18,6 +18,7 @@ from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from tests import legacy
 from tests.schema_snapshot import snapshot
+from tests.services import PostgreSQL
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -269,6 +270,23 @@ def test_five_syncs_at_once_are_harmless(
     assert snapshot(store.engine) == declared
     if before:
         assert content(store) == before
+
+
+@pytest.mark.postgresql
+def test_limits_that_a_server_has_for_others_do_not_end_a_change_of_the_schema(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    wanted = ("statement_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+    limits = [
+        name
+        for name in wanted
+        if postgresql.execute(f"SELECT FROM pg_settings WHERE name = '{name}'")  # the last: from 17 on
+    ]
+    for name in limits:
+        postgresql.execute(f"ALTER DATABASE {postgresql_url.rpartition('/')[2]} SET {name} = '10s'")
+    with schema.migrating(postgresql_url) as connection:
+        shown = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in limits}
+    assert shown == dict.fromkeys(limits, "0")
 
 
 def test_a_sync_that_is_killed_can_be_run_again(

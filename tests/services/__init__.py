@@ -4,8 +4,9 @@ They never touch a server that the machine runs already, and die with the proces
 """
 
 from tests.services.mariadb import MariaDB
+from tests.services.pgbouncer import PgBouncer
 from tests.services.postgresql import PostgreSQL
 from tests.services.rabbitmq import RabbitMQ
 from tests.services.server import NotInstalledError, Server
 
-__all__ = ["MariaDB", "NotInstalledError", "PostgreSQL", "RabbitMQ", "Server"]
+__all__ = ["MariaDB", "NotInstalledError", "PgBouncer", "PostgreSQL", "RabbitMQ", "Server"]

@@ -25,7 +25,7 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("Authority of the tests")
-        builder = _builder(self._name, self._name, self._key)
+        builder = _builder(self._name, self._name, self._key, self._key)
         signed = builder.add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         ).add_extension(
@@ -49,7 +49,7 @@ class Authority:
     def sign(self, common_name: str, host: str = "") -> KeyPair:
         """Make a key and a certificate for a person, or for a host (a name or an IP address)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(common_name), self._name, key)
+        builder = _builder(_name(common_name), self._name, key, self._key)
         if host:
             builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(host)]), False)
         paths = KeyPair(self._folder / f"{common_name}.pem", self._folder / f"{common_name}.key")
@@ -68,7 +68,10 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    issuers_key: ec.EllipticCurvePrivateKey,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -79,6 +82,9 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=2))
+        # From Python 3.13 on, a certificate without these is refused.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers_key.public_key()), False)
     )
 
 

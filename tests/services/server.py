@@ -17,6 +17,8 @@ from typing import Self
 
 import psutil
 
+from tests.waiting import wait_until
+
 
 class NotInstalledError(Exception):
     """The server's programs are not on this machine; the text names the Debian package."""
@@ -125,8 +127,11 @@ class Server(ABC):
 
     def pause(self) -> None:
         """Freeze every process of it (SIGSTOP): connections stay open and nobody answers."""
-        for process in _family(self.pid):
+        family = _family(self.pid)
+        for process in family:
             process.suspend()
+        # A thread stops only once it gets a processor, and until then may serve a client.
+        wait_until(lambda: all(map(_is_stopped, family)), what=f"{self.name} to freeze")
 
     def resume(self) -> None:
         """Let it go on after :meth:`pause`."""
@@ -214,6 +219,15 @@ def _lives(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    """Tell whether each of its threads has stopped or ended."""
+    states = []
+    for thread in Path(f"/proc/{process.pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(thread.read_text().rpartition(")")[2].split()[0])
+    return all(state in {"T", "Z", "X"} for state in states)
 
 
 # Not the shared generator: Hypothesis seeds that, alike in every worker.

@@ -16,7 +16,7 @@ from panko_ingest.storage import EventFilter, RecordResult
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.integration.storage.hammer import WINDOW, event, is_old
 from tests.integration.storage.samples import count, counts, make_event, rows
-from tests.services import MariaDB
+from tests.services import MariaDB, PgBouncer, PostgreSQL
 
 ROOT = Path(__file__).parents[3]
 
@@ -68,6 +68,20 @@ def test_four_writers_where_mariadb_refuses_what_changed_since_a_snapshot(start:
         store = Connection(url)
         store.upgrade()
         hammer(store, url, 4, start)
+        store.close()
+
+
+@pytest.mark.postgresql
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.long)])
+def test_four_writers_behind_a_pooler_that_has_fewer_sessions(
+    postgresql: PostgreSQL, postgresql_url: str, seconds: int, start: Start
+) -> None:
+    with PgBouncer(postgresql, {"pool_mode": "transaction", "default_pool_size": "3"}) as server:
+        url = server.through(postgresql_url)
+        store = Connection(url)
+        store.upgrade()
+        hammer(store, url, seconds, start)
         store.close()
 
 

@@ -27,6 +27,18 @@ ON_SERVERS = [
     pytest.param("mariadb", marks=pytest.mark.mariadb),
 ]
 
+CONFLICTS_AT_COMMIT = """
+-- Two: a sequence counts on in a transaction that is taken back.
+CREATE SEQUENCE conflicts;
+CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('conflicts') <= 2 THEN RAISE 'another was first' USING ERRCODE = '40001'; END IF;
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER conflict AFTER INSERT ON event DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION conflict();
+"""
+
 
 @pytest.fixture(params=ON_SERVERS)
 def server(request: pytest.FixtureRequest) -> PostgreSQL | MariaDB:
@@ -219,6 +231,21 @@ def test_a_lone_event_whose_answer_is_lost_is_neither_lost_nor_doubled(
         assert proxy.cuts == 1
         through.close()
     assert counts(store) == {**dict.fromkeys(counts(store), 3), "dead_letter": 0}
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("count", [1, 30])
+def test_a_conflict_that_shows_at_the_commit_is_no_failure(postgresql_url: str, count: int) -> None:
+    """As each may on a Galera cluster, where another node has the last word."""
+    store = Connection(postgresql_url)
+    store.upgrade()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(CONFLICTS_AT_COMMIT)
+    letters = [make_letter("a")] if count > 1 else []  # a lone event goes a shorter way
+    assert store.record_events(make_events(count), letters).recorded == tuple(range(count))
+    assert store.statistics().conflicts == 2
+    assert counts(store) == {**dict.fromkeys(counts(store), count), "dead_letter": len(letters)}
+    store.close()
 
 
 @pytest.mark.parametrize("name", ["statement_timeout", "lock_timeout"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait
-from tests.integration.storage.samples import START, make_event, rows
+from tests.integration.storage.samples import START, counts, letter_for, make_event, rows, stored_ids
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -246,6 +246,41 @@ def test_characters_that_an_old_schema_lacks_are_replaced(mariadb_url: str) -> N
 
     big = record(store, Event("n", "t", START, traits[2:], {"name": "x" * 70_000}))
     assert "dropped" in reasons(big)["raw"]
+    store.close()
+
+
+NARROWED = {
+    "trait_text MODIFY value VARCHAR(255) CHARACTER SET utf8mb3": Event(
+        "bad", "t", START, [Trait("a", Trait.TEXT_TYPE, "\U0001f600")]
+    ),
+    "trait_text MODIFY value VARCHAR(10)": Event("bad", "t", START, [Trait("a", Trait.TEXT_TYPE, "x" * 11)]),
+    "trait_int MODIFY value INT": Event("bad", "t", START, [Trait("a", Trait.INT_TYPE, 2**31)]),
+    "event MODIFY message_id VARCHAR(10) NOT NULL": Event("bad" * 4, "t", START),
+    "event MODIFY raw TEXT NOT NULL": Event("bad", "t", START, [], {"name": "x" * 70_000}),
+}
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("change", NARROWED)
+def test_mariadb_changes_nothing_in_silence_though_a_column_became_narrow(
+    mariadb_url: str, change: str
+) -> None:
+    """A lone event goes another way than several, of which INSERT IGNORE would take anything."""
+    store = Connection(mariadb_url)
+    store.upgrade()
+    store.record_events([Event("first", "t", START)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {change}")
+    bad, good = NARROWED[change], Event("good", "t", START)
+    for events, recorded in (([bad], ()), ([bad, good], (1,))):
+        result = store.record_events(events, on_failure=letter_for)
+        assert (result.recorded, result.duplicates, [index for index, _ in result.failed]) == (
+            recorded,
+            (),
+            [0],
+        )
+    assert stored_ids(store) == ["first", "good"]
+    assert counts(store)["dead_letter"] == 1
     store.close()
 
 
