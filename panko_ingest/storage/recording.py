@@ -197,6 +197,9 @@ class _Batch:
     def _write_what_can_be(self, connection: sa.Connection, rows: list[Row], outcome: _Outcome) -> set[str]:
         """Write those rows that the database takes; return the message_ids that are stored now."""
         refused: dict[str, Exception] = {}
+        if connection.dialect.name == "postgresql":
+            # What an operator's constraint would only say at COMMIT could not be told from the others.
+            connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
 
         def write(connection: sa.Connection, rows: list[Row]) -> set[str]:
             rows = [row for row in rows if row.message_id not in refused]

@@ -293,6 +293,35 @@ def test_a_clash_on_anything_but_the_message_id_is_an_error_and_no_duplicate(sto
     assert stored_ids(store) == ["m0000", "m0001", "m0002", "m0012"]
 
 
+@pytest.mark.postgresql
+@pytest.mark.parametrize("others", [0, 50], ids=["alone", "among others"])
+def test_what_is_refused_only_at_commit_fails_alone(postgresql_url: str, others: int) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    with store.engine.begin() as connection:
+        connection.execute(
+            sa.text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN RAISE 'not this one' USING ERRCODE = 'check_violation'; END $$"
+            )
+        )
+        connection.execute(
+            sa.text(
+                "CREATE CONSTRAINT TRIGGER of_an_operator AFTER INSERT ON event INITIALLY DEFERRED "
+                "FOR EACH ROW WHEN (new.message_id = 'bad') EXECUTE FUNCTION refuse()"
+            )
+        )
+    bad = dataclasses.replace(make_event(0), message_id="bad")
+
+    result = store.record_events([bad, *make_events(others)], on_failure=letter_for)
+
+    assert [(index, "not this one" in str(error)) for index, error in result.failed] == [(0, True)]
+    assert len(result.recorded) == others
+    assert counts(store)["event"] == others
+    assert counts(store)["dead_letter"] == 1
+    store.close()
+
+
 def test_an_event_type_deleted_behind_our_back_is_made_again(store: Connection) -> None:
     store.record_events([make_event(1, event_type="a"), make_event(2, event_type="b")])
     store.clear_expired_data(0)
