@@ -171,6 +171,8 @@ def _postgresql(url: URL, settings: Settings) -> Engine:
             "set_config('idle_in_transaction_session_timeout', "
             f"'{statement_timeout:.0f}', {of_transaction}), "
             f"set_config('lock_timeout', '{lock_timeout:.0f}', {of_transaction})"
+            # A page is ready before the helpers of a parallel plan have started, which the planner prefers.
+            f", set_config('max_parallel_workers_per_gather', '0', {of_transaction})"
             + (f", set_config('transaction_timeout', '0', {of_transaction})" if unlimited else "")
         )
 
