@@ -180,7 +180,7 @@ class _Session:
         self._tags: dict[str, str] = {}
         self._tags_given = 0
         self._window = 0
-        self._acknowledged = 0
+        self._acknowledged = 0  # the tag up to which none is open
         self._present: list[str] = []
         self._missing: list[str] = []
         self._look_at = 0.0
@@ -305,7 +305,7 @@ class _Session:
                 and last - first + 1 == len(batch.deliveries)
             ):
                 self._channel.basic_ack(last, multiple=True)
+                self._acknowledged = last
             else:
                 for delivery in batch.deliveries:
                     self._channel.basic_ack(delivery.tag)
-            self._acknowledged = last
