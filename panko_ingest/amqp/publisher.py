@@ -17,6 +17,7 @@ from panko_ingest.amqp.urls import Bus
 from panko_ingest.errors import BrokerError
 
 _CONFIRM_TIMEOUT = 30.0
+_CLOSE_TIMEOUT = 2.0
 
 
 def envelope(notification: Mapping[str, Any], *, renew: bool = False) -> bytes:
@@ -95,6 +96,11 @@ class Publisher:
                 delivery_mode=2,
                 confirm_timeout=_CONFIRM_TIMEOUT,
             )
+        except TimeoutError as error:
+            raise BrokerError(
+                f"the broker at {self._name} refuses to publish: it took nothing for {_CONFIRM_TIMEOUT:g} s, "
+                "as one does that is short of memory or disk (`rabbitmq-diagnostics alarms` tells)"
+            ) from error
         except LINK_ERRORS as error:
             raise BrokerError(f"the broker at {self._name} refuses to publish: {error}") from error
 
@@ -116,5 +122,7 @@ class Publisher:
                 getattr(probe, method)(name, *args, **kwargs)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; a broker that has ceased to listen is not waited for."""
+        if self._connection.transport.driver_type == "amqp" and self._connection.connected:
+            self._connection.connection.sock.settimeout(_CLOSE_TIMEOUT)
         self._connection.release()
