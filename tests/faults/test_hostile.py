@@ -80,7 +80,8 @@ def test_a_flood_of_bad_messages_trips_the_breaker_until_it_is_over(
 
 
 def test_big_messages_are_taken_a_few_at_a_time(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:
-    room, size, count = 8 * 2**20, 2**20, 100
+    # RabbitMQ may have 200 on their way when it is told to stop.
+    room, size, count = 2 * 2**20, 2**18, 1000
     big = [deadly_message("x" * size) for _ in range(count)]
     more = f"[notification]\nworkers = 1\nmax_bytes_in_flight = {room}\n"
     service = Daemon(configuration(tmp_path, broker_url, ledger.url, more), "--only", "ingester")
@@ -101,7 +102,7 @@ def test_big_messages_are_taken_a_few_at_a_time(tmp_path: Path, broker_url: str,
     assert "hold more than max_bytes_in_flight" in service.log
     assert ledger.dead_letters() == 0
     # A few bodies are there as bytes, as text, and decoded.
-    assert max(sizes) - sizes[0] < count * size, "it took them all"
+    assert max(sizes) - sizes[0] < count * size / 2, "it took them all"
 
 
 PLUGIN = """\
