@@ -53,6 +53,12 @@ class Delivery:
         self.generation = generation
         self.received_at = received_at
 
+    @property
+    def returns(self) -> int:
+        """How often it came back, by the count of a quorum queue; 0 where nobody counts."""
+        count = self.headers.get("x-delivery-count")
+        return count if isinstance(count, int) else 0
+
     def digest(self) -> bytes:
         """Return the SHA-256 that names this message in ``dead_letter``, the same at every redelivery."""
         digest = hashlib.sha256()

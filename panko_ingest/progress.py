@@ -21,7 +21,8 @@ MAX_BUSES = 32
 
 _SLOT = struct.Struct("=IBBd32s")  # pid, state, whether a digest is held, pulse, digest
 _SUSPECT = struct.Struct("=I32s")  # crashes, digest
-_HEADER = struct.Struct("=III")  # configuration generation, workers, buses
+_HEADER = struct.Struct("=IIII")  # configuration generation, workers, buses, deaths
+_SIZES_AT, _DEATHS_AT = 4, 12  # threads of the master write these and the generation, each its own
 _SUSPECTS = 128
 _NO_DIGEST = bytes(DIGEST_SIZE)
 
@@ -127,14 +128,14 @@ class Board:
         """
         check_size(workers, buses)
         before = {slot.offset for slot in self.slots()}
-        _HEADER.pack_into(self._memory, 0, self.generation, workers, buses)
+        struct.pack_into("=II", self._memory, _SIZES_AT, workers, buses)
         for slot in self.slots():
             if slot.offset not in before:
                 slot.clear()
 
     def slots(self, worker: int | None = None) -> list[Slot]:
         """Return the slots of one worker, or of all."""
-        _, workers, buses = _HEADER.unpack_from(self._memory, 0)
+        _, workers, buses, _ = _HEADER.unpack_from(self._memory, 0)
         return [
             Slot(self._memory, _HEADER.size + (number * MAX_BUSES + bus) * _SLOT.size)
             for number in (range(workers) if worker is None else [worker])
@@ -148,8 +149,16 @@ class Board:
 
     @generation.setter
     def generation(self, value: int) -> None:
-        _, workers, buses = _HEADER.unpack_from(self._memory, 0)
-        _HEADER.pack_into(self._memory, 0, value, workers, buses)
+        struct.pack_into("=I", self._memory, 0, value)
+
+    @property
+    def deaths(self) -> int:
+        """How many workers ended otherwise than in good order."""
+        return int(_HEADER.unpack_from(self._memory, 0)[3])
+
+    def count_death(self) -> None:
+        """Count a worker that ended otherwise than in good order. Called by the master only."""
+        struct.pack_into("=I", self._memory, _DEATHS_AT, self.deaths + 1)
 
     def bury(self, worker: int) -> None:
         """Count what a dead worker was converting, and clear its slots. Called by the master only."""
@@ -159,12 +168,15 @@ class Board:
             if digest is not None:
                 self._count(digest)
 
-    def deadly(self, digest: bytes) -> bool:
-        """Whether so many workers died of this message that it is to be converted no more."""
-        return any(
-            crashes >= CRASHES_BEFORE_DEAD_LETTER and suspect == digest
-            for crashes, suspect in self._suspects()
-        )
+    def deadly(self, digest: bytes, returns: int = 0) -> bool:
+        """Whether so many workers died of this message that it is to be converted no more.
+
+        :param returns: how often the broker counted that it came back.
+        """
+        crashes = max((count for count, suspect in self._suspects() if suspect == digest), default=0)
+        # At its first delivery nobody noted it down. A broker that counts drops it when that is too often.
+        unnoted = crashes > 0 and returns > crashes
+        return crashes + unnoted >= CRASHES_BEFORE_DEAD_LETTER
 
     def _suspects(self) -> list[tuple[int, bytes]]:
         return [

@@ -152,7 +152,7 @@ class _Daemon:
         if exit_code:
             self._metrics.lost_workers.labels(service.name).inc()
         if service is IngestService:
-            self._supervisor.worker_died(worker_id)
+            self._supervisor.worker_died(worker_id, exit_code)
 
 
 def _stop_on_interrupt() -> None:

@@ -36,7 +36,7 @@ class CrashGuard:
         :raises DeadlyMessage: too many workers died of it.
         """
         digest = delivery.digest()
-        if self._board.deadly(digest):
+        if self._board.deadly(digest, delivery.returns):
             raise DeadlyMessage("several workers died or hung while they converted this message")
         self._slot.hold(digest)
 

@@ -20,6 +20,8 @@ LOG = logging.getLogger(__name__)
 _SAY_AGAIN = 60.0
 # Windows that must fit into max_bytes before a shrunk prefetch is doubled again.
 _GROW_AFTER = 10
+# Messages in a row that never came back, after which a death is over: each queue sends its own in turn.
+_CALM = 10
 _MEASURE_INTERVAL = 0.5
 
 
@@ -33,6 +35,7 @@ class Lane:
     :param hold_limit: seconds that a batch may wait for the store before it is given back.
     :param bus: what the metrics call it.
     :param wake: ends the wait of the bus's thread.
+    :param deaths: returns how many workers died so far.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Lane:
         bus: str = "",
         clock: Callable[[], float] = time.monotonic,
         wake: Callable[[], None] = lambda: None,
+        deaths: Callable[[], int] = lambda: 0,
     ) -> None:
         self._intake = intake
         self._batcher = batcher
@@ -63,12 +67,15 @@ class Lane:
         self._hold_limit = hold_limit
         self._clock = clock
         self.wake = wake
+        self._deaths = deaths
+        self._deaths_known = 0
+        self._calm: int | None = None
         self.generation = 0
         self._outstanding: deque[Batch] = deque()
         self._settled: queue.SimpleQueue[Batch] = queue.SimpleQueue()
         self._bytes = 0
         self._messages = 0
-        self._over_bytes = False
+        self._pausing = False
         self._fitted = 0
         self._say_breaker_at = 0.0
 
@@ -86,7 +93,7 @@ class Lane:
         self._batcher.take()
         self._outstanding.clear()
         self._bytes = self._messages = 0
-        self._over_bytes = False
+        self._pausing = False
         while not self._settled.empty():
             self._settled.get()
         self._window = 0
@@ -98,10 +105,13 @@ class Lane:
         return self._window
 
     def _allowed(self) -> int:
-        if self._over_bytes:
+        if self._deaths() != self._deaths_known:
+            self._deaths_known = self._deaths()
+            self._take_care()
+        if self._pausing:
             if self._messages:
                 return 0
-            self._over_bytes = False
+            self._pausing = False
         if self._breaker.open:
             self._say_breaker()
             return self._prefetch if self._breaker.probe_due else 0
@@ -111,6 +121,8 @@ class Lane:
         """Convert a delivery and put it into the batch."""
         self._bytes += len(delivery.body)
         self._messages += 1
+        if self._calm is not None:
+            self._regain_calm(delivery.returns)
         if len(self._batcher):
             self._intake.take(delivery, self._batcher)
         else:
@@ -119,11 +131,9 @@ class Lane:
             self._metrics.convert_seconds.observe(time.perf_counter() - started)
         if self._batcher.full:
             self._hand_over()
-        if self._bytes > self._max_bytes and not self._over_bytes:
-            self._over_bytes = True
+        if self._bytes > self._max_bytes and not self._pausing:
             # As many as would have fitted, and room for bigger ones.
-            self._prefetch = min(self._full_prefetch, max(1, self._messages // 2))
-            self._fitted = 0
+            self._shrink(min(self._full_prefetch, max(1, self._messages // 2)))
             LOG.info(
                 "%d messages hold more than max_bytes_in_flight (%d bytes): reading on with a "
                 "prefetch of %d when they are stored",
@@ -137,7 +147,8 @@ class Lane:
 
         :param eager: nothing more is at hand, so an idle writer may get what there is.
         """
-        if self._batcher.due or (eager and self.waiting()):
+        filled = 0 < self._window <= len(self._batcher)  # the broker sends no more before there are acks
+        if self._batcher.due or filled or (eager and self.waiting()):
             self._hand_over()
         settled = []
         while not self._settled.empty():
@@ -183,9 +194,35 @@ class Lane:
         self._outstanding.append(batch)
         self._writer.submit(self, batch)
 
+    def _take_care(self) -> None:
+        """Read one by one what comes back after a death, as one of these the worker may have died of.
+
+        A quorum queue counts what comes back, with all that was in hand beside it, and drops what did so
+        too often. Here neighbours do no more than once for each worker.
+        """
+        if self._breaker.open:  # whose probes must be worth judging
+            return
+        if self._calm is None:
+            self._shrink(1)
+            LOG.info("A worker died: reading one by one what a quorum queue delivers again")
+        self._calm = 0
+
+    def _regain_calm(self, returns: int) -> None:
+        # Not by doubling: each change of the prefetch makes a quorum queue count what is on its way.
+        self._calm = 0 if returns else (self._calm or 0) + 1
+        if self._calm == _CALM:
+            self._calm = None
+            self._prefetch = self._full_prefetch
+
+    def _shrink(self, prefetch: int) -> None:
+        """Read nothing until all in hand is settled, and then less at once."""
+        self._pausing = True
+        self._prefetch = prefetch
+        self._fitted = 0
+
     def _grow(self, messages: int) -> None:
-        """Let a prefetch that was shrunk for big messages grow back once they are over."""
-        if self._prefetch == self._full_prefetch or self._over_bytes:
+        """Let a prefetch that was shrunk grow back."""
+        if self._prefetch == self._full_prefetch or self._pausing or self._calm is not None:
             return
         self._fitted += messages
         if self._fitted >= _GROW_AFTER * self._prefetch:

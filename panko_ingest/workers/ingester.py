@@ -178,6 +178,7 @@ class IngestService(Worker):
             max_bytes=options.max_bytes_in_flight,
             hold_limit=options.consumer_timeout * _HOLD_SHARE,
             bus=bus.name,
+            deaths=lambda: self._board.deaths,
         )
         gauges = metrics.of_bus(bus.name)
         consumer = amqp.AmqpConsumer(

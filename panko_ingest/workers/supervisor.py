@@ -52,9 +52,11 @@ class Supervisor:
         """Say READY again, which ends systemd's wait for a reload."""
         self._ready = False
 
-    def worker_died(self, worker: int) -> None:
+    def worker_died(self, worker: int, exit_code: int) -> None:
         """Take note of what the worker was converting."""
         self._board.bury(worker)
+        if exit_code:
+            self._board.count_death()
 
     def _run(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """Ways to break a server or a process that more than one test uses; each is mended by whoever broke it."""
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,14 @@ def memory_alarm(broker: RabbitMQ) -> Iterator[None]:
         yield
     finally:
         broker.ctl("set_vm_memory_high_watermark", usual)
+
+
+def limit_deliveries(broker: RabbitMQ, url: str, limit: int) -> None:
+    """Have the quorum queues of a vhost drop what was given back more often than that."""
+    definition = json.dumps({"delivery-limit": limit})
+    broker.ctl(
+        "set_policy", "--vhost", url.rpartition("/")[2], "limit", ".*", definition, "--apply-to", "queues"
+    )
 
 
 def at_rest(value: Callable[[], int]) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.bus import Bus
 from tests.daemon import configuration
-from tests.faults.breaking import at_rest, memory_alarm
+from tests.faults.breaking import at_rest, limit_deliveries, memory_alarm
 from tests.faults.scene import Scene, bodies
 from tests.services import PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
@@ -79,10 +79,7 @@ def test_no_message_of_a_quorum_queue_is_dropped_at_its_delivery_limit_while_the
     outage: int,
     consumer_timeout: int,
 ) -> None:
-    broker.ctl(
-        "set_policy", "--vhost", broker_vhost.rpartition("/")[2], "limit", ".*", '{"delivery-limit":3}',
-        "--apply-to", "queues",
-    )  # fmt: skip
+    limit_deliveries(broker, broker_vhost, 3)
     broker.ctl("eval", f"application:set_env(rabbit, consumer_timeout, {consumer_timeout * 1000}).")
     more = f"[notification]\nconsumer_timeout = {consumer_timeout}\n"
     returns = 2 if outage > consumer_timeout else 0  # each worker gives back once, for the timeout's sake

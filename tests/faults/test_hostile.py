@@ -14,9 +14,11 @@ from panko_ingest.progress import CRASHES_BEFORE_DEAD_LETTER
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.faults import poison
+from tests.faults.breaking import limit_deliveries
 from tests.faults.conftest import HOOKS
 from tests.faults.scene import bodies, record
 from tests.ledger import Ledger
+from tests.services import RabbitMQ
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(900)]
@@ -177,6 +179,46 @@ def test_a_message_that_kills_whoever_converts_it_is_found_out(
         killed = re.findall(r"made no progress for \d+ s: killing it", service.log)
         assert len(killed) >= CRASHES_BEFORE_DEAD_LETTER + 1
     record(f"a message that makes its converter {effect}", 0, len(good) + 1, ledger.events(), 1)
+
+
+@pytest.mark.parametrize(
+    ("limit", "deadly", "workers"), [(3, 1, 1), pytest.param(20, 10, 2, marks=pytest.mark.long)]
+)
+def test_no_neighbour_of_messages_that_kill_is_dropped_at_a_queues_delivery_limit(
+    tmp_path: Path,
+    rabbitmq: RabbitMQ,
+    broker_url: str,
+    ledger: Ledger,
+    plugin_folder: Path,
+    limit: int,
+    deadly: int,
+    workers: int,
+) -> None:
+    limit_deliveries(rabbitmq, broker_url, limit)
+    good = [deadly_message("none") for _ in range(400)]
+    mixed = good + [deadly_message("die") for _ in range(deadly)]
+    Random(deadly).shuffle(mixed)
+    conf = configuration(tmp_path, broker_url, ledger.url, f"[notification]\nworkers = {workers}\n")
+    service = Daemon(conf, "--only", "ingester", environment=environment(plugin_folder))
+    with Bus(broker_url, quorum=True) as bus:
+        bus.declare()
+        bus.publish(mixed)  # all of them share a prefetch
+        with service.running():
+            wait_until(lambda: ledger.dead_letters() >= deadly, 60 + 20 * deadly, "the dead letters", 0.5)
+            wait_until(lambda: ledger.events() >= len(good), 30, "the good ones")
+            assert service.stop() == 0
+        wait_until(lambda: bus.count() == 0, 20, "an empty queue")
+    assert ledger.events() == len(good)
+    assert ledger.stages() == {"crash": deadly}
+    deaths = len(re.findall(r"Worker \d+ reads from", service.log)) - workers
+    assert deaths >= 2 * deadly + 1  # the first of all died unnoticed
+    record(
+        f"{deadly} that kill in a quorum queue with a delivery limit of {limit}",
+        0,
+        len(mixed),
+        ledger.events(),
+        deadly,
+    )
 
 
 def deadly_message(effect: str) -> bytes:

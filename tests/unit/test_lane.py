@@ -65,7 +65,14 @@ class Line:
     """A lane, its writer's thread, and the tags of the deliveries that may be acknowledged."""
 
     def __init__(
-        self, store: Store, clock: Clock, *, batch: int = 10, max_bytes: int = 10**9, limit: float = 0.9
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        batch: int = 10,
+        max_bytes: int = 10**9,
+        limit: float = 0.9,
+        deaths: int = 0,
     ) -> None:
         self.writer = Writer(store, Metrics())  # type: ignore[arg-type]
         converter = EventConverter([])
@@ -80,16 +87,19 @@ class Line:
             max_bytes=max_bytes,
             hold_limit=42,
             clock=clock,
+            deaths=lambda: self.deaths,
         )
+        self.deaths = deaths
         self.acks: list[int] = []
         self._tag = 0
         self._thread = threading.Thread(target=self.writer.run, daemon=True)
         self._thread.start()
         wait_until(self.lane.ready, 5, "a store that answers")
 
-    def deliver(self, body: bytes) -> None:
+    def deliver(self, body: bytes, returns: int = 0) -> None:
         self._tag += 1
-        self.lane.accept(Delivery(body, tag=self._tag, generation=self.lane.generation))
+        headers = {"x-delivery-count": returns} if returns else {}
+        self.lane.accept(Delivery(body, headers=headers, tag=self._tag, generation=self.lane.generation))
 
     def turn(self, *, eager: bool = True) -> list[int]:
         self.acks += [item.tag for batch in self.lane.turn(eager=eager) for item in batch.deliveries]
@@ -182,6 +192,52 @@ def test_reading_stops_over_max_bytes_goes_on_with_less_and_grows_back(store: St
         assert line.lane.window() == 20
     finally:
         line.stop()
+
+
+def test_after_a_death_it_reads_one_by_one_what_a_queue_counts(line: Line, store: Store) -> None:
+    assert line.lane.window() == 20
+    store.open.clear()
+    for _ in range(6):
+        line.deliver(body())
+    line.turn()
+    line.deaths = 1
+    assert line.lane.window() == 0, "what is in hand comes first"
+    store.open.set()
+    wait_until(lambda: len(line.turn()) == 6, 5, "all acks")
+    windows = []
+    came_back = [*[3] * 30, 0, 0, 1, *[0] * 10]  # another queue's are mixed in
+    for count, returns in enumerate(came_back, 7):
+        windows.append(line.lane.window())
+        line.deliver(body(), returns)
+        wait_until(lambda wanted=count: len(line.turn()) == wanted, 5, "the ack")  # type: ignore[misc]
+    assert windows == [1] * len(came_back)
+    assert line.lane.window() == 20
+
+
+def test_who_comes_after_a_dead_one_starts_one_by_one(store: Store, clock: Clock) -> None:
+    line = Line(store, clock, deaths=3)
+    try:
+        assert line.lane.window() == 1
+        line.deliver(body())
+        assert line.lane.window() == 1, "a full window is no reason to give up the consumer"
+        line.deaths = 4
+        assert line.lane.window() == 1, "it can't read less"
+    finally:
+        line.stop()
+
+
+def test_a_full_window_is_handed_over_to_a_busy_writer(line: Line, store: Store) -> None:
+    store.open.clear()
+    line.deliver(body())
+    line.turn()
+    wait_until(lambda: store.tries, 5, "the first message at the store")
+    line.deaths = 1
+    line.lane.reset(1)  # the channel is lost, so that nothing is in hand
+    assert line.lane.window() == 1
+    line.deliver(body())
+    line.turn(eager=False)
+    store.open.set()
+    wait_until(lambda: line.turn(eager=False) == [2], 5, "the ack, without waiting for more")
 
 
 def test_a_stale_batch_is_the_probe_of_a_store_that_answers_but_takes_nothing(

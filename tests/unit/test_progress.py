@@ -51,6 +51,27 @@ def test_a_message_is_deadly_when_enough_workers_died_of_it() -> None:
     assert not board.deadly(b"e" * 32)
 
 
+def test_what_a_broker_counted_stands_for_the_death_that_nobody_noted() -> None:
+    board = Board(workers=1, buses=1)
+    slot = board.slots()[0]
+    assert not board.deadly(DIGEST, returns=20), "it came back, but nobody died of it"
+    for returns in (2, 3):
+        assert not board.deadly(DIGEST, returns)
+        slot.hold(DIGEST)
+        board.bury(0)
+    assert not board.deadly(DIGEST, returns=2)
+    assert board.deadly(DIGEST, returns=3)
+
+
+def test_deaths_are_counted_whatever_else_changes() -> None:
+    board = Board(workers=1, buses=1)
+    board.count_death()
+    board.count_death()
+    board.resize(workers=2, buses=1)
+    board.generation = 5
+    assert (board.deaths, board.generation, len(board.slots())) == (2, 5, 2)
+
+
 def test_a_message_that_was_converted_is_not_held_against() -> None:
     board = Board(workers=1, buses=1)
     slot = board.slots()[0]
