@@ -22,6 +22,9 @@ stored event with all its traits, or one dead letter, and nothing is left on the
 runs; *messages* are those published, duplicates not counted, in the last run. What did not run since the
 table was begun is not in it.
 
+A half-open connection to the database is noticed when a statement has taken too long. These tests set
+that to 3 s, and to up to ten times as much on a busy machine, where any statement takes longer.
+
 | fault | recovery | messages | events | dead letters |
 |---|---:|---:|---:|---:|
 """
