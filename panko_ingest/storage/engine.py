@@ -6,6 +6,7 @@ limits, strictness. No setting lowers the durability that the server gives.
 
 import math
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,7 @@ _NETWORK_FILE_SYSTEMS = {
     "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 _FOREVER = 2**31 - 1
+_LOCK_LOOKS, _LOCK_PAUSE = 1.0, 0.001
 _TRANSACTION_TIMEOUT = 17_00_00  # the PostgreSQL that came with it
 # A batch of a thousand events changes more than SQLite's 2 MB of cache, and fills its log of 4 MB. Each time
 # the log is full (here: of 64 MB) one writer puts it into the file, and all wait.
@@ -276,9 +278,33 @@ def _sqlite(url: URL, settings: Settings) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        driver: Any = connection.connection.driver_connection
+        if not writes or not begin_writing(driver):
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def begin_writing(driver: sqlite3.Connection) -> bool:
+    """Begin a transaction that holds SQLite's write lock, if it is free within a second; tell whether it was.
+
+    SQLite itself, when it has to wait, looks again after pauses of up to 100 ms, in which nobody writes.
+    """
+    (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + min(_LOCK_LOOKS, patience / 1000)
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    return False
+            else:
+                return True
+            time.sleep(_LOCK_PAUSE)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {patience}")
 
 
 def _other(url: URL, settings: Settings) -> Engine:

@@ -19,6 +19,7 @@ from panko_ingest.storage.bulk import (
     TypeIds,
     Writer,
 )
+from panko_ingest.storage.engine import begin_writing
 from panko_ingest.storage.pooling import BEGINNING
 from panko_ingest.storage.validation import Row
 
@@ -96,7 +97,8 @@ class _SqliteShort:
     def write(self, engine: sa.Engine, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         with _driver_connection(engine) as driver:
             cursor = driver.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
+            if not begin_writing(driver):
+                cursor.execute("BEGIN IMMEDIATE")
             written = self._writer.write_by(cursor, rows, type_ids)
             cursor.execute("COMMIT")
         return written
