@@ -14,6 +14,7 @@ from tests.faults.breaking import Database, locked, read_only, slots_taken
 from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene
 from tests.services import MariaDB, PostgreSQL, RabbitMQ
+from tests.services.server import open_to_servers
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(900)]
@@ -120,8 +121,7 @@ def test_the_disk_of_the_database_is_full(
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    for folder in (tmp_path, *tmp_path.parents[:3]):  # with pytest-xdist there is one more
-        folder.chmod(0o755)
+    open_to_servers(tmp_path)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", disk], check=True)
     try:
         server = kind(directory=disk)

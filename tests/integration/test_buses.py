@@ -1,6 +1,5 @@
 """Several buses, several brokers of a bus, and TLS to them."""
 
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from tests.daemon import Daemon, configuration
 from tests.ledger import Ledger, load
 from tests.services import RabbitMQ
 from tests.services.certificates import Authority
-from tests.services.server import free_port
+from tests.services.server import free_port, open_to_servers
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -89,9 +88,7 @@ class TlsBroker:
 def test_tls_verifies_each_broker_by_its_own_name_and_shows_our_certificate(
     tmp_path: Path, ledger: Ledger
 ) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder != Path(tempfile.gettempdir()):
-            folder.chmod(0o755)  # the broker runs as another user
+    open_to_servers(tmp_path)
     authority = Authority(tmp_path)
     ours = authority.sign("ingest")
     brokers = [TlsBroker(authority, "localhost"), TlsBroker(authority, "127.0.0.1")]

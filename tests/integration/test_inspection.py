@@ -1,6 +1,5 @@
 """What a look at a broker finds: rights by AMQP; limits and readers by the management interface."""
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tests.daemon import SECRET, Daemon, configuration
 from tests.ledger import Ledger
 from tests.services import RabbitMQ
 from tests.services.certificates import Authority
-from tests.services.server import free_port
+from tests.services.server import free_port, open_to_servers
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -263,9 +262,7 @@ def test_a_password_is_not_in_the_repr() -> None:
 
 @pytest.mark.timeout(240)
 def test_it_is_asked_by_tls_where_the_url_says_so(tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder != Path(tempfile.gettempdir()):
-            folder.chmod(0o755)  # the broker runs as another user
+    open_to_servers(tmp_path)
     authority = Authority(tmp_path)
     pair = authority.sign("broker", "127.0.0.1")
     for path in (authority.certificate, *pair):

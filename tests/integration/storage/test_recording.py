@@ -144,8 +144,9 @@ def test_a_lone_event_takes_few_statements(store: Connection) -> None:
     store.record_events([make_event(1)])
     result, sent = statements(store, lambda: store.record_events([make_event(2)]))
     assert result.recorded == (0,)
-    # SQLite has no round trips to save: BEGIN, two looks, an INSERT for each table, COMMIT.
-    assert sent <= {"postgresql": 1, "mysql": 1, "sqlite": 9}[store.engine.dialect.name]
+    # SQLite has no round trips to save: three for its patience, BEGIN, two looks, an INSERT for each table,
+    # COMMIT.
+    assert sent <= {"postgresql": 1, "mysql": 1, "sqlite": 12}[store.engine.dialect.name]
 
 
 def test_a_duplicate_changes_nothing_of_what_is_stored(store: Connection) -> None:
