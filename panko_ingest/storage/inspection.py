@@ -77,7 +77,7 @@ def _clock(connection: sa.Connection) -> Iterator[Finding]:
     before = time.time()
     there = float(connection.exec_driver_sql(_CLOCKS[connection.dialect.name]).scalar_one())
     skew = there - (before + time.time()) / 2
-    text = f"the server's clock differs from ours by {skew:+.1f} s"
+    text = f"the server's clock differs from ours by {skew:+z.1f} s"
     if abs(skew) < MAX_SKEW:
         yield Finding("ok", "clock", text)
     else:
