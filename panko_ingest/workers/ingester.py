@@ -30,7 +30,8 @@ LOG = logging.getLogger(__name__)
 
 # Of the broker's consumer_timeout, as messages are older there than here.
 _HOLD_SHARE = 0.7
-_START_SPREAD = 1.0
+# Workers of a host that connect in a second, so that a broker is not asked by all of them at once.
+_STARTS_A_SECOND = 20.0
 _MEASURE_INTERVAL = 1.0
 
 
@@ -113,7 +114,8 @@ class IngestService(Worker):
             )
             self._consumers.append(self._consumer(bus, intake, writer, metrics, slot))
         self._spare_the_collector()
-        if self._stopping.wait(self.worker_id and random.uniform(0, _START_SPREAD)):
+        spread = conf.notification.workers / _STARTS_A_SECOND
+        if self._stopping.wait(self.worker_id and random.uniform(0, spread)):
             self._stop_threads()
         LOG.info("Worker %d reads from %s", self.worker_id, ", ".join(c.bus.name for c in self._consumers))
         with ThreadPoolExecutor(len(self._consumers) + 1) as threads:
