@@ -19,7 +19,7 @@ trap 'exit 130' INT TERM
 
 mkdir -p "$root/srv"
 git clone --quiet --no-hardlinks "$repository" "$root/srv/panko_ingest"
-if [ -d "$repository/../shared" ]; then cp --recursive "$repository/../shared" "$root/srv/shared"; fi
+if [ -d "$repository/../shared" ]; then cp --recursive -H "$repository/../shared" "$root/srv/shared"; fi
 
 # shellcheck disable=SC2016,SC2046
 unshare --mount --pid --fork --kill-child -- sh -c '

@@ -35,7 +35,8 @@ def test_samples_show_up_and_so_does_what_is_published_later(installed: Installa
     log = folder / "shown.log"
     with log.open("w") as output:
         run = subprocess.Popen(
-            ["bash", CHECKOUT / "docs" / "try-it.sh", ingest, folder],
+            # Whoever runs the tests in the background made Ctrl-C mean nothing to them.
+            ["env", "--default-signal=INT", "bash", CHECKOUT / "docs" / "try-it.sh", ingest, folder],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -59,4 +60,5 @@ def test_samples_show_up_and_so_does_what_is_published_later(installed: Installa
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
     assert "has stopped" in (folder / "serve.log").read_text()

@@ -297,6 +297,9 @@ def test_an_expirer_that_lost_its_lock_and_one_that_takes_over_delete_each_event
 
     assert (report.events, report.traits, report.backlog) == (15, 60, 0)
     assert [(one.events, one.traits) for one in reports] == [(25, 100)]
+    # With OpenSSL 3.5, Python takes the broken connection's error for one of the next (cpython#148594),
+    # until it greets a server anew.
+    store.engine.dispose()
     assert counts(store) == dict.fromkeys(counts(store), 0)
     assert not store.expire(DAY, clock=now).stood_by
     other.close()
