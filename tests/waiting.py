@@ -28,12 +28,13 @@ def wait_until(
     :param interval: seconds between two looks.
     :raises AssertionError: it did not come true in time; the text holds the last value.
     """
-    timeout *= crowding()
-    deadline = time.monotonic() + timeout
+    start = time.monotonic()
+    patience = timeout
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout:g} s in vain for {what}; last seen: {value!r}")
+        patience = max(patience, timeout * crowding())
+        if time.monotonic() > start + patience:
+            raise AssertionError(f"waited {patience:.0f} s in vain for {what}; last seen: {value!r}")
         time.sleep(interval)
