@@ -5,7 +5,8 @@ from sqlalchemy import Connection
 
 from panko_ingest import config
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage import schema, tables
+from panko_ingest.storage import tables
+from panko_ingest.storage.schema import revisions
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
         _migrate(connection)
         return
     url = context.get_x_argument(as_dictionary=True).get("url")
-    with schema.migrating(url or config.database_url(config.prepare_service([]))) as connection:
+    with revisions.migrating(url or config.database_url(config.prepare_service([]))) as connection:
         _migrate(connection)
 
 
@@ -25,7 +26,7 @@ def _migrate(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=tables.Base.metadata,
-        version_table=schema.VERSION_TABLE,
+        version_table=revisions.VERSION_TABLE,
         transaction_per_migration=True,
     )
     with context.begin_transaction():

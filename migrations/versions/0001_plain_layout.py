@@ -1,7 +1,7 @@
 """The plain layout: all tables, or, in a database of Panko's, what it lacks.
 
-Nothing that exists is changed here, so that an adopted database serves its old readers and writers
-and ours alike; the next revision rewrites what differs.
+Nothing that exists is changed or indexed here, so that an adopted database serves its old readers and
+writers and ours alike; the next revision rewrites what differs.
 """
 
 from typing import Any
@@ -28,9 +28,10 @@ _TIMESTAMP = sa.DateTime().with_variant(mysql.DECIMAL(20, 6), "mysql")
 _LONG_TEXT = sa.Text().with_variant(mysql.LONGTEXT(), "mysql")
 _DIGEST = sa.LargeBinary(32).with_variant(mysql.BINARY(32), "mysql")
 _LONG_BINARY = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
-_IDENTIFIERS = sa.text("key IN ('project_id', 'user_id', 'resource_id', 'instance_id')")
+_IDENTIFIERS = sa.text("key IN ('project_id', 'user_id', 'resource_id', 'instance_id', 'request_id')")
 _IDENTIFIERS_ON_SQLITE = sa.text(
-    "key = 'project_id' OR key = 'user_id' OR key = 'resource_id' OR key = 'instance_id'"
+    "key = 'project_id' OR key = 'user_id' OR key = 'resource_id' OR key = 'instance_id' "
+    "OR key = 'request_id'"
 )
 
 
@@ -143,40 +144,7 @@ def _dead_letter_table(metadata: sa.MetaData) -> None:
 
 def upgrade() -> None:
     connection = op.get_bind()
-    adopted = set(sa.inspect(connection).get_table_names())
-    metadata = layout(connection.dialect.name)
-    metadata.create_all(connection)
-    for table in metadata.sorted_tables:
-        if table.name in adopted:
-            _add_missing_indexes(table)
-
-
-def _add_missing_indexes(table: sa.Table) -> None:
-    """Add indexes to a table that is in use: on PostgreSQL without keeping writers out."""
-    connection = op.get_bind()
-    if connection.dialect.name == "postgresql":
-        _drop_unfinished_indexes(table.name)
-    present = {index["name"] for index in sa.inspect(connection).get_indexes(table.name)}
-    missing = sorted(
-        (index for index in table.indexes if index.name not in present), key=lambda i: str(i.name)
-    )
-    for index in missing:
-        if connection.dialect.name == "postgresql":
-            index.dialect_options["postgresql"]["concurrently"] = True
-            with op.get_context().autocommit_block():
-                op.execute(sa.schema.CreateIndex(index))
-        else:
-            op.execute(sa.schema.CreateIndex(index))
-
-
-def _drop_unfinished_indexes(table: str) -> None:
-    """Drop what a killed CREATE INDEX CONCURRENTLY left: it has the name, and serves nobody."""
-    unfinished = sa.text(
-        "SELECT indexrelid::regclass::text FROM pg_index "
-        "WHERE NOT indisvalid AND indrelid = to_regclass(:table)"
-    )
-    for name in op.get_bind().scalars(unfinished, {"table": table}).all():
-        op.execute(f"DROP INDEX {name}")
+    layout(connection.dialect.name).create_all(connection)
 
 
 def downgrade() -> None:

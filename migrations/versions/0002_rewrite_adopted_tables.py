@@ -31,18 +31,25 @@ _MYSQL_TYPES = {
     sa.DateTime: "decimal",
     sa.Text: "longtext",
 }
+# Of what is written anew, by two busy processors.
+_MB_A_SECOND, _ROWS_A_SECOND = 12, 200_000
+# What is counted in about a second.
+_MB_TO_COUNT = 200
 _ADOPTED = ("event_type", "event", "trait_text", "trait_int", "trait_float", "trait_datetime")
 
 
 def upgrade() -> None:
     connection = op.get_bind()
     tables = _tables(connection)
-    _refuse_missing_values(connection, tables)
+    if found := list(obstacles(connection)):
+        raise CommandError("\n".join(found))
     if connection.dialect.name == "sqlite":
         for table in tables:
             if _differs_on_sqlite(connection, table):
                 LOG.info("writing %s anew", table.name)
                 _make_anew(connection, table)
+            for statement in _missing_indexes(connection, table):
+                op.execute(statement)
     elif connection.dialect.name in {"postgresql", "mysql"}:
         with op.get_context().autocommit_block():
             for statement in _statements(op.get_bind(), tables):
@@ -55,7 +62,7 @@ def downgrade() -> None:
 
 
 def rewrites(connection: sa.Connection) -> dict[str, str]:
-    """Return the tables that this revision would write anew, and how big they are."""
+    """Return the tables that this revision would write anew or index, and how big they are."""
     differs: Callable[[sa.Connection, sa.Table], bool] | None = {
         "sqlite": _differs_on_sqlite,
         "postgresql": _differs_on_postgresql,
@@ -66,8 +73,20 @@ def rewrites(connection: sa.Connection) -> dict[str, str]:
     return {
         table.name: _size(connection, table.name)
         for table in _tables(connection)
-        if sa.inspect(connection).has_table(table.name) and differs(connection, table)
+        if sa.inspect(connection).has_table(table.name)
+        and (differs(connection, table) or any(_missing_indexes(connection, table)))
     }
+
+
+def statements(connection: sa.Connection) -> Iterator[str]:
+    """Yield what this revision would do, for whoever does it by hand."""
+    for statement in _statements(connection, _tables(connection)):
+        literal = {"literal_binds": True} if isinstance(statement, sa.Update) else {}
+        yield (
+            statement
+            if isinstance(statement, str)
+            else str(statement.compile(dialect=connection.dialect, compile_kwargs=literal))
+        )
 
 
 def _tables(connection: sa.Connection) -> list[sa.Table]:
@@ -76,18 +95,33 @@ def _tables(connection: sa.Connection) -> list[sa.Table]:
     return [metadata.tables[name] for name in _ADOPTED]
 
 
-def _refuse_missing_values(connection: sa.Connection, tables: list[sa.Table]) -> None:
+def obstacles(connection: sa.Connection) -> Iterator[str]:
+    """Yield what keeps this revision from being made, and the statements that mend it."""
     inspector = sa.inspect(connection)
-    for table in tables:
+    for table in _tables(connection):
+        if not inspector.has_table(table.name):
+            continue
         nullable = {column["name"] for column in inspector.get_columns(table.name) if column["nullable"]}
         for column in table.columns:
             if column.nullable or column.name not in nullable or column.name == "raw":
                 continue
             if count := connection.scalar(sa.select(sa.func.count()).where(column.is_(None))):
-                raise CommandError(
+                yield (
                     f"{count} rows of {table.name} have no {column.name}, and nothing could read them: "
-                    f"delete them (with their traits) or fill them in, then run `panko-ingest db sync` again"
+                    f"{_mend(connection, table, column.name)}"
                 )
+
+
+def _mend(connection: sa.Connection, table: sa.Table, name: str) -> str:
+    column = _quote(connection, name)
+    if name in {"message_id", "desc"}:
+        mysql = connection.dialect.name == "mysql"
+        made = f"concat('no-{name}-', id)" if mysql else f"'no-{name}-' || id"
+        return f"UPDATE {table.name} SET {column} = {made} WHERE {column} IS NULL"  # noqa: S608 - to be read
+    missing = f"FROM {table.name} WHERE {column} IS NULL"
+    traits = [one for one in _ADOPTED if one.startswith("trait_") and table.name == "event"]
+    deletes = [f"DELETE FROM {one} WHERE event_id IN (SELECT id {missing})" for one in traits]  # noqa: S608
+    return "; ".join([*deletes, f"DELETE {missing}"])
 
 
 def _statements(connection: sa.Connection, tables: list[sa.Table]) -> Iterator[Any]:
@@ -99,6 +133,7 @@ def _statements(connection: sa.Connection, tables: list[sa.Table]) -> Iterator[A
         yield from _drop_covered_indexes(connection, table)
         yield from (_alter_on_postgresql if postgresql else _alter_on_mysql)(connection, table)
         yield from (_rename_on_postgresql if postgresql else _rename_on_mysql)(connection, table)
+        yield from _missing_indexes(connection, table)
     for table in tables:
         yield from (_refer_on_postgresql if postgresql else _refer_on_mysql)(connection, table)
 
@@ -134,6 +169,24 @@ def _drop_covered_indexes(connection: sa.Connection, table: sa.Table) -> Iterato
         if any(columns == names[: len(columns)] for names in covering):
             on = "" if connection.dialect.name == "postgresql" else f" ON {_quote(connection, table.name)}"
             yield f"DROP INDEX {_quote(connection, name)}{on}"
+
+
+def _missing_indexes(connection: sa.Connection, table: sa.Table) -> Iterator[Any]:
+    """Yield the indexes that a table lacks, and before them what a killed run left of one on PostgreSQL."""
+    postgresql = connection.dialect.name == "postgresql"
+    if postgresql:
+        unfinished = sa.text(
+            "SELECT indexrelid::regclass::text FROM pg_index "
+            "WHERE NOT indisvalid AND indrelid = to_regclass(:table)"
+        )
+        for name in connection.scalars(unfinished, {"table": table.name}).all():
+            yield f"DROP INDEX {name}"
+    present = {index["name"] for index in sa.inspect(connection).get_indexes(table.name)}
+    for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        if index.name not in present:
+            # It keeps no writer out.
+            index.dialect_options["postgresql"]["concurrently"] = postgresql
+            yield sa.schema.CreateIndex(index)
 
 
 def _differs_on_postgresql(connection: sa.Connection, table: sa.Table) -> bool:
@@ -271,7 +324,8 @@ def _rename_on_mysql(connection: sa.Connection, table: sa.Table) -> Iterator[str
 
 def _refer_on_mysql(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
     reference = _reference(table)
-    if reference is None or sa.inspect(connection).get_foreign_keys(table.name):
+    live = {one["name"] for one in sa.inspect(connection).get_foreign_keys(table.name)}
+    if reference is None or reference.name in live:
         return
     # With checks on, MySQL would write the whole table anew only to add the reference.
     yield "SET SESSION foreign_key_checks = 0"
@@ -317,15 +371,25 @@ def _make_anew(connection: sa.Connection, table: sa.Table) -> None:
 
 def _size(connection: sa.Connection, table: str) -> str:
     statement = {
-        "postgresql": "SELECT GREATEST(reltuples, 0), pg_total_relation_size(oid) FROM pg_class "
+        "postgresql": "SELECT reltuples, pg_total_relation_size(oid) FROM pg_class "
         "WHERE oid = to_regclass(:table)",
         "mysql": "SELECT table_rows, data_length + index_length FROM information_schema.tables "
         "WHERE table_schema = DATABASE() AND table_name = :table",
     }.get(connection.dialect.name)
+    count = sa.select(sa.func.count()).select_from(sa.table(table))
     if statement is None:
-        return f"{connection.scalar(sa.select(sa.func.count()).select_from(sa.table(table))):,} rows"
-    rows, size = connection.execute(sa.text(statement), {"table": table}).one()
-    return f"about {int(rows or 0):,} rows, {int(size or 0) / 1e6:,.0f} MB"
+        rows = connection.scalar(count) or 0
+        return f"{rows:,} rows, about {rows / _ROWS_A_SECOND:,.0f} s"
+    estimate, size = connection.execute(sa.text(statement), {"table": table}).one()
+    megabytes = int(size or 0) / 1e6
+    # Without statistics, as after a restore, the server's estimate says nothing.
+    if estimate and estimate > 0:
+        told = f"about {int(estimate):,} rows"
+    elif megabytes < _MB_TO_COUNT:
+        told = f"{connection.scalar(count):,} rows"
+    else:
+        told = "an unknown number of rows"
+    return f"{told}, {megabytes:,.0f} MB, {megabytes / _MB_A_SECOND:,.0f} s"
 
 
 def _quote(connection: sa.Connection, name: str | None) -> str:

@@ -3,6 +3,7 @@
 A program that only wants the storage needs ``get_connection(url)`` and nothing else of this project.
 """
 
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,8 @@ from panko_ingest.storage.base import (
     SchemaState,
     Statistics,
 )
-from panko_ingest.storage.errors import InvalidMarker, StorageError, StorageUnavailable
-from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.errors import InvalidMarker, InvalidRequest, StorageError, StorageUnavailable
+from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
 
 if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
@@ -30,6 +31,7 @@ __all__ = [
     "ExpiryReport",
     "Finding",
     "InvalidMarker",
+    "InvalidRequest",
     "RecordResult",
     "SchemaState",
     "Statistics",
@@ -51,13 +53,21 @@ def get_connection(url: str, conf: "ConfigOpts | None" = None) -> Connection:
         # It may be anything, also a password in the wrong place: it is not repeated.
         raise ConfigError("[database] connection: is no URL: write postgresql://user:password@host/panko")
     scheme = url.partition(":")[0].partition("+")[0]
+    driver = _driver(scheme)
+    if driver is None:
+        known = sorted({entry_point.name for entry_point in entry_points(group=_DRIVERS)})
+        raise ConfigError(
+            f"[database] connection: no storage driver for {scheme!r}; installed: {', '.join(known)}"
+        )
+    return driver(url, conf)
+
+
+@cache  # processes that are forked later need not look at the disk again
+def _driver(scheme: str) -> type[Connection] | None:
     for entry_point in entry_points(group=_DRIVERS, name=scheme):
         driver: type[Connection] = entry_point.load()
-        return driver(url, conf)
-    known = sorted({entry_point.name for entry_point in entry_points(group=_DRIVERS)})
-    raise ConfigError(
-        f"[database] connection: no storage driver for {scheme!r}; installed: {', '.join(known)}"
-    )
+        return driver
+    return None
 
 
 def get_connection_from_config(conf: Any) -> Connection:

@@ -5,11 +5,19 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from panko_ingest.findings import Finding
-from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter, Trait
-from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.models import (
+    DeadLetter,
+    DeadLetterSummary,
+    Event,
+    LockWait,
+    StoredDeadLetter,
+    Trait,
+)
+from panko_ingest.storage.reading import request_values
 
 
 class RecordResult(NamedTuple):
@@ -23,11 +31,27 @@ class RecordResult(NamedTuple):
     failed: tuple[tuple[int, Exception], ...] = ()
 
 
+class Merged(NamedTuple):
+    """What came of a merge: events and dead letters that were there, and those that are new here.
+
+    ``refused`` are message_ids of events that can't be stored, each with the reason; ``named`` counts events
+    without a message_id, which got one made of what is in them.
+    """
+
+    events: int
+    recorded: int
+    named: int
+    refused: list[tuple[str, str]]
+    letters: int
+    new_letters: int
+
+
 class EventFilter:
     """Which events to read, after ``panko.storage.EventFilter``.
 
-    :param start_timestamp: oldest ``generated``, inclusive, naive UTC.
-    :param end_timestamp: newest ``generated``, inclusive, naive UTC.
+    :param start_timestamp: oldest ``generated``, inclusive: a datetime or ISO 8601 text, in UTC where it has
+        no zone. Kept as naive UTC.
+    :param end_timestamp: newest ``generated``, inclusive, likewise.
     :param event_type: one name, or several of which any may hold.
     :param traits_filter: ``{"key": k, "string"|"integer"|"float"|"datetime": value, "op": op}`` each,
         with op one of eq, lt, le, ne, gt, ge (eq where absent); all must hold. ``"any": text`` in the
@@ -35,12 +59,13 @@ class EventFilter:
     :param admin_proj: a project id: events whose ``project_id`` trait is another project's are
         left out, those without the trait are kept.
     :param salvaged: only events that had to be salvaged: ``SALVAGED_KEY`` is in their raw.
+    :raises InvalidRequest: a time is none.
     """
 
     def __init__(
         self,
-        start_timestamp: datetime.datetime | None = None,
-        end_timestamp: datetime.datetime | None = None,
+        start_timestamp: datetime.datetime | str | None = None,
+        end_timestamp: datetime.datetime | str | None = None,
         event_type: str | Sequence[str] | None = None,
         message_id: str | None = None,
         traits_filter: Sequence[Mapping[str, Any]] | None = None,
@@ -48,8 +73,8 @@ class EventFilter:
         *,
         salvaged: bool = False,
     ) -> None:
-        self.start_timestamp = start_timestamp
-        self.end_timestamp = end_timestamp
+        self.start_timestamp = _moment("start_timestamp", start_timestamp)
+        self.end_timestamp = _moment("end_timestamp", end_timestamp)
         self.event_type = event_type
         self.message_id = message_id
         self.traits_filter = list(traits_filter or ())
@@ -59,6 +84,10 @@ class EventFilter:
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value)
         return f"EventFilter({fields})"
+
+
+def _moment(name: str, value: datetime.datetime | str | None) -> datetime.datetime | None:
+    return request_values.moment(value, name) if value else None
 
 
 @dataclass(frozen=True)
@@ -79,6 +108,16 @@ class DeadLetterFilter:
     seen_before: datetime.datetime | None = None
 
 
+class Follower(Protocol):
+    """Finds the events that were committed since it looked last."""
+
+    def poll(self) -> Iterable[Event]:
+        """Yield them, each once; the first call yields nothing.
+
+        :raises StorageUnavailable: the store can't be read; the next call goes on where this one was.
+        """
+
+
 class SchemaState(NamedTuple):
     """The revision that the store's schema is at, and the newest that this release knows."""
 
@@ -95,6 +134,8 @@ class Statistics(NamedTuple):
     """Transactions run again because another one was in the way."""
     reconnects: int = 0
     """Transactions run again because their connection broke."""
+    blockers_ended: int = 0
+    """Sessions of ours whose client was gone, ended because they kept others waiting."""
     connections_in_use: int = 0
 
 
@@ -110,9 +151,16 @@ class Connection(ABC):
 
     @abstractmethod
     def ping(self) -> None:
-        """Return if events could be recorded now.
+        """Return if the store answers.
 
         :raises StorageUnavailable: the store is away, or its schema is not one this code works on.
+        """
+
+    @abstractmethod
+    def prove_rows(self) -> None:
+        """Return if events could be recorded now, which is proved by rows that are rolled back.
+
+        :raises StorageUnavailable: the store is away, or takes none: its disk is full, or it is read-only.
         """
 
     def statistics(self) -> Statistics:
@@ -124,15 +172,37 @@ class Connection(ABC):
         """Give back every connection; the next call opens new ones."""
 
     @abstractmethod
-    def upgrade(self, version: str | None = None, *, postpone_rewrites: bool = False) -> None:
+    def missing_file(self) -> str:
+        """Return the path of the file that the database is in where it is absent, else an empty text."""
+
+    @abstractmethod
+    def upgrade(
+        self,
+        version: str | None = None,
+        *,
+        postpone_rewrites: bool = False,
+        block_cluster: bool = False,
+    ) -> None:
         """Bring the schema to a revision, the newest by default.
 
-        :param postpone_rewrites: stop before the first revision that would write a table anew.
+        :param postpone_rewrites: stop before the first revision that would write or index a big table.
+        :param block_cluster: don't stop there on a cluster either, where no service can write meanwhile.
         """
 
     @abstractmethod
-    def pending_rewrites(self) -> dict[str, str]:
-        """Return the tables that ``upgrade`` would write anew, and how big they are."""
+    def left_out_on_a_cluster(self) -> list[str]:
+        """Return the statements that ``upgrade`` leaves out on a cluster without ``block_cluster``."""
+
+    @abstractmethod
+    def pending_rewrites(self, *, dry_run: bool = False) -> dict[str, str]:
+        """Return the tables that ``upgrade`` would write anew, and how big they are.
+
+        :param dry_run: write nothing at all, so that another ``upgrade`` may begin meanwhile.
+        """
+
+    @abstractmethod
+    def sync_obstacles(self) -> tuple[list[str], list[str]]:
+        """Return what ``upgrade`` would refuse, with what mends it, and who has the tables in use now."""
 
     @abstractmethod
     def current_revision(self) -> str | None:
@@ -150,24 +220,44 @@ class Connection(ABC):
         """Look at the schema and at the server's settings, and return what was found, good or bad."""
 
     @abstractmethod
+    def lock_waits(self) -> list[LockWait]:
+        """Return what the sessions of our role wait for now, as far as the role may see who holds it.
+
+        :raises StorageUnavailable: the store is away.
+        """
+
+    @abstractmethod
     def check_rights(self, *, to_record: bool, to_expire: bool) -> list[Finding]:
         """Find out whether our account in the store may do what it is for; nothing is changed."""
 
     @abstractmethod
-    def convert(self, width: str, tell: Callable[[int, int], None]) -> None:
+    def partition(self, width: str, tell: Callable[[int, int], None]) -> None:
         """Make plain tables partitioned, while events go on being recorded.
 
         It may be interrupted at any time; another call goes on from there.
 
         :param width: day, week or month.
-        :param tell: takes the number of events that are copied, and of all, as far as known.
+        :param tell: takes the bytes of the tables that were read, and of all.
         :raises ConfigError: the database has no partitions, or that width would make too many.
         :raises StorageUnavailable: the store is away or in use by others.
         """
 
     @abstractmethod
+    def merge(self, url: str, tell: Callable[[int, int], None]) -> Merged:
+        """Copy the events and dead letters of another event database that this one has not.
+
+        :param url: of Panko's, Ceilometer's or one of ours, in any layout; it is only read.
+        :param tell: takes the number of events that were looked at, and of all.
+        :raises ConfigError: it is this one, or the URL can't be used.
+        :raises StorageUnavailable: one of the two is away; what was copied stays.
+        """
+
+    @abstractmethod
     def clear(self) -> None:
-        """Delete all events, traits and event types; dead letters and the schema version stay."""
+        """Delete the events that there are, with their traits, and event types without events.
+
+        It may run beside writers, what they store meanwhile stays. Dead letters and the schema version stay.
+        """
 
     @abstractmethod
     def record_events(
@@ -194,9 +284,21 @@ class Connection(ABC):
         """Yield the matching events with their traits, sorted.
 
         :param pagination: ``{"limit": n, "marker": message_id, "sort": [(key, "asc"|"desc"), ...]}``,
-            each optional; keys are ``Event.SUPPORT_SORT_KEYS``.
-        :raises InvalidMarker: no event has the marker's message_id.
+            each optional; keys are ``Event.SUPPORT_SORT_KEYS``. Where days are partitions, a
+            message_id may be that of several events: one that an event of ours brought tells which it
+            is of, and so does the text of ``Event.marker``.
+        :raises InvalidMarker: no event has the marker's message_id, or several have.
         """
+
+    @abstractmethod
+    def follow(self, event_filter: EventFilter) -> Follower:
+        """Return what finds the matching events as they are committed."""
+
+    @abstractmethod
+    def count_events(
+        self, start: datetime.datetime | None = None, end: datetime.datetime | None = None
+    ) -> dict[str, int]:
+        """Return how many events of each type there are, no type without any; times are inclusive."""
 
     @abstractmethod
     def get_event_types(self) -> Iterable[str]:

@@ -1,10 +1,16 @@
 """What can go wrong in a store, told apart by what the caller does next."""
 
+import enum
+
 from panko_ingest.errors import PankoIngestError
 
 
 class StorageError(PankoIngestError):
     """An event (or a request) that this store will never accept: try something else."""
+
+
+class InvalidRequest(StorageError, ValueError):
+    """What the caller asks for makes no sense; the text names the field."""
 
 
 class InvalidMarker(StorageError):
@@ -20,3 +26,16 @@ class StorageUnavailable(PankoIngestError):
     def __init__(self, message: str, *, operator: bool = False) -> None:
         super().__init__(message)
         self.operator = operator
+
+
+class StorageConflict(PankoIngestError):
+    """Another transaction is in the way, or a node lags behind: the same one may succeed if run again."""
+
+
+class ErrorClass(enum.Enum):
+    """What to do about an error of a database."""
+
+    TRANSIENT = "the same transaction may succeed when it is run again"
+    AWAY = "the server or the connection to it is gone, or it has no room: keep the data"
+    OPERATOR = "no retry helps before somebody acts: keep the data and say so"
+    PERMANENT = "this data will never be accepted"

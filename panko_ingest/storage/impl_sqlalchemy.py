@@ -1,45 +1,47 @@
 """The event store on a SQL database, after ``panko.storage.impl_sqlalchemy``.
 
-This is the front: each method is a call into the module that does the work.
+This is the front: each method is a call into the module that does the work. What it does is documented
+once, in ``base``.
 """
 
 import datetime
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
 from panko_ingest.findings import Finding
-from panko_ingest.storage import (
-    base,
-    conversion,
-    dead_letters,
-    engine as engines,
-    expiry,
-    expiry_forecast,
-    inspection,
-    partitioning,
-    query,
-    retention,
-    role,
-    schema,
-)
+from panko_ingest.storage import base, merging
 from panko_ingest.storage.base import (
     DeadLetterFilter,
     EventFilter,
+    Merged,
     RecordResult,
     SchemaState,
     Statistics,
 )
-from panko_ingest.storage.faults import Fault
-from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter, Trait
-from panko_ingest.storage.reading import Reader
-from panko_ingest.storage.recording import Recorder
-from panko_ingest.storage.reports import ExpiryForecast, ExpiryReport
-from panko_ingest.storage.settings import Settings
+from panko_ingest.storage.database import base as databases, blockers, engine as engines, error_classes
+from panko_ingest.storage.database.error_classes import ErrorClass
+from panko_ingest.storage.expiry import deletion, expiry_round, forecast
+from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.models import (
+    DeadLetter,
+    DeadLetterSummary,
+    Event,
+    LockWait,
+    StoredDeadLetter,
+    Trait,
+)
+from panko_ingest.storage.reading import dead_letters, events
+from panko_ingest.storage.reading.follow import Follower
+from panko_ingest.storage.reading.read_access import ReadAccess
+from panko_ingest.storage.recording.recorder import Recorder
+from panko_ingest.storage.recording.writers import references
+from panko_ingest.storage.schema import checks, partition_ddl, partition_migration, privileges, revisions
+from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.tables import EVENT_TABLES
 
 
 class Connection(base.Connection):
@@ -55,60 +57,86 @@ class Connection(base.Connection):
         :param conf: any oslo.config ConfigOpts, or None for our defaults.
         :raises ConfigError: the URL can't be used, or its database driver is not installed.
         """
-        self._settings = Settings.from_conf(conf)
+        self._settings = StorageSettings.from_conf(conf)
         self.engine: sa.Engine = engines.make_engine(url, self._settings)
-        self._reader = Reader(self.engine, self._settings)
+        self._reader = ReadAccess(self.engine, self._settings)
+        self._recorder = Recorder(self.engine, self._settings)
         # Panko's interface has no close: who used it only lets go of the object.
         weakref.finalize(self, self.engine.dispose)
 
     dress_url = staticmethod(engines.dress_url)
 
     def close(self) -> None:
-        """Close the pooled connections; the next call opens new ones."""
         self.engine.dispose()
 
     def ping(self) -> None:
-        """Return if events could be recorded now; see :class:`base.Connection`."""
-        schema.schema_state(self.engine)
+        revisions.schema_state(self.engine)
 
-    def upgrade(self, version: str | None = None, *, postpone_rewrites: bool = False) -> None:
-        """Bring the schema to a revision, the newest by default; see :class:`base.Connection`.
+    def prove_rows(self) -> None:
+        self.ping()
+        self._recorder.prove()
 
-        :raises StorageUnavailable: it can't be done; what was done stays, and another call goes on.
-        """
-        partitioning.refuse(self.engine.dialect.name, self._settings)
-        schema.upgrade(self.engine, version, postpone_rewrites=postpone_rewrites)
-        partitioning.sync(self.engine, self._settings)
+    def missing_file(self) -> str:
+        return databases.of(self.engine).missing_file(self.engine)
+
+    def left_out_on_a_cluster(self) -> list[str]:
+        return revisions.left_out_on_a_cluster(self.engine)
+
+    def upgrade(
+        self,
+        version: str | None = None,
+        *,
+        postpone_rewrites: bool = False,
+        block_cluster: bool = False,
+    ) -> None:
+        partition_ddl.refuse(self.engine, self._settings)
+        revisions.upgrade(
+            self.engine, version, postpone_rewrites=postpone_rewrites, block_cluster=block_cluster
+        )
+        partition_ddl.sync(self.engine, self._settings)
         self._recorder.forget()
 
-    def pending_rewrites(self) -> dict[str, str]:
-        """Return the tables that ``upgrade`` would write anew, and how big they are."""
-        return schema.pending_rewrites(self.engine)
+    def pending_rewrites(self, *, dry_run: bool = False) -> dict[str, str]:
+        return revisions.pending_rewrites(self.engine, dry_run=dry_run)
+
+    def sync_obstacles(self) -> tuple[list[str], list[str]]:
+        with engines.read_transaction(self.engine) as connection:
+            users = databases.of(connection).table_users(connection, EVENT_TABLES, 1.0)
+            return revisions.obstacles(connection), list(users)
 
     def current_revision(self) -> str | None:
-        """Return the revision that the schema is at; None where ``upgrade`` never ran."""
-        return schema.current(self.engine)
+        return revisions.current(self.engine)
 
     def schema_state(self) -> SchemaState:
-        """Return the state of a schema that this release can work with; see :class:`base.Connection`."""
-        return schema.schema_state(self.engine)
+        return revisions.schema_state(self.engine)
 
     def check(self) -> list[Finding]:
-        """Look at the schema and at the server's settings, and return what was found, good or bad."""
-        return [*inspection.check(self.engine), *partitioning.check(self.engine, self._settings)]
+        return [
+            *checks.check(self.engine),
+            *references.check(self.engine, self._settings),
+            *partition_ddl.check(self.engine, self._settings),
+        ]
+
+    def lock_waits(self) -> list[LockWait]:
+        try:
+            with self.engine.connect() as connection:
+                waits = databases.of(connection).lock_waits(connection)
+                return list({wait.holder: wait for wait in waits}.values())
+        except sa.exc.SQLAlchemyError as error:
+            raise error_classes.unavailable(error) from error
 
     def check_rights(self, *, to_record: bool, to_expire: bool) -> list[Finding]:
-        """Find out whether our role may do what it is for; nothing is changed."""
-        return list(role.check(self.engine, to_record=to_record, to_expire=to_expire))
+        return list(privileges.check(self.engine, to_record=to_record, to_expire=to_expire))
 
-    def convert(self, width: str, tell: Callable[[int, int], None]) -> None:
-        """Make plain tables partitioned, while events go on being recorded; see :class:`base.Connection`."""
-        conversion.convert(self.engine, self._settings, width, tell)
+    def partition(self, width: str, tell: Callable[[int, int], None]) -> None:
+        partition_migration.migrate(self.engine, self._settings, width, tell)
         self._recorder.forget()
 
+    def merge(self, url: str, tell: Callable[[int, int], None]) -> Merged:
+        return merging.merge(url, self.engine, self._settings, self.record_events, tell)
+
     def clear(self) -> None:
-        """Delete all events, traits and event types; dead letters and the schema version stay."""
-        expiry.clear(self.engine, self._settings)
+        deletion.clear(self.engine, self._settings)
         self._recorder.forget()
 
     def record_events(
@@ -117,40 +145,42 @@ class Connection(base.Connection):
         dead_letters: Sequence[DeadLetter] = (),
         on_failure: Callable[[int, Exception], DeadLetter] | None = None,
     ) -> RecordResult:
-        """Write events and dead letters in one transaction; see :class:`base.Connection`."""
         return self._recorder.record(event_models, dead_letters, on_failure)
 
     def statistics(self) -> Statistics:
-        """Return what this connection did so far, for metrics."""
         pool = self.engine.pool
         return Statistics(
             self._recorder.salvaged,
-            conflicts=self._recorder.retries[Fault.TRANSIENT],
-            reconnects=self._recorder.retries[Fault.AWAY],
+            conflicts=self._recorder.retries[ErrorClass.TRANSIENT],
+            reconnects=self._recorder.retries[ErrorClass.AWAY],
+            blockers_ended=blockers.ended(self.engine),
             connections_in_use=pool.checkedout() if isinstance(pool, sa.QueuePool) else 0,
         )
 
     def get_events(
         self, event_filter: EventFilter, pagination: Mapping[str, Any] | None = None
     ) -> Iterator[Event]:
-        """Yield the matching events with their traits, sorted; see :class:`base.Connection`."""
-        return query.get_events(self._reader, event_filter, pagination)
+        return events.get_events(self._reader, event_filter, pagination)
+
+    def follow(self, event_filter: EventFilter) -> Follower:
+        return Follower(self._reader, event_filter)
+
+    def count_events(
+        self, start: datetime.datetime | None = None, end: datetime.datetime | None = None
+    ) -> dict[str, int]:
+        return events.count_by_type(self._reader, start, end)
 
     def get_event_types(self) -> Iterator[str]:
-        """Yield the names of all event types, sorted."""
-        return query.get_event_types(self._reader)
+        return events.get_event_types(self._reader)
 
     def get_trait_types(self, event_type: str) -> Iterator[dict[str, Any]]:
-        """Yield name and data_type of the traits that events of the type have."""
-        return query.get_trait_types(self._reader, event_type)
+        return events.get_trait_types(self._reader, event_type)
 
     def get_traits(self, event_type: str, trait_type: str | None = None) -> Iterator[Trait]:
-        """Yield the traits of all events of a type, optionally only those of one name."""
-        return query.get_traits(self._reader, event_type, trait_type)
+        return events.get_traits(self._reader, event_type, trait_type)
 
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
-        """Delete events older than ``ttl`` seconds, oldest first; see :class:`base.Connection`."""
-        return expiry.clear_expired_events(self.engine, self._settings, ttl, max_count)
+        return deletion.clear_expired_events(self.engine, self._settings, ttl, max_count)
 
     def expire(
         self,
@@ -161,8 +191,7 @@ class Connection(base.Connection):
         stopping: threading.Event | None = None,
         clock: Callable[[], datetime.datetime] | None = None,
     ) -> ExpiryReport:
-        """Delete all events older than ``ttl`` seconds, sparing writers; see :class:`base.Connection`."""
-        return retention.expire(
+        return expiry_round.expire(
             self.engine,
             self._settings,
             ttl,
@@ -175,35 +204,24 @@ class Connection(base.Connection):
     def forecast_expiry(
         self, ttl: float, *, clock: Callable[[], datetime.datetime] | None = None
     ) -> ExpiryForecast:
-        """Return what ``expire`` would do now; nothing is changed."""
-        return expiry_forecast.forecast(self.engine, self._settings, ttl, clock)
+        return forecast.forecast(self.engine, self._settings, ttl, clock)
 
     def clear_expired_dead_letters(self, ttl: float) -> int:
-        """Delete dead letters that were last seen more than ``ttl`` seconds ago; return how many."""
-        return expiry.clear_expired_dead_letters(self.engine, self._settings, ttl)
+        return deletion.clear_expired_dead_letters(self.engine, self._settings, ttl)
 
     def get_dead_letters(
         self, which: DeadLetterFilter, limit: int | None = None
     ) -> Iterator[DeadLetterSummary]:
-        """Yield what can be listed of dead letters, the one seen last first."""
         return dead_letters.summaries(self._reader, which, limit)
 
     def get_dead_letter(self, letter_id: int) -> StoredDeadLetter | None:
-        """Return one dead letter with its body; None where there is none with this id."""
         return dead_letters.get(self._reader, letter_id)
 
     def replay_dead_letter(self, letter_id: int, event: Event) -> None:
-        """Store the event that a dead letter has become, and delete the letter, in one transaction."""
         self._recorder.record([event], (), None, replayed=letter_id)
 
     def count_dead_letters(self, which: DeadLetterFilter) -> int:
-        """Return how many dead letters there are."""
         return dead_letters.count(self._reader, which)
 
     def delete_dead_letters(self, which: DeadLetterFilter) -> int:
-        """Delete dead letters and return how many."""
-        return dead_letters.delete(self.engine, which)
-
-    @cached_property
-    def _recorder(self) -> Recorder:
-        return Recorder(self.engine, self._settings)
+        return dead_letters.delete(self._reader, which)

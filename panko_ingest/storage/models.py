@@ -4,6 +4,7 @@
 """
 
 import datetime
+import re
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,8 +12,20 @@ from panko_ingest import timestamps
 
 TraitValue = str | int | float | datetime.datetime | None
 
+DEFINITION_TYPES = {"text": 1, "int": 2, "float": 3, "datetime": 4}
+"""The numbers of traits' types by their names in event definitions."""
+
 _TYPE_NAMES = {0: "none", 1: "string", 2: "integer", 3: "float", 4: "datetime"}
-_TYPE_NUMBERS = {name: number for number, name in _TYPE_NAMES.items()} | {"text": 1, "int": 2}
+_TYPE_NUMBERS = {name: number for number, name in _TYPE_NAMES.items()} | DEFINITION_TYPES
+
+MAX_MESSAGE_ID = 50
+"""Characters of a message_id."""
+
+MAX_NAME = 255
+"""Characters of the name of an event type or a trait."""
+
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""What not every database stores in a text: NUL, and halves of surrogate pairs."""
 
 SALVAGED_KEY = "_salvaged"
 """Reserved key of ``Event.raw``: a list of ``{"trait": name, "reason": text}``, one for each trait
@@ -37,6 +50,7 @@ class Trait(_TraitFields):
     DATETIME_TYPE = 4
 
     MAX_TEXT = 255
+    """Characters of a text; what is longer is cut."""
 
     @staticmethod
     def get_type_by_name(type_name: str) -> int | None:
@@ -78,11 +92,30 @@ class Trait(_TraitFields):
         )
 
 
+class Marker(str):
+    """A message_id that tells the event that it is of, also where several days have an event of that id."""
+
+    __slots__ = ("generated",)
+
+    def __new__(cls, message_id: str, generated: datetime.datetime) -> "Marker":
+        """Make one of an event's message_id and time."""
+        marker = super().__new__(cls, message_id)
+        marker.generated = generated
+        return marker
+
+    generated: datetime.datetime
+
+    def __getnewargs__(self) -> tuple[str, datetime.datetime]:  # type: ignore[override]
+        """Return what a copy is made of."""
+        return str(self), self.generated
+
+
 @dataclass(slots=True)
 class Event:
     """One thing that happened in the cloud.
 
     ``generated`` is naive UTC; ``raw`` is ``{}`` or the notification in Ceilometer's shape.
+    None may be given for no traits and for no raw, as to Panko's.
     """
 
     message_id: str
@@ -95,6 +128,22 @@ class Event:
     SUPPORT_SORT_KEYS = ("message_id", "generated")
     DEFAULT_SORT = (("generated", "asc"), ("message_id", "asc"))
     PRIMARY_KEY = "message_id"
+
+    def __post_init__(self) -> None:
+        """Put what is empty in the place of None."""
+        if self.traits is None:
+            self.traits = []
+        if self.raw is None:
+            self.raw = {}
+
+    @property
+    def marker(self) -> str:
+        """What a list goes on behind, as text: the message_id, and the time where several may have it."""
+        return (
+            f"{self.message_id}@{self.generated.isoformat()}"
+            if isinstance(self.message_id, Marker)
+            else self.message_id
+        )
 
     def append_trait(self, trait: Trait) -> None:
         """Add one trait."""
@@ -117,7 +166,7 @@ class DeadLetter:
 
     ``body`` is the delivered bytes, never decompressed; ``digest`` identifies the message:
     SHA-256 over queue, content_type, content_encoding and the original body. ``stage`` is one of
-    ``decode``, ``convert``, ``record``, ``crash``.
+    ``errors.STAGES``.
     """
 
     digest: bytes
@@ -162,3 +211,15 @@ class StoredDeadLetter:
     last_at: datetime.datetime
     attempts: int
     letter: DeadLetter
+
+
+class LockWait(NamedTuple):
+    """Something that our sessions wait for: who holds it, as far as our role may see."""
+
+    holder: str
+    seconds: float | None
+    """How long the holder's transaction has lasted; None where that can't be seen."""
+
+    def __str__(self) -> str:
+        since = "" if self.seconds is None else f", in a transaction that began {self.seconds:.0f} s ago"
+        return f"{self.holder}{since}"

@@ -9,10 +9,11 @@ from panko_ingest import config
 
 
 @dataclass(frozen=True)
-class Settings:
+class StorageSettings:
     """Sizes, and times in seconds; each is the option of the same name."""
 
     partition_by: str = "none"
+    skip_reference_checks: bool = True
     event_time_to_live: float = -1
     max_pool_size: int = 5
     max_overflow: int = 50
@@ -22,9 +23,10 @@ class Settings:
     retry_interval: float = 10
     statement_timeout: float = 60
     lock_timeout: float = 20
+    mysql_wsrep_sync_wait: int | None = None
 
     @classmethod
-    def from_conf(cls, conf: cfg.ConfigOpts | None) -> "Settings":
+    def from_conf(cls, conf: cfg.ConfigOpts | None) -> "StorageSettings":
         """Read them from any ConfigOpts, with our defaults for those that it does not define or set."""
         if conf is None:
             return cls()

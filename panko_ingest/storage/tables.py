@@ -7,10 +7,8 @@ tables and columns and the form of the values are Panko's. What differs is what 
 
 import datetime
 import decimal
-import json
 from typing import Any
 
-import orjson
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -31,7 +29,10 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-IDENTIFIER_KEYS = ("project_id", "user_id", "resource_id", "instance_id")
+from panko_ingest import exact_json
+from panko_ingest.storage.models import MAX_MESSAGE_ID, MAX_NAME, SALVAGED_KEY, Trait
+
+IDENTIFIER_KEYS = ("project_id", "user_id", "resource_id", "instance_id", "request_id")
 """Text traits by which people look events up: where an index can be partial, it holds their values only."""
 
 EPOCH = datetime.datetime(1970, 1, 1)
@@ -77,16 +78,16 @@ class JSONText(TypeDecorator[dict[str, Any]]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
         """Return the object as JSON text."""
-        return None if value is None else orjson.dumps(value).decode()
+        return None if value is None else exact_json.dumps(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any]:  # noqa: ARG002 - SQLAlchemy's
-        """Return the object; nothing stored is an empty one."""
+        """Return the object; nothing stored is an empty one, and what is damaged says so."""
         if not value:
             return {}
         try:
-            loaded = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            loaded = json.loads(value)  # what Panko wrote: NaN, and halves of surrogate pairs
+            loaded = exact_json.loads(value)
+        except ValueError:  # a MySQL that is not strict cuts off what is too long
+            return {SALVAGED_KEY: [{"trait": "raw", "reason": "what is stored of it is no whole JSON"}]}
         return loaded if isinstance(loaded, dict) else {}
 
 
@@ -163,7 +164,7 @@ class EventType(Base):
     __table_args__ = ({**_MYSQL_TABLE, "sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    desc: Mapped[str] = mapped_column(String(255), unique=True)
+    desc: Mapped[str] = mapped_column(String(MAX_NAME), unique=True)
 
 
 class Event(Base):
@@ -179,7 +180,7 @@ class Event(Base):
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    message_id: Mapped[str] = mapped_column(String(50), unique=True)
+    message_id: Mapped[str] = mapped_column(String(MAX_MESSAGE_ID), unique=True)
     generated: Mapped[datetime.datetime] = mapped_column(PreciseTimestamp)
     raw: Mapped[dict[str, Any]] = mapped_column(JSONText)
     event_type_id: Mapped[int] = mapped_column(ForeignKey("event_type.id"))
@@ -191,8 +192,8 @@ class TraitText(Base):
     __tablename__ = "trait_text"
 
     event_id: Mapped[int] = mapped_column(_refers_to_event())
-    key: Mapped[str] = mapped_column(String(255))
-    value: Mapped[str | None] = mapped_column(String(255))
+    key: Mapped[str] = mapped_column(String(MAX_NAME))
+    value: Mapped[str | None] = mapped_column(String(Trait.MAX_TEXT))
 
     _identifiers = text(f"key IN ({', '.join(repr(key) for key in IDENTIFIER_KEYS)})")
     # SQLite would build the list of an IN anew for each row, and its planner does not see through it.
@@ -217,7 +218,7 @@ class TraitInt(Base):
     __table_args__ = (*_trait_keys("trait_int"), _TRAIT_TABLE)
 
     event_id: Mapped[int] = mapped_column(_refers_to_event())
-    key: Mapped[str] = mapped_column(String(255))
+    key: Mapped[str] = mapped_column(String(MAX_NAME))
     value: Mapped[int | None] = mapped_column(BigInteger)
 
 
@@ -228,7 +229,7 @@ class TraitFloat(Base):
     __table_args__ = (*_trait_keys("trait_float"), _TRAIT_TABLE)
 
     event_id: Mapped[int] = mapped_column(_refers_to_event())
-    key: Mapped[str] = mapped_column(String(255))
+    key: Mapped[str] = mapped_column(String(MAX_NAME))
     value: Mapped[float | None] = mapped_column(Double)
 
 
@@ -239,7 +240,7 @@ class TraitDatetime(Base):
     __table_args__ = (*_trait_keys("trait_datetime"), _TRAIT_TABLE)
 
     event_id: Mapped[int] = mapped_column(_refers_to_event())
-    key: Mapped[str] = mapped_column(String(255))
+    key: Mapped[str] = mapped_column(String(MAX_NAME))
     value: Mapped[datetime.datetime | None] = mapped_column(PreciseTimestamp)
 
 
@@ -260,7 +261,7 @@ class DeadLetter(Base):
     content_encoding: Mapped[str | None] = mapped_column(String(255))
     headers: Mapped[dict[str, Any]] = mapped_column(JSONText)
     exchange: Mapped[str] = mapped_column(String(255))
-    routing_key: Mapped[str] = mapped_column(String(255))
+    routing_key: Mapped[str] = mapped_column(String(MAX_NAME))
     queue: Mapped[str] = mapped_column(String(255))
     stage: Mapped[str] = mapped_column(String(32))
     error_class: Mapped[str] = mapped_column(String(255))
@@ -274,10 +275,16 @@ class DeadLetter(Base):
 
 
 TRAIT_TABLES: dict[int, type[TraitText | TraitInt | TraitFloat | TraitDatetime]] = {
-    0: TraitText,
-    1: TraitText,
-    2: TraitInt,
-    3: TraitFloat,
-    4: TraitDatetime,
+    Trait.NONE_TYPE: TraitText,
+    Trait.TEXT_TYPE: TraitText,
+    Trait.INT_TYPE: TraitInt,
+    Trait.FLOAT_TYPE: TraitFloat,
+    Trait.DATETIME_TYPE: TraitDatetime,
 }
 """The table of each type number of ``models.Trait``."""
+
+TRAITS = tuple(dict.fromkeys(TRAIT_TABLES.values()))
+"""The tables of traits, in the order in which writers and readers come to them."""
+
+EVENT_TABLES = tuple(table.__tablename__ for table in (Event, *TRAITS))
+"""The names of the tables that grow with every event, in the same order."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from panko_ingest.storage import partitioning
-from panko_ingest.storage.engine import write_transaction
+from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.schema import partition_ddl
 
 PARTITIONED_ON = datetime.date(2026, 3, 5)
 """The day on which the partitioned database was made, by month."""
@@ -33,7 +33,7 @@ def partitioned_url(postgresql_url: str) -> str:
     store = Connection(postgresql_url)
     store.upgrade()
     with write_transaction(store.engine) as connection:
-        partitioning.create(connection, "month", PARTITIONED_ON)
+        partition_ddl.create(connection, "month", PARTITIONED_ON)
     store.close()
     return postgresql_url
 

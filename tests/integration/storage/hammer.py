@@ -4,14 +4,16 @@ All workers go through the same windows of events, each of which overlaps the on
 present them in the opposite order. Every third event is a year old, and the expirer's.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import sys
 import time
 
+from panko_ingest.storage import StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from panko_ingest.storage.models import Event
+from panko_ingest.storage.models import DeadLetter, Event
 from tests.integration.storage.samples import make_event
 
 WINDOW = 100
@@ -46,6 +48,35 @@ def write(url: str, worker: int, seconds: float) -> None:
     json.dump({"windows": windows, "recorded": recorded}, sys.stdout)
 
 
+def write_whatever_comes(url: str, worker: int, seconds: float) -> None:
+    """Write until killed or told to stop, beside somebody who deletes everything now and then."""
+    store = Connection(url)
+    ends = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < ends:
+        number += 1
+        events = [make_event(number * 200 + step + worker * 50) for step in range(1, 2 + number % 150)]
+        with contextlib.suppress(StorageUnavailable):
+            store.record_events(events, on_failure=fail)
+    store.close()
+
+
+def fail(_index: int, error: Exception) -> DeadLetter:
+    raise error
+
+
+def clear(url: str, seconds: float) -> None:
+    store = Connection(url)
+    ends = time.monotonic() + seconds
+    cleared = 0
+    while time.monotonic() < ends:
+        store.clear()
+        cleared += 1
+        time.sleep(0.3)
+    store.close()
+    json.dump({"cleared": cleared}, sys.stdout)
+
+
 def expire(url: str, seconds: float) -> None:
     store = Connection(url)
     ends = time.monotonic() + seconds
@@ -58,7 +89,11 @@ def expire(url: str, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "expirer":
+    if sys.argv[2] == "clear":
+        clear(sys.argv[1], float(sys.argv[3]))
+    elif sys.argv[2].startswith("careless"):
+        write_whatever_comes(sys.argv[1], int(sys.argv[2].removeprefix("careless")), float(sys.argv[3]))
+    elif sys.argv[2] == "expirer":
         expire(sys.argv[1], float(sys.argv[3]))
     else:
         write(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

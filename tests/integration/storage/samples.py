@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from oslo_config import cfg
 
 from panko_ingest import config
-from panko_ingest.storage import EventFilter, partitions
+from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter, Event, Trait
+from panko_ingest.storage.schema import partitions
 
 START = datetime.datetime(2026, 3, 1, 12, 0, 0, 250_000)
 

@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ import sqlalchemy as sa
 
 from panko_ingest.storage import EventFilter, RecordResult
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.tables import TRAITS
 from tests.integration.storage.hammer import WINDOW, event, is_old
 from tests.integration.storage.samples import count, counts, make_event, rows
 from tests.services import MariaDB, PgBouncer, PostgreSQL
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 
@@ -105,6 +110,83 @@ def hammer(store: Connection, url: str, seconds: int, start: Start) -> None:
         assert sorted(found.traits) == sorted(expected.traits)
     for table in ("trait_text", "trait_int", "trait_float", "trait_datetime"):
         assert count(store, table) == len(young)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seconds", [4, pytest.param(60, marks=pytest.mark.long)])
+def test_no_trait_is_left_without_its_event_by_writers_expirer_clear_and_kills(
+    store: Connection, database_url: str, seconds: int, start: Start
+) -> None:
+    """Also where PostgreSQL does not look up again that our own traits have their events."""
+    others = [start(database_url, which, seconds) for which in ("expirer", "clear")]
+    ends = time.monotonic() + seconds
+    killed = 0
+    while time.monotonic() < ends:
+        writers = [start(database_url, f"careless{worker}", seconds) for worker in range(3)]
+        # Each is on its way when it has connected; then it lives as long as chance will have it.
+        until = time.monotonic() + random.uniform(1.0, 1.6)
+        wait_until(lambda at=until: time.monotonic() > at, 10)  # type: ignore[misc]
+        for writer in writers:
+            writer.kill()
+            writer.wait(30)
+            killed += 1
+        assert orphans(store) == [0] * len(TRAITS)
+    assert outcome(others[0], seconds)["deleted"] >= 0
+    assert outcome(others[1], seconds)["cleared"] > 2
+    store.record_events([make_event(number) for number in range(40)])
+
+    assert killed > 3
+    assert count(store, "event") > 0
+    assert orphans(store) == [0] * len(TRAITS)
+
+
+def test_clear_beside_writers_and_readers_disturbs_nobody_and_takes_what_was_there(
+    store: Connection, database_url: str
+) -> None:
+    stop = threading.Event()
+
+    def write(worker: int) -> int:
+        own, turn = Connection(database_url), 0
+        while not stop.is_set():
+            numbers = range(turn * 100, turn * 100 + 150)
+            events = [make_event(number, event_type=f"type {number % 40}") for number in numbers]
+            assert not own.record_events(events[:: -1 if worker else 1]).failed
+            turn += 1
+        own.close()
+        return turn
+
+    def read() -> int:
+        own, turn = Connection(database_url), 0
+        while not stop.is_set():
+            for found in own.get_events(EventFilter()):
+                assert len(found.traits) == len(make_event(0).traits)
+            list(own.get_event_types())
+            turn += 1
+        own.close()
+        return turn
+
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(write, 0), pool.submit(write, 1), pool.submit(read)]
+        try:
+            for _ in range(6):
+                some = [make_event(number, event_type="ours") for number in range(900_000, 900_100)]
+                assert len(store.record_events(some).recorded) == len(some)
+                store.clear()
+                assert "ours" not in store.get_event_types()
+        finally:
+            stop.set()
+        assert all(other.result(60) for other in others)
+    store.clear()
+    assert counts(store) == dict.fromkeys(counts(store), 0)
+    assert list(store.get_event_types()) == []
+
+
+def orphans(store: Connection) -> list[int]:
+    """Return how many traits of each table have no event."""
+    return [
+        count(store, f"{table.__tablename__} t WHERE NOT EXISTS (SELECT 1 FROM event WHERE id = t.event_id)")
+        for table in TRAITS
+    ]
 
 
 def test_workers_that_meet_the_same_new_event_types_agree(store: Connection, database_url: str) -> None:

@@ -8,8 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage import StorageUnavailable, engine, get_connection, recording
+from panko_ingest.storage import StorageUnavailable, get_connection
+from panko_ingest.storage.database import pooling
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.recording import recorder
 from tests.integration.storage.cutting_proxy import CuttingProxy
 from tests.integration.storage.samples import (
     connect,
@@ -96,7 +98,7 @@ def test_a_connection_that_broke_while_it_was_pooled_is_no_failure(
 def test_a_server_that_hangs_does_not_hang_the_writer(
     server: PostgreSQL | MariaDB, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "CONNECT_TIMEOUT", 2)
+    monkeypatch.setattr(pooling, "CONNECT_TIMEOUT", 2)
     store = connect(url, statement_timeout=0.5)
     store.upgrade()
     store.record_events([make_event(0)])
@@ -121,7 +123,7 @@ def test_a_store_that_fails_while_it_is_asked_what_it_is_like_is_asked_again(
     store = connect(sqlite_url)
     store.upgrade()
     with monkeypatch.context() as spoiled:
-        spoiled.setattr(recording, "read_limits", full)
+        spoiled.setattr(recorder, "read_limits", full)
         for _ in range(2):
             error, _ = refusal(lambda: store.record_events([make_event(1)], [make_letter("a")]))
             assert "1021" in str(error)
@@ -284,7 +286,7 @@ def test_sqlite_sessions_are_durable_and_share_the_file(sqlite_url: str) -> None
     store.close()
 
 
-def test_connecting_waits_for_the_first_use() -> None:
+def test_a_connection_is_opened_at_its_first_use() -> None:
     store = get_connection("postgresql://nobody:s3cret@127.0.0.1:1/nothing")
     error, seconds = refusal(store.ping)
     assert seconds < 3

@@ -3,12 +3,18 @@
 import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
+from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.schema import checks, partitions
+from tests.integration.storage.samples import make_events
+from tests.schema_snapshot import snapshot
 from tests.services import MariaDB, PostgreSQL
+from tests.waiting import wait_until
 
 SERVERS = pytest.mark.parametrize(
     "kind",
@@ -47,6 +53,20 @@ def execute(store: Connection, *statements: str) -> None:
             connection.exec_driver_sql(statement)
 
 
+def test_made_up_event_types_are_told_with_what_takes_them_away(
+    store: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "MOST_KNOWN", 2)
+    store.record_events(make_events(1))
+    execute(store, "INSERT INTO event_type SELECT id + 1, 'made up' FROM event_type")
+    assert "event types" not in {finding.subject for finding in store.check()}
+    execute(store, "INSERT INTO event_type SELECT max(id) + 1, 'more' FROM event_type")
+    finding = found(store, "event types")
+    assert finding.level == WARNING
+    execute(store, finding.text.partition("for names without events: ")[2])
+    assert len(list(store.get_event_types())) == 1
+
+
 def test_ids_that_run_out_are_told_in_time(store: Connection) -> None:
     assert found(store, "ids").level == OK
     quoted = "`desc`" if store.engine.dialect.name == "mysql" else '"desc"'
@@ -75,20 +95,70 @@ def test_clocks_that_differ_are_told(
     assert f"differs from ours by {-ahead:+.0f}" in warned.text
 
 
+def test_an_index_that_an_earlier_release_made_for_fewer_identifiers_is_told_with_what_mends_it(
+    store: Connection,
+) -> None:
+    assert not [finding for finding in store.check() if finding.subject == "indexes"]
+    dialect = store.engine.dialect.name
+    if dialect == "mysql":  # all keys are in its index
+        return
+    whole = snapshot(store.engine)["trait_text"]
+    keys = ("project_id", "user_id", "resource_id", "instance_id")
+    where = f"key IN {keys}" if dialect == "postgresql" else " OR ".join(f"key = '{key}'" for key in keys)
+    execute(
+        store,
+        "DROP INDEX ix_trait_text_identifiers",
+        f"CREATE INDEX ix_trait_text_identifiers ON trait_text (value) WHERE {where}",
+    )
+
+    told = found(store, "indexes")
+    assert told.level == WARNING
+    said, *statements = told.text.split("; ")
+    with store.engine.connect() as connection:
+        beside_writers = dialect == "postgresql" and not partitions.exist(connection)
+    wait = "" if beside_writers else " (writers wait while it is made anew)"
+    assert said == f"ix_trait_text_identifiers has no request_id{wait}: to look for one reads the whole table"
+    if dialect == "sqlite":
+        execute(store, *statements)
+    else:  # as psql does
+        with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+    assert not [finding for finding in store.check() if finding.subject == "indexes"]
+    mended = snapshot(store.engine)["trait_text"]
+    assert {name: one[0] for name, one in mended["indexes"].items()} == {
+        name: one[0] for name, one in whole["indexes"].items()
+    }
+
+
 @SERVERS
-def test_traits_of_events_that_are_gone_are_told(served: Connection) -> None:
+def test_traits_of_events_that_are_gone_are_told_and_go_with_expiry_and_when_all_is_cleared(
+    served: Connection,
+) -> None:
     assert found(served, "references").level == OK
     (reference,) = sa.inspect(served.engine).get_foreign_keys("trait_text")
     word = "CONSTRAINT" if served.engine.dialect.name == "postgresql" else "FOREIGN KEY"
     key = "key" if served.engine.dialect.name == "postgresql" else "`key`"
-    execute(
-        served,
-        f"ALTER TABLE trait_text DROP {word} {reference['name']}",
-        f"INSERT INTO trait_text (event_id, {key}, value) VALUES (5, 'k', 'v')",
-    )
+    served.record_events(make_events(1))
+    (stored,) = served.get_events(EventFilter())
+    with served.engine.connect() as connection:
+        event_id = connection.exec_driver_sql("SELECT id FROM event").scalar_one()
+    lost = [
+        f"INSERT INTO trait_text (event_id, {key}, value) VALUES ({event_id + n}, 'k', 'v')" for n in (-1, 7)
+    ]
+    execute(served, f"ALTER TABLE trait_text DROP {word} {reference['name']}", *lost)
     warned = found(served, "references")
     assert warned.level == WARNING
     assert "trait_text: traits of events that are gone; run `panko-ingest expire`" in warned.text
+    assert served.expire(100 * 365 * 86400.0).traits == 2
+    assert found(served, "references").level == OK
+    (left,) = served.get_events(EventFilter())
+    assert len(left.traits) == len(stored.traits)
+    execute(served, *lost)
+    served.clear()
+    assert found(served, "references").level == OK
+    with served.engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM trait_text").scalar() == 0
 
 
 @pytest.mark.postgresql
@@ -140,4 +210,41 @@ def test_a_collation_for_which_names_of_either_case_are_one_is_told(mariadb_url:
     warned = found(store, "collation")
     assert warned.level == WARNING
     assert "utf8mb3_general_ci: names that differ by case alone count as one" in warned.text
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_a_sequence_behind_its_table_is_told_with_the_statement_that_sets_it_right(
+    postgresql_url: str,
+) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events(make_events(30))
+    assert not [finding for finding in store.check() if finding.subject == "sequences"]
+    execute(store, "SELECT setval('event_id_seq', 1, false)", "SELECT setval('event_type_id_seq', 1, false)")
+
+    found_now = [finding for finding in store.check() if finding.subject == "sequences"]
+
+    assert [finding.level for finding in found_now] == [FAILURE, FAILURE]
+    execute(store, *(finding.text.rpartition(": ")[2] for finding in found_now))
+    assert not [finding for finding in store.check() if finding.subject == "sequences"]
+    assert len(store.record_events(make_events(30, 30)).recorded) == 30
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_a_transaction_that_has_the_tables_in_use_for_long_is_told(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    monkeypatch.setattr(checks, "LONG_USE", 0.05)
+    with psycopg.connect(postgresql_url, application_name="report") as other:
+        other.execute("SELECT count(*) FROM event")
+        pid = other.info.backend_pid
+        wait_until(lambda: "locks" in {finding.subject for finding in store.check()}, 10, "the finding")
+        assert f"session {pid} of postgres (report, " in found(store, "locks").text
+        assert found(store, "locks").level == WARNING
+        other.rollback()
+    assert "locks" not in {finding.subject for finding in store.check()}
     store.close()

@@ -1,5 +1,6 @@
 """The partitioned layout of PostgreSQL: whole days go at once, and everything else is as it was."""
 
+import copy
 import datetime
 import itertools
 import threading
@@ -10,11 +11,12 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage import EventFilter, StorageUnavailable, partitioning, partitions
-from panko_ingest.storage.engine import read_transaction, write_transaction
+from panko_ingest.storage import EventFilter, InvalidMarker, StorageUnavailable
+from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
-from panko_ingest.storage.partitions import Partition
+from panko_ingest.storage.schema import partition_ddl, partitions
+from panko_ingest.storage.schema.partitions import Partition
 from tests.integration.storage.samples import connect, count, letter_for, rows, stored_ids
 from tests.waiting import wait_until
 
@@ -40,7 +42,7 @@ def store(postgresql_url: str) -> Iterator[Connection]:
     connection = Connection(postgresql_url)
     connection.upgrade()
     with write_transaction(connection.engine) as session:
-        partitioning.create(session, "day", TODAY - datetime.timedelta(days=5))
+        partition_ddl.create(session, "day", TODAY - datetime.timedelta(days=5))
     yield connection
     connection.close()
 
@@ -151,6 +153,41 @@ def test_a_redelivered_event_is_a_duplicate_and_a_reused_id_on_another_day_is_no
     assert stored_ids(store) == ["a", "a", "b", "c"]
 
 
+def test_one_message_id_of_two_days_in_one_list_is_two_events(store: Connection) -> None:
+    result = store.record_events([event("a", 1), event("a", 3), event("a", 1), event("b", 1)])
+    assert (result.recorded, result.duplicates) == ((0, 1, 3), (2,))
+    assert stored_ids(store) == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+@pytest.mark.parametrize("keys", [("generated", "message_id"), ("message_id",), ("generated",), ()])
+def test_pages_give_every_event_once_where_two_days_have_the_same_message_ids(
+    store: Connection, keys: tuple[str, ...], direction: str
+) -> None:
+    limit = 3
+    store.record_events([event(f"m{number:02}", days) for number in range(20) for days in (1, 3)])
+    sort = [(key, direction) for key in keys]
+    seen: list[tuple[str, datetime.datetime]] = []
+    page = list(store.get_events(EventFilter(), {"limit": limit, "sort": sort}))
+    while page:
+        assert len(page) <= limit
+        seen += [(one.message_id, one.generated) for one in page]
+        assert len(seen) <= 40
+        marker = copy.copy(page[-1]).message_id if len(seen) % 2 else page[-1].marker
+        page = list(store.get_events(EventFilter(), {"limit": limit, "sort": sort, "marker": marker}))
+    assert len(set(seen)) == len(seen) == 40
+    whole = [(one.message_id, one.generated) for one in store.get_events(EventFilter(), {"sort": sort})]
+    assert seen == whole
+
+
+def test_a_marker_that_is_two_events_says_how_to_tell_them_apart(store: Connection) -> None:
+    store.record_events([event("a", 1), event("a", 3)])
+    with pytest.raises(InvalidMarker, match=r"2 events have the message_id 'a': write a@2026-03-0"):
+        store.get_events(EventFilter(), {"marker": "a"})
+    with pytest.raises(InvalidMarker, match="no event"):
+        store.get_events(EventFilter(), {"marker": "a@2026-03-01T00:00:00"})
+
+
 def test_a_round_drops_what_is_over_and_deletes_what_the_limit_cuts(store: Connection) -> None:
     store.record_events([event(f"m{number}", number / 2) for number in range(20)])
 
@@ -159,7 +196,7 @@ def test_a_round_drops_what_is_over_and_deletes_what_the_limit_cuts(store: Conne
     # The limit is at noon of the 7th, and an event of that very time stays.
     assert report.partitions == ("first", "p20260304", "p20260305", "p20260306")
     assert stored_ids(store) == sorted(f"m{number}" for number in range(7))
-    assert (report.events, report.batches, report.backlog) == (13, 1, 0)
+    assert (report.events, report.traits, report.batches, report.backlog) == (13, 13, 1, 0)
     assert rows(store, "SELECT count(*) FROM trait_int") == [(7,)]
     assert there(store)[0] == Partition(None, datetime.date(2026, 3, 7))
 
@@ -228,8 +265,8 @@ def test_two_expirers_drop_the_same_partitions_once(store: Connection, postgresq
     store.expire(0, clock=noon)  # the partitions that are missing are there
     old = partitions.expired(there(store), NOON - datetime.timedelta(days=2))
 
-    assert partitioning.drop(store.engine, old)
-    assert not partitioning.drop(store.engine, old)
+    assert partition_ddl.drop(store.engine, old)
+    assert not partition_ddl.drop(store.engine, old)
 
     assert places(store) == {"new": "p20260310"}
     assert there(store)[0] == Partition(None, datetime.date(2026, 3, 8))
@@ -239,13 +276,13 @@ def test_events_of_the_far_future_keep_no_partition_from_being_made(store: Conne
     future = [event(f"m{number}", -1000 - number) for number in range(20)]
     store.record_events([*future, event("soon", -5)])
 
-    assert partitioning.split(store.engine, "day", TODAY, most_moved=1) > 0
+    assert partition_ddl.split(store.engine, "day", TODAY, most_moved=1) > 0
 
     assert places(store) == {**{one.message_id: "last" for one in future}, "soon": "p20260315"}
     assert store.record_events([*future, event("soon", -5)]).duplicates == tuple(range(21))
     store.record_events([event("sooner", -6), event("late", -2000)])
     assert places(store)["late"] == "last"
-    assert partitioning.split(store.engine, "day", TODAY + datetime.timedelta(days=20), most_moved=1) > 0
+    assert partition_ddl.split(store.engine, "day", TODAY + datetime.timedelta(days=20), most_moved=1) > 0
     assert len(places(store)) == 23
 
 
@@ -254,8 +291,8 @@ def test_more_events_in_the_last_partition_than_writers_can_wait_for_are_left_to
 ) -> None:
     store.record_events([event("a", -5), event("b", -6)])
     with pytest.raises(StorageUnavailable, match="db sync"):
-        partitioning.split(store.engine, "day", TODAY, most_moved=1)
-    assert partitioning.split(store.engine, "day", TODAY, most_moved=None) > 0
+        partition_ddl.split(store.engine, "day", TODAY, most_moved=1)
+    assert partition_ddl.split(store.engine, "day", TODAY, most_moved=None) > 0
     assert places(store) == {"a": "p20260315", "b": "p20260316"}
 
 
@@ -296,10 +333,14 @@ def test_a_late_event_of_days_that_are_dropped_is_stored_and_goes_in_the_next_ro
     assert store.expire(DAY, clock=noon).events == 1
 
 
-def test_a_forecast_names_the_partitions_and_what_becomes_of_them(store: Connection) -> None:
+@pytest.mark.parametrize("analyzed", [True, False])
+def test_a_forecast_names_the_partitions_and_what_becomes_of_them(
+    store: Connection, *, analyzed: bool
+) -> None:
     store.record_events([event(f"m{number}", number) for number in range(8)])
-    with store.engine.begin() as connection:
-        connection.execute(sa.text("ANALYZE"))
+    if analyzed:
+        with store.engine.begin() as connection:
+            connection.execute(sa.text("ANALYZE"))
 
     forecast = store.forecast_expiry(3 * DAY, clock=noon)
 
@@ -383,7 +424,7 @@ def test_a_writer_that_knew_the_plain_tables_keeps_its_events_and_finds_out(
     store.clear_expired_data(-DAY * 10000)
     events = [event(f"b{number}", 0) for number in range(length)]
     with write_transaction(store.engine) as connection:
-        partitioning.create(connection, "day", TODAY)
+        partition_ddl.create(connection, "day", TODAY)
 
     with pytest.raises(StorageUnavailable, match="partitioned"):
         store.record_events(events, on_failure=letter_for)

@@ -1,6 +1,8 @@
 """Behind PgBouncer that lends a session of the server for a transaction, each time another one."""
 
 import contextlib
+import dataclasses
+import math
 import time
 from collections.abc import Iterator
 
@@ -8,9 +10,10 @@ import psycopg
 import pytest
 
 from panko_ingest.storage import EventFilter, StorageUnavailable
+from panko_ingest.storage.database import leases
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from panko_ingest.storage.retention import only_expirer
-from panko_ingest.storage.settings import Settings
+from panko_ingest.storage.models import Trait
+from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
 from tests.integration.storage.samples import (
     another_writer_of,
@@ -50,6 +53,28 @@ def url(pgbouncer: PgBouncer, postgresql_url: str) -> str:
     return found
 
 
+@pytest.mark.parametrize("way", ["direct", "pooled"])
+def test_floats_come_back_as_they_were_whatever_the_server_shortens(
+    way: str, pgbouncer: PgBouncer, postgresql_url: str
+) -> None:
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        connection.execute(f'ALTER DATABASE "{connection.info.dbname}" SET extra_float_digits = -15')
+    with psycopg.connect(postgresql_url) as connection:
+        assert connection.execute("SELECT (0.1 + 0.2)::float8").fetchone() != (0.1 + 0.2,)
+    store = Connection(pgbouncer.through(postgresql_url) if way == "pooled" else postgresql_url)
+    store.upgrade()
+    values = [0.1 + 0.2, math.pi, 5e-324, 1.7976931348623157e308, -1 / 3]
+    events = [
+        dataclasses.replace(make_event(number), traits=[Trait("load", Trait.FLOAT_TYPE, value)])
+        for number, value in enumerate(values)
+    ]
+    assert not store.record_events(events).failed
+    for _ in range(SESSIONS + 1):
+        found = {event.message_id: event.traits[0].value for event in store.get_events(EventFilter())}
+        assert [found[event.message_id] for event in events] == values
+    store.close()
+
+
 def sessions(url: str) -> list[tuple[int, str]]:
     """Return for each of the pooler's sessions, as another program meets it, its process and its limit."""
     with contextlib.ExitStack() as stack:
@@ -76,7 +101,6 @@ def test_events_are_recorded_read_and_expired(url: str, query: str, postgresql: 
             assert not store.expire(DAY).stood_by
         store.upgrade()
     assert counts(stores[0])["event"] == 0
-    assert postgresql.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory'") == []
     for store in stores:
         store.close()
 
@@ -91,10 +115,9 @@ def test_sessions_that_are_lent_for_as_long_as_a_client_stays_do_as_well(
             assert store.record_events(make_events(40)).recorded == tuple(range(40))
             assert store.expire(DAY).events == 40
         store.close()
-    assert postgresql.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory'") == []
 
 
-def test_checks_find_what_they_find_without_it(url: str, postgresql_url: str) -> None:
+def test_checks_find_the_same_behind_a_pooler_as_without_one(url: str, postgresql_url: str) -> None:
     direct, store = Connection(postgresql_url), Connection(url)
     store.upgrade()
     found, expected = ({(one.level, one.subject) for one in each.check()} for each in (store, direct))
@@ -128,23 +151,20 @@ def test_a_database_of_panko_is_adopted_and_then_partitioned(url: str, postgresq
     store.upgrade()
     with store.engine.connect() as connection:
         assert legacy.digests(connection) == before
-    store.convert("month", lambda _copied, _all: None)
+    store.partition("month", lambda _copied, _all: None)
     assert store.record_events([make_event(1)]).recorded == (0,)
     assert counts(store)["event"] == 201
-    assert postgresql.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory'") == []
     store.close()
 
 
-def test_one_expirer_works_and_is_in_nobodys_way(url: str, postgresql: PostgreSQL) -> None:
+def test_one_expirer_works_and_keeps_no_session(url: str, postgresql: PostgreSQL) -> None:
     stores = [Connection(url) for _ in range(2)]
     stores[0].upgrade()
-    with only_expirer(stores[0].engine, Settings()) as alone:
-        assert alone
+    with leases.held(stores[0].engine, StorageSettings(), leases.EXPIRY) as lease:
+        assert lease
         # An old snapshot would keep VACUUM from what was deleted.
-        assert postgresql.execute(
-            "SELECT backend_xid, backend_xmin FROM pg_stat_activity JOIN pg_locks USING (pid) "
-            "WHERE locktype = 'advisory'"
-        ) == [(None, None)]
+        others = "backend_xmin IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        assert postgresql.execute(f"SELECT pid FROM pg_stat_activity WHERE {others}") == []
         for _ in range(SESSIONS):
             assert stores[1].expire(DAY).stood_by
     for _ in range(SESSIONS):

@@ -12,9 +12,10 @@ import pymysql.cursors
 import pytest
 import sqlalchemy as sa
 
-from panko_ingest.storage import RecordResult, StorageError, StorageUnavailable, bulk
+from panko_ingest.storage import RecordResult, StorageError, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
+from panko_ingest.storage.recording.writers.portable import PortableWriter
 from tests.integration.storage.samples import (
     another_writer_of,
     connect,
@@ -253,7 +254,7 @@ def test_without_on_failure_the_good_are_stored_and_the_last_error_raised(store:
 @pytest.mark.parametrize(
     "guilty", [[0], [250], [499], list(range(20, 500, 50))], ids=["first", "middle", "last", "ten"]
 )
-def test_what_the_database_refuses_is_found_by_halves(store: Connection, guilty: list[int]) -> None:
+def test_events_that_the_database_refuses_are_found_by_halves(store: Connection, guilty: list[int]) -> None:
     refuse_the_word(store, "poison")
     events = make_events(500)
     for index in guilty:
@@ -296,7 +297,7 @@ def test_a_clash_on_anything_but_the_message_id_is_an_error_and_no_duplicate(sto
 
 @pytest.mark.postgresql
 @pytest.mark.parametrize("others", [0, 50], ids=["alone", "among others"])
-def test_what_is_refused_only_at_commit_fails_alone(postgresql_url: str, others: int) -> None:
+def test_an_event_that_is_refused_only_at_commit_fails_alone(postgresql_url: str, others: int) -> None:
     store = Connection(postgresql_url)
     store.upgrade()
     with store.engine.begin() as connection:
@@ -377,11 +378,11 @@ def test_nothing_is_committed_when_a_conflict_does_not_end(database_url: str) ->
     store.close()
 
 
-def test_the_portable_writer_does_the_same(store: Connection) -> None:
+def test_only_the_events_at_fault_fail_with_the_portable_writer(store: Connection) -> None:
     skip_where_partitioned(store, "only psycopg's writer knows its ids")
-    writer, _ = store._recorder._prepare()
-    store._recorder._writer = bulk.PortableWriter()
-    assert not isinstance(writer, bulk.PortableWriter)
+    learned = store._recorder._learn()
+    store._recorder._learned = learned._replace(writer=PortableWriter())
+    assert type(learned.writer) is not PortableWriter
     refuse_the_word(store, "poison")
     events = make_events(20)
     events[7].traits.append(Trait("word", Trait.TEXT_TYPE, "poison"))

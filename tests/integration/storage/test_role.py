@@ -29,7 +29,7 @@ def test_the_owner_of_the_tables_may_do_everything(owner: Connection) -> None:
 
 
 @pytest.mark.postgresql
-def test_what_a_role_lacks_is_named(postgresql_url: str) -> None:
+def test_rights_that_a_role_lacks_are_named(postgresql_url: str) -> None:
     owner = Connection(postgresql_url)
     owner.upgrade()
     role = f"checked_{uuid.uuid4().hex[:8]}"

@@ -188,7 +188,7 @@ def test_raw_is_stored_as_json_text_that_any_parser_reads(store: Connection) -> 
 
 
 def test_a_raw_too_big_for_its_column_is_dropped_and_the_event_kept(store: Connection) -> None:
-    _, validator = store._recorder._prepare()
+    validator = store._recorder._learn().validator
     object.__setattr__(validator.limits, "raw_bytes", 1000)
     event = make_event(1)
     event.raw = {"payload": "x" * 2000}
@@ -286,7 +286,7 @@ def test_mariadb_changes_nothing_in_silence_though_a_column_became_narrow(
 
 def test_the_database_has_the_last_word_on_what_fits(store: Connection) -> None:
     """Nothing that a validator of ours lets through is changed in silence."""
-    _, validator = store._recorder._prepare()
+    validator = store._recorder._learn().validator
     if store.engine.dialect.name == "sqlite":
         pytest.skip("SQLite enforces no lengths")
     object.__setattr__(validator.limits, "text", 1000)

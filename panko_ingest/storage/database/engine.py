@@ -1,0 +1,136 @@
+"""Engines: which database and driver serve a URL, and transactions that read or write.
+
+How a session is set up (isolation READ COMMITTED, time limits, strictness) is decided in the module of its
+database and nowhere else. No setting lowers the durability that the server gives.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import parse_qsl
+
+from sqlalchemy import Connection, Engine, event, exc, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import ExceptionContext
+from sqlalchemy.pool import StaticPool
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.storage.database import base, error_classes, registry
+from panko_ingest.storage.database.pooling import ping_idle_connections
+from panko_ingest.storage.settings import StorageSettings
+
+_ALIASES = {"mariadb": "mysql"}
+"""SQLAlchemy's mysql dialect serves MariaDB too: one name for both from here on."""
+
+_ACCOUNT = re.compile(r"[^:]+://([^:/]*(:[^@]*)?@)?")
+"""What SQLAlchemy takes for driver, user and password."""
+
+
+def dress_url(url: str) -> str:
+    """Return the URL with PyMySQL as its driver where it names MySQL or MariaDB and no driver.
+
+    :raises ConfigError: it is no URL.
+    """
+    parsed = _parse(url)
+    if parsed.drivername in {"mysql", "mariadb"}:
+        return _with_driver(parsed).render_as_string(hide_password=False)
+    return url
+
+
+def make_engine(url: str, settings: StorageSettings) -> Engine:
+    """Return a pooled engine, which knows its database; it connects when it is first used.
+
+    :raises ConfigError: the URL can't be used, or the driver is not installed.
+    """
+    parsed = _with_driver(_parse(url))
+    database = registry.find(parsed.get_backend_name())
+    try:
+        if parsed.get_dialect().is_async:
+            raise ConfigError(_other_driver(parsed, database, "is asynchronous"))
+        if database.no_other_driver and parsed.get_driver_name() != database.driver:
+            raise ConfigError(_other_driver(parsed, database, "is not ours"))
+        engine = database.create_engine(parsed, settings)
+    except ModuleNotFoundError as error:
+        if parsed.get_driver_name() != database.driver:
+            raise ConfigError(_other_driver(parsed, database, "is not installed")) from error
+        raise ConfigError(
+            f"[database] connection: the driver {error.name} is not installed: pip install '{database.extra}'"
+        ) from error
+    except exc.NoSuchModuleError as error:
+        raise ConfigError(f"[database] connection: no driver for {parsed.drivername!r}") from error
+    base.attach(engine, database)
+    event.listen(engine, "handle_error", _drop_connections_that_cannot_write)
+    if not isinstance(engine.pool, StaticPool):
+        ping_idle_connections(engine)
+    return engine
+
+
+@contextmanager
+def write_transaction(engine: Engine) -> Iterator[Connection]:
+    """Open a connection and a transaction that is going to write; commit at the end.
+
+    On SQLite it takes the write lock at once: a transaction that reads first and then wants to
+    write is refused without waiting.
+    """
+    with engine.connect() as connection:
+        connection = connection.execution_options(writes=True)  # noqa: PLW2901 - the same connection
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def read_transaction(engine: Engine) -> Iterator[Connection]:
+    """Open a connection that only reads.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except exc.SQLAlchemyError as error:
+        raise error_classes.unavailable(error) from error
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        # The text of a URL, and of what is wrong with it, may hold a password, so neither is repeated.
+        raise ConfigError(
+            "[database] connection: is no URL: write postgresql://user:password@host/panko"
+        ) from None
+    rest = _ACCOUNT.sub("", url, count=1)
+    of_a_file = parsed.get_backend_name() == "sqlite" and not parsed.host
+    if "@" in rest and not of_a_file:
+        # What stands before the last @ may be a part of the password, and would be shown as host or database.
+        raise ConfigError(
+            "[database] connection: an @ stands after the host: write %40 for it, and in user and password "
+            "%2F for /, %3F for ?, %23 for # and %3A for :"
+        )
+    for name, value in parse_qsl(rest.partition("?")[2], keep_blank_values=True):
+        if not value.strip() and name.lower().startswith("ssl"):
+            # SQLAlchemy leaves it out, and with it the TLS that it asks for.
+            raise ConfigError(f"[database] connection: {name} is blank")
+    return parsed
+
+
+def _with_driver(url: URL) -> URL:
+    scheme, _, driver = url.drivername.partition("+")
+    backend = _ALIASES.get(scheme, scheme)
+    driver = driver or registry.find(backend).driver
+    return url.set(drivername=f"{backend}+{driver}" if driver else backend)
+
+
+def _other_driver(url: URL, database: base.Database, fault: str) -> str:
+    backend = url.get_backend_name()
+    ours = f", for {database.driver} of {database.extra}" if database.extra else ""
+    return (
+        f"[database] connection: the driver of {url.drivername}:// {fault}: "
+        f"write {backend}:// in its place{ours}"
+    )
+
+
+def _drop_connections_that_cannot_write(context: ExceptionContext) -> None:
+    # After a failover the pool would stay on the demoted server, which answers pings.
+    if error_classes.needs_new_connection(context.original_exception):
+        context.is_disconnect = True

@@ -1,0 +1,246 @@
+"""Leases: rows by which one process of many does a job, and proves before each step that it still may.
+
+A lease is one row that names its holder and the time at which it ends, by the server's clock. It needs no
+connection of its own, so that neither a proxy nor a pooler nor ``wait_timeout`` can take it away; and it is
+data, so that it holds across a cluster, where a lock of a server is one node's (or refused).
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from panko_ingest.findings import OK, WARNING, Finding
+from panko_ingest.storage.database import base as databases
+from panko_ingest.storage.database.engine import read_transaction, write_transaction
+from panko_ingest.storage.database.retry import run_transaction
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.settings import StorageSettings
+
+LOG = logging.getLogger(__name__)
+
+TABLE = "panko_ingest_lease"
+MIGRATION, EXPIRY = "migration", "expiry"
+
+DURATION = 10.0
+"""Seconds for which a lease is given: so long others wait for a job whose holder died."""
+
+_RENEWALS = DURATION / 4
+_LOOKS = 0.5
+_TOLD = 30.0
+
+LEASES = sa.Table(
+    TABLE,
+    sa.MetaData(),
+    sa.Column("name", sa.String(32), primary_key=True),
+    sa.Column("holder", sa.String(255), nullable=False),
+    sa.Column("ends", sa.Double, nullable=False),
+    mysql_engine="InnoDB",
+)
+
+
+class LeaseLost(StorageUnavailable):
+    """Somebody else does the job by now: what was to come next was not done."""
+
+
+class Lease:
+    """A lease that is held, or not yet."""
+
+    def __init__(self, engine: sa.Engine, settings: StorageSettings, name: str) -> None:
+        """Remember what lease it is; ``name`` is one of those above."""
+        self._engine = engine
+        self._settings = settings
+        self._name = name
+        self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._now = sa.literal_column(databases.of(engine).now, sa.Double)
+
+    def take(self) -> bool:
+        """Take the lease unless another process holds it; tell whether it is ours now."""
+        # To look first keeps us from waiting for the holder's transaction.
+        return self.is_free() and self._write(LEASES.c.ends < self._now, self._now + DURATION)
+
+    def is_free(self) -> bool:
+        """Tell whether nobody holds it."""
+        look = sa.select(LEASES.c.name).where(LEASES.c.name == self._name, LEASES.c.ends >= self._now)
+        with read_transaction(self._engine) as connection:
+            return connection.scalar(look) is None
+
+    def prove(self) -> None:
+        """Return if the lease is still ours, and make it last from now on.
+
+        :raises LeaseLost: it is another process's.
+        :raises StorageUnavailable: the store can't be asked.
+        """
+        if not self._write(LEASES.c.holder == self._holder, self._now + DURATION):
+            raise LeaseLost(f"{TABLE}: the lease {self._name!r} of {self._holder} was taken over")
+
+    def renew(self, connection: sa.Connection) -> bool:
+        """Tell in a transaction whether the lease is ours; nobody takes it before the transaction's end."""
+        ours = sa.and_(LEASES.c.name == self._name, LEASES.c.holder == self._holder)
+        return bool(
+            connection.execute(sa.update(LEASES).where(ours).values(ends=self._now + DURATION)).rowcount
+        )
+
+    def release(self) -> None:
+        """Give the lease back; if that fails, it ends by itself."""
+        try:
+            self._write(LEASES.c.holder == self._holder, sa.literal(0.0))
+        except (sa.exc.SQLAlchemyError, StorageUnavailable) as error:
+            LOG.info("The lease %s ends by itself: %s", self._name, error)
+
+    def holder(self) -> str:
+        """Return who holds it: host, process and a random name."""
+        with read_transaction(self._engine) as connection:
+            return str(connection.scalar(sa.select(LEASES.c.holder).where(LEASES.c.name == self._name)))
+
+    def _write(self, condition: sa.ColumnElement[bool], ends: sa.ColumnElement[float]) -> bool:
+        wanted = sa.update(LEASES).where(LEASES.c.name == self._name, condition)
+
+        def write() -> bool:
+            with write_transaction(self._engine) as connection:
+                return bool(connection.execute(wanted.values(holder=self._holder, ends=ends)).rowcount)
+
+        return run_transaction(self._settings, write)
+
+
+class Needless(Lease):
+    """Where one process writes at a time anyhow, or where nobody made the table yet."""
+
+    def __init__(self) -> None:
+        """Hold what nobody can take."""
+
+    def prove(self) -> None:
+        """Return."""
+
+    def renew(self, connection: sa.Connection) -> bool:  # noqa: ARG002 - nothing to ask
+        """Return True."""
+        return True
+
+
+def make(connection: sa.Connection) -> None:
+    """Make the table and its rows where they are not there yet; any number of processes may at once."""
+    if not databases.of(connection).now or _is_there(connection):
+        return
+    connection.rollback()
+    connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        connection.execute(sa.schema.CreateTable(LEASES, if_not_exists=True))
+    except sa.exc.SQLAlchemyError:
+        # PostgreSQL looks and makes in two steps, between which another process may have made it.
+        if not sa.inspect(connection).has_table(TABLE):
+            raise
+    rows = [{"name": name, "holder": "", "ends": 0.0} for name in (EXPIRY, MIGRATION)]
+    connection.execute(databases.of(connection).insert_if_absent(LEASES, "name"), rows)
+
+
+def _is_there(connection: sa.Connection) -> bool:
+    if not sa.inspect(connection).has_table(TABLE):
+        return False
+    return connection.scalar(sa.select(sa.func.count()).select_from(LEASES)) == len((EXPIRY, MIGRATION))
+
+
+def check(connection: sa.Connection) -> Iterator[Finding]:
+    """Tell whether expirers can know of each other."""
+    if not databases.of(connection).now:
+        return
+    if _is_there(connection):
+        yield Finding(OK, "lease", f"a row of {TABLE}: good on every node, unlike a server's own lock")
+    else:
+        yield Finding(
+            WARNING, "lease", f"there is no table {TABLE}, or it lacks rows: run `panko-ingest db sync`"
+        )
+
+
+@contextmanager
+def held(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Lease | None]:
+    """Give a lease that is held to the end of the block, as far as that can be; None where another holds it.
+
+    :raises StorageUnavailable: the store can't be asked.
+    """
+    if not _needed(engine):
+        yield Needless()
+        return
+    lease = Lease(engine, settings, name)
+    if not lease.take():
+        yield None
+        return
+    with _kept(lease):
+        yield lease
+
+
+@contextmanager
+def waited_for(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Lease]:
+    """Wait for a lease, and hold it to the end of the block, as far as that can be.
+
+    :raises StorageUnavailable: the store can't be asked.
+    """
+    if not _needed(engine):
+        yield Needless()
+        return
+    lease = Lease(engine, settings, name)
+    _wait(lease, lease.take)
+    with _kept(lease):
+        yield lease
+
+
+def wait_until_free(engine: sa.Engine, settings: StorageSettings, name: str) -> None:
+    """Wait until nobody holds a lease, without taking it: nothing is written.
+
+    :raises StorageUnavailable: the store can't be asked.
+    """
+    if _is_made(engine):
+        lease = Lease(engine, settings, name)
+        _wait(lease, lease.is_free)
+
+
+def _wait(lease: Lease, ready: Callable[[], bool]) -> None:
+    told = -_TOLD
+    while not ready():
+        if time.monotonic() - told >= _TOLD:
+            LOG.info(
+                "waiting for another process, which does this job: %s (host:process:name)", lease.holder()
+            )
+            told = time.monotonic()
+        time.sleep(_LOOKS)
+
+
+def _needed(engine: sa.Engine) -> bool:
+    if not databases.of(engine).now:
+        return False
+    there = _is_made(engine)
+    if not there:
+        LOG.warning("There is no table %s: run `panko-ingest db sync`", TABLE)
+    return there
+
+
+def _is_made(engine: sa.Engine) -> bool:
+    with read_transaction(engine) as connection:
+        return sa.inspect(connection).has_table(TABLE)
+
+
+@contextmanager
+def _kept(lease: Lease) -> Iterator[None]:
+    """Renew a lease while a step takes longer than it lasts, and give it back in the end."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(_RENEWALS):
+            try:
+                lease.prove()
+            except (sa.exc.SQLAlchemyError, StorageUnavailable) as error:
+                LOG.warning("A lease could not be renewed: %s", error)
+
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        lease.release()

@@ -1,0 +1,180 @@
+"""PyMySQL: its options, and connections that are encrypted and verified as those ask for."""
+
+import configparser
+import inspect
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from panko_ingest.errors import ConfigError
+
+NO_TLS = "ssl_* ask for TLS, which the server does not offer: turn it on there, or leave them out"
+
+_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TEXTS = {"ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_key_password", "ssl_cipher"}
+_VERIFY, _VERIFY_NAME = "ssl_verify_cert", ("ssl_verify_identity", "ssl_check_hostname")
+_OPTIONS = _TEXTS | {_VERIFY, *_VERIFY_NAME, "ssl_disabled"}
+_NAMES_IN_FILES = {"ssl_password": "ssl_key_password", "ssl_verify_server_cert": "ssl_verify_identity"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What the options of TLS in a URL, and in the file that it names, ask for."""
+
+    asked: bool = False
+    """Whether there must be TLS; PyMySQL decides otherwise."""
+    disabled: bool = False
+    verify: bool = False
+    verify_name: bool = False
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, query: Mapping[str, str | tuple[str, ...]]) -> Self:
+        """Return what the options after the ``?`` of a URL ask for; those of a file count where it has none.
+
+        An authority, or asking for either, verifies the certificate and its name, if no option forbids it.
+
+        :raises ConfigError: one is not what it should be, or contradicts another; its value is not shown.
+        """
+        given: dict[str, str] = {}
+        for name in sorted(_OPTIONS & query.keys()):
+            value = query[name]
+            if not isinstance(value, str):
+                raise _fault(f"{name} is there more than once")
+            given[name] = value
+        if _flag(given, "ssl_disabled"):
+            if len(given) > 1:
+                raise _fault(f"ssl_disabled contradicts {', '.join(sorted(given.keys() - {'ssl_disabled'}))}")
+            return cls(disabled=True)
+        given = _from_file(query) | given
+        given.pop("ssl_disabled", None)
+        verify = _flag(given, _VERIFY)
+        wishes = {_flag(given, name) for name in _VERIFY_NAME} - {None}
+        if len(wishes) > 1:
+            raise _fault(" and ".join(_VERIFY_NAME) + " contradict each other")
+        verify_name = wishes.pop() if wishes else None
+        if verify_name and verify is False:
+            raise _fault(f"{_VERIFY} contradicts the option that asks for the name to be verified")
+        if verify is None:
+            verify = bool(verify_name) or not given.keys().isdisjoint({"ssl_ca", "ssl_capath"})
+        if "ssl_cert" not in given and (lone := given.keys() & {"ssl_key", "ssl_key_password"}):
+            raise _fault(f"{', '.join(sorted(lone))} without ssl_cert proves nothing to the server")
+        return cls(
+            asked=bool(given),
+            verify=verify,
+            verify_name=verify if verify_name is None else verify_name,
+            options={name: text for name, text in given.items() if name in _TEXTS},
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what PyMySQL needs to be told: a context of ours, as its own options undo each other.
+
+        :raises OSError: a file can't be used.
+        """
+        if not self.asked:
+            return {"ssl_disabled": True} if self.disabled else {}
+        context = ssl.create_default_context(
+            cafile=self.options.get("ssl_ca"), capath=self.options.get("ssl_capath")
+        )
+        # Certificates that MySQL makes for itself lack what Python wants of them from 3.13 on.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.check_hostname = self.verify_name
+        context.verify_mode = ssl.CERT_REQUIRED if self.verify else ssl.CERT_NONE
+        if certificate := self.options.get("ssl_cert"):
+            # Without any password OpenSSL would ask for it on the terminal.
+            password = self.options.get("ssl_key_password", "")
+            context.load_cert_chain(certificate, self.options.get("ssl_key"), password)
+        if ciphers := self.options.get("ssl_cipher"):
+            context.set_ciphers(ciphers)
+        return {"ssl": context}
+
+
+def connect(
+    tls: Tls,
+    _dialect: Any,
+    _record: Any,
+    arguments: list[Any],
+    options: dict[str, Any],
+) -> Any:
+    """Connect by PyMySQL, but send no login in clear where TLS was asked for, as releases up to 1.1 do."""
+    import pymysql.connections  # noqa: PLC0415 - where it is the driver
+    from pymysql.constants import CLIENT, CR  # noqa: PLC0415
+
+    class Encrypted(pymysql.connections.Connection):
+        client_flag: int
+        server_capabilities: int
+        ssl: bool
+
+        def _request_authentication(self) -> None:
+            asked = tls.asked or self.client_flag & CLIENT.SSL
+            if asked and not (self.ssl and self.server_capabilities & CLIENT.SSL):
+                raise pymysql.OperationalError(CR.CR_SSL_CONNECTION_ERROR, NO_TLS)
+            super()._request_authentication()  # type: ignore[misc]
+
+    others = {name: value for name, value in options.items() if name != "ssl" and name not in _OPTIONS}
+    try:
+        return Encrypted(*arguments, **others, **tls.arguments())
+    except OSError as error:  # those of the network come as PyMySQL's own
+        text = f"a file that ssl_* name can't be used: {error}"
+        raise pymysql.OperationalError(CR.CR_SSL_CONNECTION_ERROR, text) from error
+
+
+def refuse_unknown_options(options: Mapping[str, Any]) -> None:
+    """Return if PyMySQL has options of these names.
+
+    :raises ConfigError: it has not.
+    """
+    import pymysql  # noqa: PLC0415 - where it is the driver
+
+    known = inspect.signature(pymysql.connections.Connection).parameters
+    for name, value in options.items():
+        if name in known and (name != "ssl" or isinstance(value, dict)):
+            continue
+        raise _fault(f"PyMySQL has no option {name!r} (for TLS, it is ssl_ca=/path/to/authority.pem)")
+
+
+def _from_file(query: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
+    """Return the options of TLS in the file that PyMySQL will read, by the names that URLs have for them."""
+    group = str(query.get("read_default_group", ""))
+    file = str(query.get("read_default_file", "/etc/my.cnf" if group else ""))
+    if not file:
+        return {}
+    from pymysql.optionfile import Parser  # noqa: PLC0415 - where it is the driver
+
+    parser: configparser.RawConfigParser = Parser()
+    try:
+        with Path(file).expanduser().open() as lines:
+            parser.read_file(lines)
+    except OSError as error:
+        raise _fault(f"read_default_file: {error}") from error
+    except (configparser.Error, UnicodeDecodeError):
+        # Their texts show lines of it.
+        raise _fault(f"read_default_file: {file} can't be parsed") from None
+    found: dict[str, str] = {}
+    group = group or "client"
+    for key, value in parser.items(group) if parser.has_section(group) else ():
+        name = key.replace("-", "_")
+        name = _NAMES_IN_FILES.get(name, name)
+        if name in _OPTIONS - {"ssl_disabled"}:
+            # A flag may stand there without a value.
+            found[name] = parser.get(group, key) if value else "" if name in _TEXTS else "true"
+        elif name.startswith("ssl"):
+            raise _fault(f"{key} of {file} is not known here: ask for TLS by ssl_ca, ssl_verify_identity")
+    if blank := [name for name, value in found.items() if not value]:
+        raise _fault(f"{', '.join(blank)} of {file} is blank")
+    return found
+
+
+def _flag(given: Mapping[str, str], name: str) -> bool | None:
+    if name not in given:
+        return None
+    if given[name].lower() not in _FLAGS:
+        # Any text passes for true with PyMySQL.
+        raise _fault(f"{name} is neither true nor false")
+    return _FLAGS[given[name].lower()]
+
+
+def _fault(text: str) -> ConfigError:
+    return ConfigError(f"[database] connection: {text}")

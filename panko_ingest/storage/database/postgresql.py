@@ -1,0 +1,377 @@
+"""What is PostgreSQL's own: sessions, errors, rights, settings that keep what is committed."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import URL
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.findings import FAILURE, OK, Finding
+from panko_ingest.storage.database import base, blockers, pooling
+from panko_ingest.storage.database.base import Code
+from panko_ingest.storage.errors import ErrorClass
+from panko_ingest.storage.models import LockWait
+from panko_ingest.storage.settings import StorageSettings
+
+LOG = logging.getLogger(__name__)
+
+_LOCK_WAITS = """
+SELECT DISTINCT holder.pid, holder.usename, holder.application_name, holder.client_addr::text, holder.state,
+    extract(epoch FROM clock_timestamp() - holder.xact_start)
+FROM pg_stat_activity waiter
+CROSS JOIN LATERAL unnest(pg_blocking_pids(waiter.pid)) AS blocking (pid)
+JOIN pg_stat_activity holder ON holder.pid = blocking.pid
+WHERE waiter.wait_event_type = 'Lock' AND waiter.datname = current_database()
+    AND waiter.usename = current_user AND holder.pid <> waiter.pid
+"""
+
+# No time limit of the server ends a COPY that waits for its client, and what changes the schema has none.
+_END_STUCK = """
+SELECT pid, extract(epoch FROM clock_timestamp() - state_change), pg_terminate_backend(pid)
+FROM pg_stat_activity WHERE datname = current_database() AND usename = session_user
+    AND application_name = current_setting('application_name') AND state <> 'idle'
+    AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - make_interval(secs => %(patience)s)
+    AND pid IN ({in_the_way})
+"""
+_END_WHO_BLOCKS = _END_STUCK.format(
+    in_the_way="""SELECT unnest(pg_blocking_pids(waiter.pid)) FROM pg_stat_activity waiter
+                  WHERE waiter.wait_event_type = 'Lock' AND waiter.datname = current_database()"""
+)
+_END_WHO_HOLDS = _END_STUCK.format(
+    in_the_way="""SELECT pid FROM pg_locks WHERE granted
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                  AND relation IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)"""
+)
+_OWN_LIMIT = "SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'"  # in milliseconds
+STUCK = 60.0
+"""Seconds for which a session may wait for its client where statements have no time limit."""
+
+_KEEPALIVES = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""The server's side of what we set on ours; without it a peer that vanished is noticed after two hours."""
+
+_TRANSACTION_TIMEOUT = 17_00_00  # the PostgreSQL that came with it
+
+# SQLSTATEs and their classes, which appendix A of PostgreSQL's manual lists.
+_MEANINGS = {
+    ErrorClass.TRANSIENT: ("40", "55P03", "55006"),
+    ErrorClass.AWAY: ("08", "25006", "25P03", "53", "57", "58", "XX"),
+    ErrorClass.OPERATOR: ("0A", "28", "3D", "3F", "42", "55", "57P04", "F0"),
+    ErrorClass.PERMANENT: ("21", "22", "23", "44", "54", "P0"),
+}
+
+_REFUSALS = ("authentication", "does not exist", "pg_hba.conf", "permission", "not permitted")
+
+
+_TABLE_USERS = """
+SELECT CASE WHEN l.pid IS NULL THEN 'a prepared transaction (see pg_prepared_xacts)' ELSE
+    format('session %%s of %%s (%%s)', l.pid, usename,
+           concat_ws(', ', nullif(application_name, ''), client_addr, state,
+                     'for ' || extract(epoch FROM clock_timestamp() - xact_start)::int || ' s')) END
+FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
+WHERE relation IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
+AND granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND (l.pid IS NULL OR xact_start < clock_timestamp() - make_interval(secs => %(seconds)s))
+GROUP BY l.pid, usename, application_name, client_addr, state, xact_start ORDER BY xact_start LIMIT 5
+"""
+
+# Where ids lead to days, the number is what is below the day.
+_BEHIND = """
+SELECT sequence::text, mod(%(largest)s::bigint, 1::bigint << 40)
+FROM (SELECT coalesce(pg_get_serial_sequence(%(table)s, 'id')::regclass,
+                      to_regclass(%(table)s || '_id_seq')) AS sequence) AS one
+WHERE has_sequence_privilege(sequence, 'USAGE, SELECT')
+AND coalesce(pg_sequence_last_value(sequence), 0) < mod(%(largest)s::bigint, 1::bigint << 40)
+"""
+
+
+class Database(base.Database):
+    """PostgreSQL by psycopg."""
+
+    driver = "psycopg"
+    no_other_driver = True
+    extra = "panko-ingest[postgresql]"
+    has_partitions = True
+    now = "extract(epoch FROM clock_timestamp())"
+    codes: ClassVar[Mapping[Code, ErrorClass]] = {
+        code: what for what, codes in _MEANINGS.items() for code in codes
+    }
+    cannot_write_again = frozenset({"25006", "57P01", "57P02", "57P03", "57P05"})
+    broken_reference = frozenset({"23503"})
+    clash = frozenset({"23505"})
+
+    def create_engine(self, url: URL, settings: StorageSettings) -> Engine:
+        """Return an engine whose sessions have time limits and notice a peer that vanished."""
+        arguments: dict[str, Any] = {
+            "connect_timeout": pooling.CONNECT_TIMEOUT,
+            "client_encoding": "utf8",
+            # A peer that vanished is noticed within a minute: while we wait for its answer, and when it
+            # does not even confirm that it got our question, of which keepalives would not tell.
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 60_000,
+            "application_name": "panko-ingest",
+        }
+        arguments = {name: value for name, value in arguments.items() if name not in url.query}
+        if told := "prepare_threshold" in url.query:
+            threshold = str(url.query["prepare_threshold"])
+            arguments["prepare_threshold"] = int(threshold) if threshold.isdigit() else None
+            url = url.difference_update_query(["prepare_threshold"])
+        if _asks_for_tls(url):
+            url = url.update_query_dict({"sslmode": "require"})
+        engine = create_engine(
+            url, isolation_level="READ COMMITTED", connect_args=arguments, **base.pool_arguments(settings)
+        )
+        _refuse_unknown_options(url)
+
+        def begin(connection: Connection) -> None:
+            if statement := connection.info.get(pooling.BEGINNING):
+                # Whoever wants the rows of a query bit by bit does not mean these.
+                at_once = {"stream_results": False, "yield_per": None}
+                connection.exec_driver_sql(statement, execution_options=at_once)
+
+        @event.listens_for(engine, "connect")
+        def _set_up(connection: Any, record: Any) -> None:
+            if pooling.is_pooler(connection):
+                # What we set in a session of the server, and prepare there, others would meet.
+                record.info[pooling.BEGINNING] = _set_session(connection, settings, "true")
+                if not told:
+                    connection.prepare_threshold = None
+                # Only now, because every statement of an engine with listeners takes longer.
+                event.listen(engine, "begin", begin)
+            else:
+                connection.execute(_set_session(connection, settings, "false"))
+            connection.commit()
+
+        blockers.end_while_waiting(engine, settings.statement_timeout or STUCK, _end_stuck)
+        if settings.statement_timeout:
+            pooling.break_hung_connections(engine, 2 * settings.statement_timeout + pooling.CONNECT_TIMEOUT)
+        return engine
+
+    def encryption(self, connection: Connection) -> str:
+        """Ask libpq."""
+        driver: Any = connection.connection.driver_connection
+        options = driver.info.get_parameters()
+        mode, root = options.get("sslmode"), options.get("sslrootcert")
+        return base.describe_encryption(
+            encrypted=driver.pgconn.ssl_in_use,
+            verified=mode in {"verify-ca", "verify-full"} or (mode == "require" and root is not None),
+            name_verified=mode == "verify-full",
+        )
+
+    def code_of(self, error: BaseException) -> Code | None:
+        """Return the SQLSTATE."""
+        sqlstate = getattr(error, "sqlstate", None)
+        return sqlstate if isinstance(sqlstate, str) else None
+
+    def meaning_of(self, error: BaseException) -> ErrorClass | None:
+        """Judge by the SQLSTATE or its class; unknown ones keep the data, which is always right."""
+        code = self.code_of(error)
+        if code is not None:
+            return self.codes.get(code) or self.codes.get(str(code)[:2], ErrorClass.AWAY)
+        # libpq gives no code when a connection is refused; a server's own refusal needs an operator.
+        text = str(error)
+        refused = "FATAL" in text and any(word in text for word in _REFUSALS)
+        return ErrorClass.OPERATOR if refused else None
+
+    def refuses_login(self, error: BaseException) -> bool:
+        """Tell so by the SQLSTATE, or by libpq's text, which comes without one."""
+        code = self.code_of(error)
+        if code is not None:
+            return str(code).startswith(("28", "3D"))
+        return self.meaning_of(error) is ErrorClass.OPERATOR
+
+    def words_of(self, error: BaseException) -> str | None:
+        """Return the SQLSTATE and the primary message."""
+        code = self.code_of(error)
+        primary = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+        return None if code is None else f"{code}: {primary}"
+
+    def is_about_event_type(self, error: BaseException) -> bool:
+        """Look at the column that the server names."""
+        return "(event_type_id)=(" in _detail(error)
+
+    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:
+        """Look at the column that the server names; of an event's only the ids can be out of range."""
+        code = self.code_of(error)
+        return (
+            code == "2200H"
+            or (code == "23505" and "(id)=(" in _detail(error))
+            or (code == "22003" and "INSERT INTO event" in statement)
+        )
+
+    def limits(self, connection: Connection) -> dict[str, Any]:  # noqa: ARG002 - the same everywhere
+        """Return what text can't hold."""
+        return {"nul": False}
+
+    def check(self, connection: Connection) -> Iterator[Finding]:
+        """Tell whether the server keeps what it has committed, and takes any text."""
+        rows = connection.exec_driver_sql("SELECT name, setting FROM pg_settings")
+        yield from base.judge_settings(
+            {row[0]: row[1] for row in rows},
+            {
+                "synchronous_commit": ("on", "local", "remote_write", "remote_apply"),
+                "fsync": ("on",),
+                "full_page_writes": ("on",),
+            },
+            base.LOSES_WHAT_WAS_ACKNOWLEDGED,
+        )
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        if encoding == "UTF8":
+            yield Finding(OK, "encoding", encoding)
+        else:
+            yield Finding(FAILURE, "encoding", f"{encoding}: the database must be made with ENCODING 'UTF8'")
+
+    def lock_waits(self, connection: Connection) -> Iterator[LockWait]:
+        """Yield who keeps our sessions waiting; of another role's sessions little may be shown."""
+        for pid, role, name, host, state, seconds in connection.exec_driver_sql(_LOCK_WAITS):
+            where = f" from {host}" if host else ""
+            what = f", {state}" if state else ""
+            yield LockWait(
+                f"process {pid} of {role or 'the server'} ({name or 'a client'}{where}{what}) holds a lock",
+                None if seconds is None else float(seconds),
+            )
+
+    def table_users(self, connection: Connection, tables: Sequence[str], seconds: float) -> Iterator[str]:
+        """Yield who has tables in use, in a transaction that has lasted so many seconds."""
+        given = {"tables": list(tables), "seconds": seconds}
+        yield from connection.exec_driver_sql(_TABLE_USERS, given).scalars()
+
+    def end_stuck_users(self, connection: Connection, tables: Sequence[str]) -> None:
+        """End sessions like ours that have tables in use while they wait for a client that is gone."""
+        milliseconds = connection.exec_driver_sql(_OWN_LIMIT).scalar_one()
+        given = {"tables": list(tables), "patience": milliseconds / 1000 or STUCK}
+        blockers.count(connection.engine, _ended(connection.exec_driver_sql(_END_WHO_HOLDS, given)))
+
+    def sequences_behind(self, connection: Connection, largest: Mapping[str, int]) -> Iterator[str]:
+        """Yield what sets right each sequence that would give an id which is used."""
+        for table, number in largest.items():
+            given = {"table": table, "largest": number}
+            for sequence, last in connection.exec_driver_sql(_BEHIND, given):
+                yield f"SELECT setval('{sequence}', {last})"
+
+    def missing_rights(self, connection: Connection, tables: Sequence[str]) -> list[str]:
+        """Return the sequences of ids that our role may not use."""
+        statement = sa.text(
+            "SELECT has_sequence_privilege(sequence, 'USAGE') "
+            "FROM pg_get_serial_sequence(:table, 'id') AS sequence WHERE sequence IS NOT NULL"
+        )
+        return [
+            f"USAGE on the sequence of {table}.id"
+            for table in tables
+            if connection.scalar(statement, {"table": table}) is False
+        ]
+
+    def check_references_now(self, connection: Connection) -> None:
+        """Check deferred constraints with each statement."""
+        connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+
+    def insert_if_absent(self, table: Any, key: str) -> sa.Insert:
+        """Return an INSERT that does nothing where the key is there."""
+        return postgresql.insert(table).on_conflict_do_nothing(index_elements=[key])
+
+    def insert_or_update(
+        self, connection: Connection, table: Any, row: Mapping[str, Any], key: str, change: Mapping[str, Any]
+    ) -> None:
+        """Insert a row, or change the one that has the same key."""
+        insert = postgresql.insert(table).values(row)
+        connection.execute(insert.on_conflict_do_update(index_elements=[key], set_=change))
+
+    def delete_by_id(self, connection: Connection, table: str, column: str, ids: Sequence[int]) -> int:
+        """Delete rows by an indexed number, in their order; return how many were there."""
+        # Without fresh statistics the planner may read whole tables to find a few rows.
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        statement = f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])"  # noqa: S608 - ours
+        numbers = ",".join(map(str, ids))
+        return connection.exec_driver_sql(statement, (f"{{{numbers}}}",)).rowcount
+
+
+def _refuse_unknown_options(url: URL) -> None:
+    from psycopg.pq import Conninfo  # noqa: PLC0415 - not everybody has it
+
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name in url.query.keys() - known:
+        raise ConfigError(f"[database] connection: PostgreSQL's library has no option {name!r}")
+
+
+def _asks_for_tls(url: URL) -> bool:
+    """Tell whether there are settings of TLS with a mode in which libpq might go on without.
+
+    They come from the URL, from libpq's environment, or from its service file.
+    """
+    settings = _settings_elsewhere(url.query.get("service", "")) | dict(url.query)
+    named = {name for name in settings if name.startswith("ssl")} - {"sslmode"}
+    return bool(named) and settings.get("sslmode", "prefer") in {"prefer", "allow"}
+
+
+def _settings_elsewhere(service: Any) -> dict[str, Any]:
+    """Return what libpq takes from its environment and from a service, and is not its own default."""
+    try:
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - not everybody has it
+        from psycopg.pq import PGconn  # noqa: PLC0415
+    except ImportError:
+        return {}  # SQLAlchemy tells
+    # There is no socket in /: libpq finds out what it would use, and goes no further.
+    nowhere = make_conninfo(host="/", **({"service": service} if service else {}))
+    connection = PGconn.connect_start(nowhere.encode())
+    options = connection.info
+    connection.finish()
+    return {
+        option.keyword.decode(): option.val.decode("utf-8", "replace")
+        for option in options
+        if option.val is not None and option.val != option.compiled and option.keyword != b"sslcertmode"
+    }
+
+
+def _detail(error: BaseException) -> str:
+    return getattr(getattr(error, "diag", None), "message_detail", None) or ""
+
+
+def _end_stuck(connection: Connection, patience: float) -> int:
+    """End sessions like ours that keep others waiting while they wait for a client that is gone."""
+    return _ended(connection.exec_driver_sql(_END_WHO_BLOCKS, {"patience": patience}))
+
+
+def _ended(found: Iterable[Any]) -> int:
+    done = 0
+    for pid, seconds, ended in found:
+        LOG.warning(
+            "Ended session %d of PostgreSQL, one of ours that had waited for its client in the middle of its "
+            "work for %.0f s and kept others waiting",
+            pid,
+            seconds,
+        )
+        done += ended
+    return done
+
+
+def _set_session(connection: Any, settings: StorageSettings, of_transaction: str) -> str:
+    """Return one statement that sets a session up, or a transaction where a pooler hands sessions round."""
+    values = {
+        "statement_timeout": f"{settings.statement_timeout * 1000:.0f}",
+        # A session whose network went away in a transaction keeps its locks until the server ends it,
+        # and who comes back with the same events waits for them.
+        "idle_in_transaction_session_timeout": f"{settings.statement_timeout * 1000:.0f}",
+        "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
+        # A page is ready before the helpers of a parallel plan have started, which the planner prefers.
+        "max_parallel_workers_per_gather": "0",
+        # Where a server or a role shortens floats, others than were stored would be read.
+        "extra_float_digits": "3",
+    }
+    if of_transaction == "false":
+        values |= _KEEPALIVES
+    # Who has no limit may hold a lock, or change the schema, for longer than the server lets others.
+    if not settings.statement_timeout and connection.info.server_version >= _TRANSACTION_TIMEOUT:
+        values["transaction_timeout"] = "0"
+    calls = (f"set_config('{name}', '{value}', {of_transaction})" for name, value in values.items())
+    return f"SELECT {', '.join(calls)}"

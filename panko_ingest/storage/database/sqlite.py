@@ -1,0 +1,216 @@
+"""What is SQLite's own: pragmas, the write lock, errors, file systems on which it loses data."""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import unquote, urlsplit
+
+import sqlalchemy as sa
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import URL
+from sqlalchemy.pool import StaticPool
+from sqlalchemy.util import asbool
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.findings import FAILURE, OK, Finding
+from panko_ingest.storage.database import base
+from panko_ingest.storage.database.base import Code
+from panko_ingest.storage.errors import ErrorClass
+from panko_ingest.storage.settings import StorageSettings
+
+_NETWORK_FILE_SYSTEMS = {
+    "9p", "afs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs",
+    "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
+}  # fmt: skip
+_FOREVER = 2**31 - 1
+_LOCK_LOOKS, _LOCK_PAUSE = 1.0, 0.001
+# A batch of a thousand events changes more than SQLite's 2 MB of cache, and fills its log of 4 MB. Each time
+# the log is full (here: of 64 MB) one writer puts it into the file, and all wait.
+_SIZES = ("cache_size = -16384", "wal_autocheckpoint = 16000")
+
+_MEANINGS = {
+    ErrorClass.TRANSIENT: (
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_PROTOCOL,
+    ),
+    ErrorClass.AWAY: (
+        sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL,
+    ),
+    ErrorClass.OPERATOR: (
+        sqlite3.SQLITE_ERROR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_NOLFS,
+    ),
+    ErrorClass.PERMANENT: (
+        sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE,
+    ),
+}  # fmt: skip
+
+
+class Database(base.Database):
+    """SQLite, in a file or in memory."""
+
+    one_writer_at_a_time = True
+    integers_have_64_bits = True
+    codes: ClassVar[Mapping[Code, ErrorClass]] = {
+        code: what for what, codes in _MEANINGS.items() for code in codes
+    }
+    broken_reference = frozenset({sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY})
+    clash = frozenset({sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY})
+
+    def create_engine(self, url: URL, settings: StorageSettings) -> Engine:
+        """Return an engine whose transactions begin as they say: to write, or only to read.
+
+        :raises ConfigError: the file is on a network file system, or it is not clear which one it is.
+        """
+        arguments: dict[str, Any] = {"timeout": settings.lock_timeout or _FOREVER / 1000}
+        path = _file(url)
+        if path is None:
+            arguments["check_same_thread"] = False
+            engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
+        else:
+            refuse_network_file_system(path)
+            engine = create_engine(url, connect_args=arguments, **base.pool_arguments(settings))
+            if not _is_uri(url) or url.query.get("mode", "rwc") == "rwc":
+                event.listen(engine, "do_connect", partial(_make_private_file, path))
+
+        @event.listens_for(engine, "connect")
+        def _set_up(connection: sqlite3.Connection, _record: Any) -> None:
+            # We begin transactions ourselves: the module would begin them too late.
+            connection.isolation_level = None
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", *_SIZES):
+                connection.execute(f"PRAGMA {pragma}")
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            writes = connection.get_execution_options().get("writes", False)
+            driver: Any = connection.connection.driver_connection
+            if not writes or not begin_writing(driver):
+                connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+        return engine
+
+    def missing_file(self, engine: Engine) -> str:
+        """Look for the file, which connecting would make."""
+        path = _file(engine.url)
+        return "" if path is None or path.exists() else str(path)
+
+    def code_of(self, error: BaseException) -> Code | None:
+        """Return the extended result code where it is one of ours, else its primary one."""
+        code = getattr(error, "sqlite_errorcode", None)
+        if not isinstance(code, int):
+            return None
+        return code if code in self.broken_reference | self.clash else code & 0xFF
+
+    def meaning_of(self, error: BaseException) -> ErrorClass | None:
+        """Judge by the primary code."""
+        code = self.code_of(error)
+        return self.codes.get(code & 0xFF) if isinstance(code, int) else None
+
+    def words_of(self, error: BaseException) -> str | None:
+        """Return the words, which say more than the number."""
+        return None if self.code_of(error) is None else str(error)
+
+    def is_about_event_type(self, error: BaseException) -> bool:  # noqa: ARG002 - it does not say
+        """Take every broken reference for one."""
+        return True
+
+    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:  # noqa: ARG002 - not asked
+        """Look at the column that the error names."""
+        return str(error) == "UNIQUE constraint failed: event.id"
+
+    def check(self, connection: Connection) -> Iterator[Finding]:
+        """Tell whether the file is damaged."""
+        answer = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+        if answer == "ok":
+            yield Finding(OK, "file", "no damage found")
+        else:
+            yield Finding(FAILURE, "file", f"{answer}: restore it from a backup")
+
+    def insert_if_absent(self, table: Any, key: str) -> sa.Insert:
+        """Return an INSERT that does nothing where the key is there."""
+        return sqlite.insert(table).on_conflict_do_nothing(index_elements=[key])
+
+    def insert_or_update(
+        self, connection: Connection, table: Any, row: Mapping[str, Any], key: str, change: Mapping[str, Any]
+    ) -> None:
+        """Insert a row, or change the one that has the same key."""
+        insert = sqlite.insert(table).values(row)
+        connection.execute(insert.on_conflict_do_update(index_elements=[key], set_=change))
+
+
+def begin_writing(driver: sqlite3.Connection) -> bool:
+    """Begin a transaction that holds SQLite's write lock, if it is free within a second; tell whether it was.
+
+    SQLite itself, when it has to wait, looks again after pauses of up to 100 ms, in which nobody writes.
+    """
+    (patience,) = driver.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + min(_LOCK_LOOKS, patience / 1000)
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    return False
+            else:
+                return True
+            time.sleep(_LOCK_PAUSE)
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {patience}")
+
+
+def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> None:
+    """Refuse a SQLite file where its locks don't hold between hosts.
+
+    :raises ConfigError: the file is, or would be, on a network file system.
+    """
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return  # no such list on this system
+    folder = path.absolute().parent.resolve()
+    best, kind = Path(), ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = Path(before.split()[4].replace("\\040", " "))
+        if folder.is_relative_to(mount) and len(mount.parts) >= len(best.parts):
+            best, kind = mount, after.split()[0]
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise ConfigError(
+            f"[database] connection: {path} is on a network file system ({kind} at {best}), where "
+            "SQLite loses data: use a local file, or PostgreSQL or MariaDB"
+        )
+
+
+def _make_private_file(path: Path, *_: object) -> None:
+    """Make a file that is absent for its owner alone: events tell who did what."""
+    with contextlib.suppress(OSError):  # SQLite tells why
+        path.touch(mode=0o600, exist_ok=True)
+
+
+def _file(url: URL) -> Path | None:
+    """Return the file that a URL names; None for a database in memory."""
+    text = url.database or ""
+    if _is_uri(url):
+        text = unquote(urlsplit(text).path)
+    in_memory = text in {"", ":memory:"} or url.query.get("mode") == "memory"
+    return None if in_memory else Path(text)
+
+
+def _is_uri(url: URL) -> bool:
+    """Tell whether SQLite is given a ``file:`` URI.
+
+    :raises ConfigError: it is told so and gets none, or the reverse: the file would have another name.
+    """
+    told = asbool(url.query.get("uri", "false"))
+    if told != str(url.database).startswith("file:") or ("mode" in url.query and not told):
+        raise ConfigError(
+            "[database] connection: a file: URI, and mode, take uri=true, which takes a file: URI: write "
+            "sqlite:///file:/path?uri=true"
+        )
+    return told

@@ -1,0 +1,1 @@
+"""Deleting what is too old, at a pace that writers do not feel."""

@@ -1,0 +1,254 @@
+"""A round of expiry: everything that is too old goes, while writers hardly notice.
+
+One expirer works at a time, by a lease. That only saves work: with several at once, each event is still
+deleted once, and with its traits.
+"""
+
+import datetime
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.database import leases
+from panko_ingest.storage.database.engine import read_transaction
+from panko_ingest.storage.database.leases import Lease
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.expiry.deletion import (
+    EARLIEST,
+    AtOnce,
+    Clock,
+    DeletedBatch,
+    delete_events,
+    delete_in_batches,
+    delete_lost_traits,
+    limit_of,
+    utc_now,
+)
+from panko_ingest.storage.expiry.pacing import Pace
+from panko_ingest.storage.expiry.results import BACKLOG_LIMIT, ExpiryReport
+from panko_ingest.storage.schema import partition_ddl, partitions
+from panko_ingest.storage.schema.partitions import Partition
+from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.tables import EVENT_TABLES, Event
+
+LOG = logging.getLogger(__name__)
+
+_PATIENCE = 300.0
+"""Seconds to try for tables that are in use, at most."""
+
+
+def expire(
+    engine: sa.Engine,
+    settings: StorageSettings,
+    ttl: float,
+    *,
+    batch_size: int = 0,
+    budget: float | None = None,
+    stopping: threading.Event | None = None,
+    clock: Clock | None = None,
+) -> ExpiryReport:
+    """Delete all events older than ``ttl`` seconds; see ``Connection.expire``."""
+    now = (clock or utc_now)()
+    with read_transaction(engine) as connection:
+        partitioned = partitions.exist(connection)
+    if ttl <= 0 and not partitioned:
+        return ExpiryReport()
+    with leases.held(engine, settings, leases.EXPIRY) as lease:
+        if lease is None:
+            return ExpiryReport(stood_by=True)
+        if partitioned:
+            _make_partitions(engine, settings, lease, now, budget, stopping)
+        if ttl <= 0:
+            return ExpiryReport()
+        kind = _PartitionedRound if partitioned else _Round
+        return kind(engine, settings, lease, limit_of(ttl, now), Pace(batch_size), budget, stopping).run()
+
+
+def _make_partitions(
+    engine: sa.Engine,
+    settings: StorageSettings,
+    lease: Lease,
+    now: datetime.datetime,
+    budget: float | None,
+    stopping: threading.Event | None,
+) -> None:
+    def split() -> int:
+        lease.prove()
+        return partition_ddl.split(engine, settings.partition_by, now.date())
+
+    try:
+        if partition_ddl.patiently(split, _patience(budget), stopping) is None:
+            LOG.warning(
+                "No new partitions were made, because the tables were in use: the next round tries again"
+            )
+    except StorageUnavailable as error:
+        if not error.operator:
+            raise
+        # Old events can go all the same.
+        LOG.error("No new partitions were made: %s", error)
+
+
+def _patience(budget: float | None) -> float:
+    return min(budget / 4, _PATIENCE) if budget else _PATIENCE
+
+
+class _Round(AtOnce):
+    """Batch after batch, until nothing is left, the time is up, or somebody wants us to stop."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        settings: StorageSettings,
+        lease: Lease,
+        limit: datetime.datetime,
+        pace: Pace,
+        budget: float | None,
+        stopping: threading.Event | None,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._lease = lease
+        self._lost = False
+        self._limit = limit
+        self._pace = pace
+        self._started = time.monotonic()
+        self._budget = budget
+        self._among: sa.ColumnElement[bool] | None = None
+        self._deadline = self._started + budget if budget else None
+        self._stopping = stopping or threading.Event()
+        self._ids = 0
+
+    def run(self) -> ExpiryReport:
+        """Delete, and report."""
+        dropped = self._drop()
+        self._ids = self._ids_used()
+        done = delete_in_batches(self._engine, self._settings, self._delete, self)
+        lost = delete_lost_traits(self._engine, self._settings, self)
+        finished = done.finished and not self._lost
+        return ExpiryReport(
+            dropped.events + done.rows,
+            dropped.traits + done.traits + lost,
+            done.batches,
+            time.monotonic() - self._started,
+            0 if finished else count_expired(self._engine, self._limit, BACKLOG_LIMIT),
+            oldest_event(self._engine),
+            partitions=dropped.names,
+        )
+
+    def _drop(self) -> "_Dropped":
+        """Drop what can be dropped as a whole."""
+        return _Dropped()
+
+    def size(self) -> int | None:
+        """Return how many events to delete now; None when the round is over."""
+        late = self._deadline is not None and time.monotonic() >= self._deadline
+        return None if late or self._lost or self._stopping.is_set() else self._pace.size
+
+    def _delete(self, connection: sa.Connection, count: int, start: datetime.datetime | None) -> DeletedBatch:
+        if not self._lease.renew(connection):
+            LOG.warning("This round of expiry ends here, because another expirer has taken over")
+            self._lost = True
+            return DeletedBatch()
+        return delete_events(connection, self._limit, count, self._among, start)
+
+    def rest(self, batch: DeletedBatch, seconds: float) -> None:
+        """Pause for the writers' sake, and count what they write."""
+        before, self._ids = self._ids, self._ids_used()
+        self._pace.deleted(batch.found, seconds, self._ids - before)
+        pause = self._pace.pause(seconds)
+        if pause <= 0:
+            return
+        started = time.monotonic()
+        self._stopping.wait(pause)
+        paused = time.monotonic() - started
+        before, self._ids = self._ids, self._ids_used()
+        self._pace.paused(paused, self._ids - before)
+
+    def _ids_used(self) -> int:
+        """Return a number that grows with each event that anybody writes."""
+        with read_transaction(self._engine) as connection:
+            return int(connection.scalar(sa.select(sa.func.max(Event.id))) or 0)
+
+
+class _Dropped(NamedTuple):
+    """What went with whole partitions; the traits as ``about_rows`` tells them."""
+
+    events: int = 0
+    traits: int = 0
+    names: tuple[str, ...] = ()
+
+
+class _PartitionedRound(_Round):
+    """First the partitions that are expired as a whole, then what the limit cuts."""
+
+    def _drop(self) -> _Dropped:
+        # Counted beforehand: it may take longer than anybody shall wait for the tables.
+        with read_transaction(self._engine) as connection:
+            old = partitions.expired(partitions.found(connection), self._limit)
+            dropped = _Dropped(*_content(connection, old), tuple(one.suffix for one in old))
+        today = partitions.id_after(self._limit.date()) if self._limit > EARLIEST else 0
+        self._among = Event.id < today
+        if not old:
+            return _Dropped()
+        # Also where they can't be dropped now: what is in them is not worth deleting row by row.
+        self._among = sa.and_(self._among, Event.id >= partitions.end_of(old))
+        names = ", ".join(dropped.names)
+
+        def drop() -> bool:
+            self._lease.prove()
+            return partition_ddl.drop(self._engine, old)
+
+        done = partition_ddl.patiently(drop, _patience(self._budget), self._stopping)
+        if done:
+            LOG.info("Dropped the partitions %s", names)
+        elif done is None:
+            LOG.warning("The partitions %s were in use and stay: the next round tries again", names)
+        return dropped if done else _Dropped()
+
+    def _ids_used(self) -> int:
+        with read_transaction(self._engine) as connection:
+            return int(connection.exec_driver_sql(partitions.SEQUENCE_VALUE).scalar_one())
+
+
+def _content(connection: sa.Connection, old: Sequence[Partition]) -> tuple[int, int]:
+    """Return how many events partitions hold, and about how many traits."""
+    if not old:
+        return 0, 0
+    some = sa.select(Event.id).where(Event.id < partitions.end_of(old)).limit(BACKLOG_LIMIT).subquery()
+    events = int(connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0)
+    if events == BACKLOG_LIMIT:  # to count more may take minutes
+        events = max(events, about_rows(connection, EVENT_TABLES[:1], old, BACKLOG_LIMIT))
+    return events, about_rows(connection, EVENT_TABLES[1:], old, BACKLOG_LIMIT)
+
+
+def about_rows(
+    connection: sa.Connection, tables: Sequence[str], of: Sequence[Partition], most: int | None = None
+) -> int:
+    """Return how many rows the planner takes partitions to have.
+
+    :param most: what rows of one are counted up to where the planner has no statistics, as after a restore.
+    """
+    names = [f"{table}_{one.suffix}" for table in tables for one in of]
+    known = "SELECT oid::regclass::text, reltuples::bigint FROM pg_class WHERE oid = ANY(%s::regclass[])"
+    estimates: dict[str, int] = dict(connection.exec_driver_sql(known, (names,)).all())
+    for name in [name for name, rows in estimates.items() if rows <= 0]:
+        some = f"SELECT count(*) FROM (SELECT FROM {name} LIMIT %s) AS rows"  # noqa: S608 - ours
+        estimates[name] = connection.exec_driver_sql(some, (most,)).scalar_one()
+    return sum(estimates.values())
+
+
+def count_expired(engine: sa.Engine, limit: datetime.datetime, most: int) -> int:
+    """Return how many events are older than ``limit``, counted up to ``most``."""
+    some = sa.select(Event.generated).where(Event.generated < limit).limit(most).subquery()
+    with read_transaction(engine) as connection:
+        return int(connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0)
+
+
+def oldest_event(engine: sa.Engine) -> datetime.datetime | None:
+    """Return the ``generated`` of the oldest event, naive UTC; None where there is none."""
+    with read_transaction(engine) as connection:
+        return connection.scalar(sa.select(Event.generated).order_by(Event.generated).limit(1))

@@ -1,0 +1,89 @@
+"""What a round of expiry would do, without doing it."""
+
+import datetime
+import time
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.database.engine import read_transaction
+from panko_ingest.storage.database.retry import run_transaction
+from panko_ingest.storage.expiry.deletion import BATCH_SIZE, EARLIEST, Clock, delete_events, limit_of, utc_now
+from panko_ingest.storage.expiry.expiry_round import about_rows, oldest_event
+from panko_ingest.storage.expiry.results import ExpiredByAge, ExpiryForecast, PartitionForecast
+from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.schema.partitions import Partition
+from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.tables import EVENT_TABLES, Event
+
+_DROP_SECONDS = 0.1
+"""What dropping a partition takes, whatever is in it."""
+
+_AGES = (0, 1, 7, 30, 90, 365)
+"""Days since events expired, at which lines of a forecast begin."""
+
+
+def forecast(
+    engine: sa.Engine, settings: StorageSettings, ttl: float, clock: Clock | None = None
+) -> ExpiryForecast:
+    """Return what ``expire`` would do now; see ``Connection.forecast_expiry``."""
+    if ttl <= 0:
+        return ExpiryForecast()
+    limit = limit_of(ttl, (clock or utc_now)())
+    ages = _ages(engine, limit)
+    events = sum(age.events for age in ages)
+    found = _partitions(engine, limit)
+    dropped = [partition for partition in found if partition.dropped]
+    one_by_one = max(0, events - sum(partition.events for partition in dropped))
+    seconds = _seconds(engine, settings, limit, one_by_one) + _DROP_SECONDS * len(dropped)
+    return ExpiryForecast(limit, events, oldest_event(engine), ages, found, seconds)
+
+
+def _partitions(engine: sa.Engine, limit: datetime.datetime) -> tuple[PartitionForecast, ...]:
+    with read_transaction(engine) as connection:
+        if not partitions.exist(connection):
+            return ()
+        there = partitions.found(connection)
+        whole = partitions.expired(there, limit)
+        touched = [one for one in there if one.start is None or one.start <= limit.date()]
+        return tuple(_partition(connection, one, dropped=one in whole) for one in touched)
+
+
+def _partition(connection: sa.Connection, one: Partition, *, dropped: bool) -> PartitionForecast:
+    tables = [f"{table}_{one.suffix}" for table in EVENT_TABLES]
+    size = connection.exec_driver_sql(
+        "SELECT sum(pg_total_relation_size(name)) FROM unnest(%s::regclass[]) AS name", (tables,)
+    ).scalar_one()
+    events = about_rows(connection, EVENT_TABLES[:1], [one])
+    return PartitionForecast(one.suffix, one.start, one.end, events, int(size), dropped)
+
+
+def _ages(engine: sa.Engine, limit: datetime.datetime) -> tuple[ExpiredByAge, ...]:
+    ends = [limit_of(days * 86400, limit) for days in _AGES]
+    starts = [*ends[1:], EARLIEST]
+    found = []
+    # A count of a range of the index each, where one statement of conditions would read the table.
+    with read_transaction(engine) as connection:
+        for days, start, end in zip(_AGES, starts, ends, strict=True):
+            statement = sa.select(sa.func.count()).select_from(Event).where(Event.generated < end)
+            if start > EARLIEST:
+                statement = statement.where(Event.generated >= start)
+            found.append(ExpiredByAge(days, int(connection.scalar(statement) or 0)))
+    return tuple(age for age in found if age.events)
+
+
+def _seconds(engine: sa.Engine, settings: StorageSettings, limit: datetime.datetime, events: int) -> float:
+    """Return how long it takes to delete so many, by deleting a batch and taking it back."""
+    if not events:
+        return 0.0
+
+    def measure() -> float:
+        with engine.connect() as connection:
+            writing = connection.execution_options(writes=True)
+            with writing.begin() as transaction:
+                started = time.perf_counter()
+                batch = delete_events(writing, limit, BATCH_SIZE)
+                spent = time.perf_counter() - started
+                transaction.rollback()
+        return spent / max(1, batch.found) * events
+
+    return run_transaction(settings, measure)

@@ -1,0 +1,128 @@
+"""Reading and deleting dead letters; what writes them is the recording of a batch."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.base import DeadLetterFilter
+from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, StoredDeadLetter
+from panko_ingest.storage.reading import request_values
+from panko_ingest.storage.reading.read_access import ReadAccess
+from panko_ingest.storage.tables import DeadLetter as DeadLetterRow
+
+_BATCH = 200
+_PURGE_BATCH = 2000
+_FIELDS = [field.name for field in fields(DeadLetter)]
+_SUMMARY = [field.name for field in fields(DeadLetterSummary)]
+
+
+def summaries(
+    reader: ReadAccess, which: DeadLetterFilter, limit: int | None = None
+) -> Iterator[DeadLetterSummary]:
+    """Yield what can be listed of dead letters, the one seen last first.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    columns = [getattr(DeadLetterRow, name) for name in _SUMMARY if name != "size"]
+    statement = (
+        sa.select(*columns, sa.func.length(DeadLetterRow.body).label("size"))
+        .where(*_conditions(which))
+        .order_by(DeadLetterRow.last_at.desc(), DeadLetterRow.id.desc())
+    )
+    after: list[sa.ColumnElement[bool]] = []
+    remaining = limit
+    while remaining is None or remaining > 0:
+        size = _BATCH if remaining is None else min(_BATCH, remaining)
+        rows = reader.rows(statement.where(*after).limit(size))
+        yield from (DeadLetterSummary(**row._mapping) for row in rows)
+        if len(rows) < size:
+            return
+        remaining = None if remaining is None else remaining - size
+        last = rows[-1]
+        after = [
+            DeadLetterRow.last_at <= last.last_at,
+            sa.or_(DeadLetterRow.last_at < last.last_at, DeadLetterRow.id < last.id),
+        ]
+
+
+def get(reader: ReadAccess, letter_id: int) -> StoredDeadLetter | None:
+    """Return one dead letter with its body; None where there is none with this id.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    columns = [getattr(DeadLetterRow, name) for name in ("id", "first_at", "last_at", "attempts", *_FIELDS)]
+    for row in reader.rows(
+        sa.select(*columns).where(DeadLetterRow.id == request_values.integer(letter_id, "id"))
+    ):
+        values = dict(row._mapping)
+        letter = DeadLetter(**{name: values.pop(name) for name in _FIELDS})
+        return StoredDeadLetter(**values, letter=letter)
+    return None
+
+
+def count(reader: ReadAccess, which: DeadLetterFilter) -> int:
+    """Return how many dead letters there are.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    statement = sa.select(sa.func.count()).select_from(DeadLetterRow).where(*_conditions(which))
+    (number,) = reader.values(statement)
+    return int(number)
+
+
+def delete(reader: ReadAccess, which: DeadLetterFilter) -> int:
+    """Delete dead letters, a few thousand a transaction, and return how many.
+
+    Each row is looked at once: the next transaction goes on behind the last one's.
+
+    :raises StorageUnavailable: the store can't be written to; what was deleted before stays so.
+    """
+    conditions = _conditions(which)
+    deleted, last = 0, -1
+    while True:
+        batch = (
+            sa.select(DeadLetterRow.id)
+            .where(DeadLetterRow.id > last)
+            .order_by(DeadLetterRow.id)
+            .limit(_PURGE_BATCH)
+        )
+        ids = reader.values(batch.where(*_by_id(which)))
+        if not ids:
+            return deleted
+        these = DeadLetterRow.id.between(ids[0], ids[-1])
+        deleted += reader.delete(sa.delete(DeadLetterRow).where(these, *conditions))
+        last = ids[-1]
+
+
+def _by_id(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+    ids = [request_values.integer(one, "id") for one in which.ids]
+    return [DeadLetterRow.id.in_(ids)] if ids else []
+
+
+def _conditions(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+    row = DeadLetterRow
+    conditions = _by_id(which)
+    if which.stage:
+        conditions.append(row.stage == request_values.text(which.stage, "stage"))
+    if which.event_type:
+        conditions.append(
+            row.event_type.like(_like(request_values.text(which.event_type, "type")), escape="~")
+        )
+    if which.error:
+        error = request_values.text(which.error, "error")
+        conditions.append(
+            sa.or_(
+                row.error_class.contains(error, autoescape=True), row.error.contains(error, autoescape=True)
+            )
+        )
+    if which.seen_since:
+        conditions.append(row.last_at >= request_values.moment(which.seen_since, "seen_since"))
+    if which.seen_before:
+        conditions.append(row.last_at < request_values.moment(which.seen_before, "seen_before"))
+    return conditions
+
+
+def _like(glob: str) -> str:
+    escaped = "".join(f"~{character}" if character in "~%_" else character for character in glob)
+    return escaped.replace("*", "%").replace("?", "_")

@@ -1,0 +1,124 @@
+"""Events as they are committed, each once.
+
+Ids are drawn before a transaction commits, so that they show in another order than theirs. A follower keeps
+in mind which numbers it has not seen yet below the highest, and looks for them until no transaction that drew
+them can still be open; numbers that were given back are never seen.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.base import EventFilter
+from panko_ingest.storage.models import Event
+from panko_ingest.storage.reading import events
+from panko_ingest.storage.reading.read_access import ReadAccess
+from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.tables import Event as EventRow
+
+_STATEMENTS = 5
+"""How many statements a transaction may have in which it waits for as long as it is let."""
+
+_LONGEST = 3600.0
+"""Seconds that a transaction is given where nothing limits its statements."""
+
+_LOOK_BACK = 10_000
+"""Numbers below the highest that may be those of transactions which are open when following begins."""
+
+_NUMBERS = 1 << partitions.SEQUENCE_BITS
+_DAYS_AHEAD = 31
+
+_PLAIN = sa.select(EventRow.id, EventRow.message_id)
+# One look into the index for each day: a partition is read by nothing but ranges of its ids. Ids of days far
+# away are few, and all looked at.
+_BY_DAY = sa.text(
+    "SELECT event.id, event.message_id FROM unnest(CAST(:bases AS bigint[])) AS day CROSS JOIN LATERAL "
+    "(SELECT id, message_id FROM event WHERE id >= day + :floor AND id < day + :numbers) AS event "
+    "UNION ALL SELECT id, message_id FROM event WHERE (id >= :numbers AND id < :first) OR id >= :end"
+).bindparams(numbers=_NUMBERS)
+_TOP = sa.select(sa.func.max(EventRow.id))
+_TOP_BY_DAY = sa.text(
+    "SELECT max(newest.id - day) FROM unnest(CAST(:bases AS bigint[])) AS day CROSS JOIN LATERAL "
+    "(SELECT id FROM event WHERE id >= day AND id < day + :numbers ORDER BY id DESC LIMIT 1) AS newest"
+).bindparams(numbers=_NUMBERS)
+
+
+class Follower:
+    """Finds the events that were committed since it looked last.
+
+    :param event_filter: which events to return.
+    :param clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, reader: ReadAccess, event_filter: EventFilter, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reader = reader
+        self._filter = event_filter
+        self._clock = clock
+        self._patience = _STATEMENTS * reader.settings.statement_timeout or _LONGEST
+        self._floor = -1  # nothing new comes up to this number
+        self._known: dict[int, str] = {}  # the message_ids by the numbers from the floor on
+        self._heights: deque[tuple[float, int]] = deque()
+
+    def poll(self) -> Iterator[Event]:
+        """Yield what was committed since the poll before, in the order of ids; the first yields nothing.
+
+        :raises StorageUnavailable: the store can't be read; the next poll goes on with what was not yielded.
+        """
+        bases = self._reader.read(_bases)
+        top = self._reader.values(_TOP_BY_DAY.bindparams(bases=bases) if bases else _TOP)[0] or 0
+        if self._floor < 0:
+            self._floor = max(0, top - _LOOK_BACK)
+            self._known = {row.id % _NUMBERS: row.message_id for row in self._rows(bases)}
+        if top < self._floor:  # the last ones were deleted, and SQLite gives their numbers to others
+            self._floor, self._known = top, {top: self._known.get(top, "")}
+            self._heights.clear()
+        new = [row for row in self._rows(bases) if self._known.get(row.id % _NUMBERS) != row.message_id]
+        new.sort(key=lambda row: row.id % _NUMBERS)
+        for start in range(0, len(new), events.PAGE_SIZE):
+            chunk = new[start : start + events.PAGE_SIZE]
+            found = self._events([row.id for row in chunk])
+            self._known |= {row.id % _NUMBERS: row.message_id for row in chunk}
+            yield from found
+        self._raise_floor(top)
+
+    def _rows(self, bases: Sequence[int]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        """Return id and message_id of what has a number from the floor on."""
+        if not bases:
+            return self._reader.rows(_PLAIN.where(EventRow.id >= self._floor))
+        ends = {"first": bases[1], "end": bases[-1] + _NUMBERS}
+        rows = self._reader.rows(_BY_DAY.bindparams(bases=bases, floor=self._floor, **ends))
+        return [row for row in rows if row.id % _NUMBERS >= self._floor]
+
+    def _events(self, ids: list[int]) -> list[Event]:
+        statement = events.matching(self._reader, self._filter, first_day=None)
+        if statement is None:
+            return []
+        rows = self._reader.rows(statement.where(EventRow.id.in_(ids)))
+        found = list(events.completed(self._reader, [rows], salvaged_only=self._filter.salvaged))
+        order = {(row.message_id, row.generated): row.id % _NUMBERS for row in rows}
+        return sorted(found, key=lambda event: order[event.message_id, event.generated])
+
+    def _raise_floor(self, top: int) -> None:
+        floor = self._floor
+        while floor + 1 in self._known:
+            floor += 1
+        now = self._clock()
+        self._heights.append((now, top))
+        while self._heights and self._heights[0][0] < now - self._patience:
+            floor = max(floor, self._heights.popleft()[1])
+        if floor > self._floor:
+            self._floor = floor
+            self._known = {number: name for number, name in self._known.items() if number >= floor}
+
+
+def _bases(connection: sa.Connection) -> list[int]:
+    """Return what the ids of each day begin with, behind 0 for those that lead to no day; else nothing."""
+    if not partitions.exist(connection):
+        return []
+    days = [day.toordinal() for one in partitions.found(connection) for day in (one.start, one.end) if day]
+    return [0, *(day << partitions.SEQUENCE_BITS for day in range(min(days) - 1, max(days) + _DAYS_AHEAD))]

@@ -1,0 +1,141 @@
+"""Pages of events: the order of a list, where one goes on, and the statement of each page.
+
+Nothing is read by OFFSET: each page goes on behind the last event of the one before (keyset paging).
+On partitions a message_id may be that of several events, each of another day; a marker tells which.
+"""
+
+import contextlib
+import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.errors import InvalidMarker, InvalidRequest
+from panko_ingest.storage.models import Event, Marker
+from panko_ingest.storage.reading.read_access import ReadAccess
+from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.tables import Event as EventRow
+
+Sort = Sequence[tuple[str, str]]
+Statement = sa.Select[*tuple[Any, ...]]
+Rows = Sequence[sa.Row[*tuple[Any, ...]]]
+
+_COLUMNS = {"generated": EventRow.generated, "message_id": EventRow.message_id}
+
+
+def first_day(reader: ReadAccess) -> datetime.date | None:
+    """Return the day from which on ids lead to days; None where the tables are plain."""
+    return reader.read(partitions.first_day) if reader.database.has_partitions else None
+
+
+def ids_of_days(
+    start: datetime.datetime | None, end: datetime.datetime | None, first_day: datetime.date
+) -> Iterator[sa.ColumnElement[bool]]:
+    """Say a range of time by ids, which is how a database knows what partitions to leave out."""
+    if start and start.date() >= first_day:
+        yield EventRow.id >= partitions.first_id(start.date())
+    if end:
+        yield EventRow.id < partitions.id_after(end.date())
+
+
+def with_marker(event: Event) -> Event:
+    """Give an event a message_id that is its marker."""
+    event.message_id = Marker(event.message_id, event.generated)
+    return event
+
+
+def complete_sort(sort: Iterable[tuple[str, str]], *, by_day: bool) -> Sort:
+    """Return the sort with what it lacks at its end, so that no two events are level.
+
+    :param by_day: whether a message_id may be that of several events.
+    """
+    complete: dict[str, str] = {}
+    for key, direction in sort:
+        if key not in _COLUMNS or direction not in Event.SUPPORT_DIRS:
+            raise InvalidRequest(
+                f"sort: {key} {direction}: keys are {', '.join(_COLUMNS)}, directions "
+                f"{', '.join(Event.SUPPORT_DIRS)}"
+            )
+        complete.setdefault(key, direction)
+    direction = next(reversed(complete.values()), "asc")
+    complete.setdefault("message_id", direction)
+    if by_day:
+        complete.setdefault("generated", direction)
+        return tuple(complete.items())
+    # What comes behind the message_id never decides.
+    return tuple(complete.items())[: list(complete).index("message_id") + 1]
+
+
+def position(reader: ReadAccess, marker: str) -> Mapping[str, Any]:
+    """Return where the event of a marker is.
+
+    :raises InvalidMarker: none has it, or several have.
+    """
+    message_id, generated = str(marker), getattr(marker, "generated", None)
+    found = _times(reader, message_id)
+    start, _, moment = message_id.rpartition("@")
+    if not found and start:
+        with contextlib.suppress(ValueError):
+            generated = datetime.datetime.fromisoformat(moment)
+            message_id, found = start, _times(reader, start)
+    if generated is not None:
+        found = [time for time in found if time == generated]
+    if not found:
+        raise InvalidMarker(f"marker: no event with message_id {str(marker)!r} is stored")
+    if len(found) > 1:
+        raise InvalidMarker(
+            f"marker: {len(found)} events have the message_id {message_id!r}: "
+            f"write {message_id}@{found[0].isoformat()} for the one of that time"
+        )
+    return {"generated": found[0], "message_id": message_id}
+
+
+def _times(reader: ReadAccess, message_id: str) -> list[datetime.datetime]:
+    return list(reader.values(sa.select(EventRow.generated).where(EventRow.message_id == message_id)))
+
+
+def _behind(sort: Sort, position: Mapping[str, Any]) -> sa.ColumnElement[bool]:
+    """Return the condition for all that comes after a position."""
+    (key, direction), *rest = sort
+    column, value = _COLUMNS[key], position[key]
+    beyond: sa.ColumnElement[bool] = column > value if direction == "asc" else column < value
+    if not rest:
+        return beyond
+    # Said twice so that every planner gets a plain range of the index from the first half.
+    within = column >= value if direction == "asc" else column <= value
+    return sa.and_(within, sa.or_(beyond, _behind(rest, position)))
+
+
+def pages(
+    reader: ReadAccess,
+    statement: Statement,
+    sort: Sort,
+    after: Mapping[str, Any] | None,
+    size: int,
+    *,
+    first_day: datetime.date | None,
+) -> Iterator[Rows]:
+    """Yield the rows that a statement finds, page by page, from behind a position on."""
+    columns = [getattr(_COLUMNS[key], direction)() for key, direction in sort]
+    ordered = statement.order_by(*columns).limit(size)
+    first = sort[0] if first_day else ("", "")
+    while size:
+        page = ordered if after is None else ordered.where(_behind(sort, after))
+        if first_day and first[0] == "generated" and after is not None:
+            start, end = (after["generated"], None) if first[1] == "asc" else (None, after["generated"])
+            page = page.where(*ids_of_days(start, end, first_day))
+        if statement.get_execution_options().get("ids_first"):
+            page = _ids_first(page, columns)
+        rows = reader.rows(page)
+        if rows:
+            yield rows
+        if len(rows) < size:
+            return
+        after = {key: getattr(rows[-1], key) for key in _COLUMNS}
+
+
+def _ids_first(page: Statement, order: Sequence[sa.ColumnElement[Any]]) -> Statement:
+    """Find the ids of a page in the index alone, and the rows only of those that are in it."""
+    ids = page.with_only_columns(EventRow.id).subquery()
+    return sa.select(*page.selected_columns).join(ids, ids.c.id == EventRow.id).order_by(*order)

@@ -1,0 +1,246 @@
+"""One batch of events and dead letters into the database, every one of them accounted for.
+
+Up to three attempts, each a transaction of its own that leaves nothing behind when it fails, but for the
+names of new event types, which are committed before:
+
+1. **directly**: a few events, nothing beside them. Those that are new are committed; for the others, and if
+   it is refused for what may be in a row, the second attempt follows.
+2. **at once**: all rows in the quickest way, all or nothing. An event that this way leaves out counts as a
+   duplicate only if its message_id is then found in the table.
+3. **one by one where need be**: when the second was refused for what may be in a row. What is stored is
+   looked up first and the rest inserted without passing over anything, by halves within savepoints, so that
+   each refusal has its reason. Whether it is the row's or the store's ``fault_search`` decides.
+
+A retry (``run_transaction``) begins with the first again. What survives it is what the first has committed:
+these events are recorded, and their rows gone from the batch. What a lost answer to COMMIT leaves unknown
+shows as duplicates.
+"""
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.base import RecordResult
+from panko_ingest.storage.database import base as databases, error_classes
+from panko_ingest.storage.database.engine import write_transaction
+from panko_ingest.storage.models import DeadLetter
+from panko_ingest.storage.recording import fault_search, probe
+from panko_ingest.storage.recording.dead_letters import (
+    delete_dead_letter,
+    write_dead_letters,
+    write_dead_letters_that_can_be,
+)
+from panko_ingest.storage.recording.event_types import EventTypes
+from panko_ingest.storage.recording.validation import Row, Validator
+from panko_ingest.storage.recording.writers.portable import PortableWriter, TypeIds, stored_ids
+
+_LOOKS = 3
+
+OnFailure = Callable[[int, Exception], DeadLetter]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of events so far, by their indexes."""
+
+    recorded: list[int] = field(default_factory=list)
+    duplicates: list[int] = field(default_factory=list)
+    failed: dict[int, Exception] = field(default_factory=dict)
+
+    def result(self) -> RecordResult:
+        """Return it as the caller gets it."""
+        return RecordResult(
+            tuple(sorted(self.recorded)), tuple(sorted(self.duplicates)), tuple(sorted(self.failed.items()))
+        )
+
+
+class _LeftOut(Exception):
+    """The database took a batch but neither stored nor knows some of its events."""
+
+
+@dataclass(slots=True)
+class BatchTransaction:
+    """One list of events on its way into the database; storing it may be tried any number of times."""
+
+    engine: sa.Engine
+    types: EventTypes
+    writer: PortableWriter
+    validator: Validator
+    rows: list[Row]
+    """Those to be stored, sorted by message_id."""
+    failures: dict[int, Exception]
+    """Those that can't be, which was found before."""
+    letters: Sequence[DeadLetter]
+    on_failure: OnFailure | None
+    replayed: int | None
+    """Id of a dead letter to delete in the same transaction, if no event fails."""
+    recorded: list[int] = field(default_factory=list)
+
+    def store(self) -> Outcome:
+        """Store the batch by the first attempt that the database takes.
+
+        :raises StorageUnavailable: the store refuses for reasons of its own.
+        """
+        try:
+            if self._may_go_directly():
+                self._write_directly()
+        except Exception as error:  # noqa: BLE001 - judged there
+            self._go_on_after(error)
+        try:
+            return self._transaction(at_once=True)
+        except Exception as error:  # noqa: BLE001 - judged there
+            self._go_on_after(error)
+        return self._transaction(at_once=False)
+
+    def _go_on_after(self, error: Exception) -> None:
+        """Return if the next attempt may tell whose fault it is; raise the error if that is known.
+
+        :raises Exception: the same one.
+        """
+        if isinstance(error, _LeftOut) or error_classes.is_unknown_event_type(error):
+            # An event type may be gone that we still know the id of.
+            self.types.forget()
+        elif not fault_search.may_be_a_rows(error):
+            raise error
+
+    def _may_go_directly(self) -> bool:
+        """Tell whether the batch is but a few events, of which none is there twice."""
+        rows = self.rows
+        return (
+            0 < len(rows) <= self.writer.most_directly
+            and not self.letters
+            and not self.failures
+            and self.replayed is None
+            and len({row.message_id for row in rows}) == len(rows)
+        )
+
+    def _write_directly(self) -> None:
+        ids = self.types.resolve({row.event_type for row in self.rows})
+        written = self.writer.write_directly(self.engine, self.rows, ids)
+        self.recorded += [row.index for row in self.rows if row.message_id in written]
+        self.rows = [row for row in self.rows if row.message_id not in written]
+
+    def _transaction(self, *, at_once: bool) -> Outcome:
+        """Make the second attempt, or the third."""
+        outcome = Outcome(recorded=list(self.recorded), failed=dict(self.failures))
+        if not self.rows and not self.letters and not (outcome.failed and self.on_failure):
+            return outcome
+        type_ids = self._type_ids(at_once, outcome)
+        write = self._write_at_once if at_once else self._write_one_by_one
+        with write_transaction(self.engine) as connection:
+            pending = [row for row in self.rows if row.event_type in type_ids]
+            while pending:
+                firsts, others = _first_of_each(pending)
+                there = write(connection, firsts, type_ids, outcome)
+                if not self.writer.one_of_each:
+                    there = set()
+                outcome.duplicates += [row.index for row in others if row.message_id in there]
+                pending = [row for row in others if row.message_id not in there]
+            if len(outcome.failed) > len(self.failures):
+                fault_search.raise_if_none_passes(
+                    connection,
+                    lambda connection: probe.write(connection, self.writer, self.validator),
+                    others_passed=len(outcome.recorded) > len(self.recorded),
+                )
+            letters = list(self.letters)
+            if self.on_failure:
+                letters += [self.on_failure(index, error) for index, error in outcome.failed.items()]
+            write_letters = write_dead_letters if at_once else write_dead_letters_that_can_be
+            write_letters(connection, letters, self.validator)
+            if self.replayed is not None and not outcome.failed:
+                delete_dead_letter(connection, self.replayed)
+        return outcome
+
+    def _type_ids(self, at_once: bool, outcome: Outcome) -> TypeIds:
+        """Return the ids of the batch's event types; in the third attempt without those that are refused."""
+        names = {row.event_type for row in self.rows}
+        if at_once:
+            return self.types.resolve(names)
+        ids: dict[str, int] = {}
+        for name in sorted(names):
+            try:
+                ids |= self.types.resolve([name])
+            except Exception as error:
+                fault_search.raise_if_of_the_store(error)
+                if not fault_search.may_be_a_rows(error):
+                    raise
+                refusal = fault_search.as_refusal(error)
+                outcome.failed |= {row.index: refusal for row in self.rows if row.event_type == name}
+        return ids
+
+    def _write_at_once(
+        self, connection: sa.Connection, rows: list[Row], type_ids: TypeIds, outcome: Outcome
+    ) -> set[str]:
+        """Write rows, all or none; return the message_ids that are stored now."""
+        there: set[str] = set()
+        for _ in range(_LOOKS):
+            written = self.writer.write(connection, rows, type_ids)
+            outcome.recorded += [row.index for row in rows if row.message_id in written]
+            rows = [row for row in rows if row.message_id not in written]
+            known = _note_duplicates(rows, _stored(connection, rows), outcome)
+            there |= written | known
+            # What was stored when we wrote may have been expired when we looked: then it is written now.
+            rows = [row for row in rows if row.message_id not in known]
+            if not rows:
+                return there
+        raise _LeftOut
+
+    def _write_one_by_one(
+        self, connection: sa.Connection, rows: list[Row], type_ids: TypeIds, outcome: Outcome
+    ) -> set[str]:
+        """Write those rows that the database takes; return the message_ids that are stored now."""
+        # What an operator's constraint would only say at COMMIT could not be told from the others.
+        databases.of(connection).check_references_now(connection)
+        there: set[str] = set()
+        errors: dict[str, Exception] = {}
+
+        def write(part: list[Row]) -> None:
+            self.writer.insert(connection, part, type_ids)
+
+        def note(row: Row, error: Exception) -> None:
+            errors[row.message_id] = error
+
+        for _ in range(_LOOKS):
+            known = self.writer.stored(connection, rows)
+            there |= _note_duplicates(rows, known, outcome)
+            rows = [row for row in rows if row.message_id not in there]
+            if not rows:
+                break
+            errors.clear()
+            written = fault_search.find(connection, rows, write, note)
+            outcome.recorded += [row.index for row in written]
+            there |= {row.message_id for row in written}
+            # It may clash with what another worker has stored since we looked.
+            clashing = [row for row in rows if error_classes.is_clash(errors.get(row.message_id))]
+            there |= _note_duplicates(clashing, _stored(connection, clashing), outcome)
+            rows = [row for row in rows if row.message_id not in there]
+            if not clashing:
+                break
+        outcome.failed |= {row.index: fault_search.as_refusal(errors[row.message_id]) for row in rows}
+        return there
+
+
+def _first_of_each(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """Split rows, sorted by message_id, into the first of each message_id and the others."""
+    firsts: list[Row] = []
+    others: list[Row] = []
+    last = None
+    for row in rows:
+        if row.message_id == last:
+            others.append(row)
+        else:
+            firsts.append(row)
+            last = row.message_id
+    return firsts, others
+
+
+def _note_duplicates(rows: list[Row], known: Container[str], outcome: Outcome) -> set[str]:
+    """Note which rows prove to be stored; return their message_ids."""
+    there = [row for row in rows if row.message_id in known]
+    outcome.duplicates += [row.index for row in there]
+    return {row.message_id for row in there}
+
+
+def _stored(connection: sa.Connection, rows: list[Row]) -> Container[str]:
+    return stored_ids(connection, [row.message_id for row in rows])

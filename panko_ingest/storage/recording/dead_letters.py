@@ -1,0 +1,111 @@
+"""Dead letters into their table, within the transaction of the batch that they came with."""
+
+import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import sqlalchemy as sa
+
+from panko_ingest import exact_json
+from panko_ingest.storage.database import base as databases
+from panko_ingest.storage.database.error_classes import describe
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.models import MAX_NAME, DeadLetter as Letter
+from panko_ingest.storage.recording import fault_search
+from panko_ingest.storage.recording.validation import Validator
+from panko_ingest.storage.tables import DeadLetter
+from panko_ingest.timestamps import utc_now
+
+_STAGE = 32
+_ERROR = 10_000
+
+
+def write_dead_letters(connection: sa.Connection, letters: Iterable[Letter], validator: Validator) -> None:
+    """Store dead letters; of one that is stored already only ``last_at`` and ``attempts`` change."""
+    now = utc_now()
+    # In one order for all workers: opposite orders deadlock.
+    for letter in sorted(letters, key=lambda letter: letter.digest):
+        row = _values(letter, validator, now)
+        body, part = row["body"], validator.limits.packet_bytes // 2
+        repeat = {"last_at": now, "attempts": DeadLetter.attempts + 1}
+        first = row | {"body": body[:part]}
+        databases.of(connection).insert_or_update(connection, DeadLetter, first, "digest", repeat)
+        for start in range(part, len(body), part):
+            _append(connection, letter.digest, start, body[start : start + part])
+
+
+def write_dead_letters_that_can_be(
+    connection: sa.Connection, letters: Sequence[Letter], validator: Validator
+) -> None:
+    """Store dead letters of which some can't be stored as they are: these go without their headers.
+
+    :raises StorageUnavailable: not even that can be stored.
+    """
+    refused: list[tuple[Letter, Exception]] = []
+
+    def write(part: list[Letter]) -> None:
+        write_dead_letters(connection, part, validator)
+
+    if letters:
+        fault_search.find(connection, list(letters), write, lambda *found: refused.append(found))
+    bare = [
+        replace(letter, headers={}, error=f"{letter.error} (its headers are left out: {describe(error)})")
+        for letter, error in refused
+    ]
+    try:
+        write(bare)
+    except Exception as error:
+        if not fault_search.may_be_a_rows(error):
+            raise
+        what = f"a dead letter can't be stored: {describe(error)}"
+        raise StorageUnavailable(what, operator=True) from error
+
+
+def delete_dead_letter(connection: sa.Connection, letter_id: int) -> None:
+    """Delete a dead letter; one that is gone already is no error."""
+    connection.execute(sa.delete(DeadLetter).where(DeadLetter.id == letter_id))
+
+
+def _append(connection: sa.Connection, digest: bytes, start: int, part: bytes) -> None:
+    """Add to a body, unless it is all there already.
+
+    PyMySQL writes bytes in hexadecimal digits, so that a statement takes half of what a row may have.
+    """
+    more = sa.bindparam("more", part, sa.LargeBinary)
+    connection.execute(
+        sa.update(DeadLetter)
+        .where(DeadLetter.digest == digest, sa.func.length(DeadLetter.body) == start)
+        .values(body=sa.func.concat(DeadLetter.body, more))
+    )
+
+
+def _values(letter: Letter, validator: Validator, now: datetime.datetime) -> dict[str, Any]:
+    values = {
+        "digest": letter.digest,
+        "content_type": _short(letter.content_type, validator),
+        "content_encoding": _short(letter.content_encoding, validator),
+        "headers": exact_json.loads(validator.raw_text(letter.headers)),
+        "exchange": _short(letter.exchange, validator),
+        "routing_key": _short(letter.routing_key, validator),
+        "queue": _short(letter.queue, validator),
+        "stage": validator.text(letter.stage, _STAGE),
+        "error_class": _short(letter.error_class, validator),
+        "error": validator.text(letter.error, _ERROR),
+        "message_id": _short(letter.message_id, validator),
+        "event_type": _short(letter.event_type, validator),
+        "redacted": letter.redacted,
+        "first_at": now,
+        "last_at": now,
+        "attempts": 1,
+    }
+    room = validator.limits.packet_bytes - sum(len(str(value).encode()) for value in values.values())
+    if len(letter.body) > room:
+        told = f" (only the first {room} of its {len(letter.body)} bytes fit into the database)"
+        values["error"] = validator.text(letter.error, _ERROR - len(told)) + told
+    values["body"] = letter.body[: max(0, room)]
+    return values
+
+
+def _short(value: str | None, validator: Validator) -> str | None:
+    return None if value is None else validator.text(value, MAX_NAME)

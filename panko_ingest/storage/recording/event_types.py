@@ -1,0 +1,92 @@
+"""Names of event types into their ids, made when they are new.
+
+New names are written in a short transaction of their own, before the batch that needs them, and in
+sorted order: two workers that meet the same new names neither deadlock nor look for a row in a
+snapshot that can't show it.
+"""
+
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.database import base as databases
+from panko_ingest.storage.database.engine import write_transaction
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.tables import EventType
+
+_ATTEMPTS = 3
+_NAMES_PER_STATEMENT = 500
+
+MOST_KNOWN = 10_000
+"""Event types whose ids are kept in memory; with more, a worker begins to learn them anew."""
+
+
+class EventTypes:
+    """The ids of event types met lately. Threads may share one."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        # Replaced, and added to, but nothing is ever taken out of it: another thread may be reading.
+        self._ids: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def learn(self, connection: sa.Connection) -> None:
+        """Know what is stored before the first event of each type has to wait for it."""
+        statement = sa.select(EventType.desc, EventType.id).limit(MOST_KNOWN)
+        self._ids = dict(connection.execute(statement).all())
+
+    def forget(self) -> None:
+        """Drop what is known, because one of the ids turned out to be gone."""
+        self._ids = {}
+
+    def resolve(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the ids of names, of which the new ones get stored.
+
+        :raises StorageUnavailable: somebody deletes them as fast as we make them.
+        :raises sqlalchemy.exc.DBAPIError: the database refuses one of them.
+        """
+        wanted = set(names)
+        known = self._ids
+        found = {name: known[name] for name in wanted if name in known}
+        if len(found) == len(wanted):
+            return found
+        unknown = wanted - found.keys()
+        for attempt in range(_ATTEMPTS):
+            found |= self._read(sorted(unknown))
+            if not (absent := sorted(unknown - found.keys())):
+                self._keep({name: found[name] for name in unknown})
+                return found
+            with write_transaction(self._engine) as connection:
+                # The second time whatever is in the way is to say so.
+                absent_only = databases.of(connection).insert_if_absent(EventType, "desc")
+                insert = sa.insert(EventType) if attempt else absent_only
+                connection.execute(insert, [{"desc": name} for name in absent])
+        raise StorageUnavailable(f"event types vanish as soon as they are stored: {', '.join(absent)}")
+
+    def _keep(self, found: dict[str, int]) -> None:
+        if len(self._ids) + len(found) > MOST_KNOWN:
+            self._ids = {}
+        self._ids.update(found)
+
+    def _read(self, names: list[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        with self._engine.connect() as connection:
+            for start in range(0, len(names), _NAMES_PER_STATEMENT):
+                part = names[start : start + _NAMES_PER_STATEMENT]
+                rows = connection.execute(
+                    sa.select(EventType.desc, EventType.id).where(EventType.desc.in_(part))
+                ).all()
+                found.update((name, number) for name, number in rows if name in part)
+                if len(found) < start + len(part) and any(name not in part for name, _ in rows):
+                    found |= _read_one_by_one(connection, [name for name in part if name not in found])
+        return found
+
+
+def _read_one_by_one(connection: sa.Connection, names: list[str]) -> dict[str, int]:
+    # The database may call two names the same (an old collation ignores case): its answer counts.
+    answers = {
+        name: connection.scalar(sa.select(EventType.id).where(EventType.desc == name)) for name in names
+    }
+    return {name: number for name, number in answers.items() if number is not None}

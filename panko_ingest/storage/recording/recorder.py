@@ -1,0 +1,110 @@
+"""Recording: what must be known of the database, and a batch handed on until it is stored or refused."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.base import RecordResult
+from panko_ingest.storage.database.engine import write_transaction
+from panko_ingest.storage.database.error_classes import ErrorClass
+from panko_ingest.storage.database.retry import run_transaction
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.models import DeadLetter, Event
+from panko_ingest.storage.recording import fault_search, probe
+from panko_ingest.storage.recording.batch_transaction import BatchTransaction, OnFailure
+from panko_ingest.storage.recording.event_types import EventTypes
+from panko_ingest.storage.recording.validation import Validator
+from panko_ingest.storage.recording.writers.portable import PortableWriter
+from panko_ingest.storage.recording.writers.registry import writer_for
+from panko_ingest.storage.schema.column_limits import read_limits
+from panko_ingest.storage.settings import StorageSettings
+
+
+class _Learned(NamedTuple):
+    """What a database needs, replaced as a whole: threads share it."""
+
+    writer: PortableWriter
+    validator: Validator
+
+
+class Recorder:
+    """Records batches on one engine. What it must know of the database it learns at the first batch."""
+
+    def __init__(self, engine: sa.Engine, settings: StorageSettings) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._types = EventTypes(engine)
+        self._learned: _Learned | None = None
+        self.salvaged = 0
+        """How many traits were trimmed, changed or dropped so far so that their events could be stored."""
+        self.retries: Counter[ErrorClass] = Counter()
+        """How many transactions were run again so far, and why."""
+
+    def forget(self) -> None:
+        """Learn anew what was known of the database: its schema or its event types have changed."""
+        self._types.forget()
+        self._learned = None
+
+    def record(
+        self,
+        events: Sequence[Event],
+        letters: Sequence[DeadLetter],
+        on_failure: OnFailure | None,
+        replayed: int | None = None,
+    ) -> RecordResult:
+        """Record a batch; see ``Connection.record_events``.
+
+        :param replayed: id of a dead letter to delete in the same transaction, if no event fails.
+        """
+        writer, validator = run_transaction(self._settings, self._learn, self._count_retry)
+        rows, failures, salvaged = validator.rows(events)
+        self.salvaged += salvaged
+        rows.sort(key=lambda row: row.message_id)
+        batch = BatchTransaction(
+            self._engine, self._types, writer, validator, rows, failures, letters, on_failure, replayed
+        )
+        try:
+            result = run_transaction(self._settings, batch.store, self._count_retry).result()
+        except StorageUnavailable:
+            # Who knows what it is when it comes back: another schema, another layout, other event types.
+            self.forget()
+            raise
+        if result.failed and on_failure is None:
+            raise result.failed[-1][1]
+        return result
+
+    def prove(self) -> None:
+        """Prove that the store takes rows, by some that are rolled back.
+
+        :raises StorageUnavailable: it does not.
+        """
+
+        def write() -> None:
+            writer, validator = self._learn()
+            with write_transaction(self._engine) as connection:
+                fault_search.raise_if_none_passes(
+                    connection,
+                    lambda connection: probe.write(connection, writer, validator),
+                    # An operator's constraint may refuse what is none of his events.
+                    others_passed=True,
+                )
+
+        try:
+            run_transaction(self._settings, write, self._count_retry)
+        except StorageUnavailable:
+            self.forget()
+            raise
+
+    def _count_retry(self, fault: ErrorClass) -> None:
+        self.retries[fault] += 1
+
+    def _learn(self) -> _Learned:
+        learned = self._learned
+        if learned is None:
+            with self._engine.connect() as connection:
+                self._types.learn(connection)
+                learned = _Learned(writer_for(connection, self._settings), Validator(read_limits(connection)))
+            self._learned = learned
+        return learned

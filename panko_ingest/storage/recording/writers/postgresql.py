@@ -1,0 +1,217 @@
+"""Rows into PostgreSQL by psycopg: COPY for batches, one statement for a few events."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.recording.sql_text import array_text, copy_of_events, copy_of_traits
+from panko_ingest.storage.recording.validation import Row
+from panko_ingest.storage.recording.writers import references
+from panko_ingest.storage.recording.writers.driver import driver_connection
+from panko_ingest.storage.recording.writers.portable import (
+    PortableWriter,
+    TypeIds,
+    expect_all,
+    traits_by_table,
+)
+from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.tables import TraitDatetime, TraitFloat, TraitInt, TraitText
+
+_GIVEN = "unnest(%s::varchar[], %s::timestamp[], %s::text[], %s::bigint[])"
+_COPY_EVENTS = "COPY event (id, message_id, generated, raw, event_type_id) FROM STDIN"
+# No index is named, for partitioned tables have none as a whole: the caller looks what is stored.
+_PASS_OVER = "ON CONFLICT DO NOTHING"  # noqa: S105 - no password
+# Of no length: a cast to one would cut what is longer.
+_VALUE_TYPES = {
+    TraitText: "varchar",
+    TraitInt: "bigint",
+    TraitFloat: "double precision",
+    TraitDatetime: "timestamp",
+}
+
+
+def writer_for(connection: sa.Connection, settings: StorageSettings) -> PortableWriter:
+    """Return the writer for PostgreSQL."""
+    if partitions.exist(connection):
+        return PartitionedWriter(partitions.SEQUENCE)
+    own = "SELECT pg_get_serial_sequence('event', 'id')"
+    return PostgresqlWriter(
+        connection.exec_driver_sql(own).scalar(),
+        skip_checks=references.are_skipped(connection, settings),
+    )
+
+
+class PostgresqlWriter(PortableWriter):
+    """Batches go by COPY, with ids of the sequence that we take beforehand.
+
+    COPY can't pass over what is stored: it is refused then, the caller tries again, and this and the next
+    batches go by an INSERT that can.
+    """
+
+    most_directly = 20
+    _CAREFUL = 20
+    _KIND = "r"
+    _INSERT = f"INSERT INTO event (message_id, generated, raw, event_type_id) SELECT * FROM {_GIVEN}"  # noqa: S608 - ours
+    # To name the table keeps it from being exchanged until we are done. `db partition` waits for whoever
+    # may still commit a smaller id than it has seen: such a transaction shows by its number.
+    _NUMBERS = (
+        "SELECT txid_current(), (SELECT relkind FROM pg_class WHERE oid = to_regclass('event')), "
+        "ARRAY(SELECT nextval(%s::regclass) FROM generate_series(1, %s)) "
+        "WHERE NOT EXISTS (SELECT FROM event WHERE false)"
+    )
+
+    def __init__(self, sequence: str | None, *, skip_checks: bool = False) -> None:
+        """Remember the sequence of the events' ids, None where they have none of their own.
+
+        :param skip_checks: whether our role may leave out the proof that the events of traits are there.
+        """
+        self._sequence = sequence
+        self._skip_checks = skip_checks
+        self._careful = 0
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Write the events that are not stored yet; see :class:`PortableWriter`."""
+        if self._sequence is not None and not self._careful:
+            return self._copy(connection, rows, type_ids)
+        self._careful = max(0, self._careful - 1)
+        return self._insert(connection, rows, type_ids, _PASS_OVER)
+
+    def insert(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> None:
+        """Write events of which none is stored; see :class:`PortableWriter`."""
+        expect_all(rows, len(self._insert(connection, rows, type_ids, "")))
+
+    def _insert(
+        self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds, on_conflict: str
+    ) -> set[str]:
+        statement = f"{self._INSERT} {on_conflict} RETURNING message_id, id"
+        ids: dict[str, int] = dict(connection.exec_driver_sql(statement, _event_arrays(rows, type_ids)).all())
+        _copy(connection, self._trait_copies(rows, ids))
+        return set(ids)
+
+    def _copy(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        ids = self._take_ids(connection, rows)
+        events: tuple[str, str | None] = (_COPY_EVENTS, copy_of_events(rows, ids, type_ids))
+        try:
+            expect_all(rows, _copy(connection, itertools.chain([events], self._trait_copies(rows, ids))))
+        except Exception:
+            self._careful = self._CAREFUL
+            raise
+        return set(ids)
+
+    def _trait_copies(self, rows: Sequence[Row], ids: Mapping[str, int]) -> Iterator[tuple[str, str | None]]:
+        if self._skip_checks:
+            yield references.SKIP_CHECKS, None
+        for table, traits in traits_by_table(rows, ids):
+            yield f"COPY {table.__tablename__} (event_id, key, value) FROM STDIN", copy_of_traits(traits)
+        if self._skip_checks:
+            yield references.CHECK_AGAIN, None
+
+    def _take_ids(self, connection: sa.Connection, rows: Sequence[Row]) -> dict[str, int]:
+        """Return a new id for each row.
+
+        :raises StorageUnavailable: the tables have another layout by now.
+        """
+        _, kind, numbers = connection.exec_driver_sql(self._NUMBERS, (self._sequence, len(rows))).one()
+        if kind != self._KIND:
+            raise StorageUnavailable("the tables of events have become partitioned, or plain, just now")
+        return {row.message_id: self._id(number, row) for number, row in zip(numbers, rows, strict=True)}
+
+    def _id(self, number: int, _row: Row) -> int:
+        return number
+
+    def write_directly(self, engine: sa.Engine, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Write by one statement for all tables, and COMMIT; see :class:`PortableWriter`.
+
+        COMMIT does not come with it, which would save a round trip: a server that hangs when it is asked,
+        and comes back after we have given up, would store what we say is not stored.
+        """
+        statement, parameters = self._at_once(rows, type_ids)
+        with driver_connection(engine) as driver:
+            written = {message_id for (message_id,) in driver.execute(statement, parameters).fetchall()}
+            driver.commit()
+        return written
+
+    def _at_once(self, rows: Sequence[Row], type_ids: TypeIds) -> tuple[str, tuple[str, ...]]:
+        """Return one statement that writes events and traits and returns message_ids, and its parameters.
+
+        Each trait names its event by message_id.
+        """
+        places = {row.message_id: place for place, row in enumerate(rows)}
+        parts = [f"WITH new AS ({self._INSERT} {_PASS_OVER} RETURNING message_id, id)"]
+        parameters = [*_event_arrays(rows, type_ids)]
+        for of_type, traits in traits_by_table(rows, places):
+            table = of_type.__tablename__
+            found = [(rows[place].message_id, trait) for place, its in traits for trait in its]
+            parts.append(
+                f"of_{table} AS (INSERT INTO {table} (event_id, key, value) SELECT id, key, value "  # noqa: S608 - ours
+                f"FROM unnest(%s::varchar[], %s::varchar[], %s::{_VALUE_TYPES[of_type]}[]) "
+                "AS trait (message_id, key, value) JOIN new USING (message_id))"
+            )
+            parameters += (
+                array_text([message_id for message_id, _ in found]),
+                array_text([trait.name for _, trait in found]),
+                array_text([None if trait.value is None else str(trait.value) for _, trait in found]),
+            )
+        return f"{', '.join(parts)} SELECT message_id FROM new", tuple(parameters)  # noqa: S608 - ours
+
+
+class PartitionedWriter(PostgresqlWriter):
+    """The same, with ids that lead into the partition of an event's day."""
+
+    one_of_each = False
+    _KIND = "p"
+    _INSERT = (
+        "INSERT INTO event (id, message_id, generated, raw, event_type_id) "  # noqa: S608 - ours
+        f"SELECT {partitions.NEW_ID}, message_id, generated, raw, event_type_id "
+        f"FROM {_GIVEN} AS given (message_id, generated, raw, event_type_id)"
+    )
+
+    def _id(self, number: int, row: Row) -> int:
+        return partitions.first_id(row.generated) | number
+
+    def stored(self, connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
+        """Return the message_ids of those rows that are stored, each on its own day."""
+        days = connection.exec_driver_sql(
+            f"SELECT message_id, id >> {partitions.SEQUENCE_BITS} FROM event "  # noqa: S608 - ours
+            "WHERE message_id = ANY(%s::varchar[])",
+            (array_text([row.message_id for row in rows]),),
+        ).all()
+        known = {(message_id, day) for message_id, day in days}
+        return {row.message_id for row in rows if (row.message_id, row.generated.toordinal()) in known}
+
+
+def _event_arrays(rows: Sequence[Row], type_ids: TypeIds) -> tuple[str, str, str, str]:
+    return (
+        array_text([row.message_id for row in rows]),
+        array_text([str(row.generated) for row in rows]),
+        array_text([row.raw for row in rows]),
+        array_text([str(type_ids[row.event_type]) for row in rows]),
+    )
+
+
+def _copy(connection: sa.Connection, copies: Iterator[tuple[str, str | None]]) -> int:
+    """Send statements, of COPY with their texts, each made while the server is at work on the one before.
+
+    :returns: how many rows the first of them wrote.
+    """
+    cursor: Any = connection.connection.cursor()
+    written = None
+    try:
+        following = next(copies, None)
+        while following is not None:
+            statement, text = following
+            if text is None:
+                cursor.execute(statement)
+                following = next(copies, None)
+            else:
+                with cursor.copy(statement) as copy:
+                    copy.write(text)
+                    following = next(copies, None)
+            written = cursor.rowcount if written is None else written
+    finally:
+        cursor.close()
+    return written or 0

@@ -1,0 +1,1 @@
+"""The shape of the tables: revisions, column limits, partitions, and whether all is as it should be."""

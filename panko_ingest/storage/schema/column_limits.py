@@ -1,0 +1,69 @@
+"""What the live schema can hold. An adopted database may be narrower than the one we declare."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.database import base as databases
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.models import MAX_MESSAGE_ID, MAX_NAME, Trait
+from panko_ingest.storage.tables import DeadLetter, Event, EventType, TraitInt, TraitText
+
+_INT32, _INT64 = 2**31, 2**63
+_HUGE = 2**28
+
+
+@dataclass(frozen=True)
+class ColumnLimits:
+    """Lengths are in characters, sizes in bytes.
+
+    ``fold`` maps the names that the database takes for the same to one. ``bmp_only`` says that
+    characters beyond U+FFFF can't be stored, ``nul`` that U+0000 can, ``fraction_before_1970`` that
+    Panko's API can read a time before 1970 that has a fraction of a second. ``packet_bytes`` is the most
+    that one statement may have, values included.
+    """
+
+    message_id: int = MAX_MESSAGE_ID
+    event_type: int = MAX_NAME
+    key: int = MAX_NAME
+    text: int = Trait.MAX_TEXT
+    smallest_int: int = -_INT64
+    largest_int: int = _INT64 - 1
+    raw_bytes: int = _HUGE
+    packet_bytes: int = _HUGE
+    fold: Callable[[str], str] = str
+    bmp_only: bool = False
+    nul: bool = True
+    fraction_before_1970: bool = True
+
+
+def read_limits(connection: sa.Connection) -> ColumnLimits:
+    """Return the limits of the schema behind a connection.
+
+    :raises StorageUnavailable: the tables are not there.
+    """
+    tables = [table.__tablename__ for table in (EventType, Event, TraitText, TraitInt, DeadLetter)]
+    reflected = sa.inspect(connection).get_multi_columns(filter_names=tables)
+    columns: dict[tuple[str, str], Any] = {
+        (table, column["name"]): column["type"]
+        for (_, table), table_columns in reflected.items()
+        for column in table_columns
+    }
+    missing = sorted(set(tables) - {table for table, _ in columns})
+    if missing:
+        raise StorageUnavailable(
+            f"the database has no table {', '.join(missing)}: run `panko-ingest db sync`", operator=True
+        )
+    int_size = _INT64 if isinstance(columns["trait_int", "value"], sa.BigInteger) else _INT32
+    limits: dict[str, Any] = {
+        "message_id": columns["event", "message_id"].length or MAX_MESSAGE_ID,
+        "event_type": columns["event_type", "desc"].length or MAX_NAME,
+        "key": columns["trait_text", "key"].length or MAX_NAME,
+        "text": columns["trait_text", "value"].length or Trait.MAX_TEXT,
+        "smallest_int": -int_size,
+        "largest_int": int_size - 1,
+        **databases.of(connection).limits(connection),
+    }
+    return ColumnLimits(**limits)

@@ -1,0 +1,263 @@
+"""Making, splitting and dropping partitions: all DDL of the partitioned layout.
+
+Whatever needs the tables for itself asks for them with little patience and comes again later: while
+it waits behind a long reader, everybody else would wait behind it.
+"""
+
+import datetime
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import sqlalchemy as sa
+import tenacity
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.findings import Finding
+from panko_ingest.storage.database import base as databases, error_classes
+from panko_ingest.storage.database.engine import read_transaction, write_transaction
+from panko_ingest.storage.database.error_classes import ErrorClass
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.expiry.deletion import utc_now
+from panko_ingest.storage.schema import partition_parents, partitions, revisions
+from panko_ingest.storage.schema.partitions import KEYS, Partition, first_id
+from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.tables import EVENT_TABLES
+
+LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOCK_TIMEOUT = 0.1
+"""Seconds to wait for the tables, and so to keep others waiting, at one try."""
+
+SYNC_PATIENCE = 60.0
+"""Seconds that `db sync` tries for."""
+
+MOST_MOVED = 10_000
+"""Events that a split may carry over while everybody waits; more have to be moved by `db sync`."""
+
+
+def sync(engine: sa.Engine, settings: StorageSettings) -> None:
+    """Make the tables of a new database partitioned, or new partitions, as the options say.
+
+    :raises StorageUnavailable: it can't be done.
+    """
+    if not databases.of(engine).has_partitions:
+        return
+    today = utc_now().date()
+    with revisions.migrating(engine) as connection:
+        patient, width = connection.engine, settings.partition_by
+
+        def make() -> int:
+            with write_transaction(patient) as connection:
+                if not partitions.exist(connection) and width != "none":
+                    create(connection, width, today)
+            return split(patient, width, today, most_moved=None)
+
+        if patiently(make, SYNC_PATIENCE) is None:
+            raise StorageUnavailable(
+                f"db sync: the tables were in use for {SYNC_PATIENCE:.0f} s by long transactions; try again"
+            )
+
+
+def refuse(engine: sa.Engine, settings: StorageSettings) -> None:
+    """Refuse a layout that can't be.
+
+    :raises ConfigError: saying what to set.
+    """
+    width = settings.partition_by
+    if width == "none":
+        return
+    if not databases.of(engine).has_partitions:
+        raise ConfigError(f"[database] partition_by: {width} needs PostgreSQL: set none")
+    if reason := partitions.too_many(width, settings.event_time_to_live):
+        raise ConfigError(reason)
+
+
+def create(connection: sa.Connection, width: str, today: datetime.date) -> None:
+    """Put partitioned tables in the place of plain ones.
+
+    :raises StorageUnavailable: the plain ones hold events.
+    """
+    lock_tables(connection)
+    if connection.exec_driver_sql("SELECT exists(SELECT FROM event)").scalar():
+        raise StorageUnavailable(
+            f"[database] partition_by: {width}, but the plain tables hold events already, and only empty "
+            "ones can be replaced: run `panko-ingest db partition`",
+            operator=True,
+        )
+    partition_parents.exchange(connection)
+    for table in reversed(EVENT_TABLES):
+        connection.exec_driver_sql(f"DROP TABLE {table}_{partitions.PLAIN_SUFFIX}")
+    make(connection, partitions.at_first(width, today))
+
+
+def split(engine: sa.Engine, width: str, today: datetime.date, most_moved: int | None = MOST_MOVED) -> int:
+    """Split new partitions off the last one, ahead of need; return how many.
+
+    :param width: of the new ones; that of the newest one where it is ``none``.
+    :param most_moved: events that were written to the last one already and may be carried over.
+    :raises StorageUnavailable: there are more of them.
+    """
+    with read_transaction(engine) as connection:
+        if not partitions.exist(connection):
+            return 0
+        new = _to_split(partitions.found(connection), width, today)
+    if not new:
+        return 0
+    with write_transaction(engine) as connection:
+        lock_tables(connection)
+        # Another process may have been quicker.
+        new = _to_split(partitions.found(connection), width, today)
+        if new:
+            _split(connection, new, most_moved)
+        return max(0, len(new) - 1)
+
+
+def _to_split(there: Sequence[Partition], width: str, today: datetime.date) -> list[Partition]:
+    start = there[-1].start
+    if start is None:
+        return []
+    return partitions.missing(start, partitions.width_of(list(there)) if width == "none" else width, today)
+
+
+def _split(connection: sa.Connection, new: Sequence[Partition], most_moved: int | None) -> None:
+    *bounded, last = new
+    end = first_id(last.start) if last.start else 0
+    count = connection.exec_driver_sql("SELECT count(*) FROM event_last WHERE id < %s", (end,)).scalar_one()
+    if most_moved is not None and count > most_moved:
+        raise StorageUnavailable(
+            f"{count} events went to the last partition, because nobody made new ones in time: run "
+            "`panko-ingest db sync`, which moves them while writers wait",
+            operator=True,
+        )
+    for table in EVENT_TABLES:
+        connection.exec_driver_sql(f"ALTER TABLE {table} DETACH PARTITION {table}_last")
+    make(connection, bounded)
+    for table, key in KEYS.items():
+        if count:
+            connection.exec_driver_sql(
+                f"WITH moved AS (DELETE FROM {table}_last WHERE {key} < {end} RETURNING *) "  # noqa: S608 - ours
+                f"INSERT INTO {table} SELECT * FROM moved"
+            )
+        connection.exec_driver_sql(
+            f"ALTER TABLE {table} ATTACH PARTITION {table}_last FOR VALUES FROM ({end}) TO (MAXVALUE)"
+        )
+    LOG.info("made partitions up to %s", last.start)
+
+
+def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
+    """Drop partitions, the first one among them, and let the new first one reach as far as they did.
+
+    :returns: False where another expirer was quicker.
+    """
+    with write_transaction(engine) as connection:
+        lock_tables(connection)
+        if not set(old) <= set(partitions.found(connection)):
+            return False
+        for table in reversed(EVENT_TABLES):
+            for partition in old:
+                connection.exec_driver_sql(f"DROP TABLE {table}_{partition.suffix}")
+        make(connection, [Partition(None, old[-1].end)])
+        return True
+
+
+def make(connection: sa.Connection, new: Sequence[Partition]) -> None:
+    """Make new partitions of all tables."""
+    for partition in new:
+        start = "MINVALUE" if partition.start is None else first_id(partition.start)
+        end = "MAXVALUE" if partition.end is None else first_id(partition.end)
+        for table in EVENT_TABLES:
+            name = f"{table}_{partition.suffix}"
+            connection.exec_driver_sql(
+                f"CREATE TABLE {name} PARTITION OF {table} FOR VALUES FROM ({start}) TO ({end})"
+            )
+        # Unique within the partition: PostgreSQL keeps no index over all of them.
+        connection.exec_driver_sql(f"CREATE UNIQUE INDEX ON event_{partition.suffix} (message_id)")
+
+
+def lock_tables(connection: sa.Connection) -> None:
+    """Get the tables for ourselves, soon or not at all, and in the order in which all others lock them."""
+    set_lock_timeout(connection)
+    tables = ", ".join(f"ONLY {table}" for table in EVENT_TABLES)
+    partition_parents.act_as_owner(connection)
+    connection.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+
+
+def set_lock_timeout(connection: sa.Connection) -> None:
+    """Let a transaction wait for its locks no longer than others may have to wait behind it.
+
+    That is too short for whoever looks what keeps us waiting: sessions without a client are ended here.
+    """
+    databases.of(connection).end_stuck_users(connection, EVENT_TABLES)
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'")
+
+
+def patiently(
+    work: Callable[[], T],
+    seconds: float,
+    stopping: threading.Event | None = None,
+    in_use: Callable[[], None] = lambda: None,
+) -> T | None:
+    """Try again what found the tables in use, with growing pauses; return its result, None if they stay so.
+
+    :param in_use: called each time that they are.
+    :raises StorageUnavailable: it fails for another reason.
+    """
+    stopping = stopping or threading.Event()
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(
+            lambda error: error_classes.classify(error) is ErrorClass.TRANSIENT
+        ),
+        wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
+        stop=tenacity.stop_any(tenacity.stop_after_delay(seconds), tenacity.stop_when_event_set(stopping)),
+        before_sleep=lambda _state: in_use(),
+        sleep=tenacity.sleep_using_event(stopping),
+        reraise=True,
+    )
+    try:
+        return retrying(work)
+    except sa.exc.SQLAlchemyError as error:
+        if error_classes.classify(error) is ErrorClass.TRANSIENT:
+            return None
+        raise error_classes.unavailable(error) from error
+
+
+def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:
+    """Tell what is wrong with the partitions, or with the options about them.
+
+    :raises StorageUnavailable: the database can't be reached.
+    """
+    width = settings.partition_by
+    with read_transaction(engine) as connection:
+        partitioned = partitions.exist(connection)
+        there = partitions.found(connection) if partitioned else []
+        late = partitioned and connection.exec_driver_sql(_EVENTS_WRITTEN_TO_LAST).scalar()
+    if not partitioned:
+        if width != "none":
+            yield Finding("warning", "partitions", f"the tables are plain, though partition_by is {width}")
+        return
+    width = partitions.width_of(there) if width == "none" else width
+    if reason := partitions.too_many(width, settings.event_time_to_live):
+        yield Finding("failure", "partitions", reason)
+    elif len(there) > partitions.MOST:
+        yield Finding(
+            "warning",
+            "partitions",
+            f"there are {len(there)}, more than {partitions.MOST}: is the expirer running?",
+        )
+    elif there[-1].start is None or there[-1].start <= utc_now().date():
+        yield Finding(
+            "warning",
+            "partitions",
+            "the last one is in use already: run `panko-ingest db sync`, and see that the expirer runs",
+        )
+    elif late:
+        yield Finding("warning", "partitions", "the last one holds events of the future: is a clock wrong?")
+    else:
+        yield Finding("ok", "partitions", f"{len(there)}, made up to {there[-1].start}")
+
+
+_EVENTS_WRITTEN_TO_LAST = "SELECT exists(SELECT FROM event_last)"

@@ -1,0 +1,416 @@
+"""Plain tables become partitioned ones, with every event, while others write."""
+
+import datetime
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.errors import ConfigError
+from panko_ingest.storage import EventFilter, StorageUnavailable
+from panko_ingest.storage.database import leases
+from panko_ingest.storage.database.engine import read_transaction
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event, Trait
+from panko_ingest.storage.schema import partitions
+from tests import legacy
+from tests.integration.storage.samples import connect, letter_for, rows, stored_ids
+from tests.services import PostgreSQL
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.postgresql
+
+NOW = datetime.datetime.now(datetime.UTC).replace(tzinfo=None, microsecond=0)
+
+
+def events(count: int, first: int = 0) -> list[Event]:
+    return [
+        Event(
+            f"m{number:05}",
+            f"type {number % 3}",
+            NOW - datetime.timedelta(hours=number % 300),
+            [Trait("size", Trait.INT_TYPE, number), Trait("project_id", Trait.TEXT_TYPE, f"p{number}")],
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def filled(url: str, count: int) -> Connection:
+    store = connect(url, event_time_to_live="30d")
+    store.upgrade()
+    for start in range(0, count, 1000):
+        store.record_events(events(min(1000, count - start), start))
+    return store
+
+
+def ignore(_done: int, _total: int) -> None:
+    """Take a report of progress."""
+
+
+def is_partitioned(store: Connection) -> bool:
+    with read_transaction(store.engine) as connection:
+        return partitions.exist(connection)
+
+
+def test_all_events_are_there_after_partitioning_and_duplicates_are_still_known(postgresql_url: str) -> None:
+    store = filled(postgresql_url, 5000)
+    before = list(store.get_events(EventFilter()))
+    told: list[tuple[int, int]] = []
+
+    store.partition("day", lambda done, total: told.append((done, total)))
+
+    assert is_partitioned(store)
+    assert list(store.get_events(EventFilter())) == before
+    assert told[-1][0] == told[-1][1] > 0
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert len(store.record_events(events(10)).duplicates) == 10
+    assert len(store.record_events(events(10, 5000)).recorded) == 10
+    assert {finding.level for finding in store.check() if finding.subject == "partitions"} == {"ok"}
+    yesterday = NOW - datetime.timedelta(days=1)
+    since = list(store.get_events(EventFilter(start_timestamp=yesterday)))
+    assert len(since) == len([one for one in before if one.generated >= yesterday])
+    store.partition("day", ignore)  # there is nothing left to do
+    store.close()
+
+
+def test_events_recorded_while_tables_are_partitioned_are_all_there(postgresql_url: str) -> None:
+    store = filled(postgresql_url, 3000)
+    writer = Connection(postgresql_url)
+    done = threading.Event()
+
+    def write() -> int:
+        number = 3000
+        while not done.is_set():
+            try:
+                writer.record_events(events(20, number), on_failure=letter_for)
+            except StorageUnavailable as error:
+                assert "partitioned" in str(error)  # noqa: PT017 - the daemon keeps the batch and tries again
+                continue
+            number += 20
+        return number
+
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(write)
+        try:
+            store.partition("week", ignore)
+            number = rows(store, "SELECT count(*) FROM event")[0][0]
+            wait_until(lambda: rows(store, "SELECT count(*) FROM event")[0][0] > number, 30, "more events")
+        finally:
+            done.set()
+        total = written.result()
+
+    assert stored_ids(store) == [f"m{number:05}" for number in range(total)]
+    assert rows(store, "SELECT count(*) FROM trait_int t JOIN event e ON e.id = t.event_id") == [(total,)]
+    assert rows(store, "SELECT count(*) FROM dead_letter") == [(0,)]
+    writer.close()
+    store.close()
+
+
+_PARTITIONING = """
+import sys
+from tests import legacy
+from tests.integration.storage.samples import connect
+connect(sys.argv[1], event_time_to_live="30d").partition("day", lambda done, total: print(done, flush=True))
+"""
+
+
+def test_partitioning_that_was_killed_goes_on_where_it_was(postgresql_url: str) -> None:
+    store = filled(postgresql_url, 2000)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PARTITIONING, postgresql_url], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+
+    def go_on() -> bool:
+        try:
+            store.partition("day", ignore)
+        except StorageUnavailable:  # the lock of the killed one
+            return False
+        return True
+
+    wait_until(go_on, 30, "the killed one's session to end")
+    assert stored_ids(store) == [f"m{number:05}" for number in range(2000)]
+    store.close()
+
+
+@pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.long)])
+def test_partitioning_may_break_off_at_any_statement(postgresql_url: str, stride: int) -> None:
+    """The session ends at the first statement, at the next run some statements later, and so on."""
+    store = filled(postgresql_url, 100)
+    store.record_events([event_of_tomorrow()])
+    before = list(store.get_events(EventFilter()))
+    survived, number = 0, 0
+
+    def break_off(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal number
+        changes = statement.startswith(("ALTER", "CREATE", "UPDATE", "LOCK", "GRANT", "REVOKE", "DROP"))
+        if not changes or leases.TABLE in statement:
+            return
+        number += 1
+        if number > survived:
+            pid = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+            with sa.create_engine(store.engine.url, poolclass=sa.NullPool).connect() as other:
+                other.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 30000)")
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", break_off)
+    try:
+        while True:
+            number = 0
+            try:
+                store.partition("day", ignore)
+                break
+            except StorageUnavailable:
+                survived += stride
+            assert list(store.get_events(EventFilter())) == before
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", break_off)
+
+    assert survived > 50
+    assert is_partitioned(store)
+    assert list(store.get_events(EventFilter())) == before
+    assert {finding.level for finding in store.check() if finding.subject == "partitions"} == {"ok"}
+    store.close()
+
+
+def event_of_tomorrow() -> Event:
+    return Event("tomorrow", "t", NOW + datetime.timedelta(days=2), [Trait("size", Trait.INT_TYPE, 1)])
+
+
+def test_an_event_of_a_day_to_come_meets_its_redelivery_after_tables_were_partitioned(
+    postgresql_url: str,
+) -> None:
+    store = filled(postgresql_url, 10)
+    store.record_events([event_of_tomorrow()])
+
+    store.partition("day", ignore)
+
+    assert store.record_events([event_of_tomorrow(), *events(10)]).duplicates == tuple(range(11))
+    found = rows(
+        store,
+        "SELECT e.tableoid::regclass::text, t.tableoid::regclass::text FROM event e "
+        "JOIN trait_int t ON t.event_id = e.id WHERE message_id = 'tomorrow'",
+    )
+    day = f"{NOW + datetime.timedelta(days=2):%Y%m%d}"
+    assert found == [(f"event_p{day}", f"trait_int_p{day}")]
+    store.close()
+
+
+def test_the_plain_part_of_partitioned_tables_shrinks_by_expiry_and_is_dropped_when_it_is_over(
+    postgresql_url: str,
+) -> None:
+    store = filled(postgresql_url, 300)
+    store.partition("day", ignore)
+    assert len(store.record_events(events(10, 300)).recorded) == 10
+
+    report = store.expire(6 * 86400)
+    assert report.partitions == ()
+    assert report.events > 0
+    assert {name for (name,) in rows(store, "SELECT tableoid::regclass::text FROM event")} == {"event_plain"}
+
+    later = NOW + datetime.timedelta(days=8)
+    store.record_events([event_of_tomorrow()])
+    report = store.expire(6 * 86400, clock=lambda: later)
+    assert report.partitions[0] == "plain"
+    assert stored_ids(store) == ["tomorrow"]
+    assert rows(store, "SELECT to_regclass('event_plain'), to_regclass('event_first')::text") == [
+        (None, "event_first")
+    ]
+    store.close()
+
+
+def test_tables_keep_owner_rights_and_indexes_when_a_superuser_partitions_them(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    number = postgresql_url.rpartition("_")[2]
+    owner, ingester, auditor = f"owner_{number}", f"ingester_{number}", f"auditor_{number}"
+    for role in (owner, ingester, auditor):
+        postgresql.execute(f"CREATE ROLE {role} LOGIN")
+    superuser = connect(postgresql_url, event_time_to_live="30d")
+    with superuser.engine.begin() as connection:
+        connection.exec_driver_sql(f"GRANT CREATE ON SCHEMA public TO {owner}")
+    store = connect(postgresql_url.replace("postgres@", f"{owner}@"), event_time_to_live="30d")
+    store.upgrade()
+    store.record_events(events(10))
+    with store.engine.begin() as connection:
+        for statement in (
+            f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {ingester}",
+            f"GRANT INSERT ON event_type, event, trait_text, trait_int TO {ingester} WITH GRANT OPTION",
+            f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {ingester}",
+            f"GRANT SELECT (id, message_id) ON event TO {auditor}",
+            "GRANT SELECT ON trait_int TO PUBLIC",
+            "CREATE INDEX of_the_operator ON event (lower(message_id)) WHERE id > 5",
+            f"ALTER DEFAULT PRIVILEGES GRANT UPDATE ON TABLES TO {auditor}",
+        ):
+            connection.exec_driver_sql(statement)
+    rights = (
+        "SELECT c.relname, c.relowner::regrole::text, c.relacl::text, "
+        "array(SELECT attacl::text FROM pg_attribute WHERE attrelid = c.oid AND attacl IS NOT NULL) "
+        "FROM pg_class c WHERE relname IN ('event', 'trait_text', 'trait_int', 'event_id_seq') ORDER BY 1"
+    )
+    before = rows(store, rights)
+
+    superuser.partition("day", ignore)
+
+    assert rows(store, rights) == before
+    owners = rows(
+        store, "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relname ~ '^(event|trait)'"
+    )
+    assert owners == [(owner,)]
+    indexes = [name for (name,) in rows(store, "SELECT indexname FROM pg_indexes WHERE tablename = 'event'")]
+    assert sorted(indexes) == ["ix_event_generated", "ix_event_type_generated", "of_the_operator", "pk_event"]
+    assert rows(store, "SELECT count(*) FROM pg_index WHERE NOT indisvalid") == [(0,)]
+    writer = Connection(postgresql_url.replace("postgres@", f"{ingester}@"))
+    assert len(writer.record_events(events(5, 10)).recorded) == 5
+    store.expire(86400, clock=lambda: NOW + datetime.timedelta(days=20))  # the owner may still drop
+    assert rows(store, "SELECT to_regclass('event_plain')") == [(None,)]
+    for one in (writer, store, superuser):
+        one.close()
+
+
+def test_an_owner_who_may_make_no_tables_is_told_what_to_grant(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    store = filled(postgresql_url, 10)
+    owner = f"nobody_{postgresql_url.rpartition('_')[2]}"
+    postgresql.execute(f"CREATE ROLE {owner}")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE event OWNER TO {owner}")
+    with pytest.raises(StorageUnavailable, match=f"GRANT CREATE ON SCHEMA public TO {owner}"):
+        store.partition("day", ignore)
+    assert not is_partitioned(store)
+    store.close()
+
+
+def test_two_schemas_of_one_database_are_partitioned_each_for_itself(postgresql_url: str) -> None:
+    with psycopg.connect(postgresql_url) as connection:
+        connection.execute("CREATE SCHEMA one")
+        connection.execute('CREATE SCHEMA "Other"')
+    one = filled(f"{postgresql_url}?options=-csearch_path%3Done", 50)
+    other = filled(f"{postgresql_url}?options=-csearch_path%3D%22Other%22", 80)
+
+    other.partition("day", ignore)
+    assert not is_partitioned(one)
+    one.partition("day", ignore)
+
+    assert stored_ids(one) == [f"m{number:05}" for number in range(50)]
+    assert stored_ids(other) == [f"m{number:05}" for number in range(80)]
+    assert len(other.record_events(events(20, 80)).recorded) == 20
+    assert other.expire(86400, clock=lambda: NOW + datetime.timedelta(days=20)).partitions
+    assert len(stored_ids(one)) == 50
+    one.close()
+    other.close()
+
+
+def test_a_transaction_in_another_database_stalls_nothing(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    store = filled(postgresql_url, 10)
+    with psycopg.connect(postgresql.url) as other:
+        other.execute("SELECT txid_current()")
+        store.partition("day", ignore)
+    assert is_partitioned(store)
+    store.close()
+
+
+def test_who_keeps_the_tables_from_being_partitioned_is_told(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = filled(postgresql_url, 10)
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(postgresql_url, application_name="report") as other:
+        pid = other.info.backend_pid
+        other.execute("SELECT count(*) FROM event")
+        running = pool.submit(store.partition, "day", ignore)
+        wait_until(lambda: "waits for the tables" in caplog.text, 30, "a word about who is in the way")
+        other.rollback()
+        running.result(timeout=60)
+    assert f"session {pid} of postgres (report, " in caplog.text
+    assert "idle in transaction" in caplog.text
+    assert is_partitioned(store)
+    store.close()
+
+
+def test_a_writer_that_has_its_ids_but_has_written_nothing_yet_loses_no_event(postgresql_url: str) -> None:
+    store = filled(postgresql_url, 10)
+    writer = Connection(postgresql_url)
+    has_ids, go_on = threading.Event(), threading.Event()
+
+    def wait(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if "nextval" in statement:
+            has_ids.set()
+            assert go_on.wait(60)
+
+    sa.event.listen(writer.engine, "after_cursor_execute", wait)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            writing = pool.submit(writer.record_events, events(100, 10))
+            assert has_ids.wait(60)
+            partitioning = pool.submit(store.partition, "day", ignore)
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            wait_until(lambda: rows(store, waiting) != [(0,)], 30, "the exchange to wait for the writer")
+        finally:
+            go_on.set()
+        assert len(writing.result(60).recorded) == 100
+        partitioning.result(60)
+
+    assert is_partitioned(store)
+    assert stored_ids(store) == [f"m{number:05}" for number in range(110)]
+    writer.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        ("CREATE VIEW mine AS SELECT count(*) FROM event", "view mine"),
+        (
+            "CREATE TABLE notes (event_id bigint REFERENCES event (id))",
+            "reference from notes",
+        ),
+        ("CREATE PUBLICATION copy FOR TABLE event", "publication copy of event"),
+    ],
+)
+def test_what_would_stay_with_the_old_part_of_the_tables_keeps_them_plain(
+    postgresql_url: str, statement: str, words: str
+) -> None:
+    store = filled(postgresql_url, 10)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    with pytest.raises(StorageUnavailable, match=f"{words}: would stay"):
+        store.partition("day", ignore)
+    assert not is_partitioned(store)
+    store.close()
+
+
+@pytest.mark.parametrize("shape", legacy.SHAPES)
+def test_tables_of_panko_are_partitioned_once_they_are_adopted(postgresql_url: str, shape: str) -> None:
+    store = connect(postgresql_url, event_time_to_live="300d")
+    with store.engine.begin() as connection:
+        legacy.make(connection, shape)
+        legacy.fill(connection, shape)
+    store.upgrade(postpone_rewrites=True)
+    with pytest.raises(StorageUnavailable, match="without --postpone-rewrites"):
+        store.partition("month", ignore)
+    store.upgrade()
+    before = list(store.get_events(EventFilter()))
+
+    store.partition("month", ignore)
+
+    assert list(store.get_events(EventFilter())) == before
+    assert store.record_events(before).recorded == ()
+    store.close()
+
+
+def test_partitioning_that_can_not_be_done_is_refused_before_anything_is_touched(
+    postgresql_url: str, sqlite_url: str
+) -> None:
+    with pytest.raises(ConfigError, match="set event_time_to_live"):
+        Connection(postgresql_url).partition("day", ignore)
+    with pytest.raises(ConfigError, match="PostgreSQL"):
+        Connection(sqlite_url).partition("day", ignore)
