@@ -3,14 +3,18 @@
 from panko_ingest.amqp.consumer import AmqpConsumer
 from panko_ingest.amqp.inspection import QueueState, inspect, our_consumers, queue_states, reach
 from panko_ingest.amqp.management import Management
+from panko_ingest.amqp.tap import Tap
+from panko_ingest.amqp.tls import ANY_NAME_TAKEN, TlsSettings
 from panko_ingest.amqp.topology import Topology
-from panko_ingest.amqp.urls import Bus, TlsSettings, parse
+from panko_ingest.amqp.urls import Bus, parse
 
 __all__ = [
+    "ANY_NAME_TAKEN",
     "AmqpConsumer",
     "Bus",
     "Management",
     "QueueState",
+    "Tap",
     "TlsSettings",
     "Topology",
     "inspect",

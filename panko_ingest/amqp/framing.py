@@ -5,15 +5,27 @@ whatever the socket holds and cut frames out of it. A frame is taken whole or no
 that stops in the middle of one neither blocks the thread nor loses anything.
 """
 
+import socket
+import time
 from ssl import SSLContext
 from struct import Struct
 from typing import Any
 
-from amqp.exceptions import UnexpectedFrame
+from amqp import spec
+from amqp.exceptions import (
+    ChannelError,
+    ConnectionError,
+    ConsumerCancelled,
+    RecoverableConnectionError,
+    UnexpectedFrame,
+    error_for_code,
+)
+from amqp.method_framing import frame_handler
 from amqp.transport import SSLTransport, TCPTransport
 from kombu.transport import pyamqp
 
-from panko_ingest.amqp import deliveries
+from panko_ingest.amqp import delivery_frames
+from panko_ingest.amqp.delivery_frames import DeliveryAssembler, DeliveryParts
 
 _HEADER = Struct(">BHI")
 _FRAME_END = 0xCE
@@ -25,6 +37,7 @@ class _ReadAhead:
 
     _buffer = b""
     _position = 0
+    sock: Any = None
 
     def frame_buffered(self) -> bool:
         """Whether a whole frame is here already, so that reading one can't block."""
@@ -65,20 +78,37 @@ class _ReadAhead:
         self._buffer = rest + chunk if rest else chunk
         self._position = 0
 
-    def find_delivery(self) -> deliveries.Found | None:
+    def next_delivery(self) -> delivery_frames.DeliveryFrame | None:
         """Return the delivery that comes next, None where something else does; it is not taken yet."""
-        return deliveries.find(self._buffer, self._position)
+        return delivery_frames.parse(self._buffer, self._position)
 
-    def skip(self, delivery: deliveries.Found) -> None:
+    def skip_to(self, end: int) -> None:
         """Go on behind a delivery that was found."""
-        self._position = delivery.end
+        self._position = end
+
+    def _connect(self, host: str, port: int, timeout: float) -> None:
+        """Connect to one of the addresses of a name; they share the time that there is for all."""
+        deadline = time.monotonic() + timeout
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.SOL_TCP)
+        for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
+            self.sock = socket.socket(family, kind, protocol)
+            self.sock.settimeout(max(0.1, (deadline - time.monotonic()) / left))
+            try:
+                self.sock.connect(address)
+            except OSError:
+                self.sock.close()
+                self.sock = None
+                if left == 1:
+                    raise
+            else:
+                return
 
     def pending(self) -> bool:
         """Whether something is at hand of which poll() on the socket would not tell.
 
         That is what came along with the answer to a request, and what TLS has decrypted already.
         """
-        pending = getattr(self.sock, "pending", None)  # type: ignore[attr-defined]
+        pending = getattr(self.sock, "pending", None)
         return self.frame_buffered() or bool(pending is not None and pending())
 
 
@@ -91,8 +121,73 @@ class _SslTransport(_ReadAhead, SSLTransport):  # type: ignore[misc]
         return context.wrap_socket(sock, server_hostname=server_hostname, do_handshake_on_connect=False)
 
 
+class Channel(pyamqp.Channel):
+    """py-amqp's channel, but one that the broker closes stays closed, and is told to nobody else.
+
+    py-amqp opens it anew at once, under the same number, and raises the error in whatever waits on the
+    connection just then, which may be another channel's business.
+    """
+
+    refusal: Exception | None = None
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for an answer.
+
+        :raises ChannelError: the broker refused, and closed the channel.
+        """
+        try:
+            return super().wait(*args, **kwargs)
+        except RecoverableConnectionError:
+            if self.connection is None and self.refusal is not None:
+                raise self.refusal from None
+            raise
+
+    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        self.send_method(spec.Channel.CloseOk)
+        self.refusal = error_for_code(reply_code, reply_text, (class_id, method_id), ChannelError)
+        self.collect()
+
+    def _on_basic_cancel(self, consumer_tag: str) -> None:
+        self._remove_tag(consumer_tag)
+        self.refusal = ConsumerCancelled(consumer_tag, spec.Basic.Cancel)
+
+
 class Connection(pyamqp.Connection):
-    """py-amqp's connection over the transports of this module."""
+    """py-amqp's connection over transports and channels of ours, whose deliveries go to receivers."""
+
+    Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, frame_handler=self._frame_handler, **kwargs)
+
+    def _frame_handler(self, connection: Any, callback: Any) -> DeliveryAssembler:
+        return DeliveryAssembler(self._receive, frame_handler(connection, callback))
+
+    def _receive(self, channel: int, consumer: str, parts: DeliveryParts) -> None:
+        """Pass on a delivery; one whose consumer is cancelled goes back to the broker."""
+        self.bytes_recv += 1
+        open_channel = self.channels.get(channel)
+        if open_channel is None or open_channel.is_closing:
+            return
+        receiver = open_channel.callbacks.get(consumer)
+        if receiver is None:
+            open_channel.basic_reject(parts[3], requeue=True)
+        else:
+            receiver.take(*parts)
+
+    def connect(self, callback: Any = None) -> Any:
+        """Connect; what was opened is closed again if that fails, however it does."""
+        try:
+            return super().connect(callback)
+        except BaseException:
+            self.collect()
+            raise
+
+    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        try:
+            super()._on_close(reply_code, reply_text, class_id, method_id)
+        except ChannelError as error:  # py-amqp knows the type by the number; it is no channel's error here
+            raise ConnectionError(reply_text, (class_id, method_id), reply_code=reply_code) from error
 
     def Transport(  # noqa: N802 - py-amqp's name for its factory
         self,
@@ -125,17 +220,20 @@ class Connection(pyamqp.Connection):
                 return
             self.on_inbound_frame(transport.read_frame())
 
+    def blocking_read(self, timeout: float | None = None) -> Any:
+        """Read a frame for whatever waits for an answer, and take the deliveries before it at once."""
+        while self._deliver(self.transport):
+            pass
+        return super().blocking_read(timeout)
+
     def _deliver(self, transport: _ReadAhead) -> bool:
-        """Pass on the delivery that comes next; return whether there is one, and a receiver for it."""
-        delivery = transport.find_delivery()
-        if delivery is None or delivery.channel not in self.channels:
+        """Pass on the delivery that comes next; return whether there is one."""
+        delivery = transport.next_delivery()
+        if delivery is None:
             return False
-        receiver = self.channels[delivery.channel].callbacks.get(delivery.consumer)
-        if not isinstance(receiver, deliveries.Receiver):
-            return False
-        transport.skip(delivery)
-        self.bytes_recv += 1
-        receiver.take(*delivery.parts)
+        channel, consumer, parts, end = delivery
+        transport.skip_to(end)
+        self._receive(channel, consumer, parts)
         return True
 
 

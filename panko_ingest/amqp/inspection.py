@@ -5,10 +5,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
-from panko_ingest.amqp import limits, management
-from panko_ingest.amqp.consumer import LINK_ERRORS
-from panko_ingest.amqp.link import AmqpLink, Waker
+from panko_ingest.amqp import management, queue_limits
+from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.amqp.management import Management
+from panko_ingest.amqp.tls import ANY_NAME_TAKEN
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.amqp.urls import Bus
 from panko_ingest.errors import BrokerError, ConfigError
@@ -62,26 +63,29 @@ def queue_states(bus: Bus, names: Sequence[str]) -> list[QueueState]:
 def our_consumers(interface: Management | None) -> Mapping[str, int] | None:
     """Return how many consumers of ours, on all hosts, each queue has; None when that can't be asked."""
     try:
-        return management.ours(interface.readers()) if interface else None
+        return management.ours(interface.consumers()) if interface else None
     except BrokerError:
         return None
 
 
-def inspect(
-    bus: Bus, topology: Topology, ours: int | None, interface: Management | None, consumer_timeout: float
-) -> list[Finding]:
+def inspect(bus: Bus, topology: Topology, ours: int | None, interface: Management | None) -> list[Finding]:
     """Return what was found about a bus, good or bad.
 
     :param ours: consumers that a daemon of ours has on each queue; None when that is not known.
     :param interface: the bus' management interface, where there is one to ask.
-    :param consumer_timeout: seconds that the broker waits for an acknowledgement, as the operator says.
     """
     if bus.virtual_url is not None:
         text = "an embedded transport, for trying out: it may lose messages when a process dies"
         return [Finding(WARNING, bus.name, text)]
-    told, known = _ask_management(interface, topology, consumer_timeout, Known(ours))
+    told, known = _ask_management(interface, topology, Known(ours))
+    how = "encrypted, the server verified" if bus.brokers[0].tls else "not encrypted"
+    if bus.takes_any_name:
+        how = "encrypted"
+        told = [Finding(WARNING, bus.name, ANY_NAME_TAKEN), *told]
     try:
-        found = _visit(bus, lambda link: [Finding(OK, bus.name, "lets us in"), *_look(link, topology, known)])
+        found = _visit(
+            bus, lambda link: [Finding(OK, bus.name, f"lets us in; {how}"), *_look(link, topology, known)]
+        )
     except BrokerError as error:
         text = f"{error}: check host, port, user, password and vhost of transport_url"
         found = [Finding(FAILURE, bus.name, text)]
@@ -89,7 +93,7 @@ def inspect(
 
 
 def _ask_management(
-    interface: Management | None, topology: Topology, consumer_timeout: float, known: Known
+    interface: Management | None, topology: Topology, known: Known
 ) -> tuple[list[Finding], Known]:
     if interface is None:
         text = (
@@ -98,16 +102,16 @@ def _ask_management(
         )
         return [Finding(OK, "management interface", text)], known
     try:
-        queues, readers = interface.queues(), interface.readers()
+        queues, consumers = interface.queues(), interface.consumers()
         found = [
             Finding(OK, "management interface", f"{interface}: RabbitMQ {interface.version()}"),
-            *limits.judge(interface, topology, queues, readers, consumer_timeout),
+            *queue_limits.judge(interface, topology, queues, consumers),
         ]
     except BrokerError as error:
         text = f"{error}: check [notification] management_urls, or see to it that the plugin is enabled"
         return [Finding(WARNING, "management interface", text)], known
     return found, Known(
-        management.ours(readers), {queue.name for queue in queues if queue.limits.bound_growth}
+        management.ours(consumers), {queue.name for queue in queues if queue.limits.bound_growth}
     )
 
 
@@ -123,7 +127,8 @@ def _visit(bus: Bus, look: Callable[[AmqpLink], T]) -> T:
             finally:
                 link.close()
         except LINK_ERRORS as error:
-            reasons.append(f"{broker}: {_words(error)}")
+            why = broker.tls and broker.tls.explain(broker.host, broker.port, error)
+            reasons.append(f"{broker}: {why or _words(error)}")
         finally:
             waker.close()
     raise BrokerError("; ".join(reasons))
@@ -163,6 +168,8 @@ def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]
             yield from _queue(link, topology, state, known)
         elif name == topology.pool and topology.declare == "auto":
             yield from _pool_to_be(link, name)
+        elif isinstance(state, AccessRefused):
+            yield _lacking(f"queue {name}", "read", name)
         else:
             text = "not there: the daemon waits until a publisher (or you) creates it"
             yield Finding(WARNING, f"queue {name}", text)
@@ -175,8 +182,7 @@ def _queue(link: AmqpLink, topology: Topology, state: QueueState, known: Known) 
     yield Finding(OK, subject, f"{state.messages} messages wait, {state.consumers} consumers")
     if not _may_read(link, state.name):
         yield _lacking(subject, "read", state.name)
-    keeper = TopologyKeeper(topology)
-    keeper.attach(link)
+    keeper = TopologyKeeper(topology, link)
     if state.name == topology.pool and topology.declare == "auto":
         if not _may_make(link, state.name):
             yield _lacking(subject, "configure", state.name)
@@ -218,14 +224,19 @@ def _pool(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]
                 f"nobody reads it ({state.messages} messages wait), as [notification] pool is set: it grows "
                 "without end. Delete it, or let a policy limit its length or the age of its messages",
             )
-    there = [exchange for exchange in topology.exchanges if _is_there(link, exchange)]
-    absent = [exchange for exchange in topology.exchanges if exchange not in there]
-    text = f"{len(there)} of {len(topology.exchanges)} are there" + (
-        f"; not {', '.join(absent)}" if absent else ""
+    seen = {exchange: _is_there(link, exchange) for exchange in topology.exchanges}
+    there, absent, hidden = (
+        [exchange for exchange, found in seen.items() if found is state] for state in (True, False, None)
+    )
+    text = f"{len(there)} of {len(seen)} are there"
+    text += "".join(
+        f"; {words} {', '.join(names)}" for words, names in (("not", absent), ("unseen", hidden)) if names
     )
     yield Finding(OK if there else WARNING, "control exchanges", text)
     if topology.declare != "never":
-        refused = [exchange for exchange in there if not _may_bind(link, topology.pool or "", exchange)]
+        refused = hidden + [
+            exchange for exchange in there if not _may_bind(link, topology.pool or "", exchange)
+        ]
         if refused:
             text = (
                 f"the account may not bind queue {topology.pool} to {', '.join(refused)}: rabbitmqctl "
@@ -240,7 +251,7 @@ def _lacking(subject: str, right: str, queue: str) -> Finding:
 
 
 # Whether we may do something is found out by asking for it in a way that can't be granted: the broker
-# looks at the rights first. A passive declare needs no right, so it tells nothing.
+# looks at the rights first. A passive declare needs no right, or from RabbitMQ 4.3 on any, and tells little.
 
 
 def _may_read(link: AmqpLink, queue: str) -> bool:
@@ -256,12 +267,15 @@ def _may_bind(link: AmqpLink, queue: str, exchange: str) -> bool:
     return _is_allowed(link, "queue_unbind", queue, exchange, "no key that anything is bound with")
 
 
-def _is_there(link: AmqpLink, exchange: str) -> bool:
+def _is_there(link: AmqpLink, exchange: str) -> bool | None:
+    """Return whether an exchange is there, None where the account has too few rights to see it."""
     channel: Any = link.channel()
     try:
         channel.exchange_declare(exchange, "topic", passive=True)
-    except (NotFound, AccessRefused):
+    except NotFound:
         return False
+    except AccessRefused:
+        return None
     channel.close()
     return True
 

@@ -4,13 +4,16 @@ Nothing is ever changed. Its figures may be some seconds old. An account with th
 all of it.
 """
 
+import functools
 import http.client
 import json
+import re
 import ssl
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from panko_ingest.amqp.urls import Bus
@@ -23,13 +26,35 @@ _PATIENCE = 10.0
 _MAX_ANSWER = 256 * 1024 * 1024
 _PORTS = {"http": 15672, "https": 15671}
 _MILLISECONDS = 1000.0
+_DELIVERY_LIMIT, _LIMITS_SINCE = 20, (4, 0)  # of quorum queues by default, since that release of RabbitMQ
+_ASKED_SINCE = (4, 3)  # since when what a consumer asks for holds, not the queue's own consumer-timeout
+_NUMBER = re.compile(r"\d+")
 
 
-class Limits(NamedTuple):
+_Question = ParamSpec("_Question")
+_Answer = TypeVar("_Answer")
+
+
+def _understood(
+    ask: Callable[Concatenate["Management", _Question], _Answer],
+) -> Callable[Concatenate["Management", _Question], _Answer]:
+    """Have a question fail with a BrokerError, too, where what answers is something else."""
+
+    @functools.wraps(ask)
+    def asked(self: "Management", /, *question: _Question.args, **named: _Question.kwargs) -> _Answer:
+        try:
+            return ask(self, *question, **named)
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            raise BrokerError(f"{self}: what answers is not RabbitMQ's management plugin") from None
+
+    return asked
+
+
+class QueueLimits(NamedTuple):
     """What bounds a queue, by its arguments and by policies; None where nothing does.
 
     ``age``, ``unused`` and ``patience`` are seconds: how long a message may wait, how long the queue may be
-    without a reader, and how long a message may stay unacknowledged. ``deliveries`` is how often a message
+    without a consumer, and how long a message may stay unacknowledged. ``deliveries`` is how often a message
     may be given back.
     """
 
@@ -56,11 +81,11 @@ class Queue:
     kind: str
     messages: int
     consumers: int
-    limits: Limits
+    limits: QueueLimits
     policy: str | None = None
 
 
-class Reader(NamedTuple):
+class QueueConsumer(NamedTuple):
     """Who consumes from a queue: ``product`` is what its connection calls itself."""
 
     queue: str
@@ -83,6 +108,7 @@ class Management:
     """The management interface of a bus. Its repr and its str never show the password.
 
     :raises ConfigError: (from :meth:`parse`) the URL can't be used; the text holds no password.
+    :raises BrokerError: (from all that asks) it can't be asked; the text says why, and what to do about it.
     """
 
     host: str
@@ -107,10 +133,17 @@ class Management:
             raise ConfigError(f"{_OPTION}: the port is no number") from None
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ConfigError(f"{_OPTION}: is no URL: write http://user:password@host:15672")
+        if "@" in f"{parts.path}{parts.query}{parts.fragment}":
+            raise ConfigError(f"{_OPTION}: write %2F, %3F and %23 for /, ? and # in user and password")
+        if parts.scheme == "http" and parts.username is None and broker.tls is not None:
+            raise ConfigError(
+                f"{_OPTION}: http:// would show the account of the bus, which is encrypted: write https://, "
+                "or an account of its own"
+            )
         context = None
         if parts.scheme == "https":
             try:
-                context = ssl.create_default_context(cafile=broker.tls.ca_file if broker.tls else None)
+                context = broker.tls.context() if broker.tls else ssl.create_default_context()
             except OSError as error:
                 raise ConfigError(f"[oslo_messaging_rabbit] ssl_ca_file: {error}") from None
         return cls(
@@ -123,39 +156,33 @@ class Management:
             context=context,
         )
 
+    @_understood
     def version(self) -> str:
-        """Return RabbitMQ's release.
-
-        :raises BrokerError: it can't be asked; the text says why, and what to do about it.
-        """
+        """Return RabbitMQ's release."""
         return str(self._get("overview", columns="rabbitmq_version")["rabbitmq_version"])
 
+    @_understood
     def queues(self) -> list[Queue]:
-        """Return the queues of the vhost.
-
-        :raises BrokerError: as above.
-        """
+        """Return the queues of the vhost."""
         columns = "name,type,messages,consumers,arguments,policy,effective_policy_definition"
-        return [_queue(found) for found in self._get(f"queues/{self._vhost}", columns=columns)]
+        major, minor, *_ = map(int, _NUMBER.findall(self.version()))
+        release = (major, minor)
+        return [_queue(found, release) for found in self._get(f"queues/{self._vhost}", columns=columns)]
 
+    @_understood
     def bindings(self, queue: str) -> list[tuple[str, str]]:
-        """Return exchange and routing key of each binding of a queue; the default exchange is left out.
-
-        :raises BrokerError: as above.
-        """
+        """Return exchange and routing key of each binding of a queue; the default exchange is left out."""
         found = self._get(f"queues/{self._vhost}/{quote(queue, safe='')}/bindings")
         return [(one["source"], one["routing_key"]) for one in found if one["source"]]
 
-    def readers(self) -> list[Reader]:
-        """Return who consumes in the vhost; without the tag ``monitoring`` only those of our own account.
-
-        :raises BrokerError: as above.
-        """
+    @_understood
+    def consumers(self) -> list[QueueConsumer]:
+        """Return who consumes in the vhost; without the tag ``monitoring`` only those of our own account."""
         connections = {
             one["name"]: one.get("client_properties") or {}
             for one in self._get(f"vhosts/{self._vhost}/connections", columns="name,client_properties")
         }
-        return [_reader(one, connections) for one in self._get(f"consumers/{self._vhost}")]
+        return [_consumer(one, connections) for one in self._get(f"consumers/{self._vhost}")]
 
     @property
     def _vhost(self) -> str:
@@ -163,11 +190,14 @@ class Management:
 
     def _get(self, path: str, **parameters: str) -> Any:
         credentials = b64encode(f"{self.user}:{self.password}".encode()).decode()
-        connection = (
-            http.client.HTTPSConnection(self.host, self.port, timeout=_PATIENCE, context=self.context)
-            if self.context
-            else http.client.HTTPConnection(self.host, self.port, timeout=_PATIENCE)
-        )
+        try:
+            connection = (
+                http.client.HTTPSConnection(self.host, self.port, timeout=_PATIENCE, context=self.context)
+                if self.context
+                else http.client.HTTPConnection(self.host, self.port, timeout=_PATIENCE)
+            )
+        except http.client.InvalidURL:
+            raise BrokerError(f"{self}: there is no such host") from None
         query = f"?{urlencode(parameters, safe=',')}" if parameters else ""
         try:
             connection.request(
@@ -196,18 +226,24 @@ _REFUSALS = {
 }
 
 
-def _queue(found: Mapping[str, Any]) -> Queue:
+def _queue(found: Mapping[str, Any], release: tuple[int, int]) -> Queue:
+    kind = found.get("type", "classic")
+    limits = _limits(found.get("arguments") or {}, found.get("effective_policy_definition") or {})
+    if kind == "quorum" and limits.deliveries is None and release >= _LIMITS_SINCE:
+        limits = limits._replace(deliveries=_DELIVERY_LIMIT)
+    if release >= _ASKED_SINCE:
+        limits = limits._replace(patience=None)
     return Queue(
         name=found["name"],
-        kind=found.get("type", "classic"),
+        kind=kind,
         messages=int(found.get("messages", 0)),
         consumers=int(found.get("consumers", 0)),
-        limits=_limits(found.get("arguments") or {}, found.get("effective_policy_definition") or {}),
+        limits=limits,
         policy=found.get("policy"),
     )
 
 
-def _limits(arguments: Mapping[str, Any], policy: Mapping[str, Any]) -> Limits:
+def _limits(arguments: Mapping[str, Any], policy: Mapping[str, Any]) -> QueueLimits:
     """Return what holds: of an argument and a policy the smaller number, as RabbitMQ does."""
 
     def number(name: str) -> int | None:
@@ -221,7 +257,7 @@ def _limits(arguments: Mapping[str, Any], policy: Mapping[str, Any]) -> Limits:
     def word(name: str) -> str:
         return str(arguments.get(f"x-{name}") or policy.get(name) or "")
 
-    return Limits(
+    return QueueLimits(
         length=number("max-length"),
         bytes=number("max-length-bytes"),
         age=seconds("message-ttl"),
@@ -233,10 +269,10 @@ def _limits(arguments: Mapping[str, Any], policy: Mapping[str, Any]) -> Limits:
     )
 
 
-def _reader(found: Mapping[str, Any], connections: Mapping[str, Mapping[str, Any]]) -> Reader:
+def _consumer(found: Mapping[str, Any], connections: Mapping[str, Mapping[str, Any]]) -> QueueConsumer:
     channel = found.get("channel_details") or {}
     properties = connections.get(channel.get("connection_name", ""), {})
-    return Reader(
+    return QueueConsumer(
         queue=found["queue"]["name"],
         user=str(channel.get("user", "somebody")),
         host=str(channel.get("peer_host", "somewhere")),
@@ -245,9 +281,6 @@ def _reader(found: Mapping[str, Any], connections: Mapping[str, Mapping[str, Any
     )
 
 
-def ours(readers: Sequence[Reader]) -> dict[str, int]:
-    """Return how many of the readers of each queue are ours."""
-    counts: dict[str, int] = {}
-    for reader in readers:
-        counts[reader.queue] = counts.get(reader.queue, 0) + reader.is_ours
-    return counts
+def ours(consumers: Sequence[QueueConsumer]) -> dict[str, int]:
+    """Return how many of the consumers of each queue are ours."""
+    return Counter(consumer.queue for consumer in consumers if consumer.is_ours)

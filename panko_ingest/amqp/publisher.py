@@ -1,19 +1,18 @@
 """Sending notifications as oslo.messaging's notifier does, for trials and tests."""
 
-import random
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-import orjson
 from amqp.exceptions import NotFound
 from kombu.connection import Connection
 from kombu.messaging import Producer
 
-from panko_ingest.amqp.consumer import LINK_ERRORS
-from panko_ingest.amqp.urls import Bus
+from panko_ingest import exact_json
+from panko_ingest.amqp import framing
+from panko_ingest.amqp.link import LINK_ERRORS
+from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError
 
 _CONFIRM_TIMEOUT = 30.0
@@ -27,19 +26,29 @@ def envelope(notification: Mapping[str, Any], *, renew: bool = False) -> bytes:
     """
     message = dict(notification)
     if "oslo.message" in message and not renew:
-        return orjson.dumps(message)
+        return exact_json.dumps(message).encode()
     if "oslo.message" in message:
-        message = orjson.loads(message["oslo.message"])
+        message = exact_json.loads(message["oslo.message"])
     if renew or not message.get("message_id"):
         message["message_id"] = str(uuid.uuid4())
     if renew or not message.get("timestamp"):
         message["timestamp"] = str(datetime.now(UTC).replace(tzinfo=None))
     message["_unique_id"] = uuid.uuid4().hex
-    return orjson.dumps({"oslo.version": "2.0", "oslo.message": orjson.dumps(message).decode()})
+    document = {"oslo.version": "2.0", "oslo.message": exact_json.dumps(message)}
+    return exact_json.dumps(document).encode()
+
+
+def _to(broker: Broker) -> Connection:
+    return Connection(
+        **broker.parameters(),
+        connect_timeout=10,
+        transport=framing.Transport,
+        transport_options={"confirm_publish": True},
+    )
 
 
 class Publisher:
-    """A connection that publishes, each message confirmed by the broker.
+    """A connection to the first broker of a bus that lets us in; each message that it takes is confirmed.
 
     Exchanges and queues that are absent are created durable; those that exist are used as they are.
 
@@ -49,35 +58,18 @@ class Publisher:
     def __init__(self, bus: Bus) -> None:
         self._name = bus.name
         self._routes: set[tuple[str, str]] = set()
-        try:
-            self._connection = self._connect(bus)
-            self._connection.ensure_connection(max_retries=1, timeout=10)
-            self._producer = Producer(self._connection.channel())
-        except LINK_ERRORS as error:
-            raise BrokerError(f"can't reach the broker at {self._name}: {error}") from error
-
-    @staticmethod
-    def _connect(bus: Bus) -> Connection:
-        if bus.virtual_url is not None:
-            return Connection(bus.virtual_url)
-        broker = random.choice(bus.brokers)
-        return Connection(
-            **broker.parameters(),
-            connect_timeout=10,
-            transport="pyamqp",
-            transport_options={"confirm_publish": True},
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        ways = [Connection(bus.virtual_url)] if bus.virtual_url is not None else map(_to, bus.shuffled())
+        reason: Exception | None = None
+        for self._connection in ways:
+            try:
+                self._connection.ensure_connection(max_retries=1, timeout=10)
+                self._producer = Producer(self._connection.channel())
+            except LINK_ERRORS as error:
+                reason = error
+                self._connection.release()
+            else:
+                return
+        raise BrokerError(f"can't reach the broker at {self._name}: {reason}") from reason
 
     def send(self, body: bytes, *, exchange: str, routing_key: str) -> None:
         """Publish one enveloped notification, and wait until the broker has it.

@@ -1,28 +1,22 @@
 """Broker URLs in oslo.messaging's and kombu's form, and the connections they describe."""
 
+import ipaddress
 import random
 import re
-import ssl
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
+from panko_ingest.amqp.tls import TlsSettings
 from panko_ingest.errors import ConfigError
 
 _AMQP_SCHEMES = {"rabbit": False, "amqp": False, "pyamqp": False, "amqps": True, "kombu": False}
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
+_FURTHER_SCHEME = re.compile(rf"[;,]\s*({_SCHEME})://")
+_LARGEST_PORT = 65535
 _TRUE = {"1", "true", "yes", "on"}
-
-
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """How to trust the broker and to prove who we are; paths of PEM files.
-
-    Without ``ca_file`` the system's certificate authorities are trusted.
-    """
-
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
+_FALSE = {"0", "false", "no", "off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +33,12 @@ class Broker:
     heartbeat: int = 60
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}/{self.vhost if self.vhost != '/' else ''}"
+        return f"{self.address}/{self.vhost if self.vhost != '/' else ''}"
+
+    @property
+    def address(self) -> str:
+        """Host and port, as a URL has them."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def parameters(self) -> dict[str, Any]:
         """Return what kombu's Connection needs to know to reach and to trust this broker."""
@@ -54,13 +53,13 @@ class Broker:
         }
 
     def ssl_options(self) -> dict[str, Any] | bool:
-        """Return py-amqp's ``ssl`` argument: a fresh context that verifies this very host."""
+        """Return py-amqp's ``ssl`` argument: a fresh context that verifies this very host.
+
+        :raises OSError: a file can't be used.
+        """
         if self.tls is None:
             return False
-        context = ssl.create_default_context(cafile=self.tls.ca_file)
-        if self.tls.cert_file:
-            context.load_cert_chain(self.tls.cert_file, self.tls.key_file)
-        return {"context": context, "server_hostname": self.host}
+        return {"context": self.tls.context(), "server_hostname": self.host}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,16 @@ class Bus:
     brokers: tuple[Broker, ...] = ()
     virtual_url: str | None = field(default=None, repr=False)
 
+    @property
+    def title(self) -> str:
+        """What to call it before anybody who asks: without its hosts."""
+        return f"vhost {self.brokers[0].vhost}" if self.brokers else self.name
+
+    @property
+    def takes_any_name(self) -> bool:
+        """Whether it is enough for a broker's certificate to be of the authority, whatever name is in it."""
+        return any(broker.tls and not broker.tls.verify_host for broker in self.brokers)
+
     def shuffled(self) -> list[Broker]:
         """Return the brokers in random order, so that many workers spread over them."""
         return random.sample(self.brokers, len(self.brokers))
@@ -83,6 +92,7 @@ def parse(
     url: str,
     *,
     tls: TlsSettings | None = None,
+    trust: TlsSettings | None = None,
     login_method: str = "PLAIN",
     heartbeat: int = 60,
 ) -> Bus:
@@ -91,49 +101,127 @@ def parse(
     ``rabbit://user:password@host:5672,user:password@host2:5672/vhost`` as oslo.messaging writes it,
     where a host without credentials takes those of the one before it; ``amqp://`` and ``amqps://``
     as kombu writes it (hosts may be separated by ``;`` too); any other scheme is a virtual transport.
-    Options after ``?`` (ssl, ssl_ca_file, ssl_cert_file, ssl_key_file, login_method, heartbeat) come
-    before the keywords, which are the defaults.
+    Options after ``?`` (ssl and those that begin so, login_method, heartbeat) come before the keywords,
+    which are the defaults. A file for TLS asks for TLS, if ``ssl`` does not forbid it; ``amqps://`` does for
+    all hosts or for none.
 
+    :param tls: encrypt so, unless the URL says not to.
+    :param trust: encrypt so where only the URL says to.
     :raises ConfigError: it names no bus; the text never holds a password.
     """
     scheme, separator, rest = url.partition("://")
-    base_scheme = scheme.partition("+")[0].lower()
-    if not separator:
+    if not separator or not re.fullmatch(_SCHEME, scheme):
+        # What is no scheme may be all of the URL up to a second one, and is shown nowhere.
         raise ConfigError("transport_url: no URL: write rabbit://user:password@host:5672/vhost")
-    if base_scheme not in _AMQP_SCHEMES:
+    if scheme.partition("+")[0].lower() not in _AMQP_SCHEMES:
         return Bus(name=f"{scheme}://", virtual_url=url)
 
-    rest, _, query_text = rest.partition("?")
-    query = dict(parse_qsl(query_text))
-    rest = re.sub(r"[;,]\w+://", ",", rest)  # kombu repeats the scheme before every host
-    hosts, slash, vhost = rest.partition("/")
-    if query.get("ssl", "").lower() in _TRUE or _AMQP_SCHEMES[base_scheme]:
-        tls = tls or TlsSettings()
-    if tls is not None:
-        tls = replace(
-            tls,
-            **{
-                name: query[f"ssl_{name}"]
-                for name in ("ca_file", "cert_file", "key_file")
-                if f"ssl_{name}" in query
-            },
+    # kombu repeats the scheme before every host
+    of_tls = _is_of_tls([scheme, *_FURTHER_SCHEME.findall(rest)])
+    rest, _, query_text = _FURTHER_SCHEME.sub(",", rest).partition("?")
+    hosts, _, vhost = rest.partition("/")
+    if "@" in vhost or "@" in query_text:
+        # What stands before it may be a part of the password: shown nowhere, it is not guessed at.
+        raise ConfigError(
+            "transport_url: a / or ? stands before an @: write %2F and %3F in a password, %40 in a vhost"
         )
+    query = _options(query_text)
+    asked = of_tls or tls is not None or any(name.startswith("ssl_") for name in query)
+    encrypt = _flag(query, "ssl", asked)
+    if of_tls and not encrypt:
+        raise ConfigError("transport_url: ssl contradicts amqps://")
     template = Broker(
         host="localhost",
-        port=5671 if tls else 5672,
+        port=5671 if encrypt else 5672,
         user="guest",
         password="guest",  # noqa: S106 - RabbitMQ's own default account
         # oslo.messaging: no path and an empty one are both the default vhost
-        vhost=unquote(vhost) if slash and vhost else "/",
-        tls=tls,
+        vhost=unquote(vhost) or "/",
+        tls=_tls(tls or trust or TlsSettings(), query) if encrypt else None,
         login_method=query.get("login_method", login_method),
         heartbeat=_integer("heartbeat", query.get("heartbeat", heartbeat)),
     )
     brokers: list[Broker] = []
-    for part in hosts.replace(";", ",").split(","):
+    parts = _split(hosts)
+    if any(map(_tears_password, parts, parts[1:])):
+        raise ConfigError(
+            "transport_url: a host without user and password stands before one that has them, or one has a "
+            "user alone: give both to each, and write %2C for a , in a password"
+        )
+    for part in parts:
         brokers.append(_parse_host(part, brokers[-1] if brokers else template, template))
-    name = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+    name = ",".join(broker.address for broker in brokers)
     return Bus(name=f"{name}/{quote(template.vhost, safe='')}", brokers=tuple(brokers))
+
+
+def _is_of_tls(schemes: Sequence[str]) -> bool:
+    """Tell whether the schemes, one for each host that has one, ask for TLS."""
+    try:
+        (found,) = {_AMQP_SCHEMES[scheme.lower()] for scheme in schemes}
+    except KeyError:
+        raise ConfigError(
+            "transport_url: a host has a scheme that is not known (as rabbit+ssl:// is not): write amqps:// "
+            "for TLS, else rabbit:// or amqp://"
+        ) from None
+    except ValueError:
+        raise ConfigError("transport_url: amqps:// is not for all hosts: write it before each") from None
+    return found
+
+
+def _options(text: str) -> dict[str, str]:
+    """Return the options after a ``?``, in any case; one that should ask for TLS and can't is refused."""
+    found: dict[str, str] = {}
+    for written, value in parse_qsl(text, keep_blank_values=True):
+        name = written.strip().lower()
+        of_tls = "ssl" in name or "tls" in name
+        if of_tls and name != "ssl" and not name.startswith("ssl_"):
+            raise ConfigError(
+                f"transport_url: no option {name!r}: those of TLS are ssl, ssl_ca_file and so on"
+            )
+        if of_tls and not value.strip():
+            raise ConfigError(f"transport_url: {name} is blank")
+        if name == "ssl" and name in found:
+            raise ConfigError("transport_url: ssl is there more than once")
+        if value:
+            found[name] = value
+    return found
+
+
+def _tls(settings: TlsSettings, query: Mapping[str, str]) -> TlsSettings:
+    files = {
+        name: query[f"ssl_{name}"] for name in ("ca_file", "cert_file", "key_file") if f"ssl_{name}" in query
+    }
+    return replace(
+        settings,
+        **files,
+        verify_host=_flag(query, "ssl_enforce_hostname_verification", settings.verify_host),
+        strict=_flag(query, "ssl_strict_certificates", settings.strict),
+    )
+
+
+def _flag(query: Mapping[str, str], name: str, default: bool) -> bool:
+    text = query.get(name, str(default)).lower()
+    if text not in _TRUE | _FALSE:
+        # to take it for no would be a login that anyone can read
+        raise ConfigError(f"transport_url: {name} is neither true nor false")
+    return text in _TRUE
+
+
+def _split(hosts: str) -> list[str]:
+    """Return the parts that are for one host each; a ``;`` before an ``@`` is one of a password."""
+    parts: list[str] = []
+    for part in hosts.split(";"):
+        if parts and "@" in part and "@" not in parts[-1].rpartition(",")[2]:
+            parts[-1] += f";{part}"
+        else:
+            parts.append(part)
+    return [host for part in parts for host in part.split(",") if host] or [""]
+
+
+def _tears_password(text: str, following: str) -> bool:
+    """Tell whether the comma between two hosts may be one of a password, which would pass for a host."""
+    account, at, _ = following.rpartition("@")
+    return bool(at) and (":" not in account or ("@" not in text and ":" in text))
 
 
 def _parse_host(text: str, previous: Broker, template: Broker) -> Broker:
@@ -143,17 +231,35 @@ def _parse_host(text: str, previous: Broker, template: Broker) -> Broker:
         user_text, _, password_text = credentials.partition(":")
         user, password = unquote(user_text), unquote(password_text)
     if address.startswith("["):
-        host, _, port_text = address[1:].partition("]")
-        port_text = port_text.lstrip(":")
+        host, closed, port_text = address[1:].partition("]")
+        if not closed:
+            raise ConfigError("transport_url: a [ before an address of IPv6 has no ]")
+        port_text = port_text.removeprefix(":")
+    elif _is_bare_ipv6(address):
+        host, port_text = address, ""
     else:
         host, _, port_text = address.partition(":")
     return replace(
         template,
         host=host or "localhost",
-        port=_integer("port", port_text) if port_text else template.port,
+        port=_port(port_text) if port_text else template.port,
         user=user,
         password=password,
     )
+
+
+def _is_bare_ipv6(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).version == 6  # noqa: PLR2004 - of IP
+    except ValueError:
+        return False
+
+
+def _port(text: str) -> int:
+    port = _integer("port", text)
+    if not 0 < port <= _LARGEST_PORT:
+        raise ConfigError(f"transport_url: there is no port {port}")
+    return port
 
 
 def _integer(name: str, value: str | int) -> int:

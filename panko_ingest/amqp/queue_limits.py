@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from panko_ingest.amqp.management import Limits, Management, Queue, Reader
+from panko_ingest.amqp.management import Management, Queue, QueueConsumer, QueueLimits
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.findings import OK, WARNING, Finding
 
@@ -20,18 +20,16 @@ def judge(
     management: Management,
     topology: Topology,
     queues: Sequence[Queue],
-    readers: Sequence[Reader],
-    consumer_timeout: float,
+    consumers: Sequence[QueueConsumer],
 ) -> Iterator[Finding]:
     """Yield what was found about the queues that are read, and those that should be.
 
-    :param consumer_timeout: seconds, as the operator told us.
     :raises BrokerError: the management interface does not answer.
     """
     there = {queue.name: queue for queue in queues}
     for name in topology.names:
         if name in there:
-            yield from _of_ours(management, topology, there[name], readers, consumer_timeout)
+            yield from _of_ours(management, topology, there[name], consumers)
     of_interest = {topology.pool, *topology.queues, *filter(_NOTIFICATIONS.fullmatch, there)}
     if not topology.pool:
         of_interest -= set(topology.names)
@@ -45,8 +43,7 @@ def _of_ours(
     management: Management,
     topology: Topology,
     queue: Queue,
-    readers: Sequence[Reader],
-    consumer_timeout: float,
+    consumers: Sequence[QueueConsumer],
 ) -> Iterator[Finding]:
     subject, limits = f"queue {queue.name}", queue.limits
     because = f" (policy {queue.policy!r})" if queue.policy else ""
@@ -59,9 +56,11 @@ def _of_ours(
             "nothing bounds it: while the daemon is stopped it grows until the broker blocks all publishers. "
             f"Bound it: {_policy_command(management, queue.name)}",
         )
-    for text in _dangers(queue, consumer_timeout):
+    for text in _dangers(queue, topology.consumer_timeout):
         yield Finding(WARNING, subject, f"{text}{because}")
-    names = sorted({str(reader) for reader in readers if reader.queue == queue.name and not reader.is_ours})
+    names = sorted(
+        {str(consumer) for consumer in consumers if consumer.queue == queue.name and not consumer.is_ours}
+    )
     if names:
         yield Finding(OK, subject, f"is read by others: {'; '.join(names)}")
 
@@ -82,15 +81,20 @@ def _dangers(queue: Queue, consumer_timeout: float) -> Iterator[str]:
             f"takes messages away that are unacknowledged for {limits.patience:g} s: set [notification] "
             f"consumer_timeout = {limits.patience:g}, which is {consumer_timeout:g} now"
         )
-    if limits.deliveries is not None and 0 <= limits.deliveries < MIN_DELIVERIES and queue.kind == "quorum":
-        fate = "sets aside" if limits.keeps_dropped else "drops"
+    if queue.kind != "quorum" or limits.deliveries is None or limits.deliveries < 0:
+        return
+    fate = "sets aside" if limits.keeps_dropped else "drops"
+    text = f"{fate} a message that was given back more than {limits.deliveries} times"
+    if limits.deliveries < MIN_DELIVERIES:
         yield (
-            f"{fate} a message that was given back more than {limits.deliveries} times, and each restart of "
-            f"a worker and each outage counts: let delivery-limit be at least {MIN_DELIVERIES}"
+            f"{text}, and each restart of a worker and each outage counts: let delivery-limit be at least "
+            f"{MIN_DELIVERIES}"
         )
+    elif not limits.keeps_dropped:
+        yield f"{text}: let a policy give it a dead-letter-exchange, which keeps such a message"
 
 
-def _bounds(limits: Limits) -> str:
+def _bounds(limits: QueueLimits) -> str:
     parts = []
     if limits.length is not None:
         parts.append(f"at most {limits.length} messages")
@@ -101,7 +105,7 @@ def _bounds(limits: Limits) -> str:
     return ", ".join(parts)
 
 
-def _what_goes(limits: Limits) -> str:
+def _what_goes(limits: QueueLimits) -> str:
     if limits.refuses_new:
         return "new ones are refused"
     return "the oldest go to a dead letter exchange" if limits.keeps_dropped else "the oldest are lost"

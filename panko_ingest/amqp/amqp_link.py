@@ -1,0 +1,114 @@
+"""A connection to an AMQP broker."""
+
+import select
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from amqp.exceptions import ChannelError, ResourceError
+from kombu.connection import Connection
+
+from panko_ingest.amqp import framing
+from panko_ingest.amqp.delivery_frames import Receiver
+from panko_ingest.amqp.link import CONSUMER_TIMEOUT, Waker
+from panko_ingest.amqp.urls import Broker
+from panko_ingest.delivery import Delivery
+
+CONNECT_TIMEOUT = 10.0
+# A write that can't leave for so long means a dead peer; acks are small and normally just buffered.
+IO_TIMEOUT = 15.0
+_CLOSE_TIMEOUT = 2.0
+_HEARTBEAT_CHECK_INTERVAL = 1.0
+
+
+class AmqpLink:
+    """A connection to one AMQP broker. Only the thread that opened it may use it.
+
+    :raises OSError: (or an error of py-amqp) the broker can't be reached or refuses us.
+    """
+
+    is_virtual = False
+
+    def __init__(self, broker: Broker, client_properties: Mapping[str, str], waker: Waker) -> None:
+        self._waker = waker
+        self.client = Connection(
+            **broker.parameters(),
+            heartbeat=broker.heartbeat,
+            connect_timeout=CONNECT_TIMEOUT,
+            transport=framing.Transport,
+            transport_options={
+                "client_properties": {"product": "panko-ingest", **client_properties},
+                "socket_settings": {socket.TCP_USER_TIMEOUT: max(broker.heartbeat, 10) * 1000},
+            },
+        )
+        self._transport = self.client.transport
+        self._connection = self._transport.establish_connection()
+        self._sock = self._connection.sock
+        self._sock.settimeout(IO_TIMEOUT)
+        self._poll = select.poll()
+        self._poll.register(self._sock, select.POLLIN)
+        self._poll.register(waker.fd, select.POLLIN)
+        self._next_heartbeat_check = 0.0
+
+    def channel(self) -> Any:
+        """Open a channel.
+
+        :raises ChannelError: the connection has as many as the broker lets it have.
+        """
+        try:
+            channel = self._transport.create_channel(self._connection)
+        except ResourceError:
+            # Of py-amqp it is one of the connection, which is as good as before.
+            text = f"the broker allows {self._connection.channel_max} channels to a connection (channel_max)"
+            raise ChannelError(text) from None
+        channel.auto_decode = False  # bodies stay the bytes that were delivered
+        return channel
+
+    def serve(self, timeout: float) -> bool:
+        """Wait for frames, or to be woken, and dispatch what came; keep the heartbeat.
+
+        :returns: whether anything came, so that more may be at hand.
+        :raises OSError: (or an error of py-amqp) the connection is to be given up.
+        """
+        came = False
+        if self._connection.transport.pending():
+            self._connection.handle_available()
+            came, timeout = True, 0
+        for fd, _ in self._poll.poll(timeout * 1000):
+            if fd == self._waker.fd:
+                self._waker.clear()
+            else:
+                self._connection.handle_available()
+                came = True
+        now = time.monotonic()
+        if now >= self._next_heartbeat_check:
+            self._next_heartbeat_check = now + _HEARTBEAT_CHECK_INTERVAL
+            self._connection.heartbeat_tick()
+        return came
+
+    def consume(
+        self,
+        channel: Any,
+        queue: str,
+        tag: str,
+        number: int,
+        receive: Callable[[Delivery], None],
+        timeout: float | None = None,
+    ) -> None:
+        """Start a consumer whose deliveries go to ``receive``."""
+        arguments = None if timeout is None else {CONSUMER_TIMEOUT: int(timeout * 1000)}
+        channel.basic_consume(
+            queue, consumer_tag=tag, callback=Receiver(queue, number, receive), arguments=arguments
+        )
+
+    def close(self) -> None:
+        """Close the connection; a broker that is gone already is no error."""
+        try:
+            # Not by way of the connection: a closed one would connect anew to have a socket.
+            self._sock.settimeout(_CLOSE_TIMEOUT)
+            self._transport.close_connection(self._connection)
+        except (*self._transport.connection_errors, *self._transport.channel_errors):
+            self._connection.collect()
+        finally:
+            self.client.release()

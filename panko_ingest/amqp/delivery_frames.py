@@ -1,0 +1,199 @@
+"""Deliveries cut straight out of the bytes that were read ahead.
+
+A delivery is three frames: the method, the properties, the body. py-amqp takes each through several
+layers of objects, and reads anew in each what is the same in all messages of a queue. Here the three
+are taken at once, and what is the same is looked up. What is not the common case (a body of several
+frames, none at all, a frame that is not all here) is put together frame by frame. Nothing that a publisher
+writes is parsed by py-amqp, which would end the connection over it.
+"""
+
+from collections.abc import Callable
+from struct import Struct, pack
+from typing import TypeVar
+
+from amqp.exceptions import UnexpectedFrame
+
+from panko_ingest.amqp.properties import Properties, parse as parse_properties, short_text
+from panko_ingest.delivery import Delivery
+
+_METHOD_FRAME, _PROPERTIES_FRAME, _BODY_FRAME, _HEARTBEAT_FRAME, _FRAME_END = 1, 2, 3, 8, 0xCE
+_BASIC, _DELIVER = 60, 60
+_DELIVER_METHOD = pack(">HH", _BASIC, _DELIVER)
+_CONTENT = Struct(">HHQ")  # class, weight, size of the body; flags and values follow
+# Each with its frame's header (type, channel, size) before it.
+_METHOD = Struct(">BHIHHB")  # class, method, length of the consumer tag, which follows
+_PROPERTIES = Struct(">BHIHHQ")  # class, weight, size of the body; flags and values follow
+_BODY = Struct(">BHI")
+_TAG = Struct(">QB")  # delivery tag, redelivered; exchange and routing key follow
+
+T = TypeVar("T")
+Route = tuple[str, str]
+"""Exchange and routing key."""
+DeliveryParts = tuple[bytes, Properties, Route, int, bool]
+"""What :meth:`Receiver.take` takes."""
+DeliveryFrame = tuple[int, str, DeliveryParts, int]
+"""A delivery that is all here: channel, consumer, parts, and where in the buffer what comes after begins."""
+Frame = tuple[int, int, bytes]
+"""Type, channel and payload."""
+
+
+class _Parsed(dict[bytes, T]):
+    """What bytes mean that come again and again; bounded, as a publisher may make them differ."""
+
+    _MOST = 1000
+    _LONGEST = 500
+
+    def __init__(self, parse: Callable[[bytes], T]) -> None:
+        super().__init__()
+        self._parse = parse
+
+    def __missing__(self, data: bytes) -> T:
+        value = self._parse(data)
+        if len(data) <= self._LONGEST:
+            if len(self) >= self._MOST:
+                self.clear()
+            self[data] = value
+        return value
+
+
+def _parse_route(data: bytes) -> Route:
+    exchange, offset = short_text(data, 0)
+    return exchange, short_text(data, offset)[0]
+
+
+_consumers = _Parsed(bytes.decode)
+_routes = _Parsed(_parse_route)
+_properties = _Parsed(parse_properties)
+
+
+class Receiver:
+    """Makes deliveries of one consumer's messages.
+
+    :param queue: what the consumer reads.
+    :param number: of its channel, as :class:`Delivery` has it.
+    :param receive: takes the deliveries.
+    """
+
+    def __init__(self, queue: str, number: int, receive: Callable[[Delivery], None]) -> None:
+        self._queue = queue
+        self._number = number
+        self._receive = receive
+
+    def take(self, body: bytes, properties: Properties, route: Route, tag: int, redelivered: bool) -> None:
+        """Take the parts of a message."""
+        content_type, content_encoding, headers, fault = properties
+        self._receive(
+            Delivery(
+                body,
+                content_type,
+                content_encoding,
+                headers,
+                *route,
+                self._queue,
+                redelivered,
+                fault,
+                tag,
+                self._number,
+            )
+        )
+
+
+def parse(buffer: bytes, start: int) -> DeliveryFrame | None:
+    """Return the delivery that begins at ``start``, None where none does that can be had this way."""
+    if start + _METHOD.size > len(buffer):
+        return None
+    kind, channel, size, cls, method, tag_length = _METHOD.unpack_from(buffer, start)
+    if kind != _METHOD_FRAME or cls != _BASIC or method != _DELIVER:
+        return None
+    properties = start + _BODY.size + size + 1
+    if properties + _PROPERTIES.size > len(buffer):
+        return None
+    kind, its_channel, size, _, _, body_size = _PROPERTIES.unpack_from(buffer, properties)
+    body = properties + _BODY.size + size + 1
+    end = body + _BODY.size + body_size + 1
+    tag = start + _METHOD.size + tag_length
+    if end > len(buffer) or tag + _TAG.size >= properties or kind != _PROPERTIES_FRAME:
+        return None
+    if (
+        its_channel != channel
+        or not body_size
+        or _BODY.unpack_from(buffer, body) != (_BODY_FRAME, channel, body_size)
+        or not buffer[properties - 1] == buffer[body - 1] == buffer[end - 1] == _FRAME_END
+    ):
+        return None
+    delivery_tag, redelivered = _TAG.unpack_from(buffer, tag)
+    return (
+        channel,
+        _consumers[buffer[start + _METHOD.size : tag]],
+        (
+            buffer[body + _BODY.size : end - 1],
+            _properties[buffer[properties + _PROPERTIES.size : body - 1]],
+            _routes[buffer[tag + _TAG.size : properties - 1]],
+            delivery_tag,
+            bool(redelivered & 1),
+        ),
+        end,
+    )
+
+
+class DeliveryAssembler:
+    """Puts deliveries together that come frame by frame; a handler of py-amqp's for frames.
+
+    :param deliver: takes channel, consumer, and what :meth:`Receiver.take` takes.
+    :param others: takes the frames of everything else.
+    """
+
+    def __init__(
+        self,
+        deliver: Callable[[int, str, DeliveryParts], None],
+        others: Callable[[Frame], bool],
+    ) -> None:
+        self._deliver = deliver
+        self._others = others
+        self._begun: dict[int, _BegunDelivery] = {}
+
+    def __call__(self, frame: Frame) -> bool:
+        """Take the next frame; return whether something is complete by it.
+
+        :raises UnexpectedFrame: it can't follow the one before.
+        """
+        kind, channel, data = frame
+        begun = self._begun.get(channel)
+        if kind == _METHOD_FRAME and begun is None and data[: len(_DELIVER_METHOD)] == _DELIVER_METHOD:
+            self._begun[channel] = _BegunDelivery(data)
+            return False
+        if begun is None or kind == _HEARTBEAT_FRAME:
+            return self._others(frame)
+        if not begun.add(kind, data):
+            return False
+        del self._begun[channel]
+        self._deliver(channel, *begun.finish())
+        return True
+
+
+class _BegunDelivery:
+    def __init__(self, method: bytes) -> None:
+        self._method = method
+        self._properties: bytes | None = None
+        self._pieces: list[bytes] = []
+        self._missing = 0
+
+    def add(self, kind: int, data: bytes) -> bool:
+        """Add the next frame; return whether it is the last."""
+        if kind != (_PROPERTIES_FRAME if self._properties is None else _BODY_FRAME):
+            raise UnexpectedFrame(f"a frame of type {kind} in the middle of a delivery")
+        if self._properties is None:
+            self._properties = data[_CONTENT.size :]
+            self._missing = _CONTENT.unpack_from(data)[2]
+        else:
+            self._pieces.append(data)
+            self._missing -= len(data)
+        return self._missing <= 0
+
+    def finish(self) -> tuple[str, DeliveryParts]:
+        """Return the consumer, and what its receiver takes."""
+        consumer, offset = short_text(self._method, len(_DELIVER_METHOD))
+        tag, redelivered = _TAG.unpack_from(self._method, offset)
+        route = _routes[self._method[offset + _TAG.size :]]
+        properties = _properties[self._properties or b""]
+        return consumer, (b"".join(self._pieces), properties, route, tag, bool(redelivered & 1))

@@ -1,0 +1,214 @@
+"""One connection of a consumer: its queues, each over a channel of its own, and what is asked beside them."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from panko_ingest.amqp.bindings import Bindings
+from panko_ingest.amqp.link import Link
+from panko_ingest.amqp.queue_channel import QueueChannel
+from panko_ingest.amqp.topology import Topology, TopologyKeeper
+from panko_ingest.backoff import Pace
+from panko_ingest.batch import Batch
+from panko_ingest.delivery import Delivery
+
+LOG = logging.getLogger(__name__)
+
+_MAX_WAIT = 0.5
+_DRAIN_WAIT = 0.05
+
+
+class DeliveryHandler(Protocol):
+    """Where deliveries go, and where the batches come from that may be acknowledged."""
+
+    def ready(self) -> bool:
+        """Whether the store can take events now."""
+
+    def reset(self) -> None:
+        """Forget all that is not committed: the broker delivers it again over another connection."""
+
+    def opened(self, queue: str) -> None:
+        """Take note that a queue is read over a new channel from now on."""
+
+    def window(self, queue: str) -> int:
+        """Return how many unacknowledged messages a queue may send now; 0: read nothing."""
+
+    def following(self, queue: str, window: int) -> None:
+        """Take note of how many the broker was told that a queue may send."""
+
+    def accept(self, delivery: Delivery) -> None:
+        """Take one delivery."""
+
+    def poll(self, *, eager: bool) -> Sequence[Batch]:
+        """Move things on; return the batches that were committed since the last poll.
+
+        :param eager: nothing more is at hand: what there is may go.
+        """
+
+    def waiting(self) -> bool:
+        """Whether an eager poll would move something on."""
+
+    def must_give_back(self) -> bool:
+        """Whether to give the held messages back before the broker takes them away."""
+
+    def probing(self) -> bool:
+        """Whether what is read now is but a try: the bus does not count as consumed."""
+
+    def flush(self) -> bool:
+        """Hand over what is left, for the end is near; return whether nothing is outstanding."""
+
+
+@dataclass(slots=True)
+class SessionTools:
+    """What the sessions of a consumer share: each takes from here what it needs of the time before it.
+
+    :param paces: by queue, when to try it again.
+    :param numbers: of channels.
+    :param told: what the log was told about the topology.
+    :param tell_refusal: called with a queue or an exchange, and why the broker refuses it, or None.
+    :param binds_again: whether this consumer looks after bindings that are there.
+    :param siblings: returns how many consumers of this daemon a queue has, None while some of them do not
+        consume yet; given to one worker, which warns of those that are not.
+    """
+
+    topology: Topology
+    handler: DeliveryHandler
+    paces: Mapping[str, Pace]
+    numbers: Iterator[int]
+    told: set[str]
+    beat: Callable[[], None]
+    tell_refusal: Callable[[str, str | None], None]
+    clock: Callable[[], float]
+    binds_again: bool
+    siblings: Callable[[], int | None] | None
+
+
+class Session:
+    """Reads all queues of a bus over one connection that is open.
+
+    :param where: what the log calls the connection.
+    """
+
+    def __init__(self, tools: SessionTools, link: Link, where: str) -> None:
+        self.acknowledged = False
+        """Whether anything was, so that the connection was worth it."""
+        self._tools = tools
+        self._handler = tools.handler
+        self._link = link
+        self._where = where
+        self._stopping = False
+        self._missing: list[str] = []
+        self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
+        self._bindings = Bindings(
+            tools.topology, self._keeper, again=tools.binds_again, tell=tools.tell_refusal, clock=tools.clock
+        )
+        self._queues = [
+            QueueChannel(
+                name,
+                link,
+                self._keeper,
+                tools.paces[name],
+                numbers=tools.numbers,
+                receive=self._receive,
+                tell=tools.tell_refusal,
+                clock=tools.clock,
+                where=where,
+                timeout=tools.topology.consumer_timeout,
+            )
+            for name in tools.topology.names
+        ]
+
+    @property
+    def consuming(self) -> bool:
+        """Whether the broker may send messages now, of queues that are there."""
+        return any(queue.window for queue in self._queues) or all(queue.absent for queue in self._queues)
+
+    def turn(self) -> None:
+        """Look for what is missing, wait for what comes, pass it on, and acknowledge what is committed.
+
+        :raises ConfigError: a queue breaks ``require_durable``.
+        :raises LINK_ERRORS: the connection is lost.
+        """
+        self._open_queues()
+        if not self._link.is_virtual:
+            self._look_after()
+        busy = self._link.serve(0 if self._handler.waiting() else _MAX_WAIT)
+        self._settle(eager=not busy)
+
+    def drain(self) -> bool:
+        """Commit and acknowledge what is in hand, and read nothing more; return whether this is done.
+
+        :raises LINK_ERRORS: the connection is lost.
+        """
+        if not self._stopping:
+            self._stopping = True
+            self._follow()
+        done = self._handler.flush()
+        if not done:
+            self._link.serve(_DRAIN_WAIT)
+        self._settle(eager=True)
+        return done
+
+    def _receive(self, delivery: Delivery) -> None:
+        # What arrives while stopping is left unacknowledged: the broker gives it to another.
+        if not self._stopping:
+            self._handler.accept(delivery)
+
+    def _open_queues(self) -> None:
+        opened = [queue for queue in self._queues if queue.open()]
+        for queue in opened:
+            self._handler.opened(queue.queue)
+            if queue.queue == self._tools.topology.pool:
+                self._bindings.start_over()
+        if opened:
+            self._follow()
+        missing = sorted(queue.queue for queue in self._queues if queue.absent)
+        if missing != self._missing:
+            self._missing = missing
+            LOG.info(
+                "%s: waiting for queues that are not there: %s", self._where, ", ".join(missing) or "none"
+            )
+
+    def _look_after(self) -> None:
+        self._bindings.turn()
+        self._warn_of_other_consumers()
+        for queue in self._queues:
+            if queue.renew():
+                self._handler.following(queue.queue, 0)
+
+    def _settle(self, *, eager: bool) -> None:
+        for batch in self._handler.poll(eager=eager):
+            for queue in self._queues:
+                queue.owe(batch.deliveries)
+        self._follow()
+
+    def _follow(self) -> None:
+        """Let each queue consume with as large a window as the handler allows now."""
+        for queue in self._queues:
+            before = queue.window
+            reads = queue.is_open and not self._stopping
+            window = self._handler.window(queue.queue) if reads else 0
+            if queue.follow(window):
+                self.acknowledged = True
+            if queue.window != before:
+                self._handler.following(queue.queue, queue.window)
+
+    def _warn_of_other_consumers(self) -> None:
+        if self._tools.siblings is None or self._tools.topology.pool:
+            return
+        siblings = self._tools.siblings()
+        if siblings is None:
+            return
+        self._tools.siblings = None
+        for queue in [queue.queue for queue in self._queues if queue.is_open]:
+            others = self._keeper.count_consumers(queue) - siblings
+            if others > 0:
+                LOG.warning(
+                    "%s: queue %r has %d consumers that are not of this daemon: each message goes to "
+                    "only one of them and us. If Ceilometer's agent is among them, set [notification] "
+                    "pool to get a copy of everything",
+                    self._where,
+                    queue,
+                    others,
+                )

@@ -1,0 +1,93 @@
+"""Listening to what is published on a bus, so that nobody else loses a message by it."""
+
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from amqp.exceptions import NotFound
+
+from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.link import LINK_ERRORS, Waker
+from panko_ingest.amqp.urls import Bus
+from panko_ingest.delivery import Delivery
+from panko_ingest.errors import BrokerError, ConfigError
+
+_PREFETCH = 50
+# A tap that is not read, such as one whose output is paused, must not fill the broker's memory.
+_BOUNDS = {"x-max-length": 10_000, "x-max-length-bytes": 64 * 1024 * 1024}
+
+
+class Tap:
+    """A queue of its own, bound to exchanges, that only this connection can read and that goes with it.
+
+    :param exchanges: where to listen; ``missing`` are those that are not there.
+    :param keys: routing keys, with ``*`` and ``#`` as topic exchanges have them.
+    :raises BrokerError: no broker lets us in or lets us make the queue, or no exchange is there.
+    :raises ConfigError: the bus is an embedded transport, which has no such queues.
+    """
+
+    def __init__(self, bus: Bus, exchanges: Sequence[str], keys: Sequence[str]) -> None:
+        if bus.virtual_url is not None:
+            raise ConfigError(
+                f"{bus.name} is an embedded transport, which can't be tapped: that takes RabbitMQ"
+            )
+        self.missing: list[str] = []
+        self._name = bus.name
+        self._received: deque[Delivery] = deque()
+        self._waker = Waker()
+        self._link = self._connect(bus)
+        try:
+            self._channel = self._listen(exchanges, keys)
+        except LINK_ERRORS as error:
+            self.close()
+            raise BrokerError(f"{bus.name}: can't listen: {error}") from error
+        if len(self.missing) == len(exchanges):
+            self.close()
+            raise BrokerError(f"{bus.name}: none of the exchanges is there: {', '.join(exchanges)}")
+
+    def read(self, timeout: float) -> Delivery | None:
+        """Return the next message; None where none comes for so many seconds.
+
+        :raises BrokerError: the connection is lost, and the queue with it.
+        """
+        try:
+            if not self._received:
+                self._link.serve(timeout)
+            if not self._received:
+                return None
+            delivery = self._received.popleft()
+            self._channel.basic_ack(delivery.tag)
+        except LINK_ERRORS as error:
+            raise BrokerError(f"{self._name}: the connection is lost: {error}") from error
+        return delivery
+
+    def close(self) -> None:
+        """Close the connection; the queue goes with it."""
+        self._link.close()
+        self._waker.close()
+
+    def _connect(self, bus: Bus) -> AmqpLink:
+        reasons = []
+        for broker in bus.shuffled():
+            try:
+                return AmqpLink(broker, {"connection_name": "panko-ingest tap"}, self._waker)
+            except LINK_ERRORS as error:
+                reasons.append(f"{broker}: {error}")
+        self._waker.close()
+        raise BrokerError("; ".join(reasons))
+
+    def _listen(self, exchanges: Sequence[str], keys: Sequence[str]) -> Any:
+        channel = self._link.channel()
+        queue = f"panko-ingest.tap.{uuid.uuid4().hex}"
+        channel.queue_declare(queue, exclusive=True, auto_delete=True, arguments=_BOUNDS)
+        for exchange in exchanges:
+            try:
+                for key in keys:
+                    channel.queue_bind(queue, exchange, key)
+            except NotFound:
+                self.missing.append(exchange)
+                channel = self._link.channel()  # the broker closed that one by way of an answer
+        channel.basic_qos(0, _PREFETCH, False)
+        self._link.consume(channel, queue, "tap", 1, self._received.append)
+        return channel

@@ -1,0 +1,82 @@
+"""A connection over a transport that kombu emulates: filesystem, memory, sqlalchemy and others."""
+
+from collections.abc import Callable
+from typing import Any
+
+from kombu.connection import Connection
+
+from panko_ingest.amqp.link import Waker
+from panko_ingest.delivery import Delivery
+
+_POLL = 0.2
+
+
+class VirtualLink:
+    """A connection over an emulated transport."""
+
+    is_virtual = True
+
+    def __init__(self, url: str, waker: Waker) -> None:
+        self._waker = waker
+        self.client = Connection(url)
+        self._transport = self.client.transport
+        # Not by transport_options: the sqlalchemy transport hands them all to create_engine.
+        self._transport.polling_interval = _POLL
+        self._connection = self._transport.establish_connection()
+
+    def channel(self) -> Any:
+        """Open a channel."""
+        channel = self._transport.create_channel(self._connection)
+        channel.refusal = None
+        return channel
+
+    def serve(self, timeout: float) -> bool:
+        """Wait for one message at most and dispatch it; return whether one came."""
+        self._waker.clear()
+        try:
+            self._transport.drain_events(self._connection, timeout=min(timeout, _POLL))
+        except TimeoutError:
+            return False
+        return True
+
+    def consume(
+        self,
+        channel: Any,
+        queue: str,
+        tag: str,
+        number: int,
+        receive: Callable[[Delivery], None],
+        timeout: float | None = None,
+    ) -> None:
+        """Start a consumer whose deliveries go to ``receive``; none of them is ever taken back."""
+        del timeout
+
+        def on_message(message: Any) -> None:
+            info = message.delivery_info
+            body = message.body
+            receive(
+                Delivery(
+                    body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body),
+                    content_type=_text(message.content_type),
+                    content_encoding=_text(message.content_encoding),
+                    headers=message.headers if isinstance(message.headers, dict) else None,
+                    exchange=_text(info.get("exchange")) or "",
+                    routing_key=_text(info.get("routing_key")) or "",
+                    queue=queue,
+                    redelivered=bool(info.get("redelivered")),
+                    tag=message.delivery_tag,
+                    channel=number,
+                )
+            )
+
+        channel.basic_consume(queue, False, on_message, tag)
+
+    def close(self) -> None:
+        """Close the connection; what was not acknowledged goes back where the transport can."""
+        self._transport.close_connection(self._connection)
+        self.client.release()
+
+
+def _text(value: Any) -> str | None:
+    """Return a property as text: those of virtual transports are whatever JSON their publisher wrote."""
+    return None if value is None else str(value)
