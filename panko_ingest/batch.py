@@ -13,7 +13,7 @@ class Batch:
     """Deliveries that are settled together, with what has to be committed before.
 
     Every delivery stands for one event, one dead letter, or nothing (it was dropped on purpose).
-    ``sources[i]`` is the delivery of ``events[i]``. All deliveries are of one channel generation.
+    ``sources[i]`` is the delivery of ``events[i]``. All deliveries are of one session.
     """
 
     opened_at: float
@@ -24,13 +24,8 @@ class Batch:
     size: int = 0
     handed_over_at: float = 0.0
     """When the writer got it, on the same clock as ``opened_at``."""
-    dead: int = 0
-    """How many of the deliveries became dead letters, known when the batch is recorded."""
-
-    @property
-    def generation(self) -> int:
-        """The channel generation that its acks belong to."""
-        return self.deliveries[0].generation if self.deliveries else 0
+    session: int = 0
+    """The session of its bus in which it can be acknowledged."""
 
     @property
     def oldest(self) -> datetime.datetime | None:
@@ -44,11 +39,11 @@ class Batch:
 
 
 class Batcher:
-    """Fills one batch at a time; says when it is full or old enough to go.
+    """Fills one batch at a time; says when it is full, or old enough to go.
 
     :param max_count: deliveries in a batch at most.
     :param max_age: seconds after which an incomplete batch is due.
-    :param max_bytes: bytes of bodies above which a batch is full.
+    :param max_bytes: bytes held above which a batch is full.
     :param clock: monotonic seconds.
     """
 
@@ -62,27 +57,20 @@ class Batcher:
     def __len__(self) -> int:
         return len(self._batch.deliveries)
 
-    def add_event(self, delivery: Delivery, event: Event) -> None:
-        """Add a delivery and the event that it became."""
-        batch = self._add(delivery)
-        batch.events.append(event)
-        batch.sources.append(delivery)
-
-    def add_dead_letter(self, delivery: Delivery, dead_letter: DeadLetter) -> None:
-        """Add a delivery that can never become an event."""
-        self._add(delivery).dead_letters.append(dead_letter)
-
-    def add_dropped(self, delivery: Delivery) -> None:
-        """Add a delivery that the operator does not want stored."""
-        self._add(delivery)
-
-    def _add(self, delivery: Delivery) -> Batch:
+    def add(self, delivery: Delivery, outcome: Event | DeadLetter | None) -> bool:
+        """Add a delivery and what it became, None for what is not to be stored; return whether it is full."""
         batch = self._batch
         if not batch.deliveries:
             batch.opened_at = self._clock()
         batch.deliveries.append(delivery)
-        batch.size += len(delivery.body)
-        return batch
+        batch.size += delivery.bytes_held
+        if isinstance(outcome, Event):
+            batch.events.append(outcome)
+            batch.sources.append(delivery)
+        elif outcome is not None:
+            delivery.is_dead = True
+            batch.dead_letters.append(outcome)
+        return len(batch.deliveries) >= self._max_count or batch.size >= self._max_bytes
 
     @property
     def filling(self) -> Batch:
@@ -90,16 +78,10 @@ class Batcher:
         return self._batch
 
     @property
-    def full(self) -> bool:
-        """Whether the batch has reached its count or its bytes."""
-        return len(self._batch.deliveries) >= self._max_count or self._batch.size >= self._max_bytes
-
-    @property
     def due(self) -> bool:
-        """Whether the batch is full, or its first delivery has waited for max_age."""
-        return self.full or (
-            bool(self._batch.deliveries) and self._clock() - self._batch.opened_at >= self._max_age
-        )
+        """Whether the first delivery has waited for max_age."""
+        batch = self._batch
+        return bool(batch.deliveries) and self._clock() - batch.opened_at >= self._max_age
 
     def take(self) -> Batch:
         """Return the batch as it is, and start an empty one."""

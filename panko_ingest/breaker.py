@@ -1,60 +1,128 @@
 """The flood breaker: when nearly everything is a dead letter, something else is wrong. No I/O here."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 WINDOW = 1000
 PROBE_INTERVAL = 60.0
+HOUR = 3600.0
+
+Source = tuple[str, str]
+"""Who published a message, and of which type; of one that can't be read, what it came by."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many messages were good and how many became dead letters, by source, and the latter's bytes."""
+
+    good: dict[Source, int] = field(default_factory=dict)
+    dead: dict[Source, int] = field(default_factory=dict)
+    dead_bytes: int = 0
+
+    @classmethod
+    def of(cls, outcomes: Iterable[tuple[Source, bool, int]]) -> "Tally":
+        """Return the tally of messages: source, whether it is a dead letter, and bytes of the body."""
+        tally = cls()
+        for source, is_dead, size in outcomes:
+            counts = tally.dead if is_dead else tally.good
+            counts[source] = counts.get(source, 0) + 1
+            tally.dead_bytes += size if is_dead else 0
+        return tally
+
+    @property
+    def messages(self) -> int:
+        """How many there are."""
+        return sum(self.good.values()) + sum(self.dead.values())
+
+    def is_flooded(self, limit: float) -> bool:
+        """Whether more than this share is dead, and so of each source: one that is good keeps all going."""
+        dead = sum(self.dead.values())
+        return dead > limit * self.messages and all(
+            self.dead.get(source, 0) > limit * (count + self.dead.get(source, 0))
+            for source, count in self.good.items()
+        )
 
 
 class FloodBreaker:
-    """Watches the share of dead letters among the last 1000 messages.
+    """Watches the share of dead letters among the last 1000 messages, and their bytes in an hour.
 
-    Above the limit it is open: only one probing batch in each probe interval may come in, and the
-    first probe whose own share is under the limit closes it. It never opens on fewer messages.
+    It opens when more than the limit is dead of all sources alike, as wrong definitions make it, or when the
+    dead letters of an hour are too large, whosoever they are. Then only one probing batch in each probe
+    interval may come in. The first one whose own share is under the limit, or the end of the hour, closes it.
+    A source of good messages keeps it closed beside one that floods. It never opens on fewer messages.
 
-    :param limit: share of dead letters, 0 to 1; 0 turns the breaker off.
+    :param limit: share of dead letters, 0 to 1; 0 turns this off.
     :param clock: monotonic seconds.
+    :param hourly_bytes: of dead letters' bodies; 0 for any.
     """
 
-    def __init__(self, limit: float, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: float, clock: Callable[[], float], hourly_bytes: int = 0) -> None:
         self._limit = limit
         self._clock = clock
-        self._last: deque[tuple[int, int]] = deque()
+        self._hourly_bytes = hourly_bytes
+        self._last: deque[Tally] = deque()
         self._messages = 0
-        self._dead = 0
         self._next_probe = 0.0
-        self.open = False
+        self._flooded = False
+        self._hour_began = clock()
+        self._bytes = 0
+
+    @property
+    def too_large(self) -> bool:
+        """Whether the dead letters of this hour are larger than they may be."""
+        if self._clock() - self._hour_began >= HOUR:
+            self._hour_began, self._bytes = self._clock(), 0
+        return 0 < self._hourly_bytes < self._bytes
+
+    @property
+    def share_of_hourly_bytes(self) -> float:
+        """How much of the bytes that an hour's dead letters may have is used up."""
+        return self._bytes / self._hourly_bytes if self._hourly_bytes else 0.0
+
+    @property
+    def open(self) -> bool:
+        """Whether only probes may come in."""
+        return self._flooded or self.too_large
 
     @property
     def probe_due(self) -> bool:
         """Whether, while open, the next probing batch may come in."""
         return self._clock() >= self._next_probe
 
-    def record(self, messages: int, dead: int) -> bool:
+    def record(self, tally: Tally) -> bool:
         """Take note of a batch; return whether this opened or closed the breaker."""
-        if not self._limit or not messages:
-            return False
-        if self.open:
-            return self._judge_probe(messages, dead)
-        self._last.append((messages, dead))
-        self._messages += messages
-        self._dead += dead
-        while self._messages - self._last[0][0] >= WINDOW:
-            gone_messages, gone_dead = self._last.popleft()
-            self._messages -= gone_messages
-            self._dead -= gone_dead
-        if self._messages < WINDOW or self._dead <= self._limit * self._messages:
-            return False
-        self.open = True
-        self._next_probe = self._clock() + PROBE_INTERVAL
-        return True
-
-    def _judge_probe(self, messages: int, dead: int) -> bool:
-        if dead > self._limit * messages:
+        was_open = self.open
+        self._bytes += tally.dead_bytes
+        if self._limit and tally.messages:
+            self._judge(tally)
+        if self.open and tally.dead:
             self._next_probe = self._clock() + PROBE_INTERVAL
-            return False
-        self.open = False
-        self._last.clear()
-        self._messages = self._dead = 0
-        return True
+        return self.open != was_open
+
+    def _judge(self, tally: Tally) -> None:
+        if self._flooded:
+            self._flooded = tally.is_flooded(self._limit)
+            return
+        self._last.append(tally)
+        self._messages += tally.messages
+        while self._messages - self._last[0].messages >= WINDOW:
+            self._messages -= self._last.popleft().messages
+        if self._messages >= WINDOW and _together(self._last).is_flooded(self._limit):
+            self._flooded = True
+            self._last.clear()
+            self._messages = 0
+
+
+def _together(tallies: Iterable[Tally]) -> Tally:
+    """Return the tally of all."""
+
+    def add(into: dict[Source, int], counts: Mapping[Source, int]) -> None:
+        for source, count in counts.items():
+            into[source] = into.get(source, 0) + count
+
+    together = Tally()
+    for tally in tallies:
+        add(together.good, tally.good)
+        add(together.dead, tally.dead)
+    return together

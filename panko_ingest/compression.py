@@ -15,13 +15,19 @@ _ZLIB_OR_GZIP = 47  # kombu's application/x-gzip holds a zlib stream; others wri
 class _Decompressor(Protocol):
     @property
     def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+def _fast_lzma(data: bytes) -> bytes:
+    return lzma.compress(data, preset=0)
 
 
 _METHODS: dict[str, tuple[Callable[[], _Decompressor], Callable[[bytes], bytes]]] = {
     "application/x-gzip": (lambda: zlib.decompressobj(_ZLIB_OR_GZIP), zlib.compress),
     "application/x-bz2": (bz2.BZ2Decompressor, bz2.compress),
-    "application/x-lzma": (lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), lzma.compress),
+    "application/x-lzma": (lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), _fast_lzma),
 }
 _ALIASES = {
     "gzip": "application/x-gzip",
@@ -58,21 +64,25 @@ def inflate(body: bytes, name: Any, max_size: int) -> bytes:
     return data
 
 
-def inflate_what_can_be(body: bytes, name: Any, max_size: int) -> bytes:
-    """Return what a damaged, cut or too large compressed body holds, up to ``max_size`` bytes.
+def inflate_what_can_be(body: bytes, name: Any, max_size: int) -> tuple[bytes, bool]:
+    """Return what any compressed body holds, up to ``max_size`` bytes, and whether that is all of it.
+
+    It is not where the body holds more, is damaged or cut off, or goes on behind what is compressed.
 
     :raises DecodeError: the method is unknown.
     """
     decompressor = _method(name)[0]()
     inflated = bytearray()
     for start in range(0, len(body), 1024):
+        if decompressor.eof:
+            return bytes(inflated), False
         try:
             inflated += decompressor.decompress(body[start : start + 1024], max_size + 1 - len(inflated))
         except (OSError, EOFError, zlib.error, lzma.LZMAError):
-            break
+            return bytes(inflated), False
         if len(inflated) > max_size:
-            break
-    return bytes(inflated[:max_size])
+            return bytes(inflated[:max_size]), False
+    return bytes(inflated), decompressor.eof and not decompressor.unused_data
 
 
 def deflate(data: bytes, name: Any) -> bytes:

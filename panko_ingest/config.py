@@ -5,17 +5,16 @@ Names, groups and meaning are Ceilometer's and Panko's where they have the optio
 
 import copy
 import itertools
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from oslo_config import cfg, types
-from oslo_log import log
+from oslo_log import _options as log_options, log
 from oslo_reports import opts as reports
 
-from panko_ingest import __version__, resources
+from panko_ingest import __version__, foreign_text, option_lines, processors, resources
 from panko_ingest.errors import ConfigError
 
 PROJECT = "panko-ingest"
@@ -33,13 +32,15 @@ CONTROL_EXCHANGES = [
 
 _QUIET_LIBRARIES = ["alembic=WARN", "cotyledon=WARN"]
 
-_NO_NUMBER = re.compile(r"^(invalid literal for int\(\) with base 10|could not convert string to float): ")
+_MOST_DEFAULT_WORKERS = 16
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class Duration(types.ConfigType):
     """Seconds, or a number with a unit: ``90d``, ``36h``, ``15m``, ``30s``, ``2w``."""
+
+    tells_no_value = True
 
     def __init__(self, minimum: float | None = None) -> None:
         super().__init__(type_name="duration")
@@ -52,10 +53,10 @@ class Duration(types.ConfigType):
         """
         match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([smhdw]?)\s*", str(value))
         if match is None:
-            raise ValueError(f"{value!r} is no duration: write seconds, or a number and s, m, h, d or w")
+            raise ValueError("is no duration: write seconds, or a number and s, m, h, d or w")
         seconds = float(match[1]) * _UNITS[match[2]]
         if self.minimum is not None and seconds < self.minimum:
-            raise ValueError(f"{value!r} is shorter than {self.minimum:g} s")
+            raise ValueError(f"is shorter than {self.minimum:g} s")
         return seconds
 
     def __repr__(self) -> str:
@@ -69,6 +70,17 @@ class Duration(types.ConfigType):
     def _formatter(self, value: Any) -> str:
         return str(value)
 
+
+def _old(name: str, group: str = "DEFAULT") -> cfg.DeprecatedOpt:
+    return cfg.DeprecatedOpt(name, group=group)
+
+
+def _old_sql(name: str) -> list[cfg.DeprecatedOpt]:
+    return [_old(name), _old(name, "database")]
+
+
+MAX_PREFETCH = 65535
+"""Messages that AMQP has numbers for to let a consumer have unacknowledged; twice a batch must fit."""
 
 DEFAULT_OPTS = [
     cfg.StrOpt(
@@ -91,11 +103,14 @@ OSLO_MESSAGING_NOTIFICATIONS_OPTS = [
     cfg.StrOpt(
         "transport_url",
         secret=True,
+        deprecated_group="DEFAULT",
+        deprecated_name="notification_transport_url",
         help="The message bus to read from; read before [DEFAULT] transport_url.",
     ),
     cfg.ListOpt(
         "topics",
         default=["notifications"],
+        deprecated_opts=[_old("notification_topics"), _old("topics", "rpc_notifier2")],
         help="Topics of the notifications: the first part of a queue's or routing key's name, "
         "before the priority. Nova's versioned notifications are on versioned_notifications, "
         "Ironic's on ironic_versioned_notifications.",
@@ -133,17 +148,20 @@ NOTIFICATION_OPTS = [
     ),
     cfg.IntOpt(
         "workers",
-        default=os.cpu_count() or 1,
-        sample_default="<number of CPUs>",
+        default=min(processors.usable(), _MOST_DEFAULT_WORKERS),
+        sample_default="<number of processors that may be used, 16 at most>",
         min=1,
         deprecated_group="DEFAULT",
         deprecated_name="notification_workers",
-        help="Processes that read from the bus and write to the database.",
+        help="Processes that read from the bus and write to the database. By default as many as the "
+        "processors that this process may use, by its affinity and by the quota of its control group, but "
+        "no more than 16.",
     ),
     cfg.IntOpt(
         "batch_size",
         default=1000,
         min=1,
+        max=MAX_PREFETCH // 2,
         help="Events that are committed together at most.",
     ),
     cfg.FloatOpt(
@@ -163,6 +181,7 @@ NOTIFICATION_OPTS = [
         "prefetch_count",
         default=0,
         min=0,
+        max=MAX_PREFETCH,
         help="Messages that the broker may hand to one consumer before the first of them is "
         "acknowledged; at least batch_size. 0: twice batch_size.",
     ),
@@ -212,32 +231,67 @@ NOTIFICATION_OPTS = [
         "consumer_timeout",
         type=Duration(minimum=10),
         default="1800",
-        help="The broker's own consumer_timeout: how long it waits for an acknowledgement before it "
-        "closes the channel. While the database is away, messages are given back before that.",
+        help="How long messages may be unacknowledged; while the database is away, they are given back "
+        "before that. RabbitMQ from 4.3 on is asked for this time. To earlier releases it must be no more "
+        "than the consumer_timeout that they are set to.",
     ),
     cfg.FloatOpt(
         "dead_letter_limit",
         default=0.9,
         min=0,
         max=1,
-        help="Share of the last 1000 messages that may be dead letters before a worker stops "
-        "taking more than one probing batch a minute. 0: no limit.",
+        help="Share of the last 1000 messages of a bus, and of those of each publisher and event type among "
+        "them, that may be dead letters before a worker stops taking more than one probing batch a minute. "
+        "0: no limit.",
+    ),
+    cfg.IntOpt(
+        "dead_letter_hourly_bytes",
+        default=1024 * 1024 * 1024,
+        min=0,
+        help="Bytes of dead letters that a worker takes from a bus in an hour before it stops taking more "
+        "than one probing batch a minute; the log warns at a quarter of it. 0: no limit.",
     ),
 ]
 
 # Ceilometer's transport is oslo.messaging: what its rabbit driver reads of these, we read too.
 OSLO_MESSAGING_RABBIT_OPTS = [
-    cfg.BoolOpt("ssl", default=False, help="Connect to the brokers with TLS."),
+    cfg.BoolOpt(
+        "ssl", default=False, deprecated_name="rabbit_use_ssl", help="Connect to the brokers with TLS."
+    ),
+    cfg.BoolOpt(
+        "ssl_enforce_hostname_verification",
+        default=True,
+        help="Refuse a broker whose certificate is not for the host, or the IP address, that the URL names.",
+    ),
+    cfg.BoolOpt(
+        "ssl_strict_certificates",
+        default=sys.version_info >= (3, 13),
+        sample_default="<true from Python 3.13 on>",
+        help="Refuse certificates that lack what RFC 5280 wants of them, such as an authority's that has no "
+        "key identifier or is not marked critical, as Python does from 3.13 on. Off: as before.",
+    ),
     cfg.StrOpt(
         "ssl_ca_file",
         default="",
+        deprecated_name="kombu_ssl_ca_certs",
         help="Certificate authorities to verify the brokers by, a PEM file. Not set: the system's.",
     ),
-    cfg.StrOpt("ssl_cert_file", default="", help="Our own certificate for the brokers, a PEM file."),
-    cfg.StrOpt("ssl_key_file", default="", help="The key of ssl_cert_file, a PEM file."),
+    cfg.StrOpt(
+        "ssl_cert_file",
+        default="",
+        deprecated_name="kombu_ssl_certfile",
+        help="Our own certificate for the brokers, a PEM file.",
+    ),
+    cfg.StrOpt(
+        "ssl_key_file",
+        default="",
+        deprecated_name="kombu_ssl_keyfile",
+        help="The key of ssl_cert_file, a PEM file.",
+    ),
     cfg.StrOpt(
         "rabbit_login_method",
         default="PLAIN",
+        deprecated_group="DEFAULT",
         choices=[
             ("PLAIN", "with user and password"),
             ("AMQPLAIN", "with user and password, RabbitMQ's older way"),
@@ -283,6 +337,7 @@ DATABASE_OPTS = [
     cfg.StrOpt(
         "connection",
         secret=True,
+        deprecated_opts=[*_old_sql("sql_connection"), _old("connection", "sql")],
         help="SQLAlchemy URL of the event database: postgresql://, mysql:// or sqlite://.",
     ),
     cfg.StrOpt(
@@ -316,14 +371,43 @@ DATABASE_OPTS = [
         help="Layout of the tables that `db sync` makes in a new PostgreSQL database. With partitions, "
         "expiry drops whole ones, and needs event_time_to_live.",
     ),
-    cfg.IntOpt("max_pool_size", default=5, min=1, help="Connections kept open by a process."),
-    cfg.IntOpt("max_overflow", default=50, min=0, help="Connections of a process beyond max_pool_size."),
-    cfg.IntOpt("pool_timeout", default=30, min=1, help="Seconds to wait for a connection of the pool."),
+    cfg.BoolOpt(
+        "skip_reference_checks",
+        default=True,
+        help="On PostgreSQL 15 and later, where our role may set session_replication_role: don't look up for "
+        "each trait that its event is there, which the same transaction has just written. Everybody else's "
+        "statements are checked.",
+    ),
+    cfg.IntOpt(
+        "max_pool_size",
+        default=5,
+        min=1,
+        deprecated_opts=_old_sql("sql_max_pool_size"),
+        help="Connections kept open by a process.",
+    ),
+    cfg.IntOpt(
+        "max_overflow",
+        default=50,
+        min=0,
+        deprecated_opts=[_old("sql_max_overflow"), _old("sqlalchemy_max_overflow", "database")],
+        help="Connections of a process beyond max_pool_size.",
+    ),
+    cfg.IntOpt(
+        "pool_timeout",
+        default=30,
+        min=1,
+        deprecated_opts=[_old("sqlalchemy_pool_timeout", "database")],
+        help="Seconds to wait for a connection of the pool.",
+    ),
     cfg.IntOpt(
         "connection_recycle_time",
         default=3600,
         min=-1,
-        deprecated_name="idle_timeout",
+        deprecated_opts=[
+            _old("idle_timeout", "database"),
+            *_old_sql("sql_idle_timeout"),
+            _old("idle_timeout", "sql"),
+        ],
         help="Seconds after which a pooled connection is replaced; below the idle limit of a "
         "proxy in between. -1: never.",
     ),
@@ -331,7 +415,7 @@ DATABASE_OPTS = [
         "max_retries",
         default=10,
         min=-1,
-        deprecated_group="storage",
+        deprecated_opts=[_old("max_retries", "storage"), *_old_sql("sql_max_retries")],
         help="Times a transaction is tried again after a transient error before the store counts "
         "as away. -1: for ever.",
     ),
@@ -339,7 +423,11 @@ DATABASE_OPTS = [
         "retry_interval",
         default=10,
         min=1,
-        deprecated_group="storage",
+        deprecated_opts=[
+            _old("retry_interval", "storage"),
+            _old("sql_retry_interval"),
+            _old("reconnect_interval", "database"),
+        ],
         help="Longest pause between two tries, in seconds; pauses grow up to it and are jittered.",
     ),
     cfg.FloatOpt(
@@ -353,6 +441,13 @@ DATABASE_OPTS = [
         default=20.0,
         min=0,
         help="Seconds to wait for a lock in the database. 0: for ever.",
+    ),
+    cfg.IntOpt(
+        "mysql_wsrep_sync_wait",
+        min=0,
+        max=15,
+        help="wsrep_sync_wait of our sessions on a Galera cluster: 1 lets readers wait until their node has "
+        "what the others committed. Not set: as the server has it. Recording needs none.",
     ),
 ]
 
@@ -382,13 +477,13 @@ MONITOR_OPTS = [
     cfg.HostAddressOpt(
         "host",
         default="127.0.0.1",
-        help="Address to serve /metrics, /healthz and /readyz on. They tell no secrets, but nobody is "
+        help="Address to serve /, /metrics, /healthz and /readyz on. They tell no secrets, but nobody is "
         "asked who he is.",
     ),
     cfg.PortOpt(
         "port",
         default=8978,
-        help="Port to serve /metrics, /healthz and /readyz on. 0: serve nothing.",
+        help="Port to serve /, /metrics, /healthz and /readyz on. 0: serve nothing.",
     ),
     cfg.Opt(
         "max_lag",
@@ -428,16 +523,25 @@ def register_opts(conf: cfg.ConfigOpts, groups: Iterable[str | None] = tuple(_GR
 
 
 def prepare_service(
+    argv: Sequence[str] | None = None, config_files: list[str] | None = None
+) -> cfg.ConfigOpts:
+    """Return a configuration that was parsed and checked, as :func:`read` does, and set up logging by it."""
+    conf = read(argv, config_files)
+    set_up_logging(conf)
+    return conf
+
+
+def read(
     argv: Sequence[str] | None = None,
     config_files: list[str] | None = None,
     cli_opts: Sequence[cfg.Opt] = (),
 ) -> cfg.ConfigOpts:
-    """Return a configuration that was parsed and checked, with logging set up by it.
+    """Return a configuration that was parsed and checked.
 
     :param argv: arguments without the program's name; the process' own by default.
     :param config_files: read these instead of looking for ``panko-ingest.conf`` in the usual places.
     :param cli_opts: options of the command line to accept, such as a command's subcommands.
-    :raises ConfigError: a value is refused; the text names its option.
+    :raises ConfigError: a value is refused; the text names its file, line and option.
     """
     conf = cfg.ConfigOpts()
     register_opts(conf)
@@ -445,24 +549,50 @@ def prepare_service(
     reports.set_defaults(conf)
     set_defaults()
     conf.register_cli_opts(cli_opts)
+    arguments = sys.argv[1:] if argv is None else argv
+    # The program's name is the project's, so that oslo.config finds everything twice.
+    files = _once(cfg.find_config_files(PROJECT)) if config_files is None else config_files
+    folders = _once(
+        cfg.find_config_dirs(PROJECT) + cfg.find_config_dirs(PROJECT, extension=CREDENTIALS_FOLDER)
+    )
+    option_lines.check(option_lines.named(arguments, files, folders), _known())
     try:
         conf(
-            sys.argv[1:] if argv is None else argv,
+            arguments,
             project=PROJECT,
             version=__version__,
-            # The program's name is the project's, so that oslo.config finds everything twice.
-            default_config_files=(
-                _once(cfg.find_config_files(PROJECT)) if config_files is None else config_files
-            ),
-            default_config_dirs=_once(
-                cfg.find_config_dirs(PROJECT) + cfg.find_config_dirs(PROJECT, extension=CREDENTIALS_FOLDER)
-            ),
+            default_config_files=files,
+            default_config_dirs=folders,
         )
     except cfg.Error as error:
         raise ConfigError(str(error)) from error
     check(conf)
-    log.setup(conf, PROJECT, __version__)
     return conf
+
+
+def set_up_logging(conf: cfg.ConfigOpts) -> None:
+    """Write the log as the configuration says.
+
+    :raises ConfigError: it can't be written so.
+    """
+    foreign_text.guard_log()
+    try:
+        log.setup(conf, PROJECT, __version__)
+    except log.LogConfigError as error:
+        raise ConfigError(f"[DEFAULT] log_config_append: {error}") from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise ConfigError(f"[DEFAULT] log_file, log_dir, use_syslog: {where}{error.strerror}") from error
+    except Exception as error:
+        raise ConfigError(f"[DEFAULT] log_*, use_*: {type(error).__name__}: {error}") from error
+
+
+def _known() -> dict[str, list[cfg.Opt]]:
+    """Return the options that are read from files, by group."""
+    known: dict[str, list[cfg.Opt]] = {}
+    for group, options in [*list_opts(), *log_options.list_opts(), *reports.list_opts()]:
+        known.setdefault(group or "DEFAULT", []).extend(options)
+    return known
 
 
 def _once(paths: Iterable[str]) -> list[str]:
@@ -481,9 +611,7 @@ def check(conf: cfg.ConfigOpts) -> None:
             try:
                 getattr(values, option.dest)
             except (cfg.Error, ValueError) as error:
-                reason = str(error).partition(" is not valid: ")[2] or str(error)
-                reason = _NO_NUMBER.sub("is no number: ", reason)
-                faults.append(f"[{group or 'DEFAULT'}] {option.name}: {reason}")
+                faults.append(f"[{group or 'DEFAULT'}] {option.name}: {option_lines.reason(option, error)}")
     if not faults:
         prefetch, batch_size = conf.notification.prefetch_count, conf.notification.batch_size
         if 0 < prefetch < batch_size:

@@ -1,15 +1,18 @@
 """Dead letters made of the messages that can't become events."""
 
+from typing import Any
+
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import MessageError
-from panko_ingest.notification import MAX_DEPTH, MAX_MESSAGE_SIZE
+from panko_ingest.notification import MAX_DEPTH, MAX_MESSAGE_SIZE, is_deeper_than
 from panko_ingest.redaction import overwrite, redact, redact_body
 from panko_ingest.storage.models import DeadLetter
 
-MAX_BODY = 7 * 1024 * 1024
-"""Bytes of a body that are kept: escaped in a statement, they must pass MariaDB's default packet."""
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes of a body that are looked at and kept at most; a database may take less."""
 
 _MAX_ERROR = 2000
+_MAX_HEADER_DEPTH = 50  # what can be written as JSON by any library
 
 
 def from_delivery(
@@ -22,29 +25,32 @@ def from_delivery(
     max_size: int = MAX_MESSAGE_SIZE,
     max_depth: int = MAX_DEPTH,
     max_body: int = MAX_BODY,
+    unread: bool = False,
 ) -> DeadLetter:
     """Return the dead letter of a delivered message: its body without credentials, and the reason.
+
+    This never fails: where credentials can't be told apart, the body is withheld, and the reason says so.
 
     :param stage: where it failed; that of the error, or ``crash`` for one that nobody foresaw.
     :param message_id: of the notification, where it is known; so is ``event_type``.
     :param max_size: the bounds within which the message was decoded; so is ``max_depth``.
     :param max_body: bytes above which the body is cut, which the error then says.
+    :param unread: nothing in the message is looked at, and so none of it kept.
     """
     body, reason = delivery.body, str(error)
-    if len(body) > max_size:  # nobody reads more of it than is kept
-        body = body[:max_body]
-    body, redacted = redact_body(
-        body,
-        content_type=delivery.content_type,
-        content_encoding=delivery.content_encoding,
-        headers=delivery.headers,
-        max_size=max_size,
-        max_depth=max_depth,
-    )
-    if len(delivery.body) > max_body:
-        body = body[:max_body]
-        reason += f" (the body is cut: {len(body)} of {len(delivery.body)} bytes are kept)"
-    clean_headers = redact(dict(delivery.headers))
+    if unread:
+        reason += f" (the body of {len(body)} bytes is withheld: what ended them may be in it)"
+        body, redacted = b"", True
+        headers, headers_redacted = {"withheld": "with the body"}, True
+    else:
+        if len(body) > max_size:  # nobody reads more of it than is kept
+            body = body[:max_body]
+        body, redacted, withheld = clean_body(delivery, body, max_size, max_depth)
+        reason += withheld
+        if len(delivery.body) > max_body and not withheld:
+            body = body[:max_body]
+            reason += f" (the body is cut: {len(body)} of {len(delivery.body)} bytes are kept)"
+        headers, headers_redacted = clean_headers(delivery)
     return DeadLetter(
         digest=delivery.digest(),
         body=body,
@@ -53,14 +59,44 @@ def from_delivery(
         error=overwrite(reason.encode("utf-8", "replace")[:_MAX_ERROR]).decode("utf-8", "replace"),
         content_type=delivery.content_type,
         content_encoding=delivery.content_encoding,
-        headers=clean_headers,
+        headers=headers,
         exchange=delivery.exchange,
         routing_key=delivery.routing_key,
         queue=delivery.queue,
         message_id=_known(message_id),
         event_type=_known(event_type),
-        redacted=redacted or clean_headers != delivery.headers,
+        redacted=redacted or headers_redacted,
     )
+
+
+def clean_body(delivery: Delivery, body: bytes, max_size: int, max_depth: int) -> tuple[bytes, bool, str]:
+    """Return the body to keep, whether something is missing from it, and what to say where all is."""
+    try:
+        clean, redacted = redact_body(
+            body,
+            content_type=delivery.content_type,
+            content_encoding=delivery.content_encoding,
+            headers=delivery.headers,
+            max_size=max_size,
+            max_depth=max_depth,
+        )
+    # Whatever it is, the message must not come back for ever, and its credentials not be stored.
+    except Exception as error:  # noqa: BLE001
+        why = f"its credentials can't be told apart, {type(error).__name__}"
+        return b"", True, f" (the body of {len(body)} bytes is withheld: {why})"
+    return clean, redacted, ""
+
+
+def clean_headers(delivery: Delivery) -> tuple[dict[str, Any], bool]:
+    """Return the headers to show, and whether something is missing from them; it never fails."""
+    headers = dict(delivery.headers)
+    try:
+        if is_deeper_than(_MAX_HEADER_DEPTH, [headers]):
+            return {"withheld": "headers nested deep"}, True
+        clean = redact(headers)
+    except Exception as error:  # noqa: BLE001
+        return {"withheld": f"credentials in the headers can't be told apart: {type(error).__name__}"}, True
+    return clean, clean != headers
 
 
 def _known(value: object) -> str | None:

@@ -8,28 +8,33 @@ from typing import Any
 class Delivery:
     """The bytes and the properties of one delivered message, and what its ack needs.
 
-    ``tag`` and ``generation`` belong to the consumer that received it: a tag means something only
-    on the channel of that generation. ``received_at`` is monotonic seconds.
+    ``tag`` means something only on the channel that it came over; ``channel`` is the number of that, which
+    no other channel of its consumer ever has. ``fault`` says why its properties can't be read, which makes a
+    dead letter of it; its headers then hold all their bytes. ``source`` is who published it, and of which
+    type, once that is known, or what it came by; ``is_dead`` whether it became a dead letter.
+    ``bytes_held`` is how much memory it takes, with what was made of it: the figure for all bounds.
     """
 
     __slots__ = (
         "body",
+        "bytes_held",
+        "channel",
         "content_encoding",
         "content_type",
         "exchange",
-        "generation",
+        "fault",
         "headers",
+        "is_dead",
         "queue",
-        "received_at",
         "redelivered",
         "routing_key",
+        "source",
         "tag",
     )
 
     def __init__(
         self,
         body: bytes,
-        *,
         content_type: str | None = None,
         content_encoding: str | None = None,
         headers: Mapping[str, Any] | None = None,
@@ -37,11 +42,12 @@ class Delivery:
         routing_key: str = "",
         queue: str = "",
         redelivered: bool = False,
+        fault: str | None = None,
         tag: Any = None,
-        generation: int = 0,
-        received_at: float = 0.0,
+        channel: int = 0,
     ) -> None:
         self.body = body
+        self.bytes_held = len(body)
         self.content_type = content_type
         self.content_encoding = content_encoding
         self.headers = headers or {}
@@ -49,15 +55,22 @@ class Delivery:
         self.routing_key = routing_key
         self.queue = queue
         self.redelivered = redelivered
+        self.fault = fault
         self.tag = tag
-        self.generation = generation
-        self.received_at = received_at
+        self.channel = channel
+        self.source = (exchange, routing_key)
+        self.is_dead = False
 
     @property
     def returns(self) -> int:
-        """How often it came back, by the count of a quorum queue; 0 where nobody counts."""
-        count = self.headers.get("x-delivery-count")
-        return count if isinstance(count, int) else 0
+        """How often it came back, by the count of a quorum queue; 0 where nobody counts.
+
+        From RabbitMQ 4.3 on one header counts every return, and the other those that count as failures.
+        """
+        if not self.redelivered and not self.headers:
+            return 0
+        counts = (self.headers.get("x-acquired-count"), self.headers.get("x-delivery-count"))
+        return max((count for count in counts if isinstance(count, int)), default=0)
 
     def digest(self) -> bytes:
         """Return the SHA-256 that names this message in ``dead_letter``, the same at every redelivery."""

@@ -3,6 +3,9 @@
 Storage errors live in :mod:`panko_ingest.storage`, beside the interface that raises them.
 """
 
+STAGES = ("decode", "convert", "record", "crash")
+"""Where on its way a message can turn out to be a dead letter."""
+
 
 class PankoIngestError(Exception):
     """Base of every error that this project raises on purpose."""

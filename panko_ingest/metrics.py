@@ -9,20 +9,19 @@ from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from panko_ingest.errors import STAGES
+
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _MESSAGE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.025, 0.1, 1.0)
 _LAG_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
 _ROUND_SECONDS = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
-_MAX_SALVAGED_PAIRS = 1000
+_MAX_SALVAGED_SIZE = 32 * 1024
 _BATCH_SIZES = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000)
-
-STAGES = ("decode", "convert", "record", "crash")
-"""Where it can turn out that a message will never be an event."""
 
 KINDS = ("ingester", "expirer", "monitor")
 """What the processes of the daemon are for."""
 
-CAUSES = ("conflict", "reconnect", "unavailable", "operator")
+CAUSES = ("conflict", "reconnect", "unavailable", "operator", "blocker")
 """Why a batch has to be recorded again."""
 
 
@@ -56,14 +55,16 @@ class Metrics:
     def count_salvaged(self, event_type: str, trait: str) -> None:
         """Count a trait that conversion salvaged.
 
-        Names come from publishers: beyond so many pairs they are left out, and memory stays bounded.
+        Names come from publishers: beyond so much text they are left out, and other metrics keep their room.
         """
         pair = event_type, trait
         if pair not in self._salvaged_pairs:
-            if len(self._salvaged_pairs) >= _MAX_SALVAGED_PAIRS:
+            size = len(ascii(pair))
+            if self._salvaged_size + size > _MAX_SALVAGED_SIZE:
                 pair = "", ""
             else:
                 self._salvaged_pairs.add(pair)
+                self._salvaged_size += size
         self.salvaged.labels("convert", *pair).inc()
 
     def of_bus(self, bus: str) -> "BusMetrics":
@@ -94,6 +95,11 @@ class Metrics:
         self.redelivered = self._counter(
             "messages_redelivered", "Messages among them that the broker had delivered before."
         )
+        self.near_limit = self._counter(
+            "messages_near_delivery_limit",
+            "Messages that had come back so often that a quorum queue may drop them soon: ten times, of the "
+            "twenty that RabbitMQ 4 allows where nothing else is set.",
+        )
         self.recorded = self._counter("events_recorded", "Events committed to the database.")
         self.duplicates = self._counter(
             "events_duplicate", "Events that were stored already, by their message_id."
@@ -114,6 +120,7 @@ class Metrics:
             "trait",
         )
         self._salvaged_pairs: set[tuple[str, str]] = set()
+        self._salvaged_size = 0
         for stage in STAGES:
             self.dead_letters.labels(stage)
         for stage in ("convert", "record"):
@@ -152,6 +159,12 @@ class Metrics:
         self.lost_connections = self._counter(
             "broker_connections_lost", "Connections to a broker that ended without our wish.", "bus"
         )
+        self.refused = self._gauge(
+            "broker_refusals",
+            "Workers to which the broker refuses a queue, or an exchange that is to be bound.",
+            "bus",
+            "name",
+        )
         self.prefetch = self._gauge(
             "prefetch",
             "Messages of a queue that the broker may hand out before the first is acknowledged; 0 while "
@@ -177,15 +190,27 @@ class Metrics:
             "bus",
         )
 
+        self.not_stored = self._gauge(
+            "batches_not_stored",
+            "Workers of which the database takes other batches, but not the last one of this bus.",
+            "bus",
+        )
+
     def _declare_store(self) -> None:
         self.store_retries = self._counter(
             "store_retries",
             "Tries to record a batch that failed and are made again, by cause: conflict (with another "
-            "transaction), reconnect (the connection broke), unavailable, or operator (somebody has to act).",
+            "transaction), reconnect (the connection broke), unavailable, operator (somebody has to act), or "
+            "blocker (a session of ours that was left behind kept us waiting, and was ended).",
             "cause",
         )
         for cause in CAUSES:
             self.store_retries.labels(cause)
+        self.unwritten_seconds = self._gauge(
+            "unwritten_seconds",
+            "Time for which messages have been in hand without one being committed; 0 with nothing in hand.",
+            mode="livemax",
+        )
         self.store_away = self._gauge("store_away", "Workers that wait for the database.")
         self.pool_in_use = self._gauge(
             "database_connections_in_use", "Pooled connections to the database that are in use."
@@ -233,6 +258,9 @@ class BusMetrics:
     """The metrics of one bus, in one process; label values are looked up once."""
 
     def __init__(self, metrics: Metrics, bus: str) -> None:
+        self._bus = bus
+        self._refused = metrics.refused
+        self._refusals: set[str] = set()
         self.connections = metrics.connections.labels(bus)
         self.lost_connections = metrics.lost_connections.labels(bus)
         self.prefetch = metrics.prefetch.labels(bus)
@@ -240,6 +268,13 @@ class BusMetrics:
         self.bytes_in_flight = metrics.bytes_in_flight.labels(bus)
         self.oldest_seconds = metrics.oldest_seconds.labels(bus)
         self.breaker_open = metrics.breaker_open.labels(bus)
+        self.not_stored = metrics.not_stored.labels(bus)
+
+    def note_refusal(self, name: str, reason: str | None) -> None:
+        """Take note that the broker refuses a queue or an exchange, or, without a reason, no longer does."""
+        if reason is not None or name in self._refusals:
+            self._refusals.add(name)
+            self._refused.labels(self._bus, name).set(reason is not None)
 
 
 def document() -> str:

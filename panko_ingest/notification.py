@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from panko_ingest import compression
+from panko_ingest import compression, exact_json
 from panko_ingest.errors import DecodeError
 
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
@@ -15,6 +15,7 @@ MAX_DEPTH = 100
 
 _VERSION_KEY = "oslo.version"
 _MESSAGE_KEY = "oslo.message"
+_ENVELOPE = (_VERSION_KEY, _MESSAGE_KEY)
 _CONTEXT_PREFIX = "_context_"
 
 _NOT_JSON = {
@@ -31,25 +32,24 @@ _TEXT_ENCODINGS = {
     "ascii", "iso8859-1", "cp1252",
 }  # fmt: skip
 _PLAIN_ENCODINGS = {None, "", "utf-8", "UTF-8", "utf8", "us-ascii", "ascii", "binary"}
-
-# Any digit becomes 0, any opening bracket [, all else a blank: one pass shows both what may be an
-# integer beyond 64 bits and how deep the nesting can be at most.
-_OUTLINE = bytes(
-    ord("0") if byte in b"0123456789" else ord("[") if byte in b"[{" else ord(" ") for byte in range(256)
-)
-_LONG_NUMBER = b"0" * 20
+# An empty list takes 3 bytes of text and more than 60 of memory.
+_BYTES_OF_A_VALUE = 64
+_LEAST_BYTES_FOR_A_VALUE = 16
+_ALWAYS_PARSED = 64 * 1024
 
 
 class _ContextNames(dict[str, str]):
     """The keys of a context without their prefix, '' for a key of anything else; bounded."""
 
     _MOST = 4096
+    _LONGEST = 100
 
     def __missing__(self, key: str) -> str:
         name = key[len(_CONTEXT_PREFIX) :] if key.startswith(_CONTEXT_PREFIX) else ""
-        if len(self) >= self._MOST:
-            self.clear()
-        self[key] = name
+        if len(key) <= self._LONGEST:
+            if len(self) >= self._MOST:
+                self.clear()
+            self[key] = name
         return name
 
 
@@ -64,11 +64,17 @@ class Notification:
     case, empty where the message has none.
     """
 
-    __slots__ = ("message", "priority")
+    __slots__ = ("_text", "message", "priority")
 
-    def __init__(self, message: dict[str, Any], priority: str) -> None:
+    def __init__(self, message: dict[str, Any], priority: str, text: bytes | str = b"") -> None:
         self.message = message
         self.priority = priority
+        self._text = text
+
+    @property
+    def bytes_held(self) -> int:
+        """How much memory ``message`` takes: its text, decompressed, and an object for each value in it."""
+        return len(self._text) + _BYTES_OF_A_VALUE * _count_values(self._text)
 
     @classmethod
     def decode(
@@ -84,23 +90,26 @@ class Notification:
         """Return the notification in a message's body: envelope 2.0, or 1.0, which has none.
 
         :param headers: the message's; a ``compression`` header is honoured.
-        :param max_size: bytes of the body, and of what it inflates to.
+        :param max_size: bytes of the body, and of what it inflates to; values in it are a sixteenth at most.
         :param max_depth: levels of nested lists and objects.
         :raises DecodeError: the body is no notification within these bounds; the text says why.
         """
-        _, inner = parse_body(
+        text = read_text(
             body,
             content_type=content_type,
             content_encoding=content_encoding,
             headers=headers,
             max_size=max_size,
-            max_depth=max_depth,
         )
-        return cls.from_inner(inner)
+        document, inner = parse_text(text, max_size, max_depth)
+        return cls.from_inner(inner, notification_text(document) or text)
 
     @classmethod
-    def from_inner(cls, inner: dict[str, Any]) -> "Notification":
-        """Return the notification of a document without an envelope."""
+    def from_inner(cls, inner: dict[str, Any], text: bytes | str = b"") -> "Notification":
+        """Return the notification of a document without an envelope.
+
+        :param text: what the document was parsed from.
+        """
         get = inner.get
         priority = get("priority")
         return cls(
@@ -112,23 +121,21 @@ class Notification:
                 "metadata": {"message_id": get("message_id"), "timestamp": get("timestamp")},
             },
             priority.lower() if priority.__class__ is str else "",
+            text,
         )
 
 
-def parse_body(
+def read_text(
     body: bytes,
     *,
-    content_type: str | None = None,
-    content_encoding: str | None = None,
-    headers: Mapping[str, Any] | None = None,
-    max_size: int = MAX_MESSAGE_SIZE,
-    max_depth: int = MAX_DEPTH,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the JSON document of a message's body, and the notification in it.
+    content_type: str | None,
+    content_encoding: str | None,
+    headers: Mapping[str, Any] | None,
+    max_size: int,
+) -> bytes | str:
+    """Return the JSON text of a message's body, decompressed; bytes where it is in UTF-8.
 
-    The two are the same object where there is no envelope; the parameters are those of ``decode``.
-
-    :raises DecodeError: the body is no notification within the bounds.
+    :raises DecodeError: it is larger than ``max_size``, damaged, or said to be anything else.
     """
     if len(body) > max_size:
         raise DecodeError(f"the body has {len(body)} bytes, more than max_message_size ({max_size})")
@@ -136,14 +143,25 @@ def parse_body(
         raise DecodeError(f"content type {content_type[:64]!r}: only JSON is read")
     if headers and (method := headers.get("compression")):
         body = compression.inflate(body, method, max_size)
-    text = body if content_encoding in _PLAIN_ENCODINGS else _decode_text(body, content_encoding)
-    document = _parse_json(text)
+    return body if content_encoding in _PLAIN_ENCODINGS else _decode_text(body, content_encoding)
+
+
+def parse_text(text: bytes | str, max_size: int, max_depth: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the JSON document of a text, and the notification in it.
+
+    The two are the same object where there is no envelope; the bounds are those of ``decode``.
+
+    :raises DecodeError: the text is no notification, has too many values or is nested too deep.
+    """
+    document = _parse_json(text, max_size)
     if document.__class__ is not dict:
         raise DecodeError(f"the body is {_kind(document)}, not an object")
     if not is_enveloped(document):
         document = _within_bounds(document, text, max_depth)
         return document, document
-    return document, _open_envelope(document, max_depth)
+    if len(document) > len(_ENVELOPE):
+        document = _within_bounds(document, text, max_depth)
+    return document, _open_envelope(document, max_size, max_depth)
 
 
 def is_enveloped(document: dict[str, Any]) -> bool:
@@ -151,25 +169,54 @@ def is_enveloped(document: dict[str, Any]) -> bool:
     return _VERSION_KEY in document and _MESSAGE_KEY in document
 
 
+def notification_text(document: dict[str, Any]) -> str | None:
+    """Return the JSON text of the notification in an envelope, None where there is no envelope."""
+    return document[_MESSAGE_KEY] if is_enveloped(document) else None
+
+
+def around_notification(document: dict[str, Any]) -> dict[str, Any]:
+    """Return what an envelope holds beside the notification, nothing where there is no envelope."""
+    if not is_enveloped(document):
+        return {}
+    return {key: value for key, value in document.items() if key != _MESSAGE_KEY}
+
+
 def wrap_again(document: dict[str, Any], inner: dict[str, Any]) -> dict[str, Any]:
     """Return the document with ``inner`` in place of the notification that it held."""
     return {**document, _MESSAGE_KEY: json.dumps(inner)} if is_enveloped(document) else inner
 
 
-def _open_envelope(document: dict[str, Any], max_depth: int) -> dict[str, Any]:
+def _open_envelope(document: dict[str, Any], max_size: int, max_depth: int) -> dict[str, Any]:
     version, message = document[_VERSION_KEY], document[_MESSAGE_KEY]
-    if str(version).partition(".")[0] != "2":
-        raise DecodeError(f"envelope version {str(version)[:32]!r} is unknown: 2.0 and bare 1.0 are read")
+    if version.__class__ in {dict, list} or str(version).partition(".")[0] != "2":
+        shown = _kind(version) if version.__class__ in {dict, list} else repr(str(version)[:32])
+        raise DecodeError(f"envelope version {shown} is unknown: 2.0 and bare 1.0 are read")
     if message.__class__ is not str:
         raise DecodeError(f"{_MESSAGE_KEY} is {_kind(message)}, not JSON text")
-    inner = _parse_json(message)
+    inner = _parse_json(message, max_size)
     if inner.__class__ is not dict:
         raise DecodeError(f"{_MESSAGE_KEY} is {_kind(inner)}, not an object")
     return _within_bounds(inner, message, max_depth)
 
 
-def _parse_json(text: bytes | str) -> Any:
-    """Parse fast, or else as json does: NaN, lone surrogates and integers of any size are accepted."""
+def _count_values(text: bytes | str) -> int:
+    """Return how many values a JSON text has at most, but for the first."""
+    if isinstance(text, bytes):
+        return text.count(b",") + text.count(b"[") + text.count(b"{")
+    return text.count(",") + text.count("[") + text.count("{")
+
+
+def _parse_json(text: bytes | str, max_size: int) -> Any:
+    """Parse fast, or else as json does: NaN, lone surrogates and integers of any size are accepted.
+
+    :raises DecodeError: it is no JSON, or what it would become takes many times the memory of its text.
+    """
+    most = max_size // _LEAST_BYTES_FOR_A_VALUE
+    if len(text) > _ALWAYS_PARSED and _count_values(text) > most:
+        raise DecodeError(
+            f"the body has more than {most} values, one for each {_LEAST_BYTES_FOR_A_VALUE} bytes of "
+            f"max_message_size ({max_size})"
+        )
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -192,16 +239,16 @@ def _within_bounds(value: dict[str, Any], text: bytes | str, max_depth: int) -> 
 
     :raises DecodeError: it is nested deeper than ``max_depth``.
     """
-    data = text if isinstance(text, bytes) else text.encode("utf-8", "replace")
-    outline = data.translate(_OUTLINE)
-    if _LONG_NUMBER in outline:  # orjson makes floats of integers beyond 64 bits
+    outline = exact_json.outline(text)
+    if exact_json.has_long_number(outline):
         value = _parse_any_json(text)
-    if outline.count(b"[") > max_depth and _is_deeper_than(max_depth, value):
+    if outline.count(b"[") > max_depth and is_deeper_than(max_depth, value):
         raise DecodeError(f"the body is nested deeper than max_depth ({max_depth} levels)")
     return value
 
 
-def _is_deeper_than(levels: int, value: Any) -> bool:
+def is_deeper_than(levels: int, value: Any) -> bool:
+    """Tell whether an object or a list is nested deeper than so many levels."""
     layer = [value]
     for _ in range(levels):
         layer = [

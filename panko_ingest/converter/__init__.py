@@ -1,13 +1,11 @@
 """From notifications to events, by event definitions in Ceilometer's format.
 
-``definitions`` reads the file, ``compiler`` makes a function of each definition, ``engine`` uses them,
-``explanation`` tells how it went.
+``definitions`` reads the file, ``compiler`` makes a function of each definition, ``engine`` uses them.
 """
 
 from panko_ingest.converter.definitions import EventDefinition
 from panko_ingest.converter.engine import EventConverter
-from panko_ingest.converter.explanation import Explanation, explain
 from panko_ingest.converter.globs import TypeFilter
 from panko_ingest.converter.traits import TraitDefinition
 
-__all__ = ["EventConverter", "EventDefinition", "Explanation", "TraitDefinition", "TypeFilter", "explain"]
+__all__ = ["EventConverter", "EventDefinition", "TraitDefinition", "TypeFilter"]

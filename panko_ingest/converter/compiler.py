@@ -65,13 +65,19 @@ def _may_follow(kind: str, before: set[str]) -> bool:
 def _plain_step(path: JSONPath) -> Step | None:
     if isinstance(path, Fields) and len(path.fields) == 1 and path.fields[0] != "*":
         return ("key", path.fields[0])
-    if isinstance(path, Index) and len(path.indices) == 1:
-        return ("index", path.indices[0])
+    if isinstance(path, Index) and len(numbers := _indexes(path)) == 1:
+        return ("index", numbers[0])
     if isinstance(path, Split) and path.segment != "*":
         return ("split", path.chars, int(path.segment), path.max_split)
     if isinstance(path, Filter) and len(path.expressions) == 1:
         return _plain_filter(path.expressions[0])
     return None
+
+
+def _indexes(path: Index) -> tuple[int, ...]:
+    # Until jsonpath-ng 1.7 there is but one, which has another name.
+    numbers: tuple[int, ...] = path.indices if hasattr(path, "indices") else (vars(path)["index"],)
+    return numbers
 
 
 def _plain_filter(expression: Any) -> Step | None:

@@ -12,14 +12,13 @@ import yaml
 from panko_ingest.converter import values
 from panko_ingest.converter.compiler import compile_traits
 from panko_ingest.converter.globs import TypePatterns
-from panko_ingest.converter.traits import TYPES, TraitDefinition
+from panko_ingest.converter.traits import TraitDefinition
 from panko_ingest.errors import DefinitionError
-from panko_ingest.storage.models import Trait
+from panko_ingest.storage.models import DEFINITION_TYPES, MAX_NAME, Trait
 
 LOG = logging.getLogger(__name__)
 
 PLUGINS = "panko_ingest.trait_plugin"
-MAX_NAME = 255
 
 DEFAULT_TRAITS = {
     "service": ["publisher_id"],
@@ -61,11 +60,6 @@ class EventDefinition:
     def to_traits(self) -> Callable[[dict[str, Any], values.Faults], list[Trait]]:
         """The compiled form: ``(notification, faults) -> traits``."""
         return compile_traits(self.traits.values())
-
-    def to_traits_plainly(self, notification: dict[str, Any], faults: values.Faults) -> list[Trait]:
-        """Return the same as ``to_traits``, by jsonpath-ng alone."""
-        traits = (trait.to_trait(notification, faults) for trait in self.traits.values())
-        return [trait for trait in traits if trait is not None]
 
 
 def default_traits() -> dict[str, TraitDefinition]:
@@ -192,19 +186,18 @@ class _Reader:
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
             self._fault(line, f"{where}: a name must be text of at most {MAX_NAME} characters")
         if not isinstance(config, _Mapping):
-            self._fault(line, f"{where}: must have fields")
-            return None
+            config = {"fields": config}  # Ceilometer's short form: nothing but the fields
         type_name = config.get("type", "text")
-        dtype = TYPES.get(type_name.lower()) if isinstance(type_name, str) else None
+        dtype = DEFINITION_TYPES.get(type_name.lower()) if isinstance(type_name, str) else None
         if dtype is None:
-            self._fault(line, f"{where}: type {type_name!r} is none of {', '.join(TYPES)}")
+            self._fault(line, f"{where}: type {type_name!r} is none of {', '.join(DEFINITION_TYPES)}")
         fields = self._fields(line, where, config)
         plugin = self._plugin(line, where, config["plugin"]) if config.get("plugin") else None
         if len(self.faults) > before or dtype is None:
             return None
         return TraitDefinition(name, dtype, fields, plugin, line)
 
-    def _fields(self, line: int, where: str, config: _Mapping) -> list[str]:
+    def _fields(self, line: int, where: str, config: Mapping[Any, Any]) -> list[str]:
         fields = config.get("fields")
         if isinstance(fields, str):
             fields = [fields]

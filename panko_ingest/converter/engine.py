@@ -1,22 +1,20 @@
 """From a notification to an event, by the event definitions."""
 
 import datetime
-import logging
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from panko_ingest import timestamps
+from panko_ingest import foreign_text, timestamps
 from panko_ingest.converter import definitions, values
 from panko_ingest.converter.definitions import EventDefinition
 from panko_ingest.errors import ConvertError
 from panko_ingest.redaction import redact
-from panko_ingest.storage.models import SALVAGED_KEY, Event
+from panko_ingest.storage.models import MAX_NAME, SALVAGED_KEY, Event
 
-LOG = logging.getLogger(__name__)
+LOG = foreign_text.logger_about_messages(__name__)
 
-MAX_EVENT_TYPE = 255
 _MOST_TYPES = 8192
 _LOG_INTERVAL = 60.0
 _MOST_LOGGED = 4096
@@ -29,7 +27,8 @@ class EventConverter:
     :param store_raw: priorities whose events keep the notification, credentials removed.
     :param drop_unmatched: make no events of types that no definition matches, instead of events
         with the default traits.
-    :param clock: monotonic seconds, for the pause between two log lines on the same trait.
+    :param log: tell the log, once a minute for each event type and trait, what was wrong with a trait.
+    :param clock: monotonic seconds.
     """
 
     def __init__(
@@ -37,6 +36,7 @@ class EventConverter:
         event_definitions: Iterable[EventDefinition],
         store_raw: Iterable[str] = (),
         drop_unmatched: bool = False,
+        log: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.definitions = list(event_definitions)[::-1]
@@ -44,17 +44,21 @@ class EventConverter:
             self.definitions.append(EventDefinition(["*"], definitions.default_traits()))
         self._store_raw = frozenset(priority.lower() for priority in store_raw)
         self._known: dict[str, EventDefinition | None] = {}
-        self._salvage_log = _SalvageLog(clock)
+        self._salvage_log = _SalvageLog(clock) if log else None
 
     @classmethod
     def from_file(
-        cls, path: str | Path, store_raw: Iterable[str] = (), drop_unmatched: bool = False
+        cls,
+        path: str | Path,
+        store_raw: Iterable[str] = (),
+        drop_unmatched: bool = False,
+        log: bool = True,
     ) -> "EventConverter":
         """Return a converter by the definitions of a file.
 
         :raises DefinitionError: listing every fault of the file.
         """
-        return cls(definitions.load(path), store_raw, drop_unmatched)
+        return cls(definitions.load(path), store_raw, drop_unmatched, log)
 
     def definition_of(self, event_type: Any) -> EventDefinition | None:
         """Return the definition that is used for an event type, None if its notifications are dropped.
@@ -67,14 +71,14 @@ class EventConverter:
             pass
         except TypeError:
             raise ConvertError("event_type is no text") from None
-        _check_text("event_type", event_type, MAX_EVENT_TYPE)
+        _check_text("event_type", event_type, MAX_NAME)
         found = next((known for known in self.definitions if known.match(event_type)), None)
         if len(self._known) >= _MOST_TYPES:
             self._known.clear()
         self._known[event_type] = found
         return found
 
-    def to_event(self, notification: dict[str, Any], priority: str, log: bool = True) -> Event | None:
+    def to_event(self, notification: dict[str, Any], priority: str) -> Event | None:
         """Return the event of a notification, None where the definitions drop it.
 
         A trait that can't be made is left out or mended; the event then keeps the notification,
@@ -82,7 +86,6 @@ class EventConverter:
 
         :param notification: in Ceilometer's shape, as ``Notification.message`` is.
         :param priority: in lower case.
-        :param log: tell the log, once a minute for each event type and trait, what was wrong.
         :raises ConvertError: message_id, event_type or timestamp is missing or unusable.
         """
         definition = self.definition_of(notification.get("event_type"))
@@ -98,7 +101,7 @@ class EventConverter:
                 **redact(notification),
                 SALVAGED_KEY: [{"trait": name, "reason": reason} for name, reason in faults],
             }
-            if log:
+            if self._salvage_log is not None:
                 self._salvage_log.write(event, faults)
         return event
 

@@ -3,9 +3,10 @@
 import fnmatch
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _NOTHING = r"(?!)"
-_MOST_CACHED = 8192
+_MOST_CACHED, _LONGEST_CACHED = 8192, 255
 
 
 class TypePatterns:
@@ -34,18 +35,15 @@ class TypeFilter:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = TypePatterns(patterns)
-        self._known: dict[str, bool] = {}
+        self._match = lru_cache(_MOST_CACHED)(self._patterns.match)
 
     def __call__(self, event_type: object) -> bool:
         """Tell whether to store events of a type; what is no text passes, for the converter to refuse."""
         if self._patterns.matches_everything or not isinstance(event_type, str):
             return True
-        known = self._known.get(event_type)
-        if known is None:
-            if len(self._known) >= _MOST_CACHED:
-                self._known.clear()
-            known = self._known[event_type] = self._patterns.match(event_type)
-        return known
+        # Whoever publishes chooses the text, and what is cached stays.
+        match = self._match if len(event_type) <= _LONGEST_CACHED else self._patterns.match
+        return match(event_type)
 
 
 def _compile(globs: list[str]) -> re.Pattern[str]:

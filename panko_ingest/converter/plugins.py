@@ -22,7 +22,7 @@ class TraitPlugin(ABC):
 
     @abstractmethod
     def trait_values(self, match_list: Matches) -> Sequence[Any]:
-        """Return the values found; the first of them becomes the trait's, None makes no trait."""
+        """Return the values found; the first that is not None becomes the trait's."""
 
 
 class SplitPlugin(TraitPlugin):

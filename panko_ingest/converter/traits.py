@@ -1,22 +1,15 @@
 """One trait of a definition: where its value is found in a notification, and of what type it is."""
 
+import copy
 import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
-from jsonpath_ng import JSONPath
+from jsonpath_ng import Child, JSONPath
 from jsonpath_ng.ext.parser import parse
 
 from panko_ingest.converter import values
-from panko_ingest.storage.models import Trait
-
-TYPES = {
-    "text": Trait.TEXT_TYPE,
-    "int": Trait.INT_TYPE,
-    "float": Trait.FLOAT_TYPE,
-    "datetime": Trait.DATETIME_TYPE,
-}
 
 
 class _Plugin(Protocol):
@@ -40,7 +33,7 @@ class TraitDefinition:
     :param name: the trait's.
     :param dtype: one of ``Trait``'s type numbers.
     :param fields: JSONPaths; the first value that is not null wins.
-    :param plugin: makes the value of all that the fields match, instead.
+    :param plugin: makes values of all that the fields match; the first that is not null wins.
     :param line: where it stands in the definitions file, 0 for a default trait.
     :raises Exception: a field is no JSONPath.
     """
@@ -68,20 +61,12 @@ class TraitDefinition:
         if self.plugin is None:
             return next((value for path in self.paths for value in found(path, notification)), None)
         matches = [
-            (str(match.full_path), match.value)
+            (_text(match.full_path), match.value)
             for path in self.paths
-            for match in path.find(notification)
+            for match in _matches(path, notification)
             if match.value is not None
         ]
-        return next(iter(self.plugin.trait_values(matches)), None)
-
-    def to_trait(self, notification: dict[str, Any], faults: values.Faults) -> Trait | None:
-        """Return the trait, None where it has no value; what is wrong with it goes to ``faults``."""
-        value = self.evaluate_safely(notification, faults)
-        if value is None:
-            return None
-        value = values.CONVERTERS[self.dtype](value, self.name, faults)
-        return None if value is None else Trait(self.name, self.dtype, value)
+        return next((value for value in self.plugin.trait_values(matches) if value is not None), None)
 
     def evaluate_safely(self, notification: dict[str, Any], faults: values.Faults) -> Any:
         """Return what ``evaluate`` does; None and a fault where that raises."""
@@ -93,6 +78,27 @@ class TraitDefinition:
             return None
 
 
+def _text(path: JSONPath) -> str:
+    # jsonpath-ng 1.8 puts parentheses around a path, which plugins know by its plain text.
+    return f"{_text(path.left)}.{_text(path.right)}" if isinstance(path, Child) else str(path)
+
+
+def _matches(path: JSONPath, notification: dict[str, Any]) -> list[Any]:
+    if _FILTERS_CHANGE and "Filter(" in repr(path):
+        notification = copy.deepcopy(notification)
+    return path.find(notification)
+
+
+def _filters_change() -> bool:
+    """Tell whether this jsonpath-ng (1.8) makes lists of the objects that a filter meets, in place."""
+    document: dict[str, Any] = {"a": {"b": {}}}
+    parse("a[?b]").find(document)
+    return document != {"a": {"b": {}}}
+
+
+_FILTERS_CHANGE = _filters_change()
+
+
 def found(path: JSONPath, notification: dict[str, Any]) -> list[Any]:
     """Return the values that are not null at a path, in the document's order."""
-    return [match.value for match in path.find(notification) if match.value is not None]
+    return [match.value for match in _matches(path, notification) if match.value is not None]

@@ -2,24 +2,22 @@
 
 import datetime
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 from panko_ingest import timestamps
-from panko_ingest.storage.models import Trait, TraitValue
+from panko_ingest.storage.models import UNSTORABLE, Trait, TraitValue
 
 Faults = list[tuple[str, str]]
 """``(trait, reason)`` of each trait that had to be changed or dropped. A reason never quotes the value."""
 
 LARGEST_INT = 2**63 - 1
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
 
 
 def is_storable(value: str) -> bool:
     """Tell whether every database stores the text: no NUL, no half of a surrogate pair."""
-    return _UNSTORABLE.search(value) is None
+    return UNSTORABLE.search(value) is None
 
 
 def text(value: Any, name: str, faults: Faults) -> str | None:
@@ -29,7 +27,7 @@ def text(value: Any, name: str, faults: Faults) -> str | None:
     except ValueError:  # an integer of thousands of digits
         faults.append((name, "dropped: a number too long to be text"))
         return None
-    clean = _UNSTORABLE.sub(_REPLACEMENT, result)
+    clean = UNSTORABLE.sub(_REPLACEMENT, result)
     if clean != result:
         faults.append((name, "changed: characters that no database stores were replaced"))
     return clean

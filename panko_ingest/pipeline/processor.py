@@ -1,43 +1,48 @@
-"""What a delivery turns out to be: an event, a dead letter, or nothing."""
+"""What a delivery turns out to be: an event, a dead letter, or nothing. No I/O here.
 
-import logging
+The daemon, ``convert`` and ``dead-letters replay`` all ask this one.
+"""
 
-from panko_ingest import dead_letter
-from panko_ingest.batch import Batcher
+from panko_ingest import dead_letter, foreign_text
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.delivery import Delivery
-from panko_ingest.errors import MessageError
+from panko_ingest.errors import DecodeError, MessageError
 from panko_ingest.notification import Notification
-from panko_ingest.progress import Board, Slot
-from panko_ingest.storage.models import DeadLetter
+from panko_ingest.shared_state import SharedState, Slot
+from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
-LOG = logging.getLogger(__name__)
+_MOST_SALVAGED = 1024 * 1024
+"""Bytes of a notification above which an event with a faulty trait does not keep it."""
+
+_LONGEST_SOURCE = 255
+
+LOG = foreign_text.logger_about_messages(__name__)
 
 
-class DeadlyMessage(MessageError):
+class PoisonMessage(MessageError):
     """Several workers died while they converted this message."""
 
     stage = "crash"
 
 
-class CrashGuard:
+class PoisonGuard:
     """Keeps a message that kills its workers from doing so for ever.
 
     Only messages that were delivered before are noted down, so that the others cost nothing.
     """
 
-    def __init__(self, board: Board, slot: Slot) -> None:
-        self._board = board
+    def __init__(self, shared: SharedState, slot: Slot) -> None:
+        self._shared = shared
         self._slot = slot
 
     def enter(self, delivery: Delivery) -> None:
         """Note down what is about to be converted.
 
-        :raises DeadlyMessage: too many workers died of it.
+        :raises PoisonMessage: too many workers died of it.
         """
         digest = delivery.digest()
-        if self._board.deadly(digest, delivery.returns):
-            raise DeadlyMessage("several workers died or hung while they converted this message")
+        if self._shared.is_poison(digest, delivery.returns):
+            raise PoisonMessage("several workers died or hung while they converted this message")
         self._slot.hold(digest)
 
     def leave(self) -> None:
@@ -45,7 +50,7 @@ class CrashGuard:
         self._slot.release()
 
 
-class Intake:
+class MessageProcessor:
     """Makes of each delivery an event, a dead letter, or nothing.
 
     :param wanted: which event types to store.
@@ -61,7 +66,7 @@ class Intake:
         *,
         max_size: int,
         max_depth: int,
-        guard: CrashGuard | None = None,
+        guard: PoisonGuard | None = None,
     ) -> None:
         self._converter = converter
         self._wanted = wanted
@@ -69,25 +74,31 @@ class Intake:
         self._max_depth = max_depth
         self._guard = guard
 
-    def take(self, delivery: Delivery, batcher: Batcher) -> None:
-        """Put a delivery into a batch, as what it turns out to be."""
+    def process(self, delivery: Delivery) -> Event | DeadLetter | None:
+        """Return what a delivery becomes; None where the configuration says not to store it."""
         guard = self._guard if delivery.redelivered else None
         notification: Notification | None = None
         try:
             if guard is not None:
                 guard.enter(delivery)
             notification = self._decode(delivery)
-            self._convert(notification, delivery, batcher)
+            delivery.source = _source(notification)
+            outcome: Event | DeadLetter | None = self._convert(notification)
+            if isinstance(outcome, Event) and outcome.raw:
+                delivery.bytes_held += self._bound_raw(outcome, notification)
         except MessageError as error:
-            batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, error.stage, notification))
+            outcome = self._dead_letter(delivery, error, error.stage, notification)
         # A fault of ours or of a plugin must cost this message only, also where the plugin calls sys.exit().
         except (Exception, SystemExit) as error:
             LOG.exception("Unexpected error while converting a message from %s", delivery.queue)
-            batcher.add_dead_letter(delivery, self._dead_letter(delivery, error, "convert", notification))
+            outcome = self._dead_letter(delivery, error, "convert", notification)
         if guard is not None:
             guard.leave()
+        return outcome
 
     def _decode(self, delivery: Delivery) -> Notification:
+        if delivery.fault is not None:
+            raise DecodeError(delivery.fault)
         return Notification.decode(
             delivery.body,
             content_type=delivery.content_type,
@@ -97,16 +108,25 @@ class Intake:
             max_depth=self._max_depth,
         )
 
-    def _convert(self, notification: Notification, delivery: Delivery, batcher: Batcher) -> None:
+    def _convert(self, notification: Notification) -> Event | None:
         event_type = notification.message["event_type"]
         if event_type.__class__ is str and not self._wanted(event_type):
-            batcher.add_dropped(delivery)
-            return
-        event = self._converter.to_event(notification.message, notification.priority)
-        if event is None:
-            batcher.add_dropped(delivery)
-        else:
-            batcher.add_event(delivery, event)
+            return None
+        return self._converter.to_event(notification.message, notification.priority)
+
+    @staticmethod
+    def _bound_raw(event: Event, notification: Notification) -> int:
+        """Return the bytes that the raw of an event takes, cut down if it is kept for a fault only."""
+        held = notification.bytes_held
+        if held <= _MOST_SALVAGED or SALVAGED_KEY not in event.raw:
+            return held
+        event.raw = {
+            SALVAGED_KEY: [
+                *event.raw[SALVAGED_KEY],
+                {"trait": "raw", "reason": f"left out: the notification takes {held} bytes"},
+            ]
+        }
+        return 0
 
     def _dead_letter(
         self, delivery: Delivery, error: BaseException, stage: str, notification: Notification | None
@@ -120,4 +140,16 @@ class Intake:
             event_type=message.get("event_type"),
             max_size=self._max_size,
             max_depth=self._max_depth,
+            # What killed the others may be the search for credentials in it.
+            unread=isinstance(error, PoisonMessage),
         )
+
+
+def _source(notification: Notification) -> tuple[str, str]:
+    message = notification.message
+    publisher, event_type = message["publisher_id"], message["event_type"]
+    # The flood breaker remembers a thousand of them.
+    return (
+        publisher[:_LONGEST_SOURCE] if publisher.__class__ is str else "",
+        event_type[:_LONGEST_SOURCE] if event_type.__class__ is str else "",
+    )

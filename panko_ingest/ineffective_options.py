@@ -1,0 +1,95 @@
+"""Finds what stands in the configuration files and has no effect: misspelt, or an option of others."""
+
+import difflib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from oslo_config import cfg
+
+from panko_ingest import config, option_lines
+from panko_ingest.upstream_options import EVENT_PIPELINE, UPSTREAM_OPTIONS, Fate, UpstreamOption
+
+LOG = logging.getLogger(__name__)
+
+_SURE_ENOUGH = 0.75
+
+_UPSTREAM = {
+    (option.group, option.name): option for option in UPSTREAM_OPTIONS if option.file != EVENT_PIPELINE
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IneffectiveOption:
+    """An option that stands in a file and has no effect.
+
+    ``upstream`` tells what became of it, if it is one of Ceilometer's or Panko's; of any other,
+    ``suggestion`` is the ``[group] name`` that may have been meant.
+    """
+
+    path: str
+    line: int
+    group: str
+    name: str
+    upstream: UpstreamOption | None
+    suggestion: str | None
+
+    def __str__(self) -> str:
+        where = f"{self.path}:{self.line} [{self.group}] {self.name}"
+        if self.upstream is None:
+            return f"{where}: unknown" + (f", did you mean {self.suggestion}?" if self.suggestion else "")
+        verb = "use" if self.upstream.fate is Fate.RENAMED else "ignored:"
+        return f"{where}: {verb} {self.upstream.note}"
+
+
+def find(conf: cfg.ConfigOpts) -> list[IneffectiveOption]:
+    """Return the options in the configuration files that nothing in ``conf`` reads, in their order."""
+    known = _known(conf)
+    read = {(group, name) for group, names in known.items() for name in names} | set(_old_names())
+    return [
+        _describe(path, line, group, name, known)
+        for path in option_lines.read_by(conf)
+        for line, group, name, _ in option_lines.options(path)
+        if (group, name) not in read
+    ]
+
+
+def warn(conf: cfg.ConfigOpts) -> None:
+    """Name them all in one line of the log, if there are any."""
+    if unread := find(conf):
+        LOG.warning("Options that have no effect: %s", "; ".join(map(str, unread)))
+
+
+def _known(conf: cfg.ConfigOpts) -> dict[str, list[str]]:
+    """Return the names of the options that are registered, by group."""
+    groups = [name for name in conf if isinstance(conf[name], cfg.ConfigOpts.GroupAttr)]
+    plain = [name for name in conf if name not in groups]
+    return {"DEFAULT": plain} | {group: list(conf[group]) for group in groups}
+
+
+def _old_names() -> Iterator[tuple[str, str]]:
+    for group, options in config.list_opts():
+        for option in options:
+            for old in option.deprecated_opts:
+                yield old.group or group, old.name or option.dest
+
+
+def _describe(path: str, line: int, group: str, name: str, known: dict[str, list[str]]) -> IneffectiveOption:
+    upstream = _UPSTREAM.get((group, name)) or _UPSTREAM.get((group, "*"))
+    suggestion = None if upstream else _suggest(group, name, known)
+    return IneffectiveOption(path, line, group, name, upstream, suggestion)
+
+
+def _suggest(group: str, name: str, known: dict[str, list[str]]) -> str | None:
+    for other, names in known.items():
+        if name in names:
+            return f"[{other}] {name}"
+    for candidates in ({group: known.get(group, [])}, known):
+        by_name = {option: other for other, names in candidates.items() for option in names}
+        if close := _closest(name, list(by_name)):
+            return f"[{by_name[close]}] {close}"
+    return None
+
+
+def _closest(name: str, names: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=_SURE_ENOUGH)), None)

@@ -1,0 +1,157 @@
+"""The configuration files line by line: where each option stands, and which can't be used.
+
+Told before a library reads them, so that whichever of them would stumble, the operator reads file, line
+and option, and never a value, which may be a password.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from oslo_config import cfg, iniparser, types
+
+from panko_ingest.errors import ConfigError
+
+_REFERENCE = re.compile(r"\\.|\$(\$|\{([^}]*)\}|([a-z_][a-z0-9_.]*))?", re.IGNORECASE)
+
+
+class Option(NamedTuple):
+    """An option as it stands in a file; ``value`` is line after line."""
+
+    line: int
+    group: str
+    name: str
+    value: list[str]
+
+
+class _Reader(cfg.ConfigParser):
+    """Reads a file as oslo.config does, and notes down behind which line each option ends."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, {})
+        self.found: list[Option] = []
+
+    def assignment(self, key: str, value: list[str]) -> None:
+        super().assignment(key, value)
+        self.found.append(Option(self.lineno, self.section or "", key, value))
+
+
+def options(path: str) -> Iterator[Option]:
+    """Yield the options in a file.
+
+    :raises ConfigError: naming the line that can't be read.
+    """
+    content = Path(path).read_bytes()
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: is no UTF-8: write the file in that encoding") from None
+    reader = _Reader(path)
+    try:
+        reader.parse()
+    except iniparser.ParseError as error:
+        raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
+    except ValueError as error:  # the locale's encoding is another
+        raise ConfigError(f"{path}: {type(error).__name__}: run it in a locale of UTF-8") from None
+    for end, group, name, value in reader.found:
+        starts = (number for number in range(end, 0, -1) if lines[number - 1].startswith(name))
+        yield Option(next(starts, end), "DEFAULT" if group == "DEFAULT" else group.lower(), name, value)
+
+
+def read_by(conf: cfg.ConfigOpts) -> Iterator[str]:
+    """Yield the paths of the configuration files that were read."""
+    yield from _paths(conf.config_file or (), conf.config_dirs or conf.config_dir or ())
+
+
+def named(arguments: Sequence[str], files: Iterable[str], folders: Iterable[str]) -> list[str]:
+    """Return the paths of the configuration files that a command line makes us read.
+
+    :param files: those that are read when it names none; and so for ``folders``.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-file", action="append")
+    parser.add_argument("--config-dir", action="append")
+    try:
+        found, _ = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError:  # which oslo.config will tell
+        return []
+    return list(_paths(found.config_file or files, found.config_dir or folders))
+
+
+def _paths(files: Iterable[str], folders: Iterable[str]) -> Iterator[str]:
+    yield from files
+    for folder in folders:
+        yield from map(str, sorted(Path(folder).expanduser().glob("*.conf")))
+
+
+def check(paths: Iterable[str], known: Mapping[str, Iterable[cfg.Opt]]) -> None:
+    """Look for what can't be used.
+
+    :param known: the options that are read, by group.
+    :raises ConfigError: a line for each fault, with file, line and option.
+    """
+    by_name = {}
+    for group, registered in known.items():
+        for option in registered:
+            by_name[group, option.dest] = option
+            for old in option.deprecated_opts:
+                by_name[old.group or group, (old.name or option.dest).replace("-", "_")] = option
+    faults = []
+    for path in paths:
+        try:
+            for line, group, name, value in options(path):
+                fault = _fault(by_name.get((group, name)), value, group, set(by_name))
+                if fault:
+                    faults.append(f"{path}:{line} [{group}] {name}: {fault}")
+        except ConfigError as error:
+            faults.append(str(error))
+        except OSError:
+            continue  # which oslo.config will tell
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _fault(option: cfg.Opt | None, lines: list[str], group: str, names: set[tuple[str, str]]) -> str | None:
+    if option is None:
+        return None
+    if any("://" in line and not line.endswith(",") for line in lines[:-1]):
+        return "holds a URL and the line after it, which is indented: begin that one at the left"
+    value = "\n".join(lines)
+    refers = False
+    for match in _REFERENCE.finditer(value):
+        name = match[2] or match[3]
+        if name is None:
+            continue
+        refers = True
+        other, _, short = name.rpartition(".")
+        if (other or "DEFAULT", short) not in names and (group, short) not in names:
+            return "holds a $, which stands for the value of another option; write $$ for one that does not"
+    if refers:
+        return None  # what it comes to is known when all is read
+    try:
+        option.type(value.replace("$$", "$"))
+    except ValueError as error:
+        return reason(option, error) + (": a comment takes a line of its own" if "#" in value else "")
+    return None
+
+
+def reason(option: cfg.Opt, error: Exception) -> str:
+    """Return why an option's value is refused, without the value."""
+    kind = option.type
+    match kind:
+        case types.Boolean():
+            return "is neither true nor false"
+        case types.String() if kind.choices:
+            return f"is none of {', '.join(str(choice) for choice in kind.choices)}"
+        case types.Integer() | types.Float() if kind.min is not None or kind.max is not None:
+            least = "" if kind.min is None else f" of {kind.min:g} or more"
+            most = "" if kind.max is None else f"{' and' if least else ''} up to {kind.max:g}"
+            return f"is no number{least}{most}"
+        case types.Integer() | types.Float():
+            return "is no number"
+        case types.HostAddress():
+            return "is neither a host's name nor an address"
+    return str(error) if getattr(kind, "tells_no_value", False) else f"can't be read as {type(kind).__name__}"

@@ -1,0 +1,224 @@
+"""The way of one bus's deliveries to the writer, and of the settled batches back."""
+
+import logging
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from panko_ingest import timestamps
+from panko_ingest.batch import Batch, Batcher
+from panko_ingest.breaker import HOUR, FloodBreaker, Tally
+from panko_ingest.delivery import Delivery
+from panko_ingest.metrics import Metrics
+from panko_ingest.pipeline.flow_control import FlowControl
+from panko_ingest.pipeline.processor import MessageProcessor
+from panko_ingest.pipeline.recording_thread import RecordingThread
+
+LOG = logging.getLogger(__name__)
+
+_SAY_AGAIN = 60.0
+_SAY_LARGE = 0.25  # of the dead letters that an hour may bring
+_MEASURE_INTERVAL = 0.5
+_NEAR_LIMIT = 10  # returns of a message, of the 20 that RabbitMQ 4 allows
+
+
+class BusPipeline:
+    """The way of one bus's deliveries to the writer, and of their settled batches back.
+
+    Called from the thread of its bus only, except for what the writer calls.
+
+    :param flow: says how much may be in hand.
+    :param hold_limit: seconds that a batch may wait for the store before it is given back.
+    :param bus: what the metrics call it.
+    :param wake: ends the wait of the bus's thread.
+    """
+
+    def __init__(
+        self,
+        processor: MessageProcessor,
+        batcher: Batcher,
+        flow: FlowControl,
+        writer: RecordingThread,
+        breaker: FloodBreaker,
+        metrics: Metrics,
+        *,
+        hold_limit: float,
+        bus: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._processor = processor
+        self._batcher = batcher
+        self._flow = flow
+        self._writer = writer
+        self._breaker = breaker
+        self._metrics = metrics
+        self._bus = bus
+        self._gauges = metrics.of_bus(bus)
+        self._measure_at = 0.0
+        self._hold_limit = hold_limit
+        self._clock = clock
+        self.wake = wake
+        self.session = 0
+        self._outstanding: deque[Batch] = deque()
+        self._settled: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        self._say_breaker_at = 0.0
+        self._say_large_at = 0.0
+        self._was_open = False
+
+    def ready(self) -> bool:
+        """Whether a batch would be recorded now."""
+        return self._writer.is_ready_for(self)
+
+    def probing(self) -> bool:
+        """Whether reading is but a try now and then, as nearly everything became dead letters."""
+        return self._breaker.open
+
+    def reset(self) -> None:
+        """Forget all that is not committed: the broker delivers it again, in another session."""
+        self.session += 1
+        self._batcher.take()
+        self._outstanding.clear()
+        self._flow.reset()
+        while not self._settled.empty():
+            self._settled.get()
+        self._measure()
+
+    def opened(self, queue: str) -> None:
+        """Take note that a queue is read over a new channel from now on."""
+        self._flow.opened(queue)
+
+    def window(self, queue: str) -> int:
+        """Return how many unacknowledged messages a queue may send now."""
+        window = self._flow.window(queue)
+        if self._breaker.open:
+            self._say_breaker()
+            return window if self._breaker.probe_due else 0
+        return window
+
+    def following(self, queue: str, window: int) -> None:
+        """Take note of how many the broker was told that a queue may send."""
+        self._flow.following(queue, window)
+
+    def accept(self, delivery: Delivery) -> None:
+        """Convert a delivery and put it into the batch."""
+        started = 0.0 if self._batcher.filling.deliveries else time.perf_counter()
+        outcome = self._processor.process(delivery)
+        if started:
+            self._metrics.convert_seconds.observe(time.perf_counter() - started)
+        is_full = self._batcher.add(delivery, outcome)
+        returns = delivery.returns
+        if returns >= _NEAR_LIMIT:
+            self._metrics.near_limit.inc()
+        exceeded = self._flow.received(delivery.queue, delivery.bytes_held, returns)
+        if is_full:
+            self._hand_over()
+        if exceeded:
+            LOG.info(
+                "%d messages of %s hold %d bytes, more than their part of max_bytes_in_flight: reading on "
+                "with fewer at once when they are stored",
+                self._flow.messages,
+                self._bus or "the bus",
+                self._flow.bytes,
+            )
+
+    def poll(self, *, eager: bool) -> Sequence[Batch]:
+        """Move things on; return the batches that were committed since the last poll.
+
+        :param eager: nothing more is at hand, so an idle writer may get what there is.
+        """
+        if self._batcher.due or self._flow.waits_for_acks or (eager and self.waiting()):
+            self._hand_over()
+        settled = []
+        while not self._settled.empty():
+            batch = self._settled.get()
+            if batch.session != self.session:
+                continue
+            self._outstanding.popleft()
+            self._flow.settled(Counter(delivery.queue for delivery in batch.deliveries), batch.size)
+            self._judge(batch)
+            settled.append(batch)
+        if self._clock() >= self._measure_at:
+            self._measure()
+        return settled
+
+    def waiting(self) -> bool:
+        """Whether what is here may go, as the writer has nothing of this bus."""
+        # While the breaker is open a probe must be worth judging: it fills, or gets old.
+        return len(self._batcher) > 0 and not self._outstanding and not self._breaker.open
+
+    def must_give_back(self) -> bool:
+        """Whether the oldest batch has waited for the store as long as it may."""
+        return bool(self._outstanding) and self._clock() - self._outstanding[0].opened_at > self._hold_limit
+
+    def flush(self) -> bool:
+        """Hand over what is left; return whether nothing is outstanding."""
+        self._hand_over()
+        return not self._outstanding or self._writer.gave_up
+
+    def settle(self, batch: Batch) -> None:
+        """Take back a batch that is committed. Called by the writer."""
+        self._settled.put(batch)
+        self.wake()
+
+    def _hand_over(self) -> None:
+        if not len(self._batcher):
+            return
+        batch = self._batcher.take()
+        batch.handed_over_at = self._clock()
+        batch.session = self.session
+        self._metrics.received.inc(len(batch.deliveries))
+        self._metrics.redelivered.inc(sum(delivery.redelivered for delivery in batch.deliveries))
+        self._outstanding.append(batch)
+        self._writer.submit(self, batch)
+
+    def _judge(self, batch: Batch) -> None:
+        breaker = self._breaker
+        breaker.record(Tally.of((one.source, one.is_dead, len(one.body)) for one in batch.deliveries))
+        if breaker.share_of_hourly_bytes > _SAY_LARGE and self._clock() >= self._say_large_at:
+            self._say_large_at = self._clock() + HOUR
+            LOG.warning(
+                "%s: the dead letters of this hour take %.0f %% of [notification] dead_letter_hourly_bytes, "
+                "at which reading all but stops. See `panko-ingest dead-letters list`",
+                self._bus,
+                100 * breaker.share_of_hourly_bytes,
+            )
+
+    def in_hand(self) -> dict[str, Any]:
+        """Return what is in hand, for a report. Callable from any thread."""
+        return {
+            "messages": self._flow.messages,
+            "bytes": self._flow.bytes,
+            "filling batch": len(self._batcher),
+            "batches with the writer": [len(batch.deliveries) for batch in list(self._outstanding)],
+            "prefetch": self._flow.windows,
+            "flood breaker": "open" if self._breaker.open else "closed",
+        }
+
+    def _measure(self) -> None:
+        """Bring the gauges up to date."""
+        self._measure_at = self._clock() + _MEASURE_INTERVAL
+        gauges = self._gauges
+        gauges.breaker_open.set(self._breaker.open)
+        gauges.not_stored.set(self._writer.refuses(self))
+        if self._was_open and not self._breaker.open:
+            LOG.warning("%s: dead letters are under the limit again: reading on", self._bus)
+        self._was_open = self._breaker.open
+        gauges.prefetch.set(max(self._flow.windows.values(), default=0))
+        gauges.messages_in_flight.set(self._flow.messages)
+        gauges.bytes_in_flight.set(self._flow.bytes)
+        oldest = (self._outstanding[0] if self._outstanding else self._batcher.filling).oldest
+        gauges.oldest_seconds.set(timestamps.age(oldest) if oldest else 0.0)
+
+    def _say_breaker(self) -> None:
+        if self._clock() >= self._say_breaker_at:
+            self._say_breaker_at = self._clock() + _SAY_AGAIN
+            LOG.error(
+                "%s: %s: taking one probing batch a minute. See `panko-ingest dead-letters list`",
+                self._bus,
+                "The dead letters of this hour are larger than [notification] dead_letter_hourly_bytes"
+                if self._breaker.too_large
+                else "Nearly all of the last messages became dead letters ([notification] dead_letter_limit)",
+            )

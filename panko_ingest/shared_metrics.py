@@ -1,0 +1,259 @@
+"""The metrics of all processes of one daemon, in memory that they share.
+
+The master makes the memory before it forks. Each place in the daemon (``ingester-0``) has a part of its
+own and is the only one to write there: a worker that is started again goes on with the counters of the
+one before it. No file is needed, so neither a full disk nor a folder that somebody cleans away matters.
+"""
+
+import itertools
+import json
+import mmap
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from prometheus_client import generate_latest, values
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+
+from panko_ingest import foreign_text
+from panko_ingest.metrics import Metrics
+from panko_ingest.shared_state import MAX_WORKERS, SERVICES
+
+LOG = foreign_text.logger_about_messages(__name__)
+
+_PART = 256 * 1024
+_PARTS = len(SERVICES) + MAX_WORKERS
+_LENGTH = struct.Struct("=Q")
+_VALUE = struct.Struct("=d")
+_ALIGNMENT = 8  # an aligned value is never read half written
+_HEADER = mmap.PAGESIZE * -(-_PARTS * _LENGTH.size // mmap.PAGESIZE)
+_MAP_NORESERVE = 0x4000
+
+_Labels = tuple[tuple[str, str], ...]
+
+
+class _Key(NamedTuple):
+    """What a value is; ``mode`` is how the processes' values of a gauge add up."""
+
+    mode: str
+    name: str
+    labels: _Labels
+
+
+class _Part:
+    """One process' part: record after record of key and value. How much is used stands in the header."""
+
+    def __init__(self, memory: mmap.mmap, index: int) -> None:
+        self._memory = memory
+        self._used_at = index * _LENGTH.size
+        self._start = _HEADER + index * _PART
+
+    def records(self) -> Iterator[tuple[bytes, int]]:
+        """Yield each key with where its value is."""
+        at = self._start
+        end = at + self._used
+        while at < end:
+            (length,) = _LENGTH.unpack_from(self._memory, at)
+            at += _LENGTH.size
+            value_at = at + length + -length % _ALIGNMENT
+            yield self._memory[at : at + length], value_at
+            at = value_at + _VALUE.size
+
+    def add(self, key: bytes) -> int | None:
+        """Return where the value of a new key is, which is 0; None where there is no room for it."""
+        at = self._start + self._used
+        key_at = at + _LENGTH.size
+        value_at = key_at + len(key) + -len(key) % _ALIGNMENT
+        end = value_at + _VALUE.size
+        if end > self._start + _PART:
+            return None
+        _LENGTH.pack_into(self._memory, at, len(key))
+        self._memory[key_at : key_at + len(key)] = key
+        self.write(value_at, 0.0)
+        # Last, so that nobody reads half a record.
+        _LENGTH.pack_into(self._memory, self._used_at, end - self._start)
+        return value_at
+
+    def read(self, at: int) -> float:
+        """Return the value there."""
+        return float(_VALUE.unpack_from(self._memory, at)[0])
+
+    def write(self, at: int, value: float) -> None:
+        """Change the value there."""
+        _VALUE.pack_into(self._memory, at, value)
+
+    @property
+    def _used(self) -> int:
+        return int(_LENGTH.unpack_from(self._memory, self._used_at)[0])
+
+
+class SharedMetrics:
+    """Memory for the metrics of every process that there can be; what nobody touches costs nothing."""
+
+    def __init__(self) -> None:
+        self._declared = Metrics().declared
+        self._memory = mmap.mmap(
+            -1,
+            _HEADER + _PARTS * _PART,
+            flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
+        )
+        self._keys: dict[bytes, _Key] = {}
+
+    def join(self, place: str) -> Metrics:
+        """Return the metrics of this process, which from now on are kept in the part of its place.
+
+        :param place: such as ``ingester-0``; no other living process may have it.
+        """
+        self.forget(place)
+        # prometheus_client asks this name for each value that it makes.
+        values.ValueClass = _value_class(self._part(place))
+        return Metrics()
+
+    def forget(self, place: str) -> None:
+        """Drop the gauges of a process that is no more; its counters stay."""
+        part = self._part(place)
+        for key, at in part.records():
+            if self._parse(key).mode.startswith("live"):
+                part.write(at, 0.0)
+
+    def exposition(self) -> bytes:
+        """Return the metrics of all processes in Prometheus' text format."""
+        return generate_latest(self)
+
+    def collect(self, place: str | None = None) -> Iterator[Metric]:
+        """Yield every metric with what its values in all processes, or in one, add up to."""
+        found = self._add_up(range(_PARTS) if place is None else [_number(place)])
+        for name, kind, _, meaning in self._declared:
+            metric = Metric(name.removesuffix("_total") if kind == "counter" else name, meaning, kind)
+            samples = found.get(name, {})
+            if kind == "histogram":
+                metric.samples = list(_histogram(name, found))
+            else:
+                metric.samples = [Sample(name, dict(labels), value) for labels, value in samples.items()]
+            yield metric
+
+    def totals(self, place: str | None = None) -> "Totals":
+        """Return what the metrics of all processes, or of one, add up to."""
+        samples: dict[str, dict[tuple[str, ...], float]] = {}
+        for metric in self.collect(place):
+            for sample in metric.samples:
+                if "le" not in sample.labels:
+                    labels = tuple(sample.labels.values())
+                    samples.setdefault(sample.name.removeprefix("panko_ingest_"), {})[labels] = sample.value
+        return Totals(samples)
+
+    def _part(self, place: str) -> _Part:
+        return _Part(self._memory, _number(place))
+
+    def _parse(self, key: bytes) -> _Key:
+        if key not in self._keys:
+            mode, name, label_names, label_values = json.loads(key)
+            self._keys[key] = _Key(mode, name, tuple(zip(label_names, label_values, strict=True)))
+        return self._keys[key]
+
+    def _add_up(self, parts: Iterable[int]) -> dict[str, dict[_Labels, float]]:
+        found: dict[str, dict[_Labels, float]] = {}
+        for index in parts:
+            part = _Part(self._memory, index)
+            for key, at in part.records():
+                mode, name, labels = self._parse(key)
+                samples, value = found.setdefault(name, {}), part.read(at)
+                before = samples.get(labels, 0.0)
+                samples[labels] = max(before, value) if mode.endswith("max") else before + value
+        return found
+
+
+def _number(place: str) -> int:
+    kind, _, number = place.partition("-")
+    return SERVICES.index(kind) if kind in SERVICES else len(SERVICES) + int(number)
+
+
+def _histogram(name: str, found: Mapping[str, Mapping[_Labels, float]]) -> Iterator[Sample]:
+    """Yield the samples of a histogram; values count one bucket each, samples all up to it."""
+    buckets = found.get(f"{name}_bucket", {})
+    bounds = sorted(buckets, key=lambda labels: float(labels[-1][1]))
+    counts = list(itertools.accumulate(buckets[labels] for labels in bounds))
+    for labels, count in zip(bounds, counts, strict=True):
+        yield Sample(f"{name}_bucket", dict(labels), count)
+    if counts:
+        yield Sample(f"{name}_count", {}, counts[-1])
+        yield Sample(f"{name}_sum", {}, found[f"{name}_sum"][()])
+
+
+def _value_class(part: _Part) -> type:
+    """Return a class of values as prometheus_client wants it, which are kept in one part."""
+    offsets = dict(part.records())
+    lock = threading.Lock()
+
+    class SharedValue:
+        _multiprocess = True
+
+        def __init__(
+            self,
+            _kind: str,
+            _metric: str,
+            name: str,
+            labelnames: Sequence[str],
+            labelvalues: Sequence[str],
+            _help: str,
+            multiprocess_mode: str = "",
+            **_: object,
+        ) -> None:
+            key = json.dumps([multiprocess_mode, name, list(labelnames), list(labelvalues)]).encode()
+            with lock:
+                if key not in offsets and (added := part.add(key)) is not None:
+                    offsets[key] = added
+            self._at = offsets.get(key)
+            if self._at is None:
+                LOG.warning("No room for one more metric: %s %s is not shown", name, list(labelvalues))
+            self._value = part.read(self._at) if self._at is not None else 0.0
+
+        def inc(self, amount: float) -> None:
+            with lock:
+                self._write(self._value + amount)
+
+        def set(self, value: float, _timestamp: float | None = None) -> None:
+            with lock:
+                self._write(value)
+
+        def get(self) -> float:
+            return self._value
+
+        def set_exemplar(self, exemplar: object) -> None:
+            """Nobody here gives one."""
+
+        def get_exemplar(self) -> None:
+            return None
+
+        def _write(self, value: float) -> None:
+            self._value = value
+            if self._at is not None:
+                part.write(self._at, value)
+
+    return SharedValue
+
+
+class Totals:
+    """The values of all metrics at one moment, by name without the prefix; buckets are left out."""
+
+    def __init__(self, samples: Mapping[str, Mapping[tuple[str, ...], float]]) -> None:
+        self._samples = samples
+
+    def __getitem__(self, name: str) -> float:
+        """The sum over all labels; 0 for what was never written."""
+        return sum(self._samples.get(name, {}).values())
+
+    def by_label(self, name: str) -> Iterator[tuple[str, float]]:
+        """Yield value after value of a metric with one label, with that label."""
+        for labels, value in self.by_labels(name):
+            yield labels[0], value
+
+    def by_labels(self, name: str) -> Iterator[tuple[tuple[str, ...], float]]:
+        """Yield value after value of a metric, with all its labels."""
+        yield from sorted(self._samples.get(name, {}).items())
+
+    def largest(self, name: str) -> float:
+        """The largest over all labels; 0 for what was never written."""
+        return max(self._samples.get(name, {}).values(), default=0.0)

@@ -1,0 +1,246 @@
+"""What every process of the daemon is doing, in memory that it shares with the others.
+
+The master makes the shared state before it forks. Each thread that must not stand still has a slot: the
+master's own, the expirer's, the monitor's, and of each ingest worker the bus threads and the recording
+thread. It leaves its heartbeat there and, while a bus thread converts a message that was delivered before,
+that message's digest. When a worker dies, the master counts the digest it left behind: a message that
+kills or hangs whoever converts it is so found out, also on queues that count no deliveries.
+"""
+
+import ctypes
+import itertools
+import mmap
+import time
+from collections.abc import Iterator
+from enum import IntEnum
+
+from panko_ingest.errors import ConfigError
+
+DIGEST_SIZE = 32
+CRASHES_BEFORE_DEAD_LETTER = 3
+# The memory is there before the workers and can't grow; a page that nobody touches costs nothing.
+MAX_WORKERS = 512
+MAX_BUSES = 32
+
+SERVICES = ("master", "expirer", "monitor")
+"""The processes of the daemon that there is one of at most, beside its ingest workers."""
+
+_SUSPECTS = 128
+_Digest = ctypes.c_ubyte * DIGEST_SIZE
+
+
+class State(IntEnum):
+    """What a thread is doing: nothing, waiting for a broker or a database, or its work."""
+
+    OFF = 0
+    WAITING = 1
+    CONSUMING = 2
+
+
+def check_size(workers: int, buses: int) -> None:
+    """Check that a shared state has room for so many.
+
+    :raises ConfigError: it has not.
+    """
+    if workers > MAX_WORKERS:
+        raise ConfigError(f"[notification] workers: {workers} are more than {MAX_WORKERS}")
+    if buses > MAX_BUSES:
+        raise ConfigError(f"[notification] messaging_urls: {buses} are more than {MAX_BUSES}")
+
+
+class Slot(ctypes.Structure):
+    """The place of one thread. Written by that thread; read, and cleared, by the master.
+
+    ``pid`` is its process, 0 for none; ``hang_limit`` the seconds without a heartbeat after which it hangs, 0
+    for the daemon's own limit; ``version`` the configuration that it works by, counted from 0.
+    """
+
+    pid: int
+    hang_limit: float
+    version: int
+    _fields_ = (
+        ("pid", ctypes.c_uint32),
+        ("version", ctypes.c_uint32),
+        ("hang_limit", ctypes.c_double),
+        ("_heartbeat", ctypes.c_double),
+        ("_begun", ctypes.c_double),
+        ("_state", ctypes.c_uint8),
+        ("_holds", ctypes.c_bool),
+        ("_digest", _Digest),
+    )
+
+    def occupy(self, pid: int, hang_limit: float = 0.0, version: int = 0) -> None:
+        """Begin: the heartbeat counts from now."""
+        self._heartbeat = self._begun = time.monotonic()
+        self.hang_limit, self.version = hang_limit, version
+        self._state, self._holds = State.WAITING, False
+        self.pid = pid  # last: whoever sees it sees a heartbeat of now
+
+    def clear(self) -> None:
+        """End: nobody waits for a heartbeat any more."""
+        self._heartbeat = time.monotonic()
+        self.pid = 0
+        self._state, self._holds = State.OFF, False
+
+    def beat(self, consuming: bool = True) -> None:
+        """Leave a heartbeat."""
+        self._state = State.CONSUMING if consuming else State.WAITING
+        self._heartbeat = time.monotonic()
+
+    def hold(self, digest: bytes) -> None:
+        """Say which message is being converted."""
+        self._digest[:] = digest
+        self._holds = True
+
+    def release(self) -> None:
+        """Say that the message was converted."""
+        self._holds = False
+
+    @property
+    def state(self) -> State:
+        """What the thread is doing."""
+        return State(self._state)
+
+    @property
+    def held(self) -> bytes | None:
+        """The digest of the message that is being converted."""
+        return bytes(self._digest) if self._holds else None
+
+    @property
+    def seconds_since_heartbeat(self) -> float:
+        """Seconds since the last heartbeat; 0 for a slot that nobody uses."""
+        return max(0.0, time.monotonic() - self._heartbeat) if self.pid else 0.0
+
+    @property
+    def seconds_since_cleared(self) -> float:
+        """Seconds since the slot was left; 0 for a slot that is in use."""
+        return 0.0 if self.pid else max(0.0, time.monotonic() - self._heartbeat)
+
+    @property
+    def age(self) -> float:
+        """Seconds since the thread began."""
+        return max(0.0, time.monotonic() - self._begun)
+
+
+class _Suspect(ctypes.Structure):
+    """A message that workers died of, and how many."""
+
+    _fields_ = (("crashes", ctypes.c_uint32), ("digest", _Digest))
+
+
+class _Memory(ctypes.Structure):
+    """All of it; the last slot of an ingest worker is its recording thread's."""
+
+    _fields_ = (
+        ("workers", ctypes.c_uint32),
+        ("buses", ctypes.c_uint32),
+        ("deaths", ctypes.c_uint32),
+        ("services", Slot * len(SERVICES)),
+        ("ingesters", (Slot * (MAX_BUSES + 1)) * MAX_WORKERS),
+        ("suspects", _Suspect * _SUSPECTS),
+    )
+
+
+class SharedState:
+    """All slots, and the messages that workers died of.
+
+    :param workers: ingest workers.
+    :param buses: bus threads of each.
+    :raises ConfigError: there are more than the shared state has room for.
+    """
+
+    def __init__(self, workers: int, buses: int) -> None:
+        self._memory = _Memory.from_buffer(mmap.mmap(-1, ctypes.sizeof(_Memory)))
+        self.resize(workers, buses)
+
+    def resize(self, workers: int, buses: int) -> None:
+        """Have other numbers of workers and buses from now on; slots that stay keep what they hold.
+
+        :raises ConfigError: there are more than the shared state has room for.
+        """
+        check_size(workers, buses)
+        memory = self._memory
+        for worker, bus in itertools.product(range(workers), range(buses)):
+            slot = self.bus_slot(worker, bus)
+            if (worker >= memory.workers or bus >= memory.buses) and not slot.pid:
+                slot.clear()
+        memory.workers, memory.buses = workers, buses
+
+    def slots(self, worker: int | None = None) -> list[Slot]:
+        """Return the slots of the bus threads of one worker, or of all, as many as there are to be."""
+        workers = range(self._memory.workers) if worker is None else [worker]
+        return [self.bus_slot(number, bus) for number in workers for bus in range(self._memory.buses)]
+
+    def bus_slot(self, worker: int, bus: int) -> Slot:
+        """Return the slot of one bus thread."""
+        slot: Slot = self._memory.ingesters[worker][bus]
+        return slot
+
+    def recording_slot(self, worker: int) -> Slot:
+        """Return the slot of a worker's recording thread."""
+        return self.bus_slot(worker, MAX_BUSES)
+
+    def service_slot(self, service: str) -> Slot:
+        """Return the slot of the one process of its kind."""
+        slot: Slot = self._memory.services[SERVICES.index(service)]
+        return slot
+
+    def occupied(self) -> Iterator[tuple[str, Slot]]:
+        """Yield every slot that is in use, with the name of its thread."""
+        for service in SERVICES:
+            if (slot := self.service_slot(service)).pid:
+                yield service, slot
+        for worker in range(MAX_WORKERS):
+            recording = self.recording_slot(worker)
+            if recording.pid:
+                yield f"recording thread {worker}", recording
+            elif (
+                worker >= self._memory.workers
+            ):  # who is left over from a larger number still has that thread
+                continue
+            for bus in range(MAX_BUSES):
+                if (slot := self.bus_slot(worker, bus)).pid:
+                    yield f"reader {worker}.{bus}", slot
+
+    @property
+    def deaths(self) -> int:
+        """How many workers ended otherwise than in good order."""
+        return int(self._memory.deaths)
+
+    def count_death(self) -> None:
+        """Count a worker that ended otherwise than in good order. Called by the master only."""
+        self._memory.deaths += 1
+
+    def record_death(self, worker: int) -> None:
+        """Count what a dead worker was converting, and clear its slots. Called by the master only."""
+        self.recording_slot(worker).clear()
+        for bus in range(MAX_BUSES):
+            slot = self.bus_slot(worker, bus)
+            digest = slot.held
+            if slot.pid or digest is not None:
+                slot.clear()
+            if digest is not None:
+                self._count(digest)
+
+    def is_poison(self, digest: bytes, returns: int = 0) -> bool:
+        """Whether so many workers died of this message that it is to be converted no more.
+
+        :param returns: how often the broker counted that it came back.
+        """
+        suspect = self._suspect(digest)
+        crashes = suspect.crashes if suspect else 0
+        # At its first delivery nobody noted it down. A broker that counts drops it when that is too often.
+        unnoted = crashes > 0 and returns > crashes
+        return bool(crashes + unnoted >= CRASHES_BEFORE_DEAD_LETTER)
+
+    def _suspect(self, digest: bytes) -> _Suspect | None:
+        suspects = self._memory.suspects
+        return next((one for one in suspects if one.crashes and bytes(one.digest) == digest), None)
+
+    def _count(self, digest: bytes) -> None:
+        suspect = self._suspect(digest)
+        if suspect is None:  # a full table gives up the one that fewest workers died of
+            suspect = min(self._memory.suspects, key=lambda one: int(one.crashes))
+            suspect.crashes = 0
+            suspect.digest[:] = digest
+        suspect.crashes += 1
