@@ -1,1 +1,1 @@
-"""The services that cotyledon runs, one module each."""
+"""The processes of the daemon: the master, and what it runs, one module each."""

@@ -1,12 +1,13 @@
 """A small HTTP server for a few read-only pages, hard to wear out."""
 
+import contextlib
 import io
 import logging
 import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ LOG = logging.getLogger(__name__)
 
 MAX_REQUEST = 8 * 1024
 MAX_THREADS = 8
+_MOST_SLOW = 4
 _PATIENCE = 5.0
+_PATIENCE_FOR_HEAD = 1.0
 
 
 class Page(NamedTuple):
@@ -30,24 +33,55 @@ class Endpoint(socketserver.TCPServer):
     """Serves pages; each request is a thread's, of which there are few.
 
     :param pages: by path, what makes the page.
+    :param slow: paths of pages that may take long, which must not keep the others from being answered.
     :raises OSError: the address can't be listened on.
     """
 
     allow_reuse_address = True
-    request_queue_size = 16
+    request_queue_size = 128
 
-    def __init__(self, host: str, port: int, pages: Mapping[str, Callable[[], Page]]) -> None:
-        self.pages = pages
+    def __init__(
+        self, host: str, port: int, pages: Mapping[str, Callable[[], Page]], slow: Collection[str] = ()
+    ) -> None:
+        self._pages = pages
+        self._slow = slow
+        self._slow_threads = threading.BoundedSemaphore(_MOST_SLOW)
         self._threads = threading.BoundedSemaphore(MAX_THREADS)
+        self._unfinished: dict[socket.socket, None] = {}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; with none free, hang up."""
+        """Answer in a thread; with none free, hang up on who has taken longest to say what he wants."""
         if not self._threads.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            self._give_up_oldest()
+            if not self._threads.acquire(timeout=_PATIENCE_FOR_HEAD):
+                self.shutdown_request(request)
+                return
+        self._unfinished[request] = None
         threading.Thread(target=self._process, args=(request, client_address), daemon=True).start()
+
+    def page(self, path: str) -> Page | None:
+        """Return a page, None where there is none of that name."""
+        make = self._pages.get(path)
+        if make is None or path not in self._slow:
+            return make and make()
+        if not self._slow_threads.acquire(blocking=False):
+            return Page(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"Too many ask for this page at once\n")
+        try:
+            return make()
+        finally:
+            self._slow_threads.release()
+
+    def understood(self, request: socket.socket) -> None:
+        """Note that a client has said what it wants."""
+        self._unfinished.pop(request, None)
+
+    def _give_up_oldest(self) -> None:
+        for request in list(self._unfinished)[:1]:
+            self.understood(request)
+            with contextlib.suppress(OSError):  # it left by itself
+                request.shutdown(socket.SHUT_RDWR)
 
     def _process(self, request: Any, client_address: Any) -> None:
         try:
@@ -57,6 +91,7 @@ class Endpoint(socketserver.TCPServer):
         except Exception:
             LOG.exception("A page of the monitor failed")
         finally:
+            self.understood(request)
             self.shutdown_request(request)
             self._threads.release()
 
@@ -79,6 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.request_version, self.requestline, self.command = "HTTP/1.0", "", ""
         self.close_connection = True
         head = self._read_head()
+        self.server.understood(self.connection)
         if head is None:
             self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             return
@@ -90,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
         :raises TimeoutError: it does not come in time.
         """
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _PATIENCE_FOR_HEAD
         head = b""
         while b"\r\n\r\n" not in head and b"\n\n" not in head:
             self.connection.settimeout(max(0.001, deadline - time.monotonic()))
@@ -105,11 +141,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send a page."""
-        make = self.server.pages.get(self.path.partition("?")[0])
-        if make is None:
+        page = self.server.page(self.path.partition("?")[0])
+        if page is None:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        page = make()
         self.send_response(page.status)
         self.send_header("Content-Type", page.content_type)
         self.send_header("Content-Length", str(len(page.body)))

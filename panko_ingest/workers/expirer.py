@@ -2,24 +2,46 @@
 
 import datetime
 import logging
+import math
 import random
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
-from cotyledon.types import WorkerId
 from oslo_config import cfg
 
 from panko_ingest import config
-from panko_ingest.metric_files import MetricFiles
 from panko_ingest.metrics import Metrics
-from panko_ingest.progress import Board
 from panko_ingest.storage import Connection, ExpiryReport, StorageUnavailable, get_connection
-from panko_ingest.workers.settings import Settings
 from panko_ingest.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
 
 _TRY_AGAIN = 60.0
+# One statement may take long, when it moves rows out of the default partition.
+_HANG_LIMIT = 3600.0
+_BEAT_INTERVAL = 5.0
+
+
+class _Heartbeat(threading.Event):
+    """Set when the daemon stops; whoever looks at it, as expiry does between two batches, is alive."""
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        super().__init__()
+        self._beat = beat
+
+    def is_set(self) -> bool:
+        """Return whether the daemon stops."""
+        self._beat()
+        return super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the daemon stops, or so many seconds are over; return whether it stops."""
+        until = time.monotonic() + (math.inf if timeout is None else timeout)
+        while not self.is_set() and (left := until - time.monotonic()) > 0:
+            super().wait(min(left, _BEAT_INTERVAL))
+        return self.is_set()
 
 
 class ExpirerService(Worker):
@@ -27,29 +49,30 @@ class ExpirerService(Worker):
 
     name = "expirer"
 
-    def __init__(self, worker_id: WorkerId, settings: Settings, board: Board, files: MetricFiles) -> None:
-        super().__init__(worker_id, board)
-        self._files = files
-        self._conf = settings.conf
-        self._stopping = threading.Event()
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._slot = self._shared.service_slot(self.name)
+        self._waits_for_database = False
+        self._stopping: _Heartbeat = _Heartbeat(lambda: self._slot.beat(not self._waits_for_database))
         self._finished = threading.Event()
 
     def run(self) -> None:
         """Work until :meth:`terminate`."""
+        self._occupy(self._slot, _HANG_LIMIT)
         try:
             self._work()
         finally:
+            self._slot.clear()
             self._finished.set()
 
     def terminate(self) -> None:
         """Finish the transaction in hand, then return: the process ends right after."""
         self._stopping.set()
         self._finished.wait()
-        logging.shutdown()
 
     def _work(self) -> None:
         interval = self._conf.expirer.interval
-        metrics = self._files.join(self.place(self.worker_id))
+        metrics = self._shared_metrics.join(self.place(self.worker_id))
         connection = get_connection(config.expirer_database_url(self._conf), self._conf)
         # Hosts that were started together need not begin together.
         pause = random.uniform(0, min(interval, 10.0))
@@ -64,6 +87,7 @@ class ExpirerService(Worker):
                 # Who stood by looks soon again whether the one at work is still there.
                 pause = interval - (time.monotonic() - started)
                 pause = max(0.0, min(pause, _TRY_AGAIN) if report.stood_by else pause)
+            self._waits_for_database = refusal is not None
             if refusal is not None:  # outside of the clause, where oslo.log would add its text once more
                 metrics.expiry_failures.inc()
                 LOG.warning("Expiry has to wait for the event database: %s", refusal)

@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from panko_ingest.metric_files import MetricFiles, Totals
-from panko_ingest.progress import Board, State
+from panko_ingest.shared_metrics import SharedMetrics, Totals
+from panko_ingest.shared_state import SharedState, State
 from panko_ingest.workers.rates import Rates
 from panko_ingest.workers.supervisor import HANG_LIMIT
 
 PROBE_INTERVAL = 5.0
-_SILENCE = HANG_LIMIT / 3
-_VACANCY = 15.0  # cotyledon may wait for 5 s before it replaces a worker
+_LONGEST_WITHOUT_HEARTBEAT = HANG_LIMIT / 3
+_LONGEST_UNWRITTEN = 10.0
+_LONGEST_VACANT = 15.0  # the master may wait for 5 s before it replaces a worker
 
 
 class Verdict(NamedTuple):
@@ -71,89 +72,139 @@ class Probe:
 
     def verdict(self) -> tuple[bool, str]:
         """Return what the last answer was, or that there is none."""
-        now = time.monotonic()
-        waited = now - (self._answered_at or self._asked_at or now)
-        if waited > 3 * PROBE_INTERVAL:
-            return False, f"no answer for {waited:.0f} s"
-        if self._answered_at is None:
+        asked, answered = self._asked_at, self._answered_at
+        if asked is None:
             return False, "not asked yet"
-        return self._error is None, self._error or "answers"
+        waits = answered is None or answered < asked
+        waited = time.monotonic() - asked
+        if waited > (PROBE_INTERVAL if waits else 3 * PROBE_INTERVAL):
+            return False, f"no answer for {waited:.0f} s"
+        if answered is None:
+            return False, "no answer yet"
+        # Whoever asks may read this: what the error names is for `status` and the log.
+        if self._error is None:
+            return True, "answers"
+        return False, "does not answer, or not as it should: `panko-ingest status` tells why"
+
+
+class WatchedBus(NamedTuple):
+    """A bus that is read: what to call it before anybody, and what asks its brokers."""
+
+    title: str
+    probe: Probe
 
 
 class Health:
-    """Judges the daemon by its board, its metrics and its probes.
+    """Judges the daemon by its shared state, its metrics and its probes.
 
-    :param buses: for each bus that is read, by its name, what asks its brokers.
+    :param buses: those that are read, by what the metrics call them.
     :param max_lag: seconds; 0 for any.
+    :param expires: whether the daemon has an expirer.
     """
 
     def __init__(
-        self, board: Board, files: MetricFiles, database: Probe, buses: dict[str, Probe], max_lag: float
+        self,
+        shared: SharedState,
+        shared_metrics: SharedMetrics,
+        database: Probe,
+        buses: dict[str, WatchedBus],
+        max_lag: float,
+        *,
+        expires: bool,
     ) -> None:
-        self._board = board
-        self._files = files
+        self._shared = shared
+        self._shared_metrics = shared_metrics
         self._database = database
         self._buses = buses
         self._max_lag = max_lag
-        self._rates = Rates(files)
+        self._expires = expires
+        self.rates = Rates(shared_metrics)
 
     def look(self) -> None:
         """Measure the rates since the last look."""
-        self._rates.look()
+        self.rates.look()
 
     @property
     def readers(self) -> tuple[int, int]:
         """How many readers there are, and how many of them consume now."""
-        slots = self._board.slots()
+        slots = self._shared.slots()
         return len(slots), sum(slot.state is State.CONSUMING for slot in slots)
 
     def alive(self) -> Verdict:
         """Tell whether every worker is there and gives signs of life."""
         subjects = {}
-        for number, slot in enumerate(self._board.slots()):
+        for number, slot in enumerate(self._shared.slots()):
             text = "gives signs of life"
-            if slot.vacancy:
-                text = f"no process for {slot.vacancy:.0f} s"
-            elif slot.silence > _SILENCE:
-                text = f"process {slot.pid} gave no sign of life for {slot.silence:.0f} s"
+            if slot.seconds_since_cleared:
+                text = f"no process for {slot.seconds_since_cleared:.0f} s"
+            elif slot.seconds_since_heartbeat > _LONGEST_WITHOUT_HEARTBEAT:
+                text = f"process {slot.pid} gave no sign of life for {slot.seconds_since_heartbeat:.0f} s"
             subjects[f"reader {number}"] = (
-                slot.vacancy <= _VACANCY and slot.silence <= _SILENCE,
+                slot.seconds_since_cleared <= _LONGEST_VACANT
+                and slot.seconds_since_heartbeat <= _LONGEST_WITHOUT_HEARTBEAT,
                 text,
             )
+        for name, slot in self._shared.occupied():
+            if not name.startswith("reader"):
+                silent_for = slot.seconds_since_heartbeat
+                subjects[name] = (
+                    silent_for <= (slot.hang_limit or _LONGEST_WITHOUT_HEARTBEAT),
+                    f"process {slot.pid} gave no sign of life for {silent_for:.0f} s"
+                    if silent_for > _LONGEST_WITHOUT_HEARTBEAT
+                    else "gives signs of life",
+                )
         return Verdict(subjects)
 
     def ready(self) -> Verdict:
         """Tell whether events can get from the brokers to the database now, and soon enough."""
-        totals = self._files.totals()
+        totals = self._shared_metrics.totals()
         subjects = {"database": self._database.verdict()}
-        connections = dict(totals.by_label("broker_connections"))
-        for name, probe in self._buses.items():
-            count = int(connections.get(name, 0))
-            answers, text = probe.verdict()
-            if count:
-                subjects[f"broker {name}"] = True, f"{count} connections"
-            else:
-                subjects[f"broker {name}"] = False, f"no connection ({text})" if answers else text
+        for number, (name, bus) in enumerate(self._buses.items(), 1):
+            ok, text = _bus(totals, name, bus.probe)
+            subjects[f"broker {number}"] = ok, f"{bus.title}: {text}"
         if self._buses:
-            subjects["flood breaker"] = _breaker(totals)
+            subjects["recording"] = _recording(totals)
+            subjects["flood breaker"] = self._breaker(totals)
             subjects["lag"] = self._lag(totals)
+        if self._expires:
+            waits = self._shared.service_slot("expirer").state is State.WAITING
+            subjects["expirer"] = (
+                not waits,
+                "waits for the database: `panko-ingest status` and the log tell why" if waits else "works",
+            )
         return Verdict(subjects)
 
     def _lag(self, totals: Totals) -> tuple[bool, str]:
         lag = totals.largest("oldest_in_hand_seconds")
-        if self._max_lag and lag > self._max_lag:
-            return False, f"{lag:.1f} s, more than [monitor] max_lag ({self._max_lag:g} s)"
+        late = self._titles(totals, "oldest_in_hand_seconds", self._max_lag)
+        if self._max_lag and late:
+            return False, f"{lag:.1f} s, more than [monitor] max_lag ({self._max_lag:g} s): {late}"
         return True, f"{lag:.1f} s"
+
+    def _breaker(self, totals: Totals) -> tuple[bool, str]:
+        if opened := self._titles(totals, "breaker_open"):
+            return False, (
+                f"open in {totals['breaker_open']:.0f} workers: nearly all messages are dead letters; "
+                f"see `panko-ingest dead-letters list`: {opened}"
+            )
+        return True, "closed"
+
+    def _titles(self, totals: Totals, metric: str, limit: float = 0.0) -> str:
+        """Return what those buses are called of which a metric is over a limit."""
+        over = {name for name, value in totals.by_label(metric) if value > limit}
+        return ", ".join(bus.title for name, bus in self._buses.items() if name in over)
 
     def figures(self) -> dict[str, Any]:
         """Return what the daemon did and does, as plain data."""
-        totals = self._files.totals()
+        totals = self._shared_metrics.totals()
         readers, consuming = self.readers
         return {
             "readers": readers,
             "readers_consuming": consuming,
             "lag_seconds": totals.largest("oldest_in_hand_seconds"),
-            "per_second": {name: round(rate, 3) for name, rate in self._rates.per_second.items()},
+            "in_hand": [int(count) for _, count in totals.by_label("messages_in_flight")],
+            "unwritten_seconds": round(totals.largest("unwritten_seconds"), 1),
+            "per_second": {name: round(rate, 3) for name, rate in self.rates.per_second.items()},
             "since_start": {
                 "received": int(totals["messages_received_total"]),
                 "recorded": int(totals["events_recorded_total"]),
@@ -169,14 +220,29 @@ class Health:
         }
 
 
-def _breaker(totals: Totals) -> tuple[bool, str]:
-    count = int(totals["breaker_open"])
-    if count:
-        return False, (
-            f"open in {count} workers: nearly all messages are dead letters; "
-            "see `panko-ingest dead-letters list`"
-        )
-    return True, "closed"
+def _bus(totals: Totals, name: str, probe: Probe) -> tuple[bool, str]:
+    """Return whether all of a bus is read and stored; if not, what isn't, by names that are no secret."""
+    count = int(dict(totals.by_label("broker_connections")).get(name, 0))
+    if not count:
+        answers, text = probe.verdict()
+        return False, "the broker answers, but no worker is connected to it" if answers else text
+    in_hand = int(dict(totals.by_label("messages_in_flight")).get(name, 0))
+    refused = [
+        what for (bus, what), workers in totals.by_labels("broker_refusals") if workers and bus == name
+    ]
+    text, ok = f"{count} connections, {in_hand} messages in hand", True
+    if refused:
+        text, ok = f"{text}; the broker refuses {', '.join(refused)}: the log tells why", False
+    if dict(totals.by_label("batches_not_stored")).get(name):
+        text, ok = f"{text}; the database takes other batches, but not its last one: the log tells why", False
+    return ok, text
+
+
+def _recording(totals: Totals) -> tuple[bool, str]:
+    silent, in_hand = totals.largest("unwritten_seconds"), int(totals["messages_in_flight"])
+    if silent > _LONGEST_UNWRITTEN:
+        return False, f"nothing written for {silent:.0f} s, {in_hand} messages in hand"
+    return True, f"{in_hand} messages in hand"
 
 
 def _moment(timestamp: float) -> str | None:

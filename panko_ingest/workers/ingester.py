@@ -1,71 +1,73 @@
 """The service that moves events from the buses to the database."""
 
+import contextlib
+import ctypes
 import gc
 import logging
-import os
+import math
 import random
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
 
-from cotyledon.types import WorkerId
+from oslo_config import cfg
 
-from panko_ingest import __version__, amqp, config
-from panko_ingest.batch import Batcher
-from panko_ingest.breaker import FloodBreaker
-from panko_ingest.converter import EventConverter, TypeFilter
-from panko_ingest.metric_files import MetricFiles
+from panko_ingest import __version__, amqp
 from panko_ingest.metrics import Metrics
-from panko_ingest.pipeline import CrashGuard, Intake, Lane, Writer
-from panko_ingest.progress import Board, Slot, State
+from panko_ingest.pipeline import (
+    Budget,
+    MessageProcessor,
+    PoisonGuard,
+    RecordingThread,
+)
+from panko_ingest.shared_state import Slot, State
 from panko_ingest.storage import get_connection_from_config
-from panko_ingest.workers import report
-from panko_ingest.workers.settings import Settings
-from panko_ingest.workers.sources import buses, topology
+from panko_ingest.workers import guru_report
+from panko_ingest.workers.conversion import bus_pipeline, message_processor
+from panko_ingest.workers.sources import topology
+from panko_ingest.workers.store_watch import StoreWatch
+from panko_ingest.workers.supervisor import HANG_LIMIT
 from panko_ingest.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
 
-# Of the broker's consumer_timeout, as messages are older there than here.
-_HOLD_SHARE = 0.7
 # Workers of a host that connect in a second, so that a broker is not asked by all of them at once.
 _STARTS_A_SECOND = 20.0
 _MEASURE_INTERVAL = 1.0
+_M_ARENA_MAX = -8  # malloc.h of glibc
 
 
 class IngestService(Worker):
-    """One ingest worker: a thread for each bus, and one that writes.
-
-    Everything is built in :meth:`run`, in the worker's own process: neither connections nor threads
-    survive a fork.
-    """
+    """One ingest worker: a thread for each bus, and one that writes."""
 
     name = "ingester"
 
-    def __init__(self, worker_id: WorkerId, settings: Settings, board: Board, files: MetricFiles) -> None:
-        super().__init__(worker_id, board)
-        self._conf = settings.conf
-        self._files = files
-        self._stopping = threading.Event()
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self._finished = threading.Event()
         self._consumers: list[amqp.AmqpConsumer] = []
-        self._writer: Writer | None = None
+        self._writer: RecordingThread | None = None
 
     def run(self) -> None:
         """Work until :meth:`terminate`; an end for any other reason ends the process."""
-        slots = self._board.slots(self.worker_id)
+        recording = self._shared.recording_slot(self.worker_id)
+        if self.worker_id >= self.settings.workers:  # cotyledon would start it again and again if it went
+            LOG.info("Worker %d rests: there are to be fewer workers", self.worker_id)
+            self._occupy(recording, math.inf)
+            self._finished.set()
+            self._stopping.wait()
+            return
+        slots = [self._shared.bus_slot(self.worker_id, bus) for bus in range(len(self.settings.buses))]
+        self._occupy(recording, _recording_hang_limit(self._conf))
+        for slot in slots:
+            self._occupy(slot)
         try:
-            if self.worker_id < self._conf.notification.workers:
-                for slot in slots:
-                    slot.occupy(os.getpid())
-                self._work(slots)
-            else:  # cotyledon would start it again and again if it went
-                LOG.info("Worker %d rests: there are to be fewer workers", self.worker_id)
-                self._stopping.wait()
+            self._work(slots, recording)
         finally:
-            for slot in slots:
+            for slot in (*slots, recording):
                 slot.clear()
             self._finished.set()
         if not self._stopping.is_set():
@@ -76,7 +78,12 @@ class IngestService(Worker):
         self._stopping.set()
         self._stop_threads()
         self._finished.wait()
-        logging.shutdown()
+
+    @staticmethod
+    def _spare_memory() -> None:
+        """Have all threads allocate from one heap: the GIL lets one at a time do so, nearly always."""
+        with contextlib.suppress(AttributeError, OSError):  # there is another C library than glibc
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
     @staticmethod
     def _spare_the_collector() -> None:
@@ -94,26 +101,25 @@ class IngestService(Worker):
         if self._writer is not None:
             self._writer.hurry()
 
-    def _work(self, slots: list[Slot]) -> None:
+    def _work(self, slots: list[Slot], recording: Slot) -> None:
         conf = self._conf
         connection = get_connection_from_config(conf)
-        metrics = self._files.join(self.place(self.worker_id))
-        writer = self._writer = Writer(connection, metrics)
-        converter = EventConverter.from_file(
-            config.find_definitions(conf),
-            store_raw=conf.event.store_raw,
-            drop_unmatched=conf.event.drop_unmatched_notifications,
+        metrics = self._shared_metrics.join(self.place(self.worker_id))
+        writer = self._writer = RecordingThread(
+            connection, metrics, beat=recording.beat, most=conf.notification.batch_size
         )
-        for bus, slot in zip(buses(conf), slots, strict=True):
-            intake = Intake(
-                converter,
-                TypeFilter(conf.event.types),
-                max_size=conf.notification.max_message_size,
-                max_depth=conf.notification.max_depth,
-                guard=CrashGuard(self._board, slot),
-            )
-            self._consumers.append(self._consumer(bus, intake, writer, metrics, slot))
+        budget = Budget(
+            conf.notification.prefetch_count or 2 * conf.notification.batch_size,
+            conf.notification.max_bytes_in_flight,
+        )
+        for number, slot in enumerate(slots):
+            processor = message_processor(conf, self.settings.converter, PoisonGuard(self._shared, slot))
+            self._consumers.append(self._consumer(number, processor, budget, writer, metrics, slot))
+        watch = StoreWatch(
+            connection, metrics, lambda: self._shared_metrics.totals(self.place(self.worker_id))
+        )
         self._spare_the_collector()
+        self._spare_memory()
         spread = conf.notification.workers / _STARTS_A_SECOND
         if self._stopping.wait(self.worker_id and random.uniform(0, spread)):
             self._stop_threads()
@@ -125,11 +131,7 @@ class IngestService(Worker):
             ]
             writing = threads.submit(writer.run)
             try:
-                self._wait_for_end(
-                    reading,
-                    writing,
-                    lambda: metrics.pool_in_use.set(connection.statistics().connections_in_use),
-                )
+                self._wait_for_end(reading, writing, watch.look)
             finally:
                 self._stop_threads()
                 wait(reading)
@@ -164,41 +166,49 @@ class IngestService(Worker):
             open_ends -= done
 
     def _consumer(
-        self, bus: amqp.Bus, intake: Intake, writer: Writer, metrics: Metrics, slot: Slot
+        self,
+        number: int,
+        processor: MessageProcessor,
+        budget: Budget,
+        writer: RecordingThread,
+        metrics: Metrics,
+        slot: Slot,
     ) -> amqp.AmqpConsumer:
-        options = self._conf.notification
-        prefetch = options.prefetch_count or 2 * options.batch_size
-        lane = Lane(
-            intake,
-            Batcher(
-                options.batch_size, options.batch_timeout, options.max_bytes_in_flight // 2, time.monotonic
-            ),
-            writer,
-            FloodBreaker(options.dead_letter_limit, time.monotonic),
-            metrics,
-            prefetch=prefetch,
-            max_bytes=options.max_bytes_in_flight,
-            hold_limit=options.consumer_timeout * _HOLD_SHARE,
-            bus=bus.name,
-            deaths=lambda: self._board.deaths,
-        )
+        bus = self.settings.buses[number]
+        deaths = lambda: self._shared.deaths  # noqa: E731 - read anew each time
+        pipeline = bus_pipeline(self._conf, processor, bus, budget, writer, metrics, deaths)
         gauges = metrics.of_bus(bus.name)
         consumer = amqp.AmqpConsumer(
             bus,
             topology(self._conf),
-            lane,
+            pipeline,
             client_properties={
                 "connection_name": f"panko-ingest worker {self.worker_id} on {socket.gethostname()}",
                 "version": __version__,
             },
             beat=slot.beat,
-            siblings=self._siblings if self.worker_id == 0 else None,
+            siblings=partial(self._siblings, number) if self.worker_id == 0 else None,
+            binds_again=self.worker_id == 0,
+            on_refusal=gauges.note_refusal,
             on_open=gauges.connections.set,
             on_lost=gauges.lost_connections.inc,
         )
-        lane.wake = consumer.wake
-        report.add_section(f"In hand from {bus.name}", lane.in_hand)
+        pipeline.wake = consumer.wake
+        guru_report.add_section(f"In hand from {bus.name}", pipeline.in_hand)
         return consumer
 
-    def _siblings(self) -> int:
-        return sum(slot.state is State.CONSUMING for slot in self._board.slots())
+    def _siblings(self, bus: int) -> int | None:
+        workers = self.settings.workers
+        consuming = sum(
+            self._shared.bus_slot(worker, bus).state is State.CONSUMING for worker in range(workers)
+        )
+        return workers if consuming == workers else None
+
+
+def _recording_hang_limit(conf: cfg.ConfigOpts) -> float:
+    """Return the seconds that the storage may lawfully take for one batch; for ever where it may."""
+    options = conf.database
+    if not options.statement_timeout or options.max_retries < 0:
+        return math.inf
+    longest_try = 2 * options.statement_timeout + options.pool_timeout + options.retry_interval
+    return float(HANG_LIMIT + (1 + options.max_retries) * longest_try)

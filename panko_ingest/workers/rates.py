@@ -1,9 +1,10 @@
 """How fast the daemon is now: what its counters gained between two looks."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 
-from panko_ingest.metric_files import MetricFiles, Totals
+from panko_ingest.shared_metrics import SharedMetrics, Totals
 
 _COUNTED = {
     "received": "messages_received_total",
@@ -14,29 +15,48 @@ _COUNTED = {
 }
 
 
+MINUTES = (1, 5)
+"""Over how long rates are told beside those of now."""
+
+
 class Rates:
-    """Looks at the counters now and then.
+    """Looks at the counters now and then, and keeps what it saw in the last minutes.
 
     :param clock: monotonic seconds.
     """
 
-    def __init__(self, files: MetricFiles, clock: Callable[[], float] = time.monotonic) -> None:
-        self._files = files
+    def __init__(self, shared_metrics: SharedMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+        self._shared_metrics = shared_metrics
         self._clock = clock
-        self.totals = files.totals()
+        self.totals = shared_metrics.totals()
         self.per_second = dict.fromkeys(_COUNTED, 0.0)
         self._looked_at = clock()
+        self._seen = deque([(self._looked_at, self._counts())])
 
     def look(self) -> str:
         """Look again, and return the most important figures in words."""
-        now, totals = self._clock(), self._files.totals()
+        now, totals = self._clock(), self._shared_metrics.totals()
         seconds = now - self._looked_at
         if seconds > 0:
             self.per_second = {
                 name: (totals[metric] - self.totals[metric]) / seconds for name, metric in _COUNTED.items()
             }
         self.totals, self._looked_at = totals, now
+        self._seen.append((now, self._counts()))
+        while len(self._seen) > 1 and self._seen[1][0] <= now - 60.0 * max(MINUTES):
+            self._seen.popleft()
         return _words(self.per_second, totals)
+
+    def over(self, seconds: float) -> dict[str, float]:
+        """Return the rates of the last so many seconds, or since the start if that is less."""
+        now, counts = self._seen[-1]
+        then, before = next(
+            (seen for seen in reversed(self._seen) if seen[0] <= now - seconds), self._seen[0]
+        )
+        return {name: (counts[name] - before[name]) / max(now - then, 1e-9) for name in _COUNTED}
+
+    def _counts(self) -> dict[str, float]:
+        return {name: self.totals[metric] for name, metric in _COUNTED.items()}
 
 
 def _words(rates: dict[str, float], totals: Totals) -> str:

@@ -17,20 +17,29 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
     :raises ConfigError: a URL can't be used, or is of a transport that ``require_durable`` forbids.
     """
     rabbit = conf.oslo_messaging_rabbit
-    tls = None
-    if rabbit.ssl:
-        tls = amqp.TlsSettings(
-            rabbit.ssl_ca_file or None, rabbit.ssl_cert_file or None, rabbit.ssl_key_file or None
-        )
+    tls = amqp.TlsSettings(
+        rabbit.ssl_ca_file or None,
+        rabbit.ssl_cert_file or None,
+        rabbit.ssl_key_file or None,
+        rabbit.ssl_enforce_hostname_verification,
+        rabbit.ssl_strict_certificates,
+    )
     found = [
         amqp.parse(
             url,
-            tls=tls,
+            tls=tls if rabbit.ssl else None,
+            trust=tls,
             login_method=rabbit.rabbit_login_method,
             heartbeat=rabbit.heartbeat_timeout_threshold,
         )
         for url in config.messaging_urls(conf)
     ]
+    for name in () if rabbit.ssl else ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
+        if rabbit[name] and any(broker.tls is None for bus in found for broker in bus.brokers):
+            raise ConfigError(
+                f"[oslo_messaging_rabbit] {name}: is set, but ssl is not, so that the bus would not be "
+                "encrypted: set ssl = true, or leave it out"
+            )
     if conf.notification.require_durable:
         for bus in found:
             if bus.virtual_url is not None:
@@ -41,14 +50,16 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
     return found
 
 
-def warn(conf: cfg.ConfigOpts) -> None:
+def warn(sources: Sequence[amqp.Bus]) -> None:
     """Say which of the buses promise less than RabbitMQ does."""
-    for bus in buses(conf):
+    for bus in sources:
         if bus.virtual_url is not None:
             LOG.warning(
                 "%s is an embedded transport, for trying out: it may lose messages when a process dies",
                 bus.name,
             )
+        if bus.takes_any_name:
+            LOG.warning("%s: %s", bus.name, amqp.ANY_NAME_TAKEN)
 
 
 def management_interfaces(conf: cfg.ConfigOpts, sources: Sequence[amqp.Bus]) -> list[amqp.Management | None]:
@@ -80,4 +91,5 @@ def topology(conf: cfg.ConfigOpts) -> amqp.Topology:
         declare=options.declare,
         queue_type=options.queue_type,
         require_durable=options.require_durable,
+        consumer_timeout=options.consumer_timeout,
     )

@@ -1,92 +1,127 @@
-"""The master's own thread: ends workers that hang, and tells systemd how the daemon is."""
+"""The master's watch: ends workers that hang, and tells systemd how the daemon is."""
 
 import logging
 import os
 import signal
-import threading
+import socket
 import time
+from collections.abc import Mapping
 
-from panko_ingest.metric_files import MetricFiles
-from panko_ingest.progress import Board, State
+from panko_ingest.shared_metrics import SharedMetrics
+from panko_ingest.shared_state import SharedState, Slot, State
 from panko_ingest.workers.rates import Rates
-from panko_ingest.workers.systemd import Notifier
 
 LOG = logging.getLogger(__name__)
 
 HANG_LIMIT = 30.0
-_INTERVAL = 1.0
 _STATUS_INTERVAL = 5.0
+_PATIENCE = 1.0
 # While we wait for a broker or a database, systemd is to wait with us.
 _START_EXTENSION_USEC = 60_000_000
 
 
-class Supervisor:
-    """Watches the board.
+class Notifier:
+    """Tells systemd how the daemon is (sd_notify(3)), where there is one that wants to know."""
 
-    :param hang_limit: seconds without a pulse after which a worker is killed; cotyledon starts it
-        again. By default 30, or half of what systemd's watchdog allows if that is less.
+    def __init__(self) -> None:
+        address = os.environ.pop("NOTIFY_SOCKET", None)
+        if address and address.startswith("@"):
+            address = "\0" + address[1:]
+        self._address = address
+        self.watchdog_interval = int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000
+        """Seconds within which systemd wants a sign of life; 0 for never."""
+
+    def send(self, *states: str) -> None:
+        """Send states such as ``READY=1``."""
+        if self._address is None:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+                sock.settimeout(_PATIENCE)
+                sock.connect(self._address)
+                sock.sendall("\n".join(states).encode())
+        except OSError as error:
+            LOG.warning("systemd's notify socket refuses %s: %s", states, error)
+
+    def reloading(self) -> None:
+        """Say that the configuration is being read again."""
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+class Supervisor:
+    """Watches the shared state.
+
+    :param hang_limit: seconds without a heartbeat after which a worker is killed, and started again, where
+        its slot says no other. By default 30, or half of what systemd's watchdog allows if that is less.
     """
 
     def __init__(
-        self, board: Board, notifier: Notifier, files: MetricFiles, hang_limit: float | None = None
+        self,
+        shared: SharedState,
+        notifier: Notifier,
+        shared_metrics: SharedMetrics,
+        hang_limit: float | None = None,
     ) -> None:
-        self._board = board
+        self._shared = shared
         self._notifier = notifier
-        self._rates = Rates(files)
+        self._rates = Rates(shared_metrics)
         self._hang_limit = hang_limit or min(HANG_LIMIT, notifier.watchdog_interval / 2 or HANG_LIMIT)
         self._ready = False
-        self._status = ""
+        self._stopping = False
         self._status_at = 0.0
-        self._stopping = threading.Event()
-
-    def start(self) -> None:
-        """Begin to watch, in a thread that ends with the process."""
-        threading.Thread(target=self._run, name="supervisor", daemon=True).start()
+        self._unheard_since: dict[int, float] = {}
 
     def stopping(self) -> None:
         """Note that the daemon is told to stop; who hangs now is ended all the same."""
-        self._stopping.set()
+        self._stopping = True
         self._notifier.send("STOPPING=1", "STATUS=stopping: workers commit and acknowledge what they hold")
 
-    def reloaded(self) -> None:
-        """Say READY again, which ends systemd's wait for a reload."""
+    def reloading(self) -> None:
+        """Say that the configuration is being read again; READY ends systemd's wait for it."""
         self._ready = False
+        self._notifier.reloading()
 
-    def worker_died(self, worker: int, exit_code: int) -> None:
-        """Take note of what the worker was converting."""
-        self._board.bury(worker)
-        if exit_code:
-            self._board.count_death()
+    def tick(self, processes: Mapping[int, str], *, reloading: bool) -> None:
+        """Look at everybody; called about once a second.
 
-    def _run(self) -> None:
-        while True:
-            time.sleep(_INTERVAL)
-            self._kill_hung()
-            if not self._stopping.is_set():
-                self._notify()
+        :param processes: all that run, by pid, with what the log calls them.
+        :param reloading: whether somebody still works by an older configuration.
+        """
+        self._kill_hung()
+        self._kill_unheard(processes)
+        if not self._stopping:
+            self._notify(reloading)
 
     def _kill_hung(self) -> None:
-        for slot in self._board.slots():
-            pid, silence = slot.pid, slot.silence
-            if pid and silence > self._hang_limit:
-                LOG.error("Worker process %d made no progress for %.0f s: killing it", pid, silence)
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    slot.clear()
+        for name, slot in self._shared.occupied():
+            pid, silent_for = slot.pid, slot.seconds_since_heartbeat
+            hangs = pid not in {0, os.getpid()} and silent_for > self._limit_of(slot)
+            if hangs and not _kill(pid, name, silent_for):
+                slot.clear()
+
+    def _kill_unheard(self, processes: Mapping[int, str]) -> None:
+        """Kill who has no slot for long: a process can also hang before its work begins, or after its end."""
+        now = time.monotonic()
+        heard = {slot.pid for _, slot in self._shared.occupied()}
+        self._unheard_since = {pid: self._unheard_since.get(pid, now) for pid in processes.keys() - heard}
+        for pid, since in self._unheard_since.items():
+            if now - since > self._hang_limit:
+                _kill(pid, processes[pid], now - since)
+
+    def _limit_of(self, slot: Slot) -> float:
+        return slot.hang_limit or self._hang_limit
 
     def _making_progress(self) -> bool:
-        """Whether every worker gave a sign of life lately, or was replaced."""
-        patience = self._hang_limit / 3
+        """Whether everybody gave a sign of life lately, or was replaced."""
         return all(
-            slot.silence <= patience and slot.vacancy <= self._hang_limit for slot in self._board.slots()
-        )
+            slot.seconds_since_heartbeat <= self._limit_of(slot) / 3 for _, slot in self._shared.occupied()
+        ) and all(slot.seconds_since_cleared <= self._hang_limit for slot in self._shared.slots())
 
-    def _notify(self) -> None:
-        slots = self._board.slots()
+    def _notify(self, reloading: bool) -> None:
+        slots = self._shared.slots()
         consuming = sum(slot.state is State.CONSUMING for slot in slots)
         states = []
-        if consuming == len(slots) and not self._ready:
+        if consuming == len(slots) and not self._ready and not reloading:
             self._ready = True
             self._status_at = 0.0
             LOG.info("Ready: all %d readers are consuming", consuming)
@@ -95,9 +130,18 @@ class Supervisor:
             states.append(f"EXTEND_TIMEOUT_USEC={_START_EXTENSION_USEC}")
         if time.monotonic() >= self._status_at:
             self._status_at = time.monotonic() + _STATUS_INTERVAL
-            self._status = f"STATUS={consuming} of {len(slots)} readers consuming; {self._rates.look()}"
-            states.append(self._status)
+            states.append(f"STATUS={consuming} of {len(slots)} readers consuming; {self._rates.look()}")
         if self._notifier.watchdog_interval and self._making_progress():
             states.append("WATCHDOG=1")
         if states:
             self._notifier.send(*states)
+
+
+def _kill(pid: int, name: str, silent_for: float) -> bool:
+    """Kill a process that hangs; return whether it was there."""
+    LOG.error("Worker process %d (%s) made no progress for %.0f s: killing it", pid, name, silent_for)
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True

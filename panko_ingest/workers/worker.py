@@ -1,25 +1,52 @@
-"""What all services of the daemon have in common."""
+"""What all processes of the daemon but the master have in common."""
+
+import logging
+import os
+import threading
 
 import cotyledon
 from cotyledon.types import WorkerId
 
-from panko_ingest.progress import Board
+from panko_ingest.shared_metrics import SharedMetrics
+from panko_ingest.shared_state import SharedState, Slot
+from panko_ingest.workers.live_config import LiveConfig
+
+LOG = logging.getLogger(__name__)
 
 
 class Worker(cotyledon.Service):
-    """A service with a place in the daemon, which outlives its processes."""
+    """A process with a place in the daemon, which outlives it.
+
+    Everything is built in :meth:`run`, in the process itself: neither connections nor threads survive a fork.
+
+    :param live_config: what was in force in the master when this process was forked.
+    """
 
     name = "worker"
 
-    def __init__(self, worker_id: WorkerId, board: Board) -> None:
+    def __init__(
+        self,
+        worker_id: WorkerId,
+        live_config: LiveConfig,
+        shared: SharedState,
+        shared_metrics: SharedMetrics,
+    ) -> None:
         super().__init__(worker_id)
-        self._board = board
-        self._generation = board.generation
+        self.settings = live_config.settings
+        self._config_version = live_config.version
+        self._conf = self.settings.conf
+        self._shared = shared
+        self._shared_metrics = shared_metrics
+        self._stopping = threading.Event()
+        # What can't be brought to an end in time is left: the broker delivers it again.
+        type(self).graceful_shutdown_timeout = self._conf.graceful_shutdown_timeout
 
-    def reload(self) -> None:
-        """Make way for a process with the new configuration, if the master found it good."""
-        if self._board.generation != self._generation:
-            super().reload()
+    def terminate(self) -> None:
+        """Return when all is in order: the process ends right after."""
+        self._stopping.set()
+
+    def _occupy(self, slot: Slot, hang_limit: float = 0.0) -> None:
+        slot.occupy(os.getpid(), hang_limit, self._config_version)
 
     @classmethod
     def place(cls, worker_id: int) -> str:

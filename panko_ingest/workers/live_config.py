@@ -1,0 +1,96 @@
+"""The configuration in force, with all that is made from it once; every worker is born with it."""
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from oslo_config import cfg
+
+from panko_ingest import amqp, config, ineffective_options
+from panko_ingest.converter import EventConverter, TypeFilter
+from panko_ingest.errors import ConfigError
+from panko_ingest.shared_state import check_size
+from panko_ingest.storage import get_connection
+from panko_ingest.workers import sources
+from panko_ingest.workers.conversion import event_converter
+
+LOG = logging.getLogger(__name__)
+
+
+class Settings(NamedTuple):
+    """What a worker inherits, so that it reads no file again that may have changed meanwhile."""
+
+    conf: cfg.ConfigOpts
+    buses: list[amqp.Bus]
+    """Those that are to be read; none where only the expirer runs."""
+    converter: EventConverter
+
+    @property
+    def workers(self) -> int:
+        """How many ingest workers there are to be."""
+        return int(self.conf.notification.workers) if self.buses else 0
+
+
+class LiveConfig:
+    """Holds the settings in the master; a worker gets those that are in force when it is forked.
+
+    :param conf: the first configuration; logging is set up by it already.
+    :param read: reads the configuration anew, from where the first one came.
+    :raises ConfigError: the configuration can't be used.
+    """
+
+    def __init__(
+        self,
+        conf: cfg.ConfigOpts,
+        read: Callable[[], cfg.ConfigOpts],
+        set_up_logging: Callable[[cfg.ConfigOpts], None] = config.set_up_logging,
+    ) -> None:
+        self.settings = validate(conf)
+        self.version = 0
+        """Counts the configurations that came into force."""
+        self._read = read
+        self._set_up_logging = set_up_logging
+
+    def reload(self) -> bool:
+        """Read the configuration again; return whether it is good, and so in force.
+
+        A bad one changes nothing and is logged.
+        """
+        refusal: object = None
+        try:
+            settings = validate(self._read())
+            self._set_up_logging(settings.conf)
+        except ConfigError as error:
+            refusal = error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a library's, on what the operator wrote
+            refusal = f"{type(error).__name__} while it was read"
+        if refusal is not None:  # outside of the clause, where oslo.log would add its text once more
+            self._set_up_logging(self.settings.conf)
+            LOG.error("The new configuration is refused, the old one stays in force: %s", refusal)
+            return False
+        self.settings = settings
+        self.version += 1
+        warn(settings)
+        LOG.info("The configuration was read again; the workers start anew with it, in turns")
+        return True
+
+
+def validate(conf: cfg.ConfigOpts) -> Settings:
+    """Build once what the workers will build, so that a mistake shows before anything starts.
+
+    :raises ConfigError: naming what is wrong.
+    """
+    buses = [] if conf.command.only == "expirer" else sources.buses(conf)
+    check_size(conf.notification.workers, len(buses))
+    for tls in {broker.tls for bus in buses for broker in bus.brokers if broker.tls}:
+        tls.check()
+    for url in {config.database_url(conf), config.expirer_database_url(conf)}:
+        get_connection(url, conf).close()
+    TypeFilter(conf.event.types)
+    return Settings(conf, buses, event_converter(conf))
+
+
+def warn(settings: Settings) -> None:
+    """Log what is allowed, and hardly what the operator wants."""
+    ineffective_options.warn(settings.conf)
+    sources.warn(settings.buses)

@@ -1,0 +1,199 @@
+"""The master: which workers there are to be, whose turn it is on a reload, and what happens on a signal."""
+
+import gc
+import logging
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from panko_ingest.shared_metrics import SharedMetrics
+from panko_ingest.shared_state import SERVICES, SharedState, Slot, State
+from panko_ingest.workers.live_config import LiveConfig
+from panko_ingest.workers.process_manager import ProcessManager, ending_all
+from panko_ingest.workers.supervisor import Supervisor
+from panko_ingest.workers.worker import Worker
+
+LOG = logging.getLogger(__name__)
+
+_OWN_SIGNALS = {signal.SIGINT, signal.SIGHUP}
+_TICK = 1.0
+# Workers end themselves after graceful_shutdown_timeout; one that is stopped or stuck in the kernel does not.
+_KILL_AFTER, _LEAVE_AFTER = 2.0, 5
+# Of the ingest workers, so many make way for their successors at once on a reload.
+_TURNS = 8
+# A successor that does not consume by then, since a broker is away, does not keep the others waiting.
+_TURN_PATIENCE = 10.0
+
+
+class Master:
+    """Keeps as many workers of each kind running as the settings in force say.
+
+    :param ingester: the kind of which there are ``[notification] workers``.
+    :param others: the kinds of which there is one.
+    """
+
+    def __init__(
+        self,
+        live_config: LiveConfig,
+        shared: SharedState,
+        shared_metrics: SharedMetrics,
+        supervisor: Supervisor,
+        ingester: type[Worker],
+        others: list[type[Worker]],
+    ) -> None:
+        self._live_config = live_config
+        self._shared = shared
+        self._shared_metrics = shared_metrics
+        self._supervisor = supervisor
+        self._metrics = shared_metrics.join("master-0")
+        self._timeout = live_config.settings.conf.graceful_shutdown_timeout
+        self._manager = ProcessManager(self._timeout and self._timeout + _LEAVE_AFTER)
+        self._services: dict[Any, type[Worker]] = {}
+        self._ingester = ingester
+        self._most_workers = live_config.settings.workers
+        if self._most_workers:
+            self._ingesters = self._add(ingester, self._most_workers)
+        for kind in others:
+            self._add(kind, 1)
+        self._told_to_stop: set[int] = set()
+        self._is_stopping = False
+        self._stop_by = 0.0
+        self._exit_code = 0
+
+    def _add(self, kind: type[Worker], number: int) -> Any:
+        arguments = (self._live_config, self._shared, self._shared_metrics)
+        service_id = self._manager.add(kind, workers=number, args=arguments)
+        self._services[service_id] = kind
+        return service_id
+
+    def run(self) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code."""
+        # A blocked signal never reaches cotyledon, nor the workers, which inherit the block. It would end at
+        # once on SIGINT, and have all workers start anew at once on SIGHUP.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OWN_SIGNALS)
+        self._manager.register_hooks(on_terminate=self._stopping, on_dead_worker=self._worker_died)
+        self._shared.service_slot("master").occupy(os.getpid())
+        for work in (self._watch, self._follow_signals):
+            threading.Thread(target=work, name=f"master: {work.__name__}", daemon=True).start()
+        # What is there now the workers share with us, until a collection writes its marks into it.
+        gc.collect()
+        gc.freeze()
+        try:
+            self._manager.run()
+        except SystemExit:  # so cotyledon ends on SIGTERM, when the workers have
+            return self._exit_code
+        return 1
+
+    def _watch(self) -> None:
+        slot = self._shared.service_slot("master")
+        with ending_all("Nobody would watch the workers any more"):
+            while True:
+                slot.beat()
+                if not self._is_stopping:
+                    self._give_turns()
+                elif self._stop_by and time.monotonic() > self._stop_by:
+                    self._kill_the_late()
+                self._supervisor.tick(self._manager.processes(), reloading=self._outdated())
+                time.sleep(_TICK)
+
+    def _follow_signals(self) -> None:
+        with ending_all("Nobody would hear signals any more"):
+            while True:
+                if signal.sigwait(_OWN_SIGNALS) == signal.SIGINT:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                elif not self._is_stopping:
+                    self._reload()
+
+    def _worker_died(self, service_id: Any, number: int, code: int) -> None:
+        kind = self._services[service_id]
+        LOG.log(
+            logging.WARNING if code else logging.DEBUG,
+            "%s-%d ended %s",
+            kind.name,
+            number,
+            f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}",
+        )
+        self._shared_metrics.forget(kind.place(number))
+        if code:
+            self._metrics.lost_workers.labels(kind.name).inc()
+        if kind is self._ingester:
+            self._shared.record_death(number)
+            if code:
+                self._shared.count_death()
+        else:
+            self._shared.service_slot(kind.name).clear()
+
+    # -- a new configuration
+
+    def _reload(self) -> None:
+        self._supervisor.reloading()
+        if self._live_config.reload() and self._most_workers:
+            settings = self._live_config.settings
+            self._shared.resize(settings.workers, len(settings.buses))
+            # Those that are too many rest: cotyledon starts again whatever ends.
+            self._most_workers = max(self._most_workers, settings.workers)
+            self._manager.reconfigure(self._ingesters, self._most_workers)
+            os.kill(os.getpid(), signal.SIGCHLD)  # cotyledon looks for those that are missing only then
+
+    def _services_at_work(self) -> list[Slot]:
+        slots = map(self._shared.service_slot, SERVICES)
+        return [slot for slot in slots if slot.pid not in {0, os.getpid()}]
+
+    def _slots(self) -> list[Slot]:
+        """Return a slot of each worker that runs."""
+        recording = map(self._shared.recording_slot, range(self._most_workers))
+        return self._services_at_work() + [slot for slot in recording if slot.pid]
+
+    def _outdated(self) -> bool:
+        """Whether somebody still works by an older configuration."""
+        return any(slot.version != self._live_config.version for slot in self._slots())
+
+    def _give_turns(self) -> None:
+        """Have those who work by an older configuration make way: of the ingest workers some at a time."""
+        workers = [self._shared.recording_slot(number) for number in range(self._most_workers)]
+        for slot in self._services_at_work():
+            self._replace(slot)
+        in_turn = sum(
+            not slot.pid or slot.pid in self._told_to_stop or self._is_beginning(number, slot)
+            for number, slot in enumerate(workers)
+        )
+        for slot in workers:
+            if in_turn >= max(1, self._live_config.settings.workers // _TURNS):
+                return
+            in_turn += self._replace(slot)
+
+    def _replace(self, slot: Slot) -> bool:
+        """Have a process make way if its configuration is an older one; return whether it is told now."""
+        pid = slot.pid
+        if not pid or pid in self._told_to_stop or slot.version == self._live_config.version:
+            return False
+        self._told_to_stop.add(pid)
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _is_beginning(self, number: int, recording: Slot) -> bool:
+        if number >= self._live_config.settings.workers or recording.age > _TURN_PATIENCE:
+            return False
+        return any(slot.state is not State.CONSUMING for slot in self._shared.slots(number))
+
+    # -- the end
+
+    def _stopping(self) -> None:
+        self._is_stopping = True
+        self._supervisor.stopping()
+        if self._timeout:
+            self._stop_by = time.monotonic() + self._timeout + _KILL_AFTER
+
+    def _kill_the_late(self) -> None:
+        for pid in {slot.pid for slot in self._slots()}:
+            LOG.error("Process %d did not end in graceful_shutdown_timeout", pid)
+            self._exit_code = 1
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue

@@ -1,0 +1,74 @@
+"""Notices a store that keeps a worker's messages waiting, and says why, once."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from panko_ingest.deadline import Asked
+from panko_ingest.metrics import Metrics
+from panko_ingest.shared_metrics import Totals
+from panko_ingest.storage import Connection
+
+LOG = logging.getLogger(__name__)
+
+SLOW = 5.0
+"""Seconds that messages are in hand without one being committed, after which the log says so."""
+
+_ANSWER_WITHIN = 3.0
+
+
+class StoreWatch:
+    """Looks at what a worker has in hand, and asks the store for the cause when nothing of it is committed.
+
+    :param totals: returns what the metrics of this worker add up to.
+    :param clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        metrics: Metrics,
+        totals: Callable[[], Totals],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection = connection
+        self._metrics = metrics
+        self._totals = totals
+        self._clock = clock
+        self._committed = -1.0
+        self._since = clock()
+        self._told = False
+
+    def look(self) -> None:
+        """Look; called about once a second. It never waits for the store."""
+        totals, now = self._totals(), self._clock()
+        self._metrics.pool_in_use.set(self._connection.statistics().connections_in_use)
+        committed, in_hand = totals["batch_messages_sum"], int(totals["messages_in_flight"])
+        if committed != self._committed or not in_hand:
+            self._committed, self._since = committed, now
+        silent = now - self._since
+        self._metrics.unwritten_seconds.set(silent)
+        if self._told and silent < SLOW:
+            self._told = False
+            LOG.info("The event database takes what it was slow to take")
+        if not self._told and silent >= SLOW:
+            self._told = True
+            threading.Thread(target=self._tell, args=(silent, in_hand), name="cause", daemon=True).start()
+
+    def _tell(self, silent: float, in_hand: int) -> None:
+        LOG.warning(
+            "Nothing was written to the event database for %.0f s, %d messages are in hand: %s",
+            silent,
+            in_hand,
+            cause(self._connection),
+        )
+
+
+def cause(connection: Connection, patience: float = _ANSWER_WITHIN) -> str:
+    """Return in words why a store does not get on, as far as it tells within so many seconds."""
+    asked = Asked("the database", connection.lock_waits, patience)
+    waits = asked.answer()
+    if waits is None:
+        return asked.error
+    return "; ".join(map(str, waits)) or "it answers, and no lock is seen: it is slow"
