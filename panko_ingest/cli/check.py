@@ -1,20 +1,28 @@
-"""``panko-ingest check``: what is wrong, or will be, before the daemon runs."""
+"""``panko-ingest check``: what is wrong, or will be, before the daemon runs; each finding says what to do.
 
+A function a subject; ``panko-ingest-status upgrade check`` runs the same.
+"""
+
+import stat
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest.cli import output, preflight
-from panko_ingest.findings import FAILURE, WARNING, Finding
+from panko_ingest import amqp, config, ineffective_options, option_lines, processors
+from panko_ingest.cli import monitor, output
+from panko_ingest.converter import EventConverter
+from panko_ingest.errors import ConfigError, DefinitionError
+from panko_ingest.findings import FAILURE, OK, WARNING, Finding
+from panko_ingest.storage import Connection, StorageUnavailable, get_connection
+from panko_ingest.workers.sources import buses, management_interfaces, topology
 
-_CHECKS = (
-    preflight.configuration,
-    preflight.definitions,
-    preflight.workers,
-    preflight.broker,
-    preflight.database,
-)
+_MAX_HOLD_SHARE = 0.5
+
+Check = Callable[[cfg.ConfigOpts], Iterator[Finding]]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(conf: cfg.ConfigOpts) -> int:
     """Show what was found; exit code 1 if something will not work."""
-    findings = list(preflight.run(conf, _CHECKS))
+    findings = [finding for check in CHECKS.values() for finding in found_by(check, conf)]
     if conf.command.json:
         output.json_list(finding._asdict() for finding in findings)
     else:
@@ -42,3 +50,115 @@ def run(conf: cfg.ConfigOpts) -> int:
         sys.stdout.write(f"{len(findings)} findings: {count[FAILURE]} failures, {count[WARNING]} warnings\n")
     bad = {FAILURE, WARNING} if conf.command.strict else {FAILURE}
     return int(any(finding.level in bad for finding in findings))
+
+
+def found_by(check: Check, conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Yield what a check finds; that it can't begin because of the configuration is a finding, too."""
+    try:
+        yield from check(conf)
+    except ConfigError as error:
+        yield Finding(FAILURE, check.__name__.replace("_", " "), str(error))
+
+
+def configuration(conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Look at the configuration files."""
+    paths = list(option_lines.read_by(conf))
+    yield Finding(OK, "configuration", f"valid: {', '.join(paths) or 'no file, defaults only'}")
+    for option in ineffective_options.find(conf):
+        yield Finding(WARNING, "configuration", str(option))
+    for path in paths:
+        if Path(path).stat().st_mode & stat.S_IROTH:
+            text = f"{path} holds passwords and anyone may read it: chmod o-r {path}"
+            yield Finding(WARNING, "configuration", text)
+
+
+def definitions(conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Load the event definitions."""
+    path = config.find_definitions(conf)
+    try:
+        EventConverter.from_file(path, drop_unmatched=conf.event.drop_unmatched_notifications)
+    except DefinitionError as error:
+        yield Finding(FAILURE, "definitions", str(error))
+    else:
+        yield Finding(OK, "definitions", f"{path} loads")
+
+
+def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Compare the number of workers with the processors, and how long they hold with the broker's."""
+    options, usable = conf.notification, processors.usable()
+    if options.workers > 4 * usable:
+        text = f"{options.workers} workers on {usable} processors: set [notification] workers"
+        yield Finding(WARNING, "workers", text)
+    if options.workers > 1 and any(bus.virtual_url is not None for bus in buses(conf)):
+        text = "an embedded transport is made for one process: set [notification] workers = 1"
+        yield Finding(WARNING, "workers", text)
+    held, patience = options.batch_timeout, options.consumer_timeout
+    if held > patience * _MAX_HOLD_SHARE:
+        yield Finding(
+            FAILURE,
+            "consumer_timeout",
+            f"[notification] batch_timeout ({held:g} s) is more than half of consumer_timeout "
+            f"({patience:g} s), after which the broker takes messages away: make it shorter",
+        )
+    else:
+        yield Finding(OK, "consumer_timeout", f"batches wait {held:g} s, the broker {patience:g} s")
+
+
+def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Look at the brokers and their queues."""
+    daemon, sources = monitor.readiness(conf), buses(conf)
+    ours = daemon["figures"]["readers_consuming"] // len(sources) if daemon else None
+    for bus, management in zip(sources, management_interfaces(conf, sources), strict=True):
+        yield from amqp.inspect(bus, topology(conf), ours, management)
+
+
+def database(conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Look at the event database, by the account of the ingest workers and by that of the expirer."""
+    expires = conf.database.event_time_to_live > 0 or conf.expirer.dead_letter_time_to_live > 0
+    alone = config.database_url(conf) == config.expirer_database_url(conf)
+    with closing(get_connection(config.database_url(conf), conf)) as connection:
+        yield from _database(connection, to_expire=expires and alone)
+    if expires and not alone:
+        yield from expirer_role(conf)
+
+
+def _database(connection: Connection, *, to_expire: bool) -> Iterator[Finding]:
+    if path := connection.missing_file():
+        yield Finding(FAILURE, "database", f"{path} is not there: run `panko-ingest db sync`, which makes it")
+        return
+    try:
+        connection.ping()
+    except StorageUnavailable as error:
+        yield Finding(FAILURE, "database", str(error))
+        if not error.operator:
+            return
+    else:
+        yield Finding(OK, "database", "answers")
+    try:
+        findings = connection.check()
+        yield from findings
+        if not any(finding.subject == "revision" and finding.level == FAILURE for finding in findings):
+            yield from connection.check_rights(to_record=True, to_expire=to_expire)
+    except StorageUnavailable as error:
+        yield Finding(FAILURE, "database", str(error))
+
+
+def expirer_role(conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Look at what the expirer's account may do in the event database."""
+    with closing(get_connection(config.expirer_database_url(conf), conf)) as connection:
+        if connection.missing_file():
+            return
+        try:
+            yield from connection.check_rights(to_record=False, to_expire=True)
+        except StorageUnavailable as error:
+            yield Finding(FAILURE, "[expirer] connection", str(error))
+
+
+CHECKS: dict[str, Check] = {
+    "Configuration": configuration,
+    "Event definitions": definitions,
+    "Workers and batches": workers,
+    "Brokers and queues": broker,
+    "Event database": database,
+}
+"""All of them, by what oslo.upgradecheck shows."""

@@ -1,19 +1,18 @@
 """``panko-ingest convert``: shows what the event definitions make of notifications, and stores nothing."""
 
-import json
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
 
 from panko_ingest import config
-from panko_ingest.cli import output
-from panko_ingest.converter import EventConverter, Explanation, TypeFilter, explain
-from panko_ingest.errors import ConfigError, DecodeError
-from panko_ingest.notification import Notification
-from panko_ingest.storage.models import Trait, TraitValue
+from panko_ingest.cli import arguments, output
+from panko_ingest.converter import EventDefinition
+from panko_ingest.delivery import Delivery
+from panko_ingest.storage.models import DEFINITION_TYPES, SALVAGED_KEY, DeadLetter, Event, TraitValue
+from panko_ingest.workers.conversion import event_converter, message_processor
+
+_TYPE_NAMES = {number: name for name, number in DEFINITION_TYPES.items()}
 
 Traits = dict[str, tuple[str, TraitValue]]
 
@@ -27,13 +26,7 @@ def add_parser(subparsers: Any) -> None:
         "definition that matched, its traits, the fields that matched nothing, and what was dropped. "
         "Exit code 1: something could not be decoded or converted, or (with --diff) would change.",
     )
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="JSON, with or without the envelope: one notification, a list of them, or one a line; "
-        "- is standard input",
-    )
+    arguments.add_files(parser, "JSON, with or without the envelope")
     parser.add_argument(
         "--definitions", metavar="FILE", help="use these definitions, not the configured ones"
     )
@@ -47,15 +40,15 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(conf: cfg.ConfigOpts) -> int:
-    """Convert the notifications and show the result.
-
-    :raises ConfigError: a file can't be read, or definitions are wrong.
-    """
+    """Convert the notifications and show the result."""
     command = conf.command
-    session = _Session(conf, command.definitions or config.find_definitions(conf))
+    conversion = _Conversion(conf, command.definitions or config.find_definitions(conf))
     if command.diff:
-        return _show_differences(session, _Session(conf, command.diff), command)
-    results = (_describe(source, body, session.explain(body)) for source, body in _bodies(command.files))
+        return _show_differences(conversion, _Conversion(conf, command.diff), command)
+    results = (
+        _describe(source, body, conversion.result(body))
+        for source, body in arguments.notifications(command.files)
+    )
     failed = False
 
     def watched() -> Iterator[dict[str, Any]]:
@@ -68,122 +61,105 @@ def run(conf: cfg.ConfigOpts) -> int:
         output.json_list(watched())
     else:
         for result in watched():
-            _show(result, session.path)
+            _show(result, conversion.path)
     return int(failed)
 
 
-class _Session:
-    """Explains bodies by one file of definitions, within the configured bounds."""
+class _Result:
+    """What a notification became, and how where it is an event."""
+
+    def __init__(self, outcome: Event | DeadLetter | None, definition: EventDefinition | None) -> None:
+        self.event = outcome if isinstance(outcome, Event) else None
+        self.error = outcome.error if isinstance(outcome, DeadLetter) else None
+        self.definition = definition
+        faults = self.event.raw.get(SALVAGED_KEY, ()) if self.event else ()
+        self.salvaged = {fault["trait"]: fault["reason"] for fault in faults}
+        made = self.event.traits if self.event else []
+        self.traits: Traits = {t.name: (_TYPE_NAMES[t.dtype], t.serialize()[2]) for t in made}
+
+    @property
+    def outcome(self) -> str:
+        if self.error:
+            return f"error: {self.error}"
+        return "event" if self.event else "dropped"
+
+
+class _Conversion:
+    """Converts bodies by one file of definitions, as the daemon does."""
 
     def __init__(self, conf: cfg.ConfigOpts, path: str) -> None:
         self.path = path
-        self._accepted = TypeFilter(conf.event.types)
-        self._max_size = conf.notification.max_message_size
-        self._max_depth = conf.notification.max_depth
-        self._converter = EventConverter.from_file(
-            path, conf.event.store_raw, conf.event.drop_unmatched_notifications
-        )
+        self._converter = event_converter(conf, path, log=False)
+        self._processor = message_processor(conf, self._converter)
 
-    def explain(self, body: bytes) -> Explanation:
-        try:
-            notification = Notification.decode(body, max_size=self._max_size, max_depth=self._max_depth)
-        except DecodeError as error:
-            return Explanation(error=str(error))
-        if not self._accepted(notification.message["event_type"]):
-            return Explanation()
-        return explain(self._converter, notification.message, notification.priority)
+    def result(self, body: bytes) -> _Result:
+        outcome = self._processor.process(Delivery(body))
+        event_type = outcome.event_type if isinstance(outcome, Event) else None
+        return _Result(outcome, self._converter.definition_of(event_type) if event_type else None)
 
 
-def _bodies(files: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield where each notification stands, and its bytes."""
-    for name in files:
-        try:
-            content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        except OSError as error:
-            raise ConfigError(f"{name}: {error.strerror}") from error
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError):
-            lines = enumerate(content.splitlines(), 1)
-            yield from ((f"{name}:{number}", line) for number, line in lines if line.strip())
-            continue
-        if isinstance(document, list):
-            for number, item in enumerate(document, 1):
-                yield f"{name}#{number}", json.dumps(item).encode()
-        else:
-            yield name, content
-
-
-def _describe(source: str, body: bytes, explanation: Explanation) -> dict[str, Any]:
-    event, definition = explanation.event, explanation.definition
+def _describe(source: str, body: bytes, result: _Result) -> dict[str, Any]:
+    event, definition = result.event, result.definition
+    unmatched = [
+        trait
+        for name, trait in (definition.traits if definition else {}).items()
+        if name not in result.traits and name not in result.salvaged
+    ]
     return {
         "source": source,
         "bytes": len(body),
-        "error": explanation.error,
+        "error": result.error,
         "message_id": event and event.message_id,
         "event_type": event and event.event_type,
         "generated": event and event.generated.isoformat(),
         "definition": definition and {"event_type": definition.patterns, "line": definition.line or None},
         "traits": [
             {"name": name, "type": type_name, "value": value}
-            for name, (type_name, value) in sorted(_traits(explanation).items())
+            for name, (type_name, value) in sorted(result.traits.items())
         ],
-        "unmatched": [{"trait": trait.name, "fields": list(trait.fields)} for trait in explanation.unmatched],
-        "salvaged": [
-            {"trait": name, "reason": reason} for name, reason in sorted(explanation.salvaged.items())
-        ],
+        "unmatched": [{"trait": trait.name, "fields": list(trait.fields)} for trait in unmatched],
+        "salvaged": [{"trait": name, "reason": reason} for name, reason in sorted(result.salvaged.items())],
     }
 
 
-def _traits(explanation: Explanation) -> Traits:
-    made = explanation.event.traits if explanation.event else []
-    return {trait.name: (_TYPE_NAMES[trait.dtype], trait.serialize()[2]) for trait in made}
-
-
-_TYPE_NAMES = {
-    Trait.TEXT_TYPE: "text",
-    Trait.INT_TYPE: "int",
-    Trait.FLOAT_TYPE: "float",
-    Trait.DATETIME_TYPE: "datetime",
-}
-
-
 def _show(result: dict[str, Any], path: str) -> None:
-    write = sys.stdout.write
+    write = output.write
     if result["error"]:
-        write(f"{result['source']}: cannot become an event: {result['error']}\n\n")
+        write(f"{result['source']}: cannot become an event: {result['error']}")
+        write("")
         return
     if result["message_id"] is None:
-        write(f"{result['source']}: dropped: no definition, or no entry of [event] types, matches\n\n")
+        write(f"{result['source']}: dropped: no definition, or no entry of [event] types, matches")
+        write("")
         return
-    write(f"{result['source']}: {result['event_type']} {result['message_id']} {result['generated']}\n")
+    write(f"{result['source']}: {result['event_type']} {result['message_id']} {result['generated']}")
     definition = result["definition"]
     where = f"{path}:{definition['line']}" if definition["line"] else "the default traits only"
-    write(f"definition: {', '.join(definition['event_type'])} ({where})\n")
+    write(f"definition: {', '.join(definition['event_type'])} ({where})")
     output.table(
         ("trait", "type", "value"),
         [(trait["name"], trait["type"], trait["value"]) for trait in result["traits"]],
     )
     for salvaged in result["salvaged"]:
-        write(f"{salvaged['trait']}: {salvaged['reason']}\n")
+        write(f"{salvaged['trait']}: {salvaged['reason']}")
     if result["unmatched"]:
         unmatched = (f"{trait['trait']} ({', '.join(trait['fields'])})" for trait in result["unmatched"])
-        write(f"nothing at: {'; '.join(unmatched)}\n")
-    write("\n")
+        write(f"nothing at: {'; '.join(unmatched)}")
+    write("")
 
 
-def _show_differences(session: _Session, other: _Session, command: Any) -> int:
+def _show_differences(conversion: _Conversion, other: _Conversion, command: Any) -> int:
     changes = [
         change
-        for source, body in _bodies(command.files)
-        if (change := _difference(source, session.explain(body), other.explain(body)))
+        for source, body in arguments.notifications(command.files)
+        if (change := _difference(source, conversion.result(body), other.result(body)))
     ]
     if command.json:
         output.json_list(changes)
     for change in () if command.json else changes:
-        sys.stdout.write(f"{change['source']}: {change['event_type']}\n")
+        output.write(f"{change['source']}: {change['event_type']}")
         for what, before, after in change["outcome"]:
-            sys.stdout.write(f"{what}: {before} -> {after}\n")
+            output.write(f"{what}: {before} -> {after}")
         if change["traits"]:
             output.table(
                 ("trait", "before", "after"),
@@ -192,20 +168,20 @@ def _show_differences(session: _Session, other: _Session, command: Any) -> int:
                     for entry in change["traits"]
                 ],
             )
-        sys.stdout.write("\n")
+        output.write("")
     return int(bool(changes))
 
 
-def _difference(source: str, before: Explanation, after: Explanation) -> dict[str, Any] | None:
-    old, new = _traits(before), _traits(after)
+def _difference(source: str, before: _Result, after: _Result) -> dict[str, Any] | None:
+    old, new = before.traits, after.traits
     traits = [
         {"name": name, "before": old.get(name), "after": new.get(name)}
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
     outcome: list[tuple[str, Any, Any]] = []
-    if _outcome(before) != _outcome(after):
-        outcome.append(("outcome", _outcome(before), _outcome(after)))
+    if before.outcome != after.outcome:
+        outcome.append(("outcome", before.outcome, after.outcome))
     if before.salvaged != after.salvaged:
         outcome.append(("salvaged", before.salvaged, after.salvaged))
     if not traits and not outcome:
@@ -217,12 +193,6 @@ def _difference(source: str, before: Explanation, after: Explanation) -> dict[st
         "outcome": outcome,
         "traits": traits,
     }
-
-
-def _outcome(explanation: Explanation) -> str:
-    if explanation.error:
-        return f"error: {explanation.error}"
-    return "event" if explanation.event else "dropped"
 
 
 def _shown(trait: tuple[str, TraitValue] | None) -> str:

@@ -2,20 +2,26 @@
 
 import argparse
 import contextlib
-import datetime
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from oslo_config import cfg
 
 from panko_ingest import storage
-from panko_ingest.cli import output, times
-from panko_ingest.cli.dead_letter_replay import Replay
-from panko_ingest.errors import ConfigError
-from panko_ingest.storage.models import DeadLetterSummary, StoredDeadLetter
+from panko_ingest.cli import arguments, output
+from panko_ingest.delivery import Delivery
+from panko_ingest.errors import STAGES, ConfigError
+from panko_ingest.pipeline import MessageProcessor
+from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter
+from panko_ingest.timestamps import utc_now
+from panko_ingest.workers.conversion import event_converter, message_processor
 
-STAGES = ("decode", "convert", "record", "crash")
 _COLUMNS = ("id", "last_at", "attempts", "stage", "error", "event_type", "message_id", "queue", "size")
+_SHOWN = (
+    "stage", "error_class", "error", "message_id", "event_type", "exchange", "routing_key", "queue",
+    "content_type", "content_encoding", "redacted",
+)  # fmt: skip
 
 
 def add_parser(subparsers: Any) -> None:
@@ -23,14 +29,18 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("dead-letters", help="look at the messages that could not become events")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     action = actions.add_parser("list", help="list them, the one seen last first")
-    add_filters(action)
-    action.add_argument(
-        "--limit", type=int, default=100, metavar="N", help="at most N; 0: all (default: 100)"
-    )
-    action.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    _add_filters(action)
+    arguments.add_limit(action, 100)
+    arguments.add_format(action, "csv")
     action.set_defaults(run=list_letters)
-    action = actions.add_parser("show", help="show one in full")
-    action.add_argument("id", type=int, metavar="ID")
+    action = actions.add_parser(
+        "show",
+        help="show one in full",
+        description="Show why a message could not become an event, where it came from, and what it held. "
+        "redacted: whether passwords and tokens were taken out of the body before it was kept; digest and "
+        "size are those of what was kept.",
+    )
+    action.add_argument("id", type=int, metavar="ID", help="the number that `dead-letters list` shows")
     action.add_argument("--body", action="store_true", help="write the delivered bytes, and nothing else")
     action.set_defaults(run=show)
     action = actions.add_parser(
@@ -40,54 +50,54 @@ def add_parser(subparsers: Any) -> None:
         "dead letter deleted in the same transaction; what does not stays and is listed with its "
         "reason. Exit code 1: some stayed.",
     )
-    add_filters(action)
+    _add_filters(action)
     action.add_argument("--all", action="store_true", help="replay all of them")
     action.add_argument("--dry-run", action="store_true", help="only convert them")
     action.set_defaults(run=replay)
     action = actions.add_parser("purge", help="delete them")
-    add_filters(action)
+    _add_filters(action)
     action.add_argument("--all", action="store_true", help="delete all of them")
     action.add_argument("--dry-run", action="store_true", help="only count them")
     action.set_defaults(run=purge)
 
 
-def add_filters(action: argparse.ArgumentParser) -> None:
-    """Add the options that say which dead letters are meant."""
+def _add_filters(action: argparse.ArgumentParser) -> None:
     action.add_argument(
-        "--id", dest="ids", type=int, action="append", default=[], help="with this id; repeatable"
+        "--id",
+        dest="ids",
+        type=int,
+        metavar="ID",
+        action="append",
+        default=[],
+        help="the one with this number, which `dead-letters list` shows; repeatable",
     )
     action.add_argument("--stage", choices=STAGES, help="where it went wrong")
     action.add_argument("--type", metavar="GLOB", help="of an event type like this: 'compute.*'")
     action.add_argument("--error", metavar="TEXT", help="with this text in the error or its class")
-    action.add_argument(
-        "--since", type=times.moment, metavar="TIME", help=f"last seen then or later: {times.HELP}"
-    )
-    action.add_argument("--older-than", type=times.age, metavar="AGE", help="last seen longer ago: 30d, 12h")
+    since = f"last seen then or later: {arguments.MOMENT}"
+    action.add_argument("--since", type=arguments.moment, metavar="TIME", help=since)
+    older = "last seen longer ago: 30d, 12h"
+    action.add_argument("--older-than", type=arguments.age, metavar="AGE", help=older)
 
 
-def filter_of(command: Any) -> storage.DeadLetterFilter:
-    """Return which dead letters the options of ``add_filters`` mean."""
-    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+def _filter_of(command: Any) -> storage.DeadLetterFilter:
     return storage.DeadLetterFilter(
         ids=tuple(command.ids),
         stage=command.stage,
         event_type=command.type,
         error=command.error,
         seen_since=command.since,
-        seen_before=now - command.older_than if command.older_than else None,
+        seen_before=utc_now() - command.older_than if command.older_than else None,
     )
 
 
 def list_letters(conf: cfg.ConfigOpts) -> int:
-    """List dead letters.
-
-    :raises StorageUnavailable: the database is away.
-    """
+    """List dead letters."""
     connection = storage.get_connection_from_config(conf)
     output.rows_in(
         conf.command.format,
         _COLUMNS,
-        connection.get_dead_letters(filter_of(conf.command), conf.command.limit or None),
+        connection.get_dead_letters(_filter_of(conf.command), conf.command.limit or None),
         as_row=_row,
         as_document=vars,
     )
@@ -95,10 +105,7 @@ def list_letters(conf: cfg.ConfigOpts) -> int:
 
 
 def show(conf: cfg.ConfigOpts) -> int:
-    """Show one dead letter; exit code 1 if it is not there.
-
-    :raises StorageUnavailable: the database is away.
-    """
+    """Show one dead letter; exit code 1 if it is not there."""
     stored = storage.get_connection_from_config(conf).get_dead_letter(conf.command.id)
     if stored is None:
         sys.stderr.write(f"{conf.command.id}: no dead letter with this id is stored\n")
@@ -111,11 +118,7 @@ def show(conf: cfg.ConfigOpts) -> int:
 
 
 def purge(conf: cfg.ConfigOpts) -> int:
-    """Delete dead letters.
-
-    :raises ConfigError: neither a filter nor --all was given.
-    :raises StorageUnavailable: the database is away.
-    """
+    """Delete dead letters."""
     which = _chosen(conf.command)
     connection = storage.get_connection_from_config(conf)
     if conf.command.dry_run:
@@ -126,24 +129,61 @@ def purge(conf: cfg.ConfigOpts) -> int:
 
 
 def replay(conf: cfg.ConfigOpts) -> int:
-    """Convert dead letters again and store what became events; exit code 1 if some stayed.
-
-    :raises ConfigError: neither a filter nor --all was given, or the definitions are wrong.
-    :raises StorageUnavailable: the database is away; what was replayed before stays so.
-    """
-    chosen = _chosen(conf.command)
+    """Convert dead letters again and store what became events; exit code 1 if some stayed."""
+    chosen, dry_run = _chosen(conf.command), conf.command.dry_run
+    processor = message_processor(conf, event_converter(conf))
+    replayed, stayed = 0, []
     with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
-        work = Replay(connection, conf, dry_run=conf.command.dry_run)
-        stayed = list(work.run(chosen))
+        for stored in _stored(connection, chosen):
+            try:
+                event = _event(processor, stored.letter)
+                if not dry_run:
+                    connection.replay_dead_letter(stored.id, event)
+            except storage.StorageUnavailable:
+                raise
+            except _NoEvent as error:
+                stayed.append((stored.id, str(error)))
+            except Exception as error:  # noqa: BLE001 - one that the store refuses keeps no other back
+                stayed.append((stored.id, f"{type(error).__name__}: {error}"))
+            else:
+                replayed += 1
     if stayed:
         output.table(("id", "reason"), stayed)
-    would = "would be " if conf.command.dry_run else ""
-    sys.stdout.write(f"{work.replayed} dead letters {would}replayed, {len(stayed)} {would}left\n")
+    would = "would be " if dry_run else ""
+    sys.stdout.write(f"{replayed} dead letters {would}replayed, {len(stayed)} {would}left\n")
     return 1 if stayed else 0
 
 
+class _NoEvent(Exception):
+    """It does not become an event today, either."""
+
+
+def _stored(connection: storage.Connection, which: storage.DeadLetterFilter) -> Iterator[StoredDeadLetter]:
+    for summary in connection.get_dead_letters(which):
+        stored = connection.get_dead_letter(summary.id)
+        if stored is not None:  # or somebody else replayed or purged it meanwhile
+            yield stored
+
+
+def _event(processor: MessageProcessor, letter: DeadLetter) -> Event:
+    outcome = processor.process(
+        Delivery(
+            letter.body,
+            content_type=letter.content_type,
+            content_encoding=letter.content_encoding,
+            headers=letter.headers,
+            queue=letter.queue,
+        )
+    )
+    if outcome is None:
+        raise _NoEvent("its event type is not to be stored ([event] types, drop_unmatched_notifications)")
+    if isinstance(outcome, DeadLetter):
+        raise _NoEvent(f"{outcome.error_class}: {outcome.error}")
+    return outcome
+
+
 def _chosen(command: Any) -> storage.DeadLetterFilter:
-    which = filter_of(command)
+    which = _filter_of(command)
     if which == storage.DeadLetterFilter() and not command.all:
         raise ConfigError(f"dead-letters {command.action}: say which ones by a filter, or --all")
     return which
@@ -157,21 +197,8 @@ def _row(letter: DeadLetterSummary) -> list[Any]:
 def _show(stored: StoredDeadLetter) -> None:
     letter = stored.letter
     fields = {name: getattr(stored, name) for name in ("id", "first_at", "last_at", "attempts")}
-    for name in (
-        "stage",
-        "error_class",
-        "error",
-        "message_id",
-        "event_type",
-        "exchange",
-        "routing_key",
-        "queue",
-    ):
-        fields[name] = getattr(letter, name)
-    for name in ("content_type", "content_encoding", "redacted"):
-        fields[name] = getattr(letter, name)
-    fields["size"] = len(letter.body)
-    fields["digest"] = letter.digest.hex()
+    fields |= {name: getattr(letter, name) for name in _SHOWN}
+    fields |= {"size": len(letter.body), "digest": letter.digest.hex()}
     output.table(("field", "value"), fields.items())
     if letter.headers:
         output.document(letter.headers)

@@ -1,25 +1,33 @@
 """``panko-ingest events``: reads what is stored."""
 
-import argparse
+import datetime
 import fnmatch
-import re
+import heapq
+import itertools
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from oslo_config import cfg
 
 from panko_ingest import storage
-from panko_ingest.cli import output, times
+from panko_ingest.cli import arguments, output
 from panko_ingest.errors import ConfigError
+from panko_ingest.foreign_text import escaped_error
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait
 
-_OPERATORS = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
-_TRAIT = re.compile(
-    r"(?:(string|integer|float|datetime):)?([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL
-)
-_EVENT_COLUMNS = ("generated", "event_type", "message_id")
-_DEFAULT_TRAITS = ["project_id", "resource_id"]
+RESOURCE_TRAITS = ("resource_id", "instance_id", "user_id")
+"""The traits of an event that say to what or by whom it happened; each has an index."""
+
+_COLUMNS = ("generated", "event_type", "message_id")
+_TIMELINE = ("generated", "event_type", "result", "user", "request_id", "resource_id", "message_id")
+# Of several traits the first that an event has tells.
+_RESULTS = ("outcome", "state", "status", "fault_message", "fault")
+_USERS = ("user_name", "user", "initiator_name", "user_id", "initiator_id")
+
+_LONGEST_PAUSE = 15.0
+_UUID = 36
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,14 +35,27 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("events", help="read the events that are stored")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_list(actions)
-    action = actions.add_parser("show", help="show events with all their traits and their raw notification")
-    action.add_argument("message_ids", nargs="+", metavar="MESSAGE_ID")
-    action.add_argument("--format", choices=("table", "json"), default="table")
+    action = actions.add_parser(
+        "show",
+        help="show events with all their traits and their raw notification",
+        description="Show events in full: their traits with types, and the notification that they were made "
+        "of, where [event] store_raw keeps it. Exit code 1: one is not stored.",
+    )
+    action.add_argument(
+        "message_ids", nargs="+", metavar="MESSAGE_ID", help="the message_id that `events list` shows"
+    )
+    arguments.add_format(action)
     action.set_defaults(run=show)
+    _add_follow(actions)
+    _add_timelines(actions)
     action = actions.add_parser("types", help="list the types of the events")
     action.add_argument("types", nargs="*", metavar="GLOB", help="only types like this: 'compute.*'")
     action.add_argument("--traits", action="store_true", help="also list the traits that events of each have")
-    action.add_argument("--format", choices=("table", "json", "csv"), default="table")
+    action.add_argument(
+        "--count", action="store_true", help="also count the events of each; none without any"
+    )
+    arguments.add_times(action)
+    arguments.add_format(action, "csv")
     action.set_defaults(run=show_types)
 
 
@@ -45,61 +66,73 @@ def _add_list(actions: Any) -> None:
         description="List events, the newest first, with some of their traits.",
         epilog="Where more events match than --limit allows, the last line tells how to get the next page.",
     )
+    arguments.add_times(action)
+    arguments.add_filters(action)
+    arguments.add_limit(action, 100)
     action.add_argument(
-        "--since", type=times.moment, metavar="TIME", help=f"generated then or later: {times.HELP}"
+        "--marker",
+        metavar="MARKER",
+        help="go on behind this event: its message_id, or what the list before said",
     )
-    action.add_argument("--until", type=times.moment, metavar="TIME", help="generated then or earlier")
-    action.add_argument(
-        "--type",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="of types like this: 'compute.*'; repeatable",
-    )
-    action.add_argument(
-        "-t",
-        "--trait",
-        action="append",
-        default=[],
-        type=trait_filter,
-        metavar="FILTER",
-        help="with such a trait: project_id=5fa1…, 'disk_gb>20', 'launched_at>=2026-01-01'; operators are "
-        "= != < <= > >=; string:, integer:, float: or datetime: before the name tells the type; repeatable",
-    )
-    action.add_argument(
-        "--salvaged", action="store_true", help="only events of which a trait had to be changed"
-    )
-    action.add_argument(
-        "--limit", type=_count, default=100, metavar="N", help="at most N; 0: all (default: 100)"
-    )
-    action.add_argument("--marker", metavar="MESSAGE_ID", help="go on behind this event")
     action.add_argument("--oldest-first", action="store_true", help="begin with the oldest")
-    action.add_argument("--format", choices=("table", "json", "csv"), default="table")
-    action.add_argument(
-        "--columns",
-        type=_names,
-        default=_DEFAULT_TRAITS,
-        metavar="TRAIT,...",
-        help=f"traits to show in a table or CSV (default: {','.join(_DEFAULT_TRAITS)})",
-    )
+    arguments.add_format(action, "csv")
+    arguments.add_columns(action)
     action.set_defaults(run=list_events)
 
 
-def list_events(conf: cfg.ConfigOpts) -> int:
-    """List events.
+def _add_follow(actions: Any) -> None:
+    action = actions.add_parser(
+        "follow",
+        help="show events as they are stored",
+        description="Show each event from now on, soon after it is committed, until Ctrl-C. While the "
+        "database is away it is tried again, and nothing is missed.",
+    )
+    arguments.add_filters(action)
+    action.add_argument(
+        "--interval",
+        type=arguments.seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="look so often (default: 1)",
+    )
+    action.add_argument("--count", type=arguments.count, metavar="N", help="end after N events")
+    arguments.add_format(action)
+    arguments.add_columns(action)
+    action.set_defaults(run=follow)
 
-    :raises ConfigError: what is asked for makes no sense.
-    :raises StorageUnavailable: the database is away.
-    """
+
+def _add_timelines(actions: Any) -> None:
+    history = actions.add_parser(
+        "history",
+        help="show all that happened to a resource",
+        description="Show all that happened to a server, a volume, a user or anything else that has an id, "
+        f"the oldest first: events whose {', '.join(RESOURCE_TRAITS[:-1])} or {RESOURCE_TRAITS[-1]} it is.",
+    )
+    history.add_argument("id", metavar="RESOURCE", help="the id of a server, a volume, a user ...")
+    history.set_defaults(traits=RESOURCE_TRAITS)
+    request = actions.add_parser(
+        "request",
+        help="show what came of a request",
+        description="Show the events of one request over all services, the oldest first.",
+    )
+    request.add_argument("id", metavar="REQ-ID", help="the id of the request: req-...")
+    request.set_defaults(traits=["request_id"])
+    for action in (history, request):
+        arguments.add_times(action)
+        arguments.add_limit(action, 0)
+        arguments.add_format(action, "csv")
+        action.set_defaults(run=show_timeline)
+
+
+def list_events(conf: cfg.ConfigOpts) -> int:
+    """List events, a page at a time."""
     command = conf.command
-    if command.since and command.until and command.since > command.until:
-        raise ConfigError(
-            f"--since ({command.since:%F %T} UTC) is later than --until ({command.until:%F %T} UTC)"
-        )
+    arguments.check_times(command)
     connection = storage.get_connection_from_config(conf)
     types = _types_like(connection, command.type)
-    if command.type and not types:
-        raise ConfigError(f"--type: no events of a type like {', '.join(command.type)} are stored")
+    nothing = command.type and not types
+    if nothing:
+        sys.stderr.write(f"no events of a type like {', '.join(command.type)} are stored\n")
     event_filter = storage.EventFilter(
         start_timestamp=command.since,
         end_timestamp=command.until,
@@ -113,75 +146,18 @@ def list_events(conf: cfg.ConfigOpts) -> int:
         "marker": command.marker,
         "sort": [("generated", direction), ("message_id", direction)],
     }
-    page = _Page(_get(connection, event_filter, pagination))
+    page = _Page(() if nothing else _get_events(connection, event_filter, pagination))
     output.rows_in(
         command.format,
-        (*_EVENT_COLUMNS, *command.columns),
+        (*_COLUMNS, *command.columns),
         page,
         as_row=lambda event: _row(event, command.columns),
-        as_document=Event.serialize,
-        whole=("message_id",),
+        as_document=document,
+        whole=_COLUMNS,
     )
     if page.last is not None and page.length == command.limit:
-        sys.stderr.write(f"there may be more: --marker {page.last.message_id}\n")
+        sys.stderr.write(f"there may be more: --marker {page.last.marker}\n")
     return 0
-
-
-def show(conf: cfg.ConfigOpts) -> int:
-    """Show events in full; exit code 1 if one is not stored.
-
-    :raises StorageUnavailable: the database is away.
-    """
-    connection = storage.get_connection_from_config(conf)
-    found: list[Event] = []
-    for message_id in conf.command.message_ids:
-        events = list(_get(connection, storage.EventFilter(message_id=message_id), {}))
-        if not events:
-            sys.stderr.write(f"{message_id}: no such event is stored\n")
-        found += events
-    if conf.command.format == "json":
-        output.json_list(event.serialize() for event in found)
-    else:
-        for event in found:
-            _show(event)
-    return int(len(found) < len(conf.command.message_ids))
-
-
-def show_types(conf: cfg.ConfigOpts) -> int:
-    """List event types.
-
-    :raises StorageUnavailable: the database is away.
-    """
-    connection = storage.get_connection_from_config(conf)
-    types = _types_like(connection, conf.command.types or ["*"])
-    columns = ("event_type", "trait", "type") if conf.command.traits else ("event_type",)
-    rows = (
-        (event_type, trait["name"], Trait.get_name_by_type(trait["data_type"]))
-        for event_type in types
-        for trait in connection.get_trait_types(event_type)
-    )
-    output.rows_in(
-        conf.command.format,
-        columns,
-        rows if conf.command.traits else ((name,) for name in types),
-        as_row=lambda values: values,
-        as_document=lambda values: dict(zip(columns, values, strict=True)),
-    )
-    return 0
-
-
-def trait_filter(text: str) -> dict[str, Any]:
-    """Return a filter such as ``disk_gb>20`` as a ``traits_filter`` takes it.
-
-    :raises argparse.ArgumentTypeError: it is none.
-    """
-    match = _TRAIT.fullmatch(text.strip())
-    if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no filter: write for example project_id=5fa1 or 'disk_gb>20'"
-        )
-    kind, key, operator, value = match.groups()
-    return {"key": key, kind or "any": value, "op": _OPERATORS[operator]}
 
 
 class _Page:
@@ -199,28 +175,21 @@ class _Page:
             yield event
 
 
-def _get(
-    connection: storage.Connection, event_filter: storage.EventFilter, pagination: dict[str, Any]
-) -> Iterable[Event]:
-    try:
-        return connection.get_events(event_filter, pagination)
-    except storage.StorageError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _types_like(connection: storage.Connection, globs: list[str]) -> list[str]:
-    if not globs:
-        return []
-    return [
-        name
-        for name in connection.get_event_types()
-        if any(fnmatch.fnmatchcase(name, glob) for glob in globs)
-    ]
-
-
-def _row(event: Event, traits: list[str]) -> list[Any]:
-    values = {trait.name: trait.value for trait in event.traits}
-    return [event.generated, event.event_type, event.message_id, *(values.get(name) for name in traits)]
+def show(conf: cfg.ConfigOpts) -> int:
+    """Show events in full; exit code 1 if one is not stored."""
+    connection = storage.get_connection_from_config(conf)
+    found: list[Event] = []
+    for message_id in conf.command.message_ids:
+        events = list(_get_events(connection, storage.EventFilter(message_id=message_id), {}))
+        if not events:
+            sys.stderr.write(f"{message_id}: no such event is stored\n")
+        found += events
+    if conf.command.format == "json":
+        output.json_list(map(document, found))
+    else:
+        for event in found:
+            _show(event)
+    return int(len(found) < len(conf.command.message_ids))
 
 
 def _show(event: Event) -> None:
@@ -236,11 +205,168 @@ def _show(event: Event) -> None:
         output.document(raw)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 upwards")
-    return int(text)
+def show_types(conf: cfg.ConfigOpts) -> int:
+    """List event types, with their traits or how many events there are of each."""
+    command = conf.command
+    arguments.check_times(command)
+    counts_events = command.count or command.since or command.until
+    if command.traits and counts_events:
+        raise ConfigError("events types: --traits goes with neither --count nor --since and --until")
+    connection = storage.get_connection_from_config(conf)
+    types = _types_like(connection, command.types or ["*"])
+    columns = ["event_type"]
+    rows: list[tuple[object, ...]] = [(name,) for name in types]
+    if command.traits:
+        columns += ["trait", "type"]
+        rows = [
+            (event_type, trait["name"], Trait.get_name_by_type(trait["data_type"]))
+            for event_type in types
+            for trait in connection.get_trait_types(event_type)
+        ]
+    elif counts_events:
+        columns += ["events"] if command.count else []
+        counts = connection.count_events(command.since, command.until)
+        rows = [(name, counts[name])[: len(columns)] for name in types if name in counts]
+    output.rows_in(
+        command.format,
+        columns,
+        rows,
+        as_row=lambda values: values,
+        as_document=lambda values: dict(zip(columns, values, strict=True)),
+    )
+    return 0
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def follow(conf: cfg.ConfigOpts) -> int:
+    """Show events as they are stored; in JSON one document a line."""
+    command = conf.command
+    connection = storage.get_connection_from_config(conf)
+    event_filter = storage.EventFilter(traits_filter=command.trait, salvaged=command.salvaged)
+    _get_events(connection, event_filter, {"limit": 0})  # tells a filter that makes no sense
+    follower = connection.follow(event_filter)
+    write = _writer(command)
+    shown, pause = 0, 0.0
+    while command.count is None or shown < command.count:
+        try:
+            for event in follower.poll():
+                if command.type and not matches(event.event_type, command.type):
+                    continue
+                write(event)
+                shown += 1
+                if shown == command.count:
+                    break
+        except storage.StorageUnavailable as error:
+            if not pause:
+                sys.stderr.write(f"panko-ingest: {escaped_error(error)}; trying until it is back\n")
+            pause = min(_LONGEST_PAUSE, 2 * pause or command.interval)
+        else:
+            pause = 0.0
+        sys.stdout.flush()
+        if command.count is None or shown < command.count:
+            time.sleep(pause or command.interval)
+    return 0
+
+
+def _writer(command: Any) -> Callable[[Event], None]:
+    if command.format == "json":
+        return lambda event: output.json_lines([document(event)])
+    traits = dict.fromkeys(command.columns, _UUID)
+    lines = output.Lines({"generated": 19, "event_type": _UUID, "message_id": _UUID, **traits})
+    return lambda event: lines.write(_row(event, command.columns))
+
+
+def show_timeline(conf: cfg.ConfigOpts) -> int:
+    """Show what happened to a resource or came of a request; exit code 1 where there is no event."""
+    command = conf.command
+    arguments.check_times(command)
+    connection = storage.get_connection_from_config(conf)
+    found = timeline(
+        connection, command.traits, command.id, command.limit or None, command.since, command.until
+    )
+    first = next(found, None)
+    if first is None:
+        sys.stderr.write(f"{command.id}: no event of it is stored\n")
+        return 1
+    output.rows_in(
+        command.format,
+        _TIMELINE,
+        itertools.chain([first], found),
+        as_row=_timeline_row,
+        as_document=document,
+        whole=("generated", "event_type"),
+    )
+    return 0
+
+
+def timeline(
+    connection: storage.Connection,
+    traits: Sequence[str],
+    value: str,
+    limit: int | None = None,
+    since: datetime.datetime | None = None,
+    until: datetime.datetime | None = None,
+) -> Iterator[Event]:
+    """Return the events of which one of some traits has a value, each once, the oldest first.
+
+    :param limit: at most so many; None for all.
+    :raises ConfigError: that makes no sense.
+    :raises StorageUnavailable: the store can't be read.
+    """
+    lists = [
+        _get_events(
+            connection,
+            storage.EventFilter(since, until, traits_filter=[{"key": key, "string": value}]),
+            {"limit": limit},
+        )
+        for key in traits
+    ]
+    once = (next(same) for _, same in itertools.groupby(heapq.merge(*lists, key=_position), _position))
+    return itertools.islice(once, limit)
+
+
+def _position(event: Event) -> tuple[Any, str]:
+    return event.generated, str(event.message_id)
+
+
+def _timeline_row(event: Event) -> list[Any]:
+    values = {trait.name: trait.value for trait in event.traits}
+    result, user = (
+        next((values[name] for name in names if values.get(name)), None) for names in (_RESULTS, _USERS)
+    )
+    return [
+        event.generated, event.event_type, result, user, values.get("request_id"), values.get("resource_id"),
+        event.message_id,
+    ]  # fmt: skip
+
+
+def _row(event: Event, traits: list[str]) -> list[Any]:
+    values = {trait.name: trait.value for trait in event.traits}
+    return [event.generated, event.event_type, event.message_id, *(values.get(name) for name in traits)]
+
+
+def document(event: Event) -> dict[str, Any]:
+    """Return an event as JSON has it, with the types of its traits by name."""
+    traits = [
+        {"name": name, "type": Trait.get_name_by_type(dtype), "value": value}
+        for name, dtype, value in map(Trait.serialize, event.traits)
+    ]
+    return {**event.serialize(), "traits": traits}
+
+
+def matches(name: str, globs: list[str]) -> bool:
+    """Tell whether a name matches one of the globs."""
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+
+
+def _types_like(connection: storage.Connection, globs: list[str]) -> list[str]:
+    """Return the event types that are stored and match one of the globs; none without globs."""
+    return [name for name in connection.get_event_types() if matches(name, globs)] if globs else []
+
+
+def _get_events(
+    connection: storage.Connection, event_filter: storage.EventFilter, pagination: dict[str, Any]
+) -> Iterable[Event]:
+    try:
+        return connection.get_events(event_filter, pagination)
+    except storage.StorageError as error:
+        raise ConfigError(str(error)) from error

@@ -1,6 +1,7 @@
 """``panko-ingest expire``: one round of expiry, as the daemon does it every [expirer] interval."""
 
 import sys
+from contextlib import closing
 from typing import Any
 
 from oslo_config import cfg
@@ -24,21 +25,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(conf: cfg.ConfigOpts) -> int:
-    """Delete what expired, or show what would be deleted.
-
-    :raises ConfigError: there is no URL of the database.
-    :raises StorageUnavailable: the database is away; what was deleted so far stays deleted.
-    """
-    connection = get_connection(config.expirer_database_url(conf), conf)
-    try:
+    """Delete what expired, or show what would be deleted."""
+    with closing(get_connection(config.expirer_database_url(conf), conf)) as connection:
         if conf.command.dry_run:
             _forecast(connection, conf)
             return 0
         report = run_round(connection, conf)
         sys.stdout.write(f"{report}\n")
         return 1 if report.stood_by else 0
-    finally:
-        connection.close()
 
 
 def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
@@ -56,16 +50,11 @@ def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
             f"the oldest of {forecast.oldest:%Y-%m-%d %H:%M:%S}, in about {forecast.seconds:.0f} s\n"
         )
     if forecast.partitions:
+        fates = {True: "dropped", False: "thinned out"}
         output.table(
             ("from", "to", "events", "bytes", "what happens"),
             [
-                (
-                    part.start,
-                    part.end,
-                    part.events,
-                    part.size,
-                    "dropped" if part.dropped else "thinned out",
-                )
+                (part.start, part.end, part.events, part.size, fates[part.dropped])
                 for part in forecast.partitions
             ],
         )

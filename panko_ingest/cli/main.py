@@ -11,11 +11,13 @@ from oslo_config import cfg
 
 from panko_ingest import config
 from panko_ingest.errors import BrokerError, ConfigError
+from panko_ingest.foreign_text import escaped_error
 from panko_ingest.storage.errors import StorageUnavailable
 
 EXIT_OK, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 
-# A command's module offers add_parser(subparsers) and run(conf) -> exit code.
+# A command's module offers add_parser(subparsers), which sets ``run``: a function of the configuration that
+# returns the exit code; a ConfigError, StorageUnavailable or BrokerError that it raises ends it with another.
 COMMANDS = {
     "serve": "panko_ingest.cli.serve",
     "db": "panko_ingest.cli.db",
@@ -26,6 +28,8 @@ COMMANDS = {
     "dead-letters": "panko_ingest.cli.dead_letters",
     "convert": "panko_ingest.cli.convert",
     "publish": "panko_ingest.cli.publish",
+    "tap": "panko_ingest.cli.tap",
+    "drain": "panko_ingest.cli.drain",
 }
 
 
@@ -33,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        conf = prepare(arguments)
+        conf = read(arguments)
+        config.set_up_logging(conf)
         if conf.command.name != "serve" and not conf.debug:
             # A command speaks by what it prints; its log is for trouble.
             logging.getLogger().setLevel(logging.WARNING)
@@ -50,12 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_OK
 
 
-def prepare(arguments: Sequence[str]) -> cfg.ConfigOpts:
+def read(arguments: Sequence[str]) -> cfg.ConfigOpts:
     """Return the configuration for a command line, the command's own arguments in ``conf.command``.
 
     :raises ConfigError: a value is refused.
     """
-    return config.prepare_service(arguments, cli_opts=[_command_option(arguments)])
+    return config.read(arguments, cli_opts=[_command_option(arguments)])
 
 
 def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
@@ -70,7 +75,7 @@ def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
 
 
 def _fail(error: Exception, code: int) -> int:
-    sys.stderr.write(f"panko-ingest: {error}\n")
+    sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
     return code
 
 

@@ -3,47 +3,69 @@
 import csv
 import datetime
 import itertools
-import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from panko_ingest import exact_json
+from panko_ingest.foreign_text import escaped, escaped_json
+
 _MEASURED = 500
+_FORMULA = ("=", "+", "-", "@")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], whole: Collection[str] = ()) -> None:
     """Write rows under their columns' names: drawn on a terminal, else a line each, nothing cut off.
 
-    :param whole: columns that are not broken on a narrow terminal, so that their values can be copied.
+    :param whole: columns that are kept whole on a narrow terminal, so that their values can be copied; then
+        each row is one line, for which the other columns are cut.
     """
     if sys.stdout.isatty():
-        drawn = Table(header_style="bold")
+        drawn = Table(header_style="bold", box=None, pad_edge=False) if whole else Table(header_style="bold")
         for name in columns:
-            drawn.add_column(name, overflow="fold", no_wrap=name in whole)
+            drawn.add_column(name, overflow="ellipsis" if whole else "fold", no_wrap=name in whole)
         for row in rows:
             # As Text, so that brackets in a value are no markup.
-            drawn.add_row(*(Text(_short(value)) for value in row))
+            drawn.add_row(*(Text(escaped(_short(value)), no_wrap=bool(whole) or None) for value in row))
         Console().print(drawn)
         return
     source = iter(rows)
-    first = [[line(cell(value)) for value in row] for row in itertools.islice(source, _MEASURED)]
+    first = [[escaped(cell(value)) for value in row] for row in itertools.islice(source, _MEASURED)]
     widths = [max(map(len, column)) for column in zip(columns, *first, strict=True)]
-    rest = ([line(cell(value)) for value in row] for row in source)
+    rest = ([escaped(cell(value)) for value in row] for row in source)
     for values in itertools.chain([list(columns)], first, rest):
         padded = (value.ljust(width) for value, width in zip(values, widths, strict=True))
         sys.stdout.write("  ".join(padded).rstrip() + "\n")
 
 
+class Lines:
+    """Rows that are written as they come, as wide as what came before them needs."""
+
+    def __init__(self, columns: Mapping[str, int]) -> None:
+        """Write the names of the columns.
+
+        :param columns: how wide each is at least, in characters.
+        """
+        self._widths = list(columns.values())
+        self.write(list(columns))
+
+    def write(self, row: Sequence[Any]) -> None:
+        """Write one row."""
+        values = [escaped(_short(value)) for value in row]
+        self._widths = [max(width, len(value)) for width, value in zip(self._widths, values, strict=True)]
+        padded = (value.ljust(width) for value, width in zip(values, self._widths, strict=True))
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+
+
 def csv_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write rows as CSV under their columns' names."""
+    """Write rows as CSV under their columns' names, for spreadsheets: no cell is a formula."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([cell(value) for value in row] for row in rows)
+    writer.writerows([_no_formula(value) for value in row] for row in rows)
 
 
 def json_list(items: Iterable[Any]) -> None:
@@ -55,12 +77,14 @@ def json_list(items: Iterable[Any]) -> None:
     sys.stdout.write("[]\n" if opening == "[" else "\n]\n")
 
 
+def json_lines(items: Iterable[Any]) -> None:
+    """Write JSON with one item a line, and nothing around them."""
+    sys.stdout.writelines(f"{json_line(item)}\n" for item in items)
+
+
 def json_line(item: Any) -> str:
     """Return an item as JSON on one line; what JSON does not know as its text."""
-    try:
-        return orjson.dumps(item, default=str).decode()
-    except TypeError:  # integers beyond 64 bits and lone surrogates, which JSON itself allows
-        return json.dumps(item, default=str)
+    return escaped_json(exact_json.dumps(item))
 
 
 def rows_in(
@@ -83,11 +107,7 @@ def rows_in(
 
 def document(value: Any) -> None:
     """Write one JSON document over several lines."""
-    try:
-        text = orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2).decode()
-    except TypeError:
-        text = json.dumps(value, default=str, indent=2)
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{escaped_json(exact_json.dumps(value, indent=2))}\n")
 
 
 def cell(value: Any) -> str:
@@ -102,6 +122,11 @@ def _short(value: Any) -> str:
     return cell(value)
 
 
-def line(text: str) -> str:
-    """Return text without line breaks and other control characters: one row stays one line."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def write(text: str) -> None:
+    """Write text of which parts are others', as one line."""
+    sys.stdout.write(escaped(text) + "\n")
+
+
+def _no_formula(value: Any) -> str:
+    text = escaped(cell(value), keep="\n")
+    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text

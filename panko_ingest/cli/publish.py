@@ -4,14 +4,14 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 from oslo_config import cfg
 from rich.progress import Progress
 
 from panko_ingest.amqp.publisher import Publisher, envelope
+from panko_ingest.cli import arguments
 from panko_ingest.errors import ConfigError
 from panko_ingest.workers.sources import buses
 
@@ -26,12 +26,7 @@ def add_parser(subparsers: Any) -> None:
         description="Send the notifications in files to the bus that the configuration names, in the "
         "envelope and to the exchange and queue that oslo.messaging would use.",
     )
-    parser.add_argument(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="JSON: one notification, a list of them, or one a line; - is standard input",
-    )
+    arguments.add_files(parser, "JSON")
     parser.add_argument("--exchange", default="openstack", help="control exchange (default: %(default)s)")
     parser.add_argument("--topic", help="topic (default: the first of the configured ones)")
     parser.add_argument("--priority", help="priority (default: each notification's own, else info)")
@@ -46,20 +41,19 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(conf: cfg.ConfigOpts) -> int:
-    """Send the notifications.
-
-    :raises ConfigError: a file can't be read, or is no JSON.
-    :raises BrokerError: the broker is away, or refuses.
-    """
+    """Send the notifications."""
     command = conf.command
-    notifications = [item for name in command.files for item in _read(name)]
+    notifications = [_object(body, where) for where, body in arguments.notifications(command.files)]
     if not notifications:
         raise ConfigError(f"no notifications in {', '.join(command.files)}")
     topic = command.topic or conf.oslo_messaging_notifications.topics[0]
     total = command.count or len(notifications)
     source = itertools.islice(itertools.cycle(notifications), total)
     started = time.monotonic()
-    with Publisher(buses(conf)[0]) as publisher, Progress(disable=total < _PROGRESS_FROM) as progress:
+    with (
+        closing(Publisher(buses(conf)[0])) as publisher,
+        Progress(disable=total < _PROGRESS_FROM) as progress,
+    ):
         for number, notification in enumerate(progress.track(source, total, description="publishing")):
             if command.rate:
                 time.sleep(max(0.0, started + number / command.rate - time.monotonic()))
@@ -73,31 +67,11 @@ def run(conf: cfg.ConfigOpts) -> int:
     return 0
 
 
-def _read(name: str) -> Iterator[dict[str, Any]]:
+def _object(body: bytes, where: str) -> dict[str, Any]:
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{name}: {error.strerror}") from error
-    try:
-        document = json.loads(text)
-    except ValueError:
-        yield from _read_lines(name, text)
-        return
-    for item in document if isinstance(document, list) else [document]:
-        yield _object(item, name)
-
-
-def _read_lines(name: str, text: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            yield _object(json.loads(line), f"{name}:{number}")
-        except ValueError as error:
-            raise ConfigError(f"{name}:{number}: no JSON: {error}") from error
-
-
-def _object(item: Any, where: str) -> dict[str, Any]:
+        item = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: no JSON: {error}") from error
     if not isinstance(item, dict):
         raise ConfigError(f"{where}: a notification is a JSON object, not {type(item).__name__}")
     return item

@@ -1,19 +1,23 @@
 """``panko-ingest status``: how the daemon does, at a glance."""
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from oslo_config import cfg
 
 from panko_ingest import amqp
-from panko_ingest.cli import monitor, output
-from panko_ingest.errors import BrokerError
+from panko_ingest.cli import check, monitor, output
+from panko_ingest.deadline import Asked
+from panko_ingest.errors import STAGES
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
-from panko_ingest.storage import Connection, DeadLetterFilter, StorageUnavailable, get_connection_from_config
+from panko_ingest.storage import Connection, DeadLetterFilter, get_connection_from_config
 from panko_ingest.workers.sources import buses, management_interfaces, topology
 
-_STAGES = ("decode", "convert", "record", "crash")
+_ANSWERED_WITHIN = 3.5
+"""Seconds after its start at which ``status`` waits for nobody any more."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -29,18 +33,26 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(conf: cfg.ConfigOpts) -> int:
-    """Show it.
-
-    :raises ConfigError: a URL can't be used.
-    """
-    daemon = monitor.readiness(conf)
-    queues, broker_errors = _queues(conf, daemon)
-    database, database_error = _database(conf)
+    """Show it, within five seconds, whatever hangs."""
+    sources = buses(conf)
+    connection = get_connection_from_config(conf)
+    # On a slow machine the start takes seconds, all of them of the processor's.
+    patience = max(1.0, _ANSWERED_WITHIN - time.process_time())
+    daemon = Asked("daemon", lambda: monitor.readiness(conf), patience)
+    database = Asked("database", lambda: _stored(connection), patience)
+    expirer = Asked("expirer", lambda: _expirer(conf), patience)
+    queues = [
+        Asked(f"broker {bus.name}", partial(_queues, bus, topology(conf).names, management), patience)
+        for bus, management in zip(sources, management_interfaces(conf, sources), strict=True)
+    ]
+    answers = daemon.answer() or {}
+    here = answers["figures"]["readers_consuming"] // len(sources) if answers else 0
     document = {
-        "daemon": daemon,
-        "queues": queues,
-        "database": database,
-        "errors": [*broker_errors, *([database_error] if database_error else [])],
+        "daemon": daemon.answer(),
+        "queues": [_document(*found, here) for asked in queues for found in asked.answer() or ()],
+        "database": database.answer(),
+        "expirer": [expirer.error] if expirer.error else expirer.answer(),
+        "errors": [error for error in (*(asked.error for asked in queues), database.error) if error],
     }
     if conf.command.json:
         output.document(document)
@@ -49,67 +61,63 @@ def run(conf: cfg.ConfigOpts) -> int:
         sys.stdout.flush()
     if document["errors"]:
         return 3
-    return 0 if daemon and daemon["ok"] else 1
+    return 0 if daemon.answer() and answers["ok"] else 1
 
 
-def _queues(conf: cfg.ConfigOpts, daemon: dict[str, Any] | None) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the state of every queue that is to be read, and which brokers did not tell."""
-    found: list[dict[str, Any]] = []
-    errors = []
-    wanted = topology(conf)
-    sources = buses(conf)
-    here = daemon["figures"]["readers_consuming"] // len(sources) if daemon else 0
-    for bus, management in zip(sources, management_interfaces(conf, sources), strict=True):
-        try:
-            states = amqp.queue_states(bus, wanted.names)
-        except BrokerError as error:
-            errors.append(f"broker {error}")
-            continue
-        ours = amqp.our_consumers(management)
-        found += [
-            {
-                "bus": bus.name,
-                "name": state.name,
-                "messages": state.messages,
-                "consumers": state.consumers,
-                "others": max(0, state.consumers - (here if ours is None else ours.get(state.name, 0))),
-            }
-            for state in states
-        ]
-    return found, errors
+def _queues(
+    bus: amqp.Bus, names: Sequence[str], management: amqp.Management | None
+) -> list[tuple[str, amqp.QueueState, int | None]]:
+    """Return the bus, the state, and how many consumers are ours, of every queue that is to be read."""
+    states = amqp.queue_states(bus, names)
+    ours = amqp.our_consumers(management)
+    return [(bus.name, state, None if ours is None else ours.get(state.name, 0)) for state in states]
 
 
-def _database(conf: cfg.ConfigOpts) -> tuple[dict[str, Any] | None, str | None]:
-    """Return what the database tells, or why it does not."""
-    connection = get_connection_from_config(conf)
-    try:
-        return _stored(connection), None
-    except StorageUnavailable as error:
-        return None, f"database: {error}"
-    finally:
-        connection.close()
+def _document(bus: str, state: amqp.QueueState, ours: int | None, here: int) -> dict[str, Any]:
+    return {
+        "bus": bus,
+        "name": state.name,
+        "messages": state.messages,
+        "consumers": state.consumers,
+        "others": max(0, state.consumers - (here if ours is None else ours)),
+    }
 
 
 def _stored(connection: Connection) -> dict[str, Any]:
     state = connection.schema_state()
-    letters = {stage: connection.count_dead_letters(DeadLetterFilter(stage=stage)) for stage in _STAGES}
-    return {"revision": state.revision, "dead_letters": {stage: n for stage, n in letters.items() if n}}
+    waits = [str(wait) for wait in connection.lock_waits()]
+    letters = {stage: connection.count_dead_letters(DeadLetterFilter(stage=stage)) for stage in STAGES}
+    connection.close()
+    return {
+        "revision": state.revision,
+        "dead_letters": {stage: n for stage, n in letters.items() if n},
+        "waits_for": waits,
+    }
+
+
+def _expirer(conf: cfg.ConfigOpts) -> list[str]:
+    """Return what keeps the expirer's account from its work."""
+    return [finding.text for finding in check.expirer_role(conf) if finding.level == FAILURE]
 
 
 def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Finding]:
     daemon, database = document["daemon"], document["database"]
     if daemon:
         yield from _daemon(daemon)
+        if not daemon["checks"].get("expirer", {"ok": True})["ok"]:
+            for fault in document["expirer"]:
+                yield Finding(FAILURE, "expirer", fault)
     else:
         where = f"{conf.monitor.host}:{conf.monitor.port}"
         text = f"nobody answers at {where} ([monitor] host, port): it does not run, or runs elsewhere"
         if not conf.monitor.port:
             text = "[monitor] port is 0: it can't be asked"
         yield Finding(FAILURE, "daemon", text)
+    names = {queue["bus"] for queue in document["queues"]}
     for queue in document["queues"]:
         yield Finding(
             WARNING if queue["others"] else OK,
-            f"queue {queue['name']}",
+            f"queue {queue['name']}" + (f" at {queue['bus']}" if len(names) > 1 else ""),
             f"{queue['messages']} messages wait; consumers: {queue['consumers'] - queue['others']} of ours, "
             f"{queue['others']} of others",
         )
@@ -118,14 +126,16 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
         by_stage = ", ".join(f"{count} {stage}" for stage, count in letters.items())
         yield Finding(OK, "database", f"answers, at revision {database['revision']}")
         yield Finding(WARNING if letters else OK, "dead letters", by_stage or "none")
+        for wait in database["waits_for"]:
+            yield Finding(WARNING, "database: waits", wait)
     for error in document["errors"]:
         yield Finding(FAILURE, "unreachable", error)
 
 
 def _daemon(daemon: dict[str, Any]) -> Iterator[Finding]:
     figures = daemon["figures"]
-    for name, check in daemon["checks"].items():
-        yield Finding(OK if check["ok"] else FAILURE, f"daemon: {name}", check["text"])
+    for name, found in daemon["checks"].items():
+        yield Finding(OK if found["ok"] else FAILURE, f"daemon: {name}", found["text"])
     all_consume = figures["readers_consuming"] == figures["readers"]
     yield Finding(
         OK if all_consume else WARNING,

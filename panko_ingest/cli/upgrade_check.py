@@ -9,16 +9,9 @@ from oslo_reports import opts as reports
 from oslo_upgradecheck.upgradecheck import Code, Result, UpgradeCommands, main as upgradecheck
 
 from panko_ingest import config
-from panko_ingest.cli import preflight
+from panko_ingest.cli import check
 from panko_ingest.findings import FAILURE, OK, WARNING
 
-_TITLES: dict[str, preflight.Check] = {
-    "Configuration": preflight.configuration,
-    "Event definitions": preflight.definitions,
-    "Workers and batches": preflight.workers,
-    "Brokers and queues": preflight.broker,
-    "Event database": preflight.database,
-}
 _CODES = {OK: Code.SUCCESS, WARNING: Code.WARNING, FAILURE: Code.FAILURE}
 
 
@@ -29,11 +22,11 @@ class _Checks(UpgradeCommands):
         super().__init__()
         self._conf = conf
         self._upgrade_checks = tuple(
-            (title, partial(_Checks._run, check=check)) for title, check in _TITLES.items()
+            (title, partial(_Checks._run, run=run)) for title, run in check.CHECKS.items()
         )
 
-    def _run(self, *, check: preflight.Check) -> Result:
-        findings = list(preflight.run(self._conf, [check]))
+    def _run(self, *, run: check.Check) -> Result:
+        findings = list(check.found_by(run, self._conf))
         worst = max((_CODES[finding.level] for finding in findings), default=Code.SUCCESS)
         details = [f"{finding.subject}: {finding.text}" for finding in findings if finding.level != OK]
         return Result(worst, "; ".join(details) or None)

@@ -1,0 +1,150 @@
+"""``panko-ingest drain``: reads until the queues are empty."""
+
+import contextlib
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from typing import Any
+
+from oslo_config import cfg
+
+from panko_ingest import amqp, storage
+from panko_ingest.cli import arguments
+from panko_ingest.metrics import Metrics
+from panko_ingest.pipeline import Budget, BusPipeline, RecordingThread
+from panko_ingest.workers.conversion import bus_pipeline, event_converter, message_processor
+from panko_ingest.workers.sources import buses, topology
+
+_LOOK_INTERVAL = 0.5
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "drain",
+        help="read until the queues are empty",
+        description="Store what waits in the queues as the daemon does, beside it or without it, until "
+        "they are empty and all is committed. Exit code 0: they are; 1: messages are left, or none of the "
+        "queues of a bus is there.",
+    )
+    parser.add_argument(
+        "--timeout", type=arguments.seconds, metavar="SECONDS", help="leave what is left after so long"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(conf: cfg.ConfigOpts) -> int:
+    """Read until the queues are empty; exit code 1 where messages are left."""
+    with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
+        connection.ping()
+        drain = _Drain(conf, connection)
+        states = drain.run(conf.command.timeout)
+    count = drain.metrics.registry.get_sample_value
+    told = [
+        f"{count(f'panko_ingest_{name}_total') or 0:.0f}" for name in ("messages_received", "events_recorded")
+    ]
+    sys.stdout.write(f"{told[0]} messages read, {told[1]} events stored\n")
+    for state in states:
+        if state.messages:
+            sys.stderr.write(f"{state.name}: {state.messages} messages are left\n")
+        elif state.consumers:
+            sys.stderr.write(
+                f"{state.name}: empty, but {state.consumers} others read it, too: what they have in hand "
+                "can't be seen here\n"
+            )
+    for bus in drain.without_queues:
+        sys.stderr.write(f"{bus.title}: none of its queues is there: {', '.join(drain.queues)}\n")
+    return int(bool(drain.without_queues) or any(state.messages for state in states))
+
+
+class _Drain:
+    """Reads the queues of the configured buses until they are empty and all is committed."""
+
+    def __init__(self, conf: cfg.ConfigOpts, connection: storage.Connection) -> None:
+        self.metrics = Metrics()
+        self._conf = conf
+        self._connection = connection
+        self._converter = event_converter(conf)
+        self._buses = buses(conf)
+        self._topology = topology(conf)
+        self.queues = self._topology.names
+        self.without_queues: list[amqp.Bus] = []
+        """Buses that had none of the queues when they were looked at last."""
+
+    def run(self, timeout: float | None) -> list[amqp.QueueState]:
+        """Read for so many seconds at most; return the queues that are not empty then, or others', too."""
+        end = time.monotonic() + timeout if timeout is not None else None
+        while True:
+            self._read(end)
+            # Messages that were on their way to us when we stopped are back in their queues by now.
+            states = list(self._states())
+            if not any(state.messages for state in states) or (end is not None and time.monotonic() >= end):
+                return [state for state in states if state.messages or state.consumers]
+
+    def _states(self) -> Iterator[amqp.QueueState]:
+        self.without_queues = []
+        for bus in self._buses:
+            states = amqp.queue_states(bus, self.queues)
+            if not states and bus.virtual_url is None:
+                self.without_queues.append(bus)
+            yield from states
+
+    def _read(self, end: float | None) -> None:
+        """Read until queues look empty or the time is over; then commit and acknowledge what is in hand."""
+        options = self._conf.notification
+        writer = RecordingThread(self._connection, self.metrics, most=options.batch_size)
+        budget = Budget(options.prefetch_count or 2 * options.batch_size, options.max_bytes_in_flight)
+        pipelines, consumers = [], []
+        for bus in self._buses:
+            processor = message_processor(self._conf, self._converter)
+            pipeline = bus_pipeline(self._conf, processor, bus, budget, writer, self.metrics)
+            consumer = amqp.AmqpConsumer(bus, self._topology, pipeline, binds_again=True)
+            pipeline.wake = consumer.wake
+            pipelines.append(pipeline)
+            consumers.append(consumer)
+        writing = _start(writer.run)
+        reading = [_start(consumer.run) for consumer in consumers]
+        try:
+            while (end is None or time.monotonic() < end) and not self._look_empty(
+                pipelines, reading, writing
+            ):
+                time.sleep(_LOOK_INTERVAL)
+        finally:
+            for consumer in consumers:
+                consumer.stop()
+            writer.hurry()
+            if wait(reading, self._conf.graceful_shutdown_timeout).not_done:
+                writer.gave_up = True  # the database does not answer: what is in hand stays with the broker
+                wait(reading)
+            writer.finish()
+            wait([writing], _LOOK_INTERVAL if writer.gave_up else None)
+
+    def _look_empty(
+        self, pipelines: Sequence[BusPipeline], reading: Sequence[Future[None]], writing: Future[None]
+    ) -> bool:
+        """Tell whether nothing is in hand and no message waits in a queue; raise what a thread raised."""
+        for future in itertools.chain(reading, [writing]):
+            if future.done():
+                future.result()
+        if any(pipeline.in_hand()["messages"] for pipeline in pipelines):
+            return False
+        return not any(state.messages for state in self._states())
+
+
+def _start(work: Callable[[], None]) -> Future[None]:
+    """Run something in a thread that does not keep the process from ending, however long it hangs."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=run, daemon=True).start()
+    return done
