@@ -13,7 +13,15 @@ repository=$(cd "$(dirname "$0")/.." && pwd)
 cache=${PANKO_INGEST_CHROOTS:-/var/tmp/panko-ingest-chroots}
 mkdir -p "$cache"
 root=$(mktemp -d "$cache/$suite.XXXXXX")
-trap 'rm -rf --one-file-system "$root"' EXIT
+noted=test-results/compatibility
+leave() {
+    if [ -d "$root/srv/panko_ingest/$noted" ]; then
+        mkdir -p "$repository/$noted"
+        cp "$root/srv/panko_ingest/$noted"/* "$repository/$noted/"
+    fi
+    rm -rf --one-file-system "$root"
+}
+trap leave EXIT
 trap 'exit 130' INT TERM
 "$repository/tests/debian_tree.sh" "$suite" "$root"
 
@@ -29,4 +37,5 @@ unshare --mount --pid --fork --kill-child -- sh -c '
     mount --rbind --make-rslave /dev "$root/dev"
     exec chroot "$root" env -i "$@"
 ' sh "$root" HOME="$HOME" LANG=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM="${TERM:-dumb}" CI=true \
+    PANKO_INGEST_RUN="$suite" PANKO_INGEST_RUN_COMMAND="make test-$suite" \
     $(cat "$root/etc/environment") sh -c 'cd /srv/panko_ingest && exec "$@"' sh "$@" </dev/null

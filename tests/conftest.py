@@ -12,6 +12,7 @@ import hypothesis
 import pytest
 
 from tests.services import MariaDB, NotInstalledError, PostgreSQL, RabbitMQ
+from tests.services.server import FORKY, debian
 
 # In CI the same cases every time: what is new there is the change, not the luck.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -46,6 +47,15 @@ def pytest_runtest_call() -> Generator[None, None, None]:
 def rabbitmq() -> Iterator[RabbitMQ]:
     """A running RabbitMQ; a test that stops it starts it again."""
     with RabbitMQ() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def newest_rabbitmq() -> Iterator[RabbitMQ]:
+    """A running RabbitMQ 4.3, the one of Debian forky; a test that stops it starts it again."""
+    if debian() != "forky" and not FORKY.is_dir():
+        pytest.skip(f"needs RabbitMQ 4.3: make forky, which makes {FORKY}")
+    with RabbitMQ(tree=None if debian() == "forky" else FORKY) as server:
         yield server
 
 

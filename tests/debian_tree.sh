@@ -30,7 +30,10 @@ base=$cache/$suite.tar
 if [ ! -e "$base" ]; then
     echo "Making a minimal Debian $suite in $base"
     fresh=$(mktemp -d "$cache/making.XXXXXX")
-    debootstrap --variant=minbase --include=ca-certificates,git,make,python3 "$suite" "$fresh" "$mirror" \
+    # A suite that is newer than this debootstrap has no script of its own in it; all are sid's.
+    script=/usr/share/debootstrap/scripts/$suite
+    if [ ! -e "$script" ]; then script=/usr/share/debootstrap/scripts/sid; fi
+    debootstrap --variant=minbase --include=ca-certificates,git,make,python3 "$suite" "$fresh" "$mirror" "$script" \
         >"$cache/$suite.log" 2>&1 || { tail "$cache/$suite.log" >&2; rm -rf "$fresh"; exit 1; }
     rm -f "$fresh"/var/cache/apt/archives/*.deb
     tar --create --file="$base.part" --directory="$fresh" --one-file-system .
@@ -44,16 +47,20 @@ chmod 755 "$tree"
 
 cp --dereference /etc/resolv.conf /etc/hosts "$tree/etc/"
 cp --dereference /etc/ssl/certs/ca-certificates.crt "$tree/etc/ssl/certs/"
-apt-config dump | grep -E '^Acquire::(https?|ftp)::[^ ]*(Proxy|CaInfo|Verify)' >"$tree/etc/apt/apt.conf.d/90-host" || true
+apt-config dump | grep -E '^Acquire::(Check-Valid-Until|(https?|ftp)::[^ ]*(Proxy|CaInfo|Verify))' >"$tree/etc/apt/apt.conf.d/90-host" || true
 for file in /etc/pip.conf "$HOME/.config/pip/pip.conf"; do
     if [ -e "$file" ]; then install -D -m 644 "$file" "$tree/${file#/}"; fi
 done
 env | grep -E '^(PIP_[A-Z_]*|https?_proxy|no_proxy|HTTPS?_PROXY|NO_PROXY)=[^ ]*$' >"$tree/etc/environment" || true
 
 if [ $# != 0 ]; then
-    # shellcheck disable=SC2046
-    chroot "$tree" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
-        $(cat "$tree/etc/environment") sh -euc '
+    # Some packages of newer suites can't be installed where there is no /proc.
+    # shellcheck disable=SC2016,SC2046
+    unshare --mount -- sh -c '
+        tree=$1; shift
+        mount -t proc proc "$tree/proc"
+        exec chroot "$tree" env -i "$@"' sh "$tree" \
+        PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive $(cat "$tree/etc/environment") sh -euc '
         apt-get update --quiet=2
         apt-get install --quiet=2 --yes --no-install-recommends "$@"
         apt-get clean' sh "$@" >"$tree.log" 2>&1 || { tail "$tree.log" >&2; exit 1; }

@@ -96,6 +96,7 @@ def host(request: pytest.FixtureRequest, installed: Installation, tmp_path: Path
     database = DATABASE.replace("database1", f"127.0.0.1:{server.port}")
     yield Host(installed, tmp_path, request.getfixturevalue("broker_url"), database)
     server.execute("DROP DATABASE panko WITH (FORCE)")
+    server.execute("REVOKE SET ON PARAMETER session_replication_role FROM panko")
     server.execute("DROP ROLE panko")
 
 
@@ -136,7 +137,7 @@ def test_the_readme_leads_to_events_that_can_be_read(host: Host) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="making users in another root needs root")
-def test_user_folders_and_unit_are_installed_as_the_readme_says(
+def test_user_folders_and_unit_of_the_service_are_installed_as_the_readme_says(
     installed: Installation, tmp_path: Path
 ) -> None:
     (tmp_path / "etc").mkdir()

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests import legacy
-from tests.compat.test_panko import WITH_PANKO, panko, url_for_panko
+from tests.compat.published import WITH_PANKO, panko, url_for_panko
 from tests.integration.storage.samples import make_event
 from tests.services import MariaDB, PostgreSQL
 

@@ -13,7 +13,7 @@ Result = dict[str, Any]
 def ours(converter: EventConverter, case: dict[str, Any]) -> Result:
     """Return our result in the form of ``ceilometer_side``, with what was salvaged."""
     try:
-        event = converter.to_event(case["notification"], case["priority"], log=False)
+        event = converter.to_event(case["notification"], case["priority"])
     except ConvertError as error:
         return {"error": str(error)}
     return {"event": event and event.serialize(), "salvaged": _salvaged(event)}

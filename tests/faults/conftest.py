@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.services import MariaDB, PostgreSQL, RabbitMQ
+from tests.services import Galera, HAProxy, MariaDB, PostgreSQL, RabbitMQ
 
 HOOKS = Path(__file__).parent / "hooks"
 
@@ -37,3 +37,33 @@ def url(database: PostgreSQL | MariaDB) -> Iterator[str]:
     yield url
     database.start()
     database.drop_database(url)
+
+
+@pytest.fixture(scope="session")
+def cluster_of_session() -> Iterator[Galera]:
+    """Three nodes of MariaDB Galera."""
+    with Galera() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def galera(cluster_of_session: Galera) -> Iterator[Galera]:
+    """A Galera cluster to break: all its nodes run again for the next test."""
+    yield cluster_of_session
+    cluster_of_session.start()
+    cluster_of_session.wait_until_whole()
+
+
+@pytest.fixture
+def galera_proxy(galera: Galera) -> Iterator[HAProxy]:
+    """An HAProxy before the cluster, whose active node is the first."""
+    with HAProxy(galera) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def galera_url(galera: Galera) -> Iterator[str]:
+    """URL of an empty database on the last node, which no test breaks."""
+    url = galera.create_database()
+    yield url
+    galera.nodes[-1].drop_database(url)

@@ -23,7 +23,8 @@ class Proxy:
         self.latency = 0.0
         """Seconds by which each piece of data is late, either way."""
         self.cuts = self.silenced = self.swallowed = 0
-        self._target = target
+        self.target = target
+        """Port that new connections are passed on to."""
         self._links: set[_Link] = set()
         self._lock = threading.Lock()
         self._doomed_request: bytes | None = None
@@ -32,7 +33,7 @@ class Proxy:
 
     def url(self, url: str) -> str:
         """Return a URL of the real server with the proxy in its place."""
-        return re.sub(rf"(127\.0\.0\.1):{self._target}\b", rf"\1:{self.port}", url)
+        return re.sub(rf"(127\.0\.0\.1):{self.target}\b", rf"\1:{self.port}", url)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -80,7 +81,7 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 try:
-                    server = socket.create_connection(("127.0.0.1", self._target), timeout=10)
+                    server = socket.create_connection(("127.0.0.1", self.target), timeout=10)
                 except OSError:
                     client.close()
                     continue

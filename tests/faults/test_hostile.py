@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from panko_ingest.progress import CRASHES_BEFORE_DEAD_LETTER
+from panko_ingest.shared_state import CRASHES_BEFORE_DEAD_LETTER
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.faults import poison
@@ -72,7 +72,7 @@ def test_a_flood_of_bad_messages_trips_the_breaker_until_it_is_over(
             assert tripped_at < len(flood) / 2
             bus.publish(good)
             wait_until(lambda: ledger.dead_letters() > tripped_at, 30, "a probe")
-            service.wait_for_log("Dead letters are under the limit again", 60)
+            service.wait_for_log("dead letters are under the limit again", 60)
             wait_until(lambda: ledger.events() == len(good), 60, "all good events")
             wait_until(lambda: ledger.dead_letters() == len(flood), 60, "all dead letters")
             assert service.stop() == 0
@@ -101,7 +101,7 @@ def test_big_messages_are_taken_a_few_at_a_time(tmp_path: Path, broker_url: str,
         wait_until(all_stored, 90, "the big ones", interval=0.1)
         assert service.stop() == 0
         assert bus.count() == 0
-    assert "hold more than max_bytes_in_flight" in service.log
+    assert "more than their part of max_bytes_in_flight" in service.log
     assert ledger.dead_letters() == 0
     # A few bodies are there as bytes, as text, and decoded.
     assert max(sizes) - sizes[0] < count * size / 2, "it took them all"

@@ -51,8 +51,8 @@ def test_workers_and_the_master_are_killed_under_load(
             kill_master(scene.daemon)
 
 
-SETTLE = "panko_ingest.amqp.consumer:_Session._settle"
-COMMITTED = "panko_ingest.pipeline.lane:Lane.settle"
+SETTLE = "panko_ingest.amqp.queue_channel:QueueChannel.follow"
+COMMITTED = "panko_ingest.pipeline.bus_pipeline:BusPipeline.settle"
 
 
 @pytest.mark.parametrize(

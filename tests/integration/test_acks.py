@@ -1,5 +1,6 @@
 """Which deliveries are acknowledged when batches come back in any order."""
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ class Hands:
         # Who is asked again has acknowledged what he was given before.
         wait_until(lambda: self._given_back > wanted, 10, "another turn")
 
-    def turn(self, *, eager: bool) -> Sequence[Batch]:
+    def poll(self, *, eager: bool) -> Sequence[Batch]:
         with self._lock:
             settled, self._settled = self._settled, []
             self._given_back += 1
@@ -47,22 +48,28 @@ class Hands:
     def ready(self) -> bool:
         return True
 
-    def reset(self, generation: int) -> None:
-        """Nothing is kept for a later generation."""
+    def reset(self) -> None:
+        """Nothing is kept for a later session."""
 
-    def window(self) -> int:
+    def opened(self, queue: str) -> None:
+        """The window is the same for each channel."""
+
+    def following(self, queue: str, window: int) -> None:
+        """Nobody asks what the broker was told."""
+
+    def window(self, queue: str) -> int:
         return 100
 
     def waiting(self) -> bool:
         return True
 
-    def must_release(self) -> bool:
+    def must_give_back(self) -> bool:
         return False
 
     def probing(self) -> bool:
         return False
 
-    def flushed(self) -> bool:
+    def flush(self) -> bool:
         return True
 
 
@@ -98,10 +105,10 @@ def test_interleaved_batches_of_two_queues_settle_their_own_deliveries_only(
                 bus.publish([b"%d" % number], queue)
                 wait_until(lambda queue=queue, count=number + 1: len(hands.taken[queue]) == count)  # type: ignore[misc]
         info, error = (hands.taken[queue] for queue in QUEUES)
-        assert [delivery.tag for delivery in info] == list(range(1, 20, 2)), "the tags are not interleaved"
-        hands.settle(info[0], error[0])  # an unbroken run from the first
-        hands.settle(*error[1:3])  # one that leaves out a queue's
-        hands.settle(info[3], error[3])  # an unbroken run that follows upon it
+        assert [delivery.tag for delivery in info] == [delivery.tag for delivery in error], "mixed up"
+        hands.settle(info[0], error[0])  # an unbroken run from the first, in each channel
+        hands.settle(*error[1:3])  # one in one channel only
+        hands.settle(info[3], error[3])  # an unbroken run there, a gap in the other
         hands.settle(info[1])
         hands.settle(error[8], info[9], error[9])  # the last ones first
         assert all(bus.count(queue) == 0 for queue in QUEUES)
@@ -112,3 +119,26 @@ def test_interleaved_batches_of_two_queues_settle_their_own_deliveries_only(
     wait_until(lambda: (bus.count(QUEUES[0]), bus.count(QUEUES[1])) == (6, 4), 10, "what is given back")
     assert left(bus, QUEUES[0]) == [2, 4, 5, 6, 7, 8]
     assert left(bus, QUEUES[1]) == [4, 5, 6, 7]
+
+
+def test_a_window_that_changes_all_the_time_adds_up_to_no_more_than_two(broker_url: str, bus: Bus) -> None:
+    windows = itertools.cycle([20, 40])
+
+    class Restless(Hands):
+        def window(self, queue: str) -> int:
+            return next(windows)
+
+    hands = Restless()
+    bus.publish((b"%d" % number for number in range(500)), QUEUES[0])
+    consumer = AmqpConsumer(parse(broker_url), Topology(QUEUES[:1]), hands)
+    thread = threading.Thread(target=consumer.run, daemon=True)
+    thread.start()
+    try:
+        taken = hands.taken[QUEUES[0]]
+        wait_until(lambda: len(taken) >= 20, 20, "the first window")
+        for _ in range(20):
+            hands.settle()  # nothing, but the window is looked at again
+        assert len(taken) <= 60
+    finally:
+        consumer.stop()
+        thread.join(30)

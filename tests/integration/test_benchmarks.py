@@ -9,7 +9,7 @@ import pytest
 from benchmarks import expire, results, suite
 from benchmarks.rig import Rig
 
-SIZES = suite.Sizes(runs=1, count=120, seconds=0.05, stored=300, backlog=150)
+SIZES = suite.Sizes(runs=1, count=120, seconds=0.05, stored=300, backlog=1500, spread=120)
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(300)]
 
@@ -21,11 +21,20 @@ def rig() -> Iterator[Rig]:
 
 
 @pytest.mark.postgresql
-@pytest.mark.parametrize("name", ["postgresql", "latency", "by-hand", "backlog"])
-def test_a_round_measures_all_that_its_step_compares(rig: Rig, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "postgresql",
+        "latency",
+        "by-hand",
+        "backlog",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("queues", "buses", "bus-delays")),
+    ],
+)
+def test_a_round_of_a_benchmark_measures_all_that_its_step_compares(rig: Rig, name: str) -> None:
     found = next(suite.STEPS[name].rounds(rig, SIZES))
     assert all(sample.events > 0 and sample.wall > 0 for sample in found.values())
-    if name == "latency":
+    if name in {"latency", "bus-delays"}:
         assert all(0 < sample.more["p50"] <= sample.more["p99"] for sample in found.values())
     if name == "postgresql":
         assert found["workers_2"].events == SIZES.count
@@ -35,7 +44,7 @@ def test_a_round_measures_all_that_its_step_compares(rig: Rig, name: str) -> Non
         assert found["workers_2"].more["pss_bytes"] > 1e6
 
 
-def test_an_interrupted_step_goes_on_and_the_pages_are_written(
+def test_an_interrupted_benchmark_goes_on_and_the_pages_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -52,7 +61,7 @@ def test_an_interrupted_step_goes_on_and_the_pages_are_written(
     assert {"README.md", "sizing.md", "results.json"} <= written
 
 
-def test_a_step_without_the_disk_that_it_needs_is_left_out(
+def test_a_benchmark_without_the_disk_that_it_needs_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

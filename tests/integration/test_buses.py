@@ -1,5 +1,6 @@
 """Several buses, several brokers of a bus, and TLS to them."""
 
+import contextlib
 import time
 import uuid
 from collections.abc import Iterator
@@ -7,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from panko_ingest.amqp.link import AmqpLink, Waker
+from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.inspection import inspect, reach
+from panko_ingest.amqp.link import Waker
+from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import parse
+from panko_ingest.errors import BrokerError
+from panko_ingest.findings import OK, WARNING
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.ledger import Ledger, load
@@ -126,6 +132,44 @@ def test_tls_verifies_each_broker_by_its_own_name_and_shows_our_certificate(
         for broker in brokers:
             broker.server.close()
     ledger.assert_holds(bodies)
+
+
+@contextlib.contextmanager
+def tls_bus(folder: Path, host: str, *, strict: bool = True) -> Iterator[str]:
+    """Run a broker whose certificate is for a host, and give a URL that asks for it by its address."""
+    open_to_servers(folder)
+    authority = Authority(folder, strict=strict)
+    broker, ours = TlsBroker(authority, host), authority.sign("ingest")
+    try:
+        broker.start()
+        yield (
+            f"rabbit://127.0.0.1:{broker.tls_port}/?ssl=1&login_method=EXTERNAL&ssl_ca_file={authority.certificate}"
+            f"&ssl_cert_file={ours.certificate}&ssl_key_file={ours.key}"
+        )
+    finally:
+        broker.server.close()
+
+
+def test_a_certificate_for_another_name_is_told_with_its_names_and_can_be_taken(tmp_path: Path) -> None:
+    with tls_bus(tmp_path, "broker.example") as url:
+        with pytest.raises(BrokerError, match=r"is for broker\.example, and 127\.0\.0\.1 was asked for"):
+            reach(parse(url))
+        any_name = parse(f"{url}&ssl_enforce_hostname_verification=0")
+        found = inspect(any_name, Topology(("notifications.info",)), None, None)
+        told = {finding.level: finding.text for finding in found if finding.subject == any_name.name}
+        assert told[OK] == "lets us in; encrypted"
+        assert "ssl_enforce_hostname_verification is off" in told[WARNING]
+        (tmp_path / "other").mkdir()
+        stranger = Authority(tmp_path / "other").certificate
+        with pytest.raises(BrokerError, match="its certificate is not trusted"):
+            reach(parse(f"{url}&ssl_ca_file={stranger}"))
+
+
+def test_an_authority_that_is_refused_for_its_form_is_told_so_and_can_be_taken(tmp_path: Path) -> None:
+    with tls_bus(tmp_path, "127.0.0.1", strict=False) as url:
+        with pytest.raises(BrokerError, match=r"for its form alone .*ssl_strict_certificates = false"):
+            reach(parse(f"{url}&ssl_strict_certificates=1"))
+        reach(parse(f"{url}&ssl_strict_certificates=0"))
 
 
 def publish(broker: TlsBroker, bodies: list[bytes]) -> None:

@@ -54,7 +54,7 @@ def conf(tmp_path: Path, broker_url: str, ledger: Ledger) -> Path:
     return path
 
 
-def test_where_all_is_well_check_finds_no_fault(conf: Path, broker_url: str) -> None:
+def test_check_finds_no_fault_where_all_is_well(conf: Path, broker_url: str) -> None:
     with Bus(broker_url) as bus:
         for priority in ("info", "error"):
             bus.declare(f"notifications.{priority}")

@@ -249,7 +249,7 @@ def test_the_ingest_role_needs_no_right_to_change_the_schema(
             connection.exec_driver_sql(f"DROP ROLE {role}")
 
 
-def test_it_warns_of_consumers_that_are_not_its_own(
+def test_the_daemon_warns_of_consumers_that_are_not_its_own(
     tmp_path: Path, broker_url: str, rabbitmq: RabbitMQ, sqlite_ledger: Ledger
 ) -> None:
     with Bus(broker_url) as bus, Bus(broker_url) as agent:
@@ -265,7 +265,7 @@ def test_it_warns_of_consumers_that_are_not_its_own(
             assert "[notification] pool" in service.log
 
 
-def test_it_waits_for_queues_that_are_made_later(
+def test_the_daemon_waits_for_queues_that_are_made_later(
     tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
 ) -> None:
     service = daemon(tmp_path, broker_url, sqlite_ledger.url, "[notification]\nworkers = 1\n")
@@ -277,7 +277,7 @@ def test_it_waits_for_queues_that_are_made_later(
         wait_until(lambda: sqlite_ledger.events() == 2, 30, "both events")
 
 
-def test_it_consumes_again_after_the_broker_closed_its_connections(
+def test_the_daemon_consumes_again_after_the_broker_closed_its_connections(
     tmp_path: Path, broker_url: str, rabbitmq: RabbitMQ, sqlite_ledger: Ledger
 ) -> None:
     service = daemon(tmp_path, broker_url, sqlite_ledger.url, "[notification]\nworkers = 1\n")
@@ -293,7 +293,7 @@ def test_it_consumes_again_after_the_broker_closed_its_connections(
             wait_until(lambda: sqlite_ledger.events() == 2, 30, "the event after the cut")
 
 
-def test_it_starts_before_its_database_is_there_and_begins_when_it_is(
+def test_the_daemon_starts_before_its_database_is_there_and_begins_when_it_is(
     tmp_path: Path, broker_url: str, sqlite_url: str, open_ledger: Callable[[str], Ledger]
 ) -> None:
     service = daemon(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
@@ -307,7 +307,7 @@ def test_it_starts_before_its_database_is_there_and_begins_when_it_is(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_cleanly(
+def test_the_daemon_stops_cleanly(
     tmp_path: Path, broker_url: str, sqlite_ledger: Ledger, number: signal.Signals
 ) -> None:
     service = daemon(tmp_path, broker_url, sqlite_ledger.url, "[notification]\nworkers = 2\n")

@@ -1,7 +1,9 @@
 """Dead letters as they are read and deleted, on every database."""
 
+import dataclasses
 import datetime
 import hashlib
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -56,12 +58,12 @@ def test_dead_letters_are_listed_the_last_first_and_no_more_than_asked_for(
     assert found(store, DeadLetterFilter()) == ["m5", "m4", "m3", "m2", "m1", "m0"]
     assert found(store, DeadLetterFilter(), limit=4) == ["m5", "m4", "m3", "m2"]
     assert found(store, DeadLetterFilter(), limit=0) == []
-    monkeypatch.setattr("panko_ingest.storage.dead_letters._BATCH", 2)
+    monkeypatch.setattr("panko_ingest.storage.reading.dead_letters._BATCH", 2)
     assert found(store, DeadLetterFilter()) == ["m5", "m4", "m3", "m2", "m1", "m0"]
     assert found(store, DeadLetterFilter(), limit=3) == ["m5", "m4", "m3"]
 
 
-def test_every_filter_holds(store: Connection) -> None:
+def test_every_filter_of_dead_letters_holds(store: Connection) -> None:
     cases = {
         "m5 m3 m1": DeadLetterFilter(stage="decode"),
         "m4 m2 m0": DeadLetterFilter(event_type="compute.*"),
@@ -78,7 +80,7 @@ def test_every_filter_holds(store: Connection) -> None:
         assert store.count_dead_letters(which) == len(expected.split())
 
 
-def test_one_is_shown_with_the_bytes_that_were_delivered(store: Connection) -> None:
+def test_a_dead_letter_is_shown_with_the_bytes_that_were_delivered(store: Connection) -> None:
     summary = next(iter(store.get_dead_letters(DeadLetterFilter(error="field_3"))))
     stored = store.get_dead_letter(summary.id)
     assert stored is not None
@@ -88,11 +90,51 @@ def test_one_is_shown_with_the_bytes_that_were_delivered(store: Connection) -> N
     assert store.get_dead_letter(0) is None
 
 
-def test_only_what_the_filter_means_is_deleted(store: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("panko_ingest.storage.dead_letters._BATCH", 2)
+def test_only_dead_letters_that_the_filter_chooses_are_purged(
+    store: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("panko_ingest.storage.reading.dead_letters._PURGE_BATCH", 2)
     assert store.delete_dead_letters(DeadLetterFilter(stage="decode")) == 3
     assert found(store, DeadLetterFilter()) == ["m4", "m2", "m0"]
     ids = [summary.id for summary in store.get_dead_letters(DeadLetterFilter())]
     assert store.delete_dead_letters(DeadLetterFilter(ids=ids[:1])) == 1
     assert store.delete_dead_letters(DeadLetterFilter()) == 2
     assert store.delete_dead_letters(DeadLetterFilter()) == 0
+
+
+def test_purging_by_a_filter_looks_at_each_dead_letter_once(
+    store: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.record_events([], [letter(number) for number in range(100)])
+    monkeypatch.setattr("panko_ingest.storage.reading.dead_letters._PURGE_BATCH", 10)
+    statements: list[str] = []
+    sa.event.listen(store.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    assert store.delete_dead_letters(DeadLetterFilter(stage="decode")) == 50
+    assert sum("DELETE" in one for one in statements) == 10
+    assert store.count_dead_letters(DeadLetterFilter()) == 50
+
+
+def test_a_dead_letter_keeps_its_whole_body_where_packets_of_the_server_allow_it(database_url: str) -> None:
+    connection = Connection(database_url)
+    connection.upgrade()
+    body = random.Random(1).randbytes(12_000_000)
+    connection.record_events([], [dataclasses.replace(letter(1), body=body)])
+    (summary,) = connection.get_dead_letters(DeadLetterFilter())
+    stored = connection.get_dead_letter(summary.id)
+    assert stored is not None
+    assert stored.letter.body == body
+    assert "fit into the database" not in stored.letter.error
+    connection.close()
+
+
+@pytest.mark.mariadb
+def test_a_body_that_no_packet_of_the_server_takes_is_cut_and_that_is_said(mariadb_url: str) -> None:
+    connection = Connection(mariadb_url)
+    connection.upgrade()
+    for _ in range(2):
+        connection.record_events([], [dataclasses.replace(letter(1), body=b"x" * 17_000_000)])
+    (summary,) = connection.get_dead_letters(DeadLetterFilter())
+    assert 16_000_000 < summary.size < 2**24
+    assert summary.attempts == 2
+    assert f"only the first {summary.size} of its 17000000 bytes fit into the database" in summary.error
+    connection.close()

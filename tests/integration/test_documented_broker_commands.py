@@ -19,7 +19,8 @@ PRINTED = {
 @pytest.mark.timeout(600)  # each starts an Erlang of its own
 def test_rabbitmq_takes_every_printed_command(rabbitmq: RabbitMQ, broker_url: str) -> None:
     vhost = broker_url.rpartition("/")[2]
-    rabbitmq.api("PUT", f"queues/{vhost}/panko-ingest", {"durable": True})
+    for queue in ("panko-ingest", "notifications.audit"):
+        rabbitmq.api("PUT", f"queues/{vhost}/{queue}", {"durable": True})
     try:
         for line, where in PRINTED.items():
             action, *words = shlex.split(line)[1:]

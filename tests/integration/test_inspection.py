@@ -31,13 +31,11 @@ class Look:
         self.management_url = rabbitmq.management_url
         self.vhost = url.rpartition("/")[2]
 
-    def __call__(
-        self, *, user: str = "guest:guest", told: bool = True, consumer_timeout: float = 1800, **topology: str
-    ) -> list[Finding]:
+    def __call__(self, *, user: str = "guest:guest", told: bool = True, **topology: object) -> list[Finding]:
         bus = amqp.parse(self.url.replace("guest:guest", user))
         management = amqp.Management.parse(self.management_url, bus) if told else None
         wanted = amqp.Topology(SHARED, exchanges=EXCHANGES, **topology)  # type: ignore[arg-type]
-        return amqp.inspect(bus, wanted, None, management, consumer_timeout)
+        return amqp.inspect(bus, wanted, None, management)
 
     def until(self, subject: str, text: str, **words: object) -> Finding:
         """Look until there is such a finding: the figures of the management interface lag behind."""
@@ -141,10 +139,14 @@ def test_a_pool_that_nothing_bounds_is_found_and_its_policy_mends_it(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"consumer_timeout": 60000}, "unacknowledged for 60 s: set [notification] consumer_timeout = 60"),
+        (
+            {"queue_type": "quorum", "consumer_timeout": 60000},
+            "unacknowledged for 60 s: set [notification] consumer_timeout = 60",
+        ),
         ({"message_ttl": 5000}, "drops messages that waited for 5 s"),
         ({"expires": 3600000}, "is deleted, with all that it holds, when nobody read it for 3600 s"),
         ({"queue_type": "quorum", "delivery_limit": 3}, "drops a message that was given back more than 3"),
+        ({"queue_type": "quorum", "delivery_limit": 20}, "let a policy give it a dead-letter-exchange"),
     ],
 )
 def test_settings_of_a_queue_that_may_cost_events_are_found(
@@ -155,7 +157,8 @@ def test_settings_of_a_queue_that_may_cost_events_are_found(
 
 
 def test_limits_that_are_wide_enough_are_no_fault(look: Look, bus: Bus) -> None:
-    make(bus, "notifications.error", queue_type="quorum", delivery_limit=20, consumer_timeout=1800000)
+    limits = {"delivery_limit": 20, "dead_letter_exchange": "aside", "consumer_timeout": 1800000}
+    make(bus, "notifications.error", queue_type="quorum", **limits)
     make(bus, "notifications.info", message_ttl=86400000, max_length_bytes=10**9)
     findings = look()
     assert bad(findings) == []
@@ -247,7 +250,16 @@ def test_a_management_interface_that_does_not_answer_is_a_warning(
 
 
 @pytest.mark.parametrize(
-    "url", ["127.0.0.1:15672", f"amqp://guest:{SECRET}@host", "http://host:port", "http://"]
+    "url",
+    [
+        "127.0.0.1:15672",
+        f"amqp://guest:{SECRET}@host",
+        "http://host:port",
+        "http://",
+        f"http://gu/est:{SECRET}@host:15672",
+        f"https://guest:12#{SECRET}@host:15672",
+        f"https://guest:12?{SECRET}@host:15672",
+    ],
 )
 def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(ConfigError, match=r"\[notification\] management_urls") as raised:
@@ -261,7 +273,7 @@ def test_a_password_is_not_in_the_repr() -> None:
 
 
 @pytest.mark.timeout(240)
-def test_it_is_asked_by_tls_where_the_url_says_so(tmp_path: Path) -> None:
+def test_the_management_interface_is_asked_by_tls_where_the_url_says_so(tmp_path: Path) -> None:
     open_to_servers(tmp_path)
     authority = Authority(tmp_path)
     pair = authority.sign("broker", "127.0.0.1")
@@ -281,5 +293,5 @@ def test_it_is_asked_by_tls_where_the_url_says_so(tmp_path: Path) -> None:
         assert amqp.Management.parse(url, trusted).version()[0].isdigit()
         distrusted = amqp.Management.parse(url, amqp.parse(server.url))
         topology = amqp.Topology(SHARED)
-        findings = amqp.inspect(amqp.parse(server.url), topology, None, distrusted, 1800)
+        findings = amqp.inspect(amqp.parse(server.url), topology, None, distrusted)
         assert one(findings, "management interface", "CERTIFICATE_VERIFY_FAILED")

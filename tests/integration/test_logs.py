@@ -1,5 +1,6 @@
 """What the daemon writes: little, readable by programs, and never a secret."""
 
+import itertools
 import json
 import re
 import signal
@@ -11,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.bus import Bus
@@ -18,6 +20,7 @@ from tests.daemon import SECRET, Daemon, configuration
 from tests.ledger import Ledger, load
 from tests.services import PostgreSQL, RabbitMQ
 from tests.services.server import free_port
+from tests.unit import planted_secrets
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -73,7 +76,7 @@ def test_a_report_of_what_it_is_doing_is_written_on_sigusr2(
             process.send_signal(signal.SIGUSR2)
         wait_until(lambda: service.log.count("Configuration in force") == 2, 20, "two reports")
         wait_until(lambda: service.log.count("database.connection = ****") == 2, 20, "the configuration")
-        report = service.wait_for_log(r"(?s)In hand from .*prefetch = 2000")[0]
+        report = service.wait_for_log(r"(?s)In hand from .*notifications.info = ")[0]
         assert "messages = 0" in report
         assert "Thread #" in service.log
         assert "in serve" in service.log or "consumer.py" in service.log, "no stack of a reader"
@@ -108,15 +111,20 @@ def test_planted_secrets_are_nowhere_whatever_goes_wrong(
         with Bus(broker_url) as bus:
             bus.declare()
             service.wait_until_ready()
-            bus.publish([*with_credentials(20), b'{"token": "' + SECRET.encode()])
-            wait_until(lambda: ledger.events() == 20 and ledger.dead_letters() == 1, 30, "the events")
+            bodies, cut = with_credentials()
+            bus.publish([*bodies[1:], *cut])
+            wait_until(
+                lambda: (ledger.events(), ledger.dead_letters()) == (len(bodies) - 1, len(cut)),
+                30,
+                "the events",
+            )
             postgresql.stop()
-            bus.publish(with_credentials(1))
+            bus.publish(bodies[:1])
             service.wait_for_log("Waiting for the event database", 40)
             seen.append(output_of(conf, "check"))
             seen.append(output_of(conf, "status", "--json"))
         postgresql.start()
-        wait_until(lambda: ledger.events() == 21, 60, "the event after the outage")
+        wait_until(lambda: ledger.events() == len(bodies), 60, "the event after the outage")
         rabbitmq.api("PUT", "users/planted", {"password": "another", "tags": ""})
         rabbitmq.close_connections(broker_url)
         service.wait_for_log("AccessRefused|ACCESS_REFUSED", 40)
@@ -129,24 +137,49 @@ def test_planted_secrets_are_nowhere_whatever_goes_wrong(
         conf.write_text(conf.read_text() + f"[database]\nconnection = nonsense-{SECRET}\n")
         service.signal(signal.SIGHUP)
         service.wait_for_log(r"The new configuration is refused, .*: \[database\] connection: is no URL")
-        seen += [page(port, path) for path in ("/metrics", "/healthz", "/readyz", "/none")]
+        seen += [page(port, path) for path in ("/", "/metrics", "/healthz", "/readyz", "/none")]
+        seen += [
+            output_of(conf, *words) for words in (["status"], ["events", "list"], ["dead-letters", "list"])
+        ]
         service.stop()
     ledger.close()
+    seen += rows_of(postgresql_url)
     for text in [*seen, service.log]:
         assert text
         assert SECRET not in text, re.findall(f".*{SECRET}.*", text)[:3]
+        assert SECRET.encode().hex() not in text, "the body of a dead letter"
 
 
-def with_credentials(count: int) -> list[bytes]:
-    bodies = []
-    for line in load(count, seed=count):
+def rows_of(url: str) -> list[str]:
+    """Return all that is stored, a text for each table."""
+    tables = [
+        "event_type",
+        "event",
+        "trait_text",
+        "trait_int",
+        "trait_float",
+        "trait_datetime",
+        "dead_letter",
+    ]
+    with psycopg.connect(url) as connection:
+        queries = {table: f"SELECT string_agg(one::text, chr(10)) FROM {table} AS one" for table in tables}
+        return [str(connection.execute(query.encode()).fetchall()) for query in queries.values()]
+
+
+def with_credentials() -> tuple[list[bytes], list[bytes]]:
+    """Return notifications with a secret in every place and shape, and as many that are cut off."""
+    names = itertools.cycle(planted_secrets.OSLO_NAMES + planted_secrets.OUR_NAMES)
+    count = len(planted_secrets.every_value("", ""))
+    bodies, cut = [], []
+    for number, line in enumerate(load(count)):
         envelope = json.loads(line)
         message = json.loads(envelope["oslo.message"])
-        message["_context_auth_token"] = SECRET
-        message["payload"]["admin_pass"] = SECRET
-        envelope["oslo.message"] = json.dumps(message)
-        bodies.append(json.dumps(envelope).encode())
-    return bodies
+        value = planted_secrets.every_value(next(names), SECRET)[number]
+        message["_context_request"] = message["payload"]["metadata"] = value
+        text = json.dumps(message)
+        bodies.append(json.dumps(envelope | {"oslo.message": text}).encode())
+        cut.append(json.dumps(envelope | {"oslo.message": text[:-2]}).encode())
+    return bodies, cut
 
 
 def output_of(conf: Path, *words: str, module: str = "panko_ingest") -> str:
@@ -165,4 +198,5 @@ def page(port: int, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
             return str(response.read().decode())
     except urllib.error.HTTPError as error:
-        return error.read().decode()
+        with error:
+            return error.read().decode()

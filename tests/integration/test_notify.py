@@ -63,7 +63,7 @@ def daemon(conf: Path, notify: NotifySocket, **environment: str) -> Daemon:
     return Daemon(conf, environment={"NOTIFY_SOCKET": str(notify.path), **environment})
 
 
-def test_it_is_ready_when_it_consumes_and_tells_when_it_reloads_and_stops(
+def test_systemd_is_told_when_the_daemon_consumes_reloads_and_stops(
     tmp_path: Path, broker_url: str, sqlite_url: str, notify: NotifySocket
 ) -> None:
     bodies = load(300)
@@ -110,7 +110,7 @@ def test_the_watchdog_is_silent_from_when_a_worker_hangs_until_it_is_replaced(
         victim = service.workers[0]
         stopped = time.monotonic()
         victim.send_signal(signal.SIGSTOP)
-        service.wait_for_log(f"Worker process {victim.pid} made no progress for .*: killing it")
+        service.wait_for_log(f"Worker process {victim.pid} .* made no progress for .*: killing it")
         killed = time.monotonic()
         assert notify.watchdogs_since(stopped + 4.5) == 0, "systemd was told that all is well"
         assert killed - stopped > 8

@@ -36,7 +36,7 @@ def make_daemon(tmp_path: Path, broker_url: str, ledger: Ledger) -> Callable[[st
 
 @pytest.mark.parametrize("options", [(), (DURABLE,), (QUORUM,)], ids=["transient", "durable", "quorum"])
 @pytest.mark.parametrize("daemon_first", [True, False], ids=["daemon-first", "publisher-first"])
-def test_what_oslo_messaging_publishes_arrives(
+def test_notifications_that_oslo_messaging_publishes_arrive(
     broker_url: str,
     ledger: Ledger,
     make_daemon: Callable[[], Daemon],

@@ -5,13 +5,20 @@ import datetime
 import itertools
 import random
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from panko_ingest.storage import EventFilter, InvalidMarker, StorageError, StorageUnavailable
+from panko_ingest.storage import (
+    DeadLetterFilter,
+    EventFilter,
+    InvalidMarker,
+    InvalidRequest,
+    StorageError,
+    StorageUnavailable,
+)
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from tests.waiting import wait_until
@@ -269,12 +276,23 @@ def test_sqlite_finds_identifiers_by_their_index(sqlite_url: str) -> None:
 def test_a_list_longer_than_a_page_is_read_to_its_end_page_by_page(
     empty: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("panko_ingest.storage.query.PAGE_SIZE", 7)
+    monkeypatch.setattr("panko_ingest.storage.reading.events.PAGE_SIZE", 7)
     empty.record_events(EVENTS)
     assert ids(empty) == [event.message_id for event in EVENTS]
     assert ids(empty, limit=20) == [event.message_id for event in EVENTS[:20]]
     traits = list(empty.get_traits("compute.instance.update", "disk_gb"))
     assert [one.value for one in traits] == list(range(1, 60, 2))
+
+
+def test_events_are_counted_by_type_within_a_time(
+    connection: Connection, empty: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("panko_ingest.storage.reading.events._TYPES_AT_ONCE", 1)
+    assert connection.count_events() == {"compute.instance.update": 30, "volume.create.end": 30}
+    second = EVENTS[8].generated
+    assert connection.count_events(second, second) == {"compute.instance.update": 2, "volume.create.end": 2}
+    assert connection.count_events(start=EVENTS[59].generated + datetime.timedelta(seconds=1)) == {}
+    assert empty.count_events() == {}
 
 
 def test_event_types_are_sorted_the_same_on_every_database(empty: Connection) -> None:
@@ -367,3 +385,62 @@ def test_a_reader_who_deadlocks_with_a_change_of_the_schema_reads_again(postgres
         changer.rollback()
         assert len(found.result(30)) == len(EVENTS)
     store.close()
+
+
+BEYOND = 2**63
+MISTAKES: dict[str, Callable[[Connection], Any]] = {
+    "message_id": lambda store: list(store.get_events(EventFilter(message_id=5))),  # type: ignore[arg-type]
+    "message_id of halves": lambda store: list(store.get_events(EventFilter(message_id="\ud800"))),
+    "event_type": lambda store: list(store.get_events(EventFilter(event_type=5))),  # type: ignore[arg-type]
+    "event_types": lambda store: list(store.get_events(EventFilter(event_type=["a", 5]))),  # type: ignore[list-item]
+    "admin_proj": lambda store: list(store.get_events(EventFilter(admin_proj=5))),  # type: ignore[arg-type]
+    "trait's key": lambda store: list(
+        store.get_events(EventFilter(traits_filter=[{"key": 5, "string": "a"}]))
+    ),
+    "trait's type": lambda store: list(store.get_events(EventFilter(traits_filter=[{"key": "k", 5: "a"}]))),  # type: ignore[dict-item]
+    "limit": lambda store: list(store.get_events(EventFilter(), {"limit": "5"})),
+    "limit beyond": lambda store: list(store.get_events(EventFilter(), {"limit": BEYOND})),
+    "marker": lambda store: list(store.get_events(EventFilter(), {"marker": 5})),
+    "marker with NUL": lambda store: list(store.get_events(EventFilter(), {"marker": "a\0b"})),
+    "traits of": lambda store: list(store.get_traits("a\0b")),
+    "traits of no text": lambda store: list(store.get_traits("a", 5)),  # type: ignore[arg-type]
+    "traits of halves": lambda store: list(store.get_traits("a", "\ud800")),
+    "trait types of": lambda store: list(store.get_trait_types("a\0b")),
+    "trait types of halves": lambda store: list(store.get_trait_types("\ud800")),
+    "dead letter": lambda store: store.get_dead_letter(BEYOND),
+    "dead letter of no number": lambda store: store.get_dead_letter("a"),  # type: ignore[arg-type]
+    "dead letters' ids": lambda store: list(store.get_dead_letters(DeadLetterFilter(ids=[BEYOND]))),
+    "dead letters' stage": lambda store: store.count_dead_letters(DeadLetterFilter(stage="a\0b")),
+    "dead letters' type": lambda store: store.delete_dead_letters(DeadLetterFilter(event_type="\ud800*")),
+    "dead letters' error": lambda store: store.delete_dead_letters(DeadLetterFilter(error="a\0b")),
+    "dead letters' time": lambda store: store.count_dead_letters(DeadLetterFilter(seen_since="soon")),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("ask", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_of_the_callers_is_never_told_as_a_store_that_is_away(
+    connection: Connection, ask: Callable[[Connection], Any]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        ask(connection)
+
+
+def test_times_with_a_zone_and_as_text_find_the_same_events_as_naive_ones(connection: Connection) -> None:
+    moment = EVENTS[8].generated
+    zone = datetime.timezone(datetime.timedelta(hours=-3))
+    aware = moment.replace(tzinfo=datetime.UTC).astimezone(zone)
+    for given in (moment, aware, aware.isoformat(), moment.isoformat()):
+        wanted = EventFilter(start_timestamp=given, end_timestamp=given)
+        assert ids(connection, wanted) == ["m008", "m009", "m010", "m011"]
+        after = {"key": "launched_at", "op": "eq", "datetime": given}
+        assert ids(connection, EventFilter(traits_filter=[after])) == []
+    days = datetime.timedelta(days=8)
+    at = {"key": "launched_at", "datetime": (START.replace(tzinfo=datetime.UTC) + days).astimezone(zone)}
+    assert ids(connection, EventFilter(traits_filter=[at])) == ["m008"]
+
+
+def test_numbers_in_raw_keep_their_value(empty: Connection) -> None:
+    numbers = [-(2**63) - 1, -(2**63), 2**64, 10**30, 0.1, 1e300]
+    empty.record_events([make_event(0, payload={"numbers": numbers})])
+    (event,) = empty.get_events(EventFilter())
+    assert list(map(repr, event.raw["payload"]["numbers"])) == list(map(repr, numbers))

@@ -1,10 +1,24 @@
 """The commands that show what is stored: events, dead letters, the state of the schema."""
 
+import concurrent.futures
+import contextlib
 import csv
 import datetime
+import fcntl
 import hashlib
 import io
 import json
+import os
+import pty
+import re
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +28,6 @@ import pytest
 from panko_ingest.cli.main import main
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter, Event, Trait
-
-NOW = datetime.datetime.now(datetime.UTC).replace(tzinfo=None, microsecond=0)
 
 
 class Answer(NamedTuple):
@@ -28,6 +40,11 @@ class Answer(NamedTuple):
 
 
 Run = Callable[..., Answer]
+
+
+def ago(**length: float) -> datetime.datetime:
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None, microsecond=0)
+    return now - datetime.timedelta(**length)
 
 
 @pytest.fixture
@@ -61,7 +78,7 @@ def stored(run: Run, sqlite_url: str) -> Run:
             Trait("display_name", Trait.TEXT_TYPE, "a [bold]name\nof two lines"),
         ]
         raw = {"_salvaged": [{"trait": "memory_mb", "reason": "'lots' is no integer"}]} if number == 4 else {}
-        generated = NOW - datetime.timedelta(hours=number, minutes=30)
+        generated = ago(hours=number, minutes=30)
         events.append(Event(f"m{number}", kind, generated, traits, raw))
     store.record_events(events)
     store.close()
@@ -107,7 +124,6 @@ def test_events_are_listed_the_newest_first(stored: Run) -> None:
         (["--since", "2 hours ago"], "m0 m1"),
         (["--since", "3h", "--until", "90m"], "m1 m2"),
         (["--until", "2000-01-01"], ""),
-        (["--since", (NOW - datetime.timedelta(hours=1)).isoformat() + "+00:00"], "m0"),
         (["--type", "volume.*"], "m2 m5 m8"),
         (["--type", "*.delete.end", "--type", "volume.*", "--limit", "0"], "m1 m2 m4 m5 m7 m8"),
         (["-t", "project_id=p1", "-t", "disk_gb>20"], "m3 m5 m7 m9"),
@@ -121,6 +137,11 @@ def test_events_are_found_by_what_people_know_of_them(
     stored: Run, arguments: list[str], expected: str
 ) -> None:
     assert ids(stored("events", "list", *arguments)) == expected.split()
+
+
+def test_events_are_found_since_a_point_in_time_with_an_offset(stored: Run) -> None:
+    assert ids(stored("events", "list", "--since", ago(hours=1).isoformat() + "+00:00")) == ["m0"]
+    assert ids(stored("events", "list", "--since", ago(hours=-1).isoformat() + "+02:00")) == ["m0"]
 
 
 def test_a_full_page_says_how_to_get_the_next(stored: Run) -> None:
@@ -137,7 +158,9 @@ def test_a_full_page_says_how_to_get_the_next(stored: Run) -> None:
 def test_events_come_as_json_and_csv_with_nothing_lost(stored: Run) -> None:
     documents = json.loads(stored("events", "list", "--format", "json", "--limit", "3").out)
     assert [document["message_id"] for document in documents] == ["m0", "m1", "m2"]
-    assert ["display_name", 1, "a [bold]name\nof two lines"] in documents[0]["traits"]
+    assert {"name": "display_name", "type": "string", "value": "a [bold]name\nof two lines"} in documents[0][
+        "traits"
+    ]
     text = stored("events", "list", "--format", "csv", "--columns", "disk_gb,display_name").out
     rows = list(csv.DictReader(io.StringIO(text)))
     assert rows[2]["disk_gb"] == "20"
@@ -145,10 +168,10 @@ def test_events_come_as_json_and_csv_with_nothing_lost(stored: Run) -> None:
     assert json.loads(stored("events", "list", "--format", "json", "-t", "disk_gb=7").out) == []
 
 
-def test_a_row_of_a_table_stays_one_line(stored: Run) -> None:
+def test_a_row_of_a_printed_table_stays_one_line(stored: Run) -> None:
     answer = stored("events", "list", "--columns", "display_name")
     assert len(answer.lines()) == 11
-    assert "a [bold]name of two lines" in answer.lines()[1]
+    assert r"a [bold]name\nof two lines" in answer.lines()[1]
 
 
 @pytest.mark.parametrize(
@@ -157,19 +180,25 @@ def test_a_row_of_a_table_stays_one_line(stored: Run) -> None:
         (["--since", "soon"], "'soon' is no time"),
         (["-t", "disk_gb"], "'disk_gb' is no filter"),
         (["-t", "integer:disk_gb=much"], "'much' is no integer"),
-        (["--type", "nothing.*"], "no events of a type like nothing.*"),
         (["--marker", "m77"], "'m77'"),
         (["--limit", "-1"], "no number"),
         (["--since", "1h", "--until", "2h"], "is later than --until"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_2_and_named(
+def test_filters_that_make_no_sense_are_refused_with_2_and_named(
     stored: Run, arguments: list[str], complaint: str
 ) -> None:
     answer = stored("events", "list", *arguments)
     assert answer.code == 2
     assert complaint in answer.err
     assert "Traceback" not in answer.err
+
+
+def test_a_type_that_no_event_has_gives_an_empty_list_and_says_so(stored: Run) -> None:
+    answer = stored("events", "list", "--type", "nothing.*", "--format", "csv")
+    assert answer.code == 0
+    assert len(answer.lines()) == 1, "the names of the columns"
+    assert "no events of a type like nothing.* are stored" in answer.err
 
 
 def test_an_event_is_shown_in_full(stored: Run) -> None:
@@ -226,6 +255,150 @@ def dead(run: Run, sqlite_url: str) -> Run:
     return run
 
 
+SERVER, USER = "5e7f0a4c-server", "u1"
+
+
+@pytest.fixture
+def storied(run: Run, sqlite_url: str) -> Run:
+    """The same with what happened to a server: by two requests, one of which also made a volume."""
+    assert run("db", "sync").code == 0
+    store = Connection(sqlite_url)
+    told = [
+        (
+            "compute.instance.create.start",
+            "building",
+            "req-1",
+            {"instance_id": SERVER, "resource_id": SERVER},
+        ),
+        ("volume.create.end", "available", "req-1", {"resource_id": "a volume"}),
+        ("compute.instance.create.end", "active", "req-1", {"resource_id": SERVER}),
+        ("compute.instance.delete.end", "deleted", "req-2", {"instance_id": SERVER}),
+        ("image.update", "active", "req-3", {"resource_id": "an image"}),
+    ]
+    for number, (kind, state, request, named) in enumerate(told):
+        texts = {**named, "user_id": USER, "state": state, "request_id": request}
+        traits = [Trait(name, Trait.TEXT_TYPE, value) for name, value in texts.items()]
+        store.record_events([Event(f"m{number}", kind, ago(hours=9 - number), traits)])
+    store.close()
+    return run
+
+
+def test_the_history_of_a_resource_is_told_from_its_beginning(storied: Run) -> None:
+    answer = storied("events", "history", SERVER)
+    assert ids(answer) == ["m0", "m2", "m3"]
+    header, first, *_ = answer.lines()
+    assert header.split() == [
+        "generated", "event_type", "result", "user", "request_id", "resource_id", "message_id",
+    ]  # fmt: skip
+    assert first.split()[2:] == ["compute.instance.create.start", "building", "u1", "req-1", SERVER, "m0"]
+    assert ids(storied("events", "history", USER)) == ["m0", "m1", "m2", "m3", "m4"]
+    assert ids(storied("events", "history", USER, "--limit", "2")) == ["m0", "m1"]
+    assert ids(storied("events", "history", USER, "--since", "7h30m", "--until", "5h30m")) == ["m2", "m3"]
+    (document, *_) = json.loads(storied("events", "history", SERVER, "--format", "json").out)
+    assert {"name": "state", "type": "string", "value": "building"} in document["traits"]
+    nobody = storied("events", "history", "nobody")
+    assert (nobody.code, nobody.out, nobody.err) == (1, "", "nobody: no event of it is stored\n")
+
+
+def test_the_events_of_a_request_are_told_over_all_services(storied: Run) -> None:
+    assert ids(storied("events", "request", "req-1")) == ["m0", "m1", "m2"]
+    rows = list(csv.DictReader(io.StringIO(storied("events", "request", "req-2", "--format", "csv").out)))
+    assert [(row["event_type"], row["result"]) for row in rows] == [
+        ("compute.instance.delete.end", "deleted")
+    ]
+    assert storied("events", "request", "req-9").code == 1
+
+
+def test_event_types_are_counted_within_a_time(storied: Run) -> None:
+    counted = json.loads(storied("events", "types", "--count", "--format", "json").out)
+    assert counted == [
+        {"event_type": name, "events": 1}
+        for name in (
+            "compute.instance.create.end", "compute.instance.create.start", "compute.instance.delete.end",
+            "image.update", "volume.create.end",
+        )
+    ]  # fmt: skip
+    recent = storied("events", "types", "compute.*", "--count", "--since", "7h30m")
+    assert [line.split() for line in recent.lines()] == [
+        ["event_type", "events"],
+        ["compute.instance.create.end", "1"],
+        ["compute.instance.delete.end", "1"],
+    ]
+    assert storied("events", "types", "--until", "8h30m").lines()[1:] == ["compute.instance.create.start"]
+    assert storied("events", "types", "--traits", "--count").code == 2
+    assert storied("events", "types", "--since", "1h", "--until", "2h").code == 2
+
+
+def follow(run: Run, store: Connection, *arguments: str) -> Answer:
+    """Follow while events are stored."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(run, "events", "follow", "--interval", "0.05", *arguments)
+        number = 0
+        while not answer.done():
+            kind = ("compute.instance.create.end", "volume.create.end")[number % 2]
+            traits = [Trait("project_id", Trait.TEXT_TYPE, f"p{number % 3}")]
+            store.record_events([Event(f"m{number:04}", kind, ago(), traits)])
+            number += 1
+            concurrent.futures.wait([answer], 0.02)
+        return answer.result()
+
+
+def test_events_are_shown_as_they_are_stored(run: Run, sqlite_url: str) -> None:
+    assert run("db", "sync").code == 0
+    store = Connection(sqlite_url)
+    shown = follow(run, store, "--count", "6", "--type", "volume.*")
+    numbers = [int(one[1:]) for one in ids(shown)]
+    assert numbers == list(range(numbers[0], numbers[0] + 12, 2)), "each one, and no other type"
+    lines = follow(run, store, "--count", "3", "--trait", "project_id=p1", "--format", "json").lines()
+    documents = [json.loads(line) for line in lines]
+    assert {"name": "project_id", "type": "string", "value": "p1"} in documents[0]["traits"]
+    assert len(documents) == 3
+    store.close()
+    refused = run("events", "follow", "--trait", "integer:x=lots")
+    assert (refused.code, "'lots' is no integer" in refused.err) == (2, True)
+
+
+def on_a_terminal(config: Path, columns: int, *arguments: str) -> list[str]:
+    """Run a command on a terminal of so many columns, and return the lines that it shows."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    command = [sys.executable, "-m", "panko_ingest", "--config-file", str(config), *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    environment |= {"TERM": "xterm", "NO_COLOR": "1"}
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal is gone when the command is
+            while part := os.read(ours, 4096):
+                shown += part
+        assert process.wait(30) == 0, shown
+    os.close(ours)
+    return re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+
+
+@pytest.mark.parametrize("columns", [120, 200])
+def test_a_list_takes_one_line_an_event_on_a_terminal_and_keeps_ids_of_events_whole(
+    stored: Run, tmp_path: Path, sqlite_url: str, columns: int
+) -> None:
+    store = Connection(sqlite_url)
+    names = [str(uuid.uuid4()) for _ in range(3)]
+    traits = [Trait(name, Trait.TEXT_TYPE, str(uuid.uuid4())) for name in ("project_id", "resource_id")]
+    generated = ago()
+    store.record_events([Event(name, "compute.instance.create.start", generated, traits) for name in names])
+    store.close()
+    lines = on_a_terminal(tmp_path / "panko-ingest.conf", columns, "events", "list", "--limit", "3")
+    header, *rows = [line for line in lines if line.strip() and "there may be more" not in line]
+    assert header.split() == ["generated", "event_type", "message_id", "project_id", "resource_id"]
+    assert len(rows) == 3
+    for row, name in zip(rows, sorted(names, reverse=True), strict=True):
+        assert f"{generated} " in row
+        assert "compute.instance.create.start" in row
+        assert name in row
+        assert len(row) <= columns
+        assert (str(traits[0].value) in row) == (columns == 200), "an id is whole, or cut where that is seen"
+        assert ("…" in row) == (columns == 120)
+
+
 def test_dead_letters_are_listed_shown_and_purged(dead: Run) -> None:
     listed = json.loads(dead("dead-letters", "list", "--format", "json").out)
     assert {one["stage"] for one in listed} == {"decode", "convert"}
@@ -251,3 +424,25 @@ def test_the_body_of_a_dead_letter_comes_byte_for_byte(
     config = str(tmp_path / "panko-ingest.conf")
     assert main(["--config-file", config, "dead-letters", "show", str(found["id"]), "--body"]) == 0
     assert capfdbinary.readouterr().out == b"\xff\x00"
+
+
+def test_what_a_server_says_does_nothing_to_the_terminal(
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    said = b"\xff\x10\x04no\x1b]0;owned\x07\x1b[2J"
+    config = tmp_path / "panko-ingest.conf"
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as server:
+
+        def refuse(connection: socket.socket, _address: object) -> None:
+            with connection:
+                connection.sendall(len(said).to_bytes(3, "little") + b"\0" + said)
+                connection.recv(1000)
+
+        server.process_request = refuse  # type: ignore[method-assign, assignment]
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        config.write_text(f"[database]\nconnection = mysql://u:p@127.0.0.1:{server.server_address[1]}/d\n")
+        assert main(["--config-file", str(config), "events", "list"]) == 3
+        server.shutdown()
+    out, err = capfdbinary.readouterr()
+    assert b"owned" in err
+    assert not set(out + err) & set(b"\x07\x1b")

@@ -62,7 +62,7 @@ def letters(ledger: Ledger) -> list[Delivery]:
     return good
 
 
-def test_what_can_be_converted_now_becomes_an_event_and_the_rest_stays(
+def test_dead_letters_that_can_be_converted_now_become_events_and_the_rest_stay(
     run: Run, ledger: Ledger, letters: list[Delivery]
 ) -> None:
     assert ledger.dead_letters() == 4
@@ -74,7 +74,9 @@ def test_what_can_be_converted_now_becomes_an_event_and_the_rest_stays(
     assert ledger.dead_letters() == 1
 
 
-def test_replaying_again_changes_nothing(run: Run, ledger: Ledger, letters: list[Delivery]) -> None:
+def test_replaying_dead_letters_again_changes_nothing(
+    run: Run, ledger: Ledger, letters: list[Delivery]
+) -> None:
     run("--all")
     ledger.connection.record_events([], [dead_letter.from_delivery(letters[0], ConvertError("again"))])
     assert run("--error", "again") == (0, "1 dead letters replayed, 0 left\n")
@@ -88,7 +90,7 @@ def test_a_dry_run_stores_nothing(run: Run, ledger: Ledger, letters: list[Delive
     assert (ledger.events(), ledger.dead_letters()) == (0, 4)
 
 
-def test_only_those_that_the_filters_choose_are_replayed(
+def test_only_dead_letters_that_the_filters_choose_are_replayed(
     run: Run, ledger: Ledger, letters: list[Delivery]
 ) -> None:
     chosen = next(iter(ledger.connection.get_dead_letters(DeadLetterFilter(), 1)))

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from panko_ingest.storage import EventFilter, StorageUnavailable, schema
+from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
+from panko_ingest.storage.schema import revisions
 from tests import legacy
 from tests.waiting import wait_until
 
@@ -92,7 +93,7 @@ def test_writers_and_readers_go_on_through_a_rewrite_of_every_table(
     wait_until(lambda: all(writer.past(20) for writer in writers), 30, "writers to be at work")
     store = Connection(database_url)
     store.upgrade()
-    assert store.schema_state() == (schema.head(), schema.head())
+    assert store.schema_state() == (revisions.head(), revisions.head())
     marks = [writer.batches for writer in writers]
     wait_until(
         lambda: all(writer.past(mark + 20) for writer, mark in zip(writers, marks, strict=True)),

@@ -21,7 +21,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
 
 
 @pytest.mark.parametrize("milliseconds", [0, 100, 300])
-def test_it_can_be_stopped_at_any_time_of_its_start(
+def test_the_daemon_can_be_stopped_at_any_time_of_its_start(
     tmp_path: Path, broker_url: str, sqlite_url: str, milliseconds: int
 ) -> None:
     service = Daemon(configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n"))
@@ -35,8 +35,9 @@ def test_it_can_be_stopped_at_any_time_of_its_start(
         assert_gone(children)
 
 
+@pytest.mark.parametrize("hanging", [0, 1], ids=["the first", "the last"])
 def test_a_worker_that_hangs_does_not_keep_the_daemon_from_ending(
-    tmp_path: Path, broker_url: str, sqlite_url: str
+    tmp_path: Path, broker_url: str, sqlite_url: str, hanging: int
 ) -> None:
     impatient = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")])),
@@ -49,7 +50,7 @@ def test_a_worker_that_hangs_does_not_keep_the_daemon_from_ending(
         # No database schema: the workers wait, which is work, too.
         service.wait_for_log("Worker 1 reads from")
         children = service.process.children()
-        service.workers[0].suspend()
+        service.workers[hanging].suspend()
         service.signal(signal.SIGTERM)
         assert service.wait(60) == 0
         assert "made no progress" in service.log

@@ -74,7 +74,7 @@ def test_a_pool_queue_is_made_and_bound_also_to_exchanges_that_come_later(
 
 
 @pytest.mark.parametrize("declare", ["passive", "never"])
-def test_nothing_is_made_where_that_is_not_wanted(
+def test_no_queue_is_declared_where_that_is_not_wanted(
     broker_url: str, ledger: Ledger, start: Start, declare: str
 ) -> None:
     with Bus(broker_url) as bus:

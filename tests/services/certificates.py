@@ -19,15 +19,19 @@ class KeyPair(NamedTuple):
 
 
 class Authority:
-    """Signs certificates; ``certificate`` is the file to trust."""
+    """Signs certificates; ``certificate`` is the file to trust.
 
-    def __init__(self, folder: Path) -> None:
+    :param strict: whether they have all that Python wants of them from 3.13 on.
+    """
+
+    def __init__(self, folder: Path, *, strict: bool = True) -> None:
         self._folder = folder
+        self._strict = strict
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("Authority of the tests")
-        builder = _builder(self._name, self._name, self._key, self._key)
+        builder = _builder(self._name, self._name, self._key, self._key, strict)
         signed = builder.add_extension(
-            x509.BasicConstraints(ca=True, path_length=0), critical=True
+            x509.BasicConstraints(ca=True, path_length=0), critical=strict
         ).add_extension(
             x509.KeyUsage(
                 digital_signature=True,
@@ -46,10 +50,11 @@ class Authority:
         self.certificate = folder / "authority.pem"
         self.certificate.write_bytes(self._signed.public_bytes(serialization.Encoding.PEM))
 
-    def sign(self, common_name: str, host: str = "") -> KeyPair:
+    def sign(self, common_name: str, host: str = "", *, expired: bool = False) -> KeyPair:
         """Make a key and a certificate for a person, or for a host (a name or an IP address)."""
         key = ec.generate_private_key(ec.SECP256R1())
-        builder = _builder(_name(common_name), self._name, key, self._key)
+        days = (-2, -1) if expired else (-1, 2)
+        builder = _builder(_name(common_name), self._name, key, self._key, self._strict, days)
         if host:
             builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(host)]), False)
         paths = KeyPair(self._folder / f"{common_name}.pem", self._folder / f"{common_name}.key")
@@ -72,20 +77,24 @@ def _builder(
     issuer: x509.Name,
     key: ec.EllipticCurvePrivateKey,
     issuers_key: ec.EllipticCurvePrivateKey,
+    strict: bool,
+    days: tuple[int, int] = (-1, 2),
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        # From Python 3.13 on, a certificate without these is refused.
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers_key.public_key()), False)
+        .not_valid_before(now + datetime.timedelta(days=days[0]))
+        .not_valid_after(now + datetime.timedelta(days=days[1]))
     )
+    if not strict:
+        return builder
+    return builder.add_extension(
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
+    ).add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers_key.public_key()), False)
 
 
 def _name(common_name: str) -> x509.Name:

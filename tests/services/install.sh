@@ -36,6 +36,7 @@ if command -v systemctl >/dev/null; then
         case $package in
             postgresql) services="postgresql.service" ;;
             mariadb-server) services="mariadb.service" ;;
+            haproxy) services="haproxy.service" ;;
             pgbouncer) services="pgbouncer.service" ;;
             prometheus) services="prometheus.service" ;;
             rabbitmq-server) services="rabbitmq-server.service epmd.service epmd.socket" ;;

@@ -8,7 +8,7 @@ from typing import Any
 
 import pymysql
 
-from tests.services.server import Server, find_program
+from tests.services.server import Server
 
 
 class MariaDB(Server):
@@ -21,11 +21,14 @@ class MariaDB(Server):
     system_user = "mysql"
 
     def __init__(self, settings: Mapping[str, str] | None = None, directory: Path | None = None) -> None:
-        self._mariadbd = find_program("mariadbd", "mariadb-server")
         super().__init__(settings, directory)
         self._data = self.directory / "data"
         self._temporary = self.directory / "tmp"
         self._numbers = itertools.count(1)
+
+    def _find_programs(self) -> None:
+        self._mariadbd = self._program("mariadbd", "mariadb-server")
+        self._install = self._program("mariadb-install-db", "mariadb-server")
 
     @property
     def url(self) -> str:
@@ -65,9 +68,9 @@ class MariaDB(Server):
         for folder in (self._data, self._temporary):
             folder.mkdir()
             self.give_away(folder)
-        install = find_program("mariadb-install-db", "mariadb-server")
         self.run([
-            install, "--no-defaults", f"--datadir={self._data}", "--auth-root-authentication-method=normal",
+            self._install, "--no-defaults", f"--datadir={self._data}",
+            "--auth-root-authentication-method=normal",
             "--skip-test-db", "--innodb-fast-shutdown=0", "--innodb-flush-method=nosync",
             f"--tmpdir={self._temporary}",
         ])  # fmt: skip

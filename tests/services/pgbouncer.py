@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from tests.services.postgresql import PostgreSQL
-from tests.services.server import Server, find_program
+from tests.services.server import Server
 
 
 class PgBouncer(Server):
@@ -25,10 +25,12 @@ class PgBouncer(Server):
         settings: Mapping[str, str] | None = None,
         directory: Path | None = None,
     ) -> None:
-        self._pgbouncer = find_program("pgbouncer", "pgbouncer")
         super().__init__(settings, directory)
         self._postgresql = postgresql
         self._file = self.directory / "pgbouncer.ini"
+
+    def _find_programs(self) -> None:
+        self._pgbouncer = self._program("pgbouncer", "pgbouncer")
 
     @property
     def url(self) -> str:

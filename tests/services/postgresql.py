@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from tests.services.server import Server, find_program
+from tests.services.server import Server
 
 
 class PostgreSQL(Server):
@@ -22,12 +22,15 @@ class PostgreSQL(Server):
     _stop_signal = signal.SIGINT  # "fast": disconnects clients; SIGTERM would wait for them to leave
 
     def __init__(self, settings: Mapping[str, str] | None = None, directory: Path | None = None) -> None:
-        versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_version, reverse=True)
-        folders = [str(folder) for folder in versions]
-        self._postgres = find_program("postgres", "postgresql", folders)
         super().__init__(settings, directory)
         self._data = self.directory / "data"
         self._numbers = itertools.count(1)
+
+    def _find_programs(self) -> None:
+        root = self._tree or Path("/")
+        versions = sorted(root.glob("usr/lib/postgresql/*/bin"), key=_version, reverse=True)
+        folders = [f"/{folder.relative_to(root)}" for folder in versions]
+        self._postgres = self._program("postgres", "postgresql", folders)
 
     @property
     def url(self) -> str:
@@ -44,10 +47,13 @@ class PostgreSQL(Server):
             cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description else []
 
-    def create_database(self) -> str:
-        """Make an empty database and return its URL."""
+    def create_database(self, options: str = "") -> str:
+        """Make an empty database and return its URL.
+
+        :param options: more of CREATE DATABASE, such as its collation.
+        """
         name = f"test_{next(self._numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
         return self.database_url(name)
 
     def drop_database(self, url: str) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import amqp
 
-from tests.services.server import Server, find_program, free_port
+from tests.services.server import Server, free_port
 
 
 class RabbitMQ(Server):
@@ -26,6 +26,7 @@ class RabbitMQ(Server):
     :param directory: an existing, empty folder for its data; a temporary one by default.
     :param cluster_with: a running node whose cluster this one joins at its first start.
     :param plugins: to enable beside the management plugin.
+    :param tree: the root of the Debian whose RabbitMQ this is.
     """
 
     name = "rabbitmq"
@@ -37,10 +38,9 @@ class RabbitMQ(Server):
         directory: Path | None = None,
         cluster_with: "RabbitMQ | None" = None,
         plugins: Sequence[str] = (),
+        tree: Path | None = None,
     ) -> None:
-        self._server = find_program("rabbitmq-server", "rabbitmq-server", ["/usr/lib/rabbitmq/bin"])
-        self._epmd = find_program("epmd", "erlang-base")
-        super().__init__(settings, directory)
+        super().__init__(settings, directory, tree or (cluster_with._tree if cluster_with else None))
         self.management_port = free_port()
         self.node = f"test{self.port}@localhost"
         self._first = cluster_with
@@ -48,6 +48,10 @@ class RabbitMQ(Server):
         self._epmd_port: int = cluster_with._epmd_port if cluster_with else free_port()
         self._port_mapper: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
+
+    def _find_programs(self) -> None:
+        self._server = self._program("rabbitmq-server", "rabbitmq-server", ["/usr/lib/rabbitmq/bin"])
+        self._epmd = self._program("epmd", "erlang-base")
 
     @property
     def url(self) -> str:
@@ -90,8 +94,12 @@ class RabbitMQ(Server):
                 "Content-Type": "application/json",
             },
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            text = response.read()
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                text = response.read()
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise
         return json.loads(text) if text else None
 
     def queues(self, url: str) -> list[dict[str, Any]]:
@@ -130,7 +138,7 @@ class RabbitMQ(Server):
         """
         command = [str(self._server.with_name("rabbitmqctl")), "--silent", "--node", self.node, *words]
         done = subprocess.run(
-            [*self._as_user, *command],
+            self._placed(command),
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.directory), **self._environment()},
             cwd=self.directory,
             capture_output=True,

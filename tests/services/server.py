@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import pwd
+import platform
 import random
 import shutil
 import signal
@@ -29,6 +29,8 @@ class Server(ABC):
 
     :param settings: server settings on top of the defaults, in the server's own names.
     :param directory: an existing, empty folder for its data; a temporary one by default.
+    :param tree: the root of another Debian that its programs are taken from; by default this machine's, or
+        the one that the variable of :data:`TREE` names.
     """
 
     name: str
@@ -36,9 +38,16 @@ class Server(ABC):
     start_timeout = 180.0
     _stop_signal = signal.SIGTERM
 
-    def __init__(self, settings: Mapping[str, str] | None = None, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+        tree: Path | None = None,
+    ) -> None:
         self.settings = dict(settings or {})
-        self._as_user = _demotion(self.system_user)
+        self._tree = tree or tree_of_servers()
+        self._find_programs()
+        self._owner = _owner(self.system_user, self._tree)
         self._removed_at_close = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix=f"{self.name}-of-tests-"))
         self.give_away(self.directory)
@@ -46,6 +55,13 @@ class Server(ABC):
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._prepared = False
+
+    @abstractmethod
+    def _find_programs(self) -> None:
+        """Note where its programs are.
+
+        :raises NotInstalledError: they are not on this machine.
+        """
 
     @property
     @abstractmethod
@@ -152,8 +168,8 @@ class Server(ABC):
 
     def give_away(self, path: Path) -> None:
         """Make the server's user the owner of a file or folder, where it runs as another."""
-        if self._as_user:
-            shutil.chown(path, self.system_user, pwd.getpwnam(self.system_user).pw_gid)
+        if self._owner:
+            os.chown(path, *self._owner)
 
     def spawn(
         self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
@@ -161,7 +177,7 @@ class Server(ABC):
         """Start a program as the server's user; it dies when the thread that called this does."""
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
-                [*self._as_user, *DIES_WITH_PARENT, *map(str, command)],
+                self._placed([*DIES_WITH_PARENT, *map(str, command)]),
                 env={**os.environ, "HOME": str(self.directory), **(environment or {})},
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
@@ -169,6 +185,19 @@ class Server(ABC):
                 stderr=log,
                 start_new_session=True,
             )
+
+    def _program(self, name: str, package: str, folders: Sequence[str] = ()) -> Path:
+        return find_program(name, package, folders, self._tree)
+
+    def _placed(self, command: Sequence[str]) -> list[str]:
+        """Return a command as the server's user runs it, within the tree where the server is of one."""
+        if self._owner:
+            user, group = self._owner
+            command = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups", "--", *command]
+        if self._tree is None:
+            return list(command)
+        namespace = ["unshare", "--mount", "--", "sh", "-euc", _ENTER, "sh"]
+        return [*namespace, str(self._tree), tempfile.gettempdir(), str(self.directory), *command]
 
     def run(self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> None:
         """Run a program as the server's user to its end.
@@ -180,17 +209,47 @@ class Server(ABC):
             raise RuntimeError(f"{command[0]} failed with {process.returncode}:\n{self.log_tail()}")
 
 
+# Runs a command in another Debian, which has the processes, devices and temporary files of this one.
+_ENTER = """
+tree=$1 temporary=$2 folder=$3
+shift 3
+mount --rbind /proc "$tree/proc"
+mount --rbind /dev "$tree/dev"
+mount --rbind "$temporary" "$tree$temporary"
+exec chroot "$tree" env --chdir="$folder" "$@"
+"""
+
+TREE = "PANKO_INGEST_SERVERS"
+"""Names a variable: the root of a Debian (``tests/debian_tree.sh``) that all servers are to be of."""
+
+
+FORKY = Path(os.environ.get("PANKO_INGEST_CHROOTS", "/var/tmp/panko-ingest-chroots"), "forky")
+"""Where `make forky` puts the root of a Debian forky with all servers."""
+
+
+def debian() -> str:
+    """Return the code name of this machine's Debian, or of what else it is."""
+    return platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+
+
+def tree_of_servers() -> Path | None:
+    """Return the root of the Debian that all servers are to be of, None for this machine's own."""
+    named = os.environ.get(TREE)
+    return Path(named) if named else None
+
+
 DIES_WITH_PARENT = ["setpriv", "--pdeathsig", "KILL", "--"]
 
 
-def _demotion(user: str) -> list[str]:
+def _owner(user: str, tree: Path | None) -> tuple[int, int] | None:
+    """Return the ids of a server's user and group, None where the tests can't be but themselves."""
     if os.geteuid() != 0:
-        return []
-    try:
-        entry = pwd.getpwnam(user)
-    except KeyError:
-        raise NotInstalledError(f"no system user {user}: its Debian package is not installed") from None
-    return ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups", "--"]
+        return None
+    for line in (tree or Path("/")).joinpath("etc/passwd").read_text().splitlines():
+        name, _, uid, gid, *_ = line.split(":")
+        if name == user:
+            return int(uid), int(gid)
+    raise NotInstalledError(f"no system user {user}: its Debian package is not installed")
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -247,16 +306,21 @@ def free_port() -> int:
             return port
 
 
-def find_program(name: str, package: str, folders: Sequence[str] = ()) -> Path:
+def find_program(name: str, package: str, folders: Sequence[str] = (), tree: Path | None = None) -> Path:
     """Return the path of a server's program, from the folders or the usual places.
 
+    :param tree: the root of the Debian to look in, below which the path is; this machine's by default.
     :raises NotInstalledError: it is nowhere.
     """
-    places = [*folders, *os.get_exec_path(), "/usr/sbin"]
+    root = str(tree or "")
+    places = [root + place for place in (*folders, *os.get_exec_path(), "/usr/sbin", "/usr/bin")]
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
-        raise NotInstalledError(f"{name} is not installed: apt-get install {package}, or make services")
-    return Path(found)
+        where = f" in {tree}" if tree else ""
+        raise NotInstalledError(
+            f"{name} is not installed{where}: apt-get install {package}, or make services"
+        )
+    return Path(found.removeprefix(root))
 
 
 def open_to_servers(folder: Path) -> None:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from panko_ingest.converter import EventConverter
+from panko_ingest.converter import EventConverter, EventDefinition
+from panko_ingest.converter.values import CONVERTERS, Faults
+from panko_ingest.storage.models import Trait
 
 MESSAGE_ID = "c0ffee00-0000-4000-8000-000000000001"
 
@@ -32,3 +34,15 @@ def values(conversion: EventConverter, message: dict[str, Any]) -> dict[str, Any
     event = conversion.to_event(message, "info")
     assert event is not None
     return {trait.name: trait.value for trait in event.traits}
+
+
+def plainly(definition: EventDefinition, notification: dict[str, Any], faults: Faults) -> list[Trait]:
+    """Return what ``definition.to_traits`` does, by jsonpath-ng alone."""
+    made = []
+    for trait in definition.traits.values():
+        value = trait.evaluate_safely(notification, faults)
+        if value is not None:
+            value = CONVERTERS[trait.dtype](value, trait.name, faults)
+        if value is not None:
+            made.append(Trait(trait.name, trait.dtype, value))
+    return made

@@ -27,16 +27,13 @@ def batcher(clock: Clock) -> Batcher:
 
 
 def test_a_batch_is_full_by_count_whatever_the_deliveries_became(batcher: Batcher) -> None:
-    batcher.add_event(Delivery(b"1"), event())
-    batcher.add_dead_letter(Delivery(b"2"), dead_letter())
-    assert not batcher.full
-    batcher.add_dropped(Delivery(b"3"))
-    assert batcher.full
+    assert not batcher.add(Delivery(b"1"), event())
+    assert not batcher.add(Delivery(b"2"), dead_letter())
+    assert batcher.add(Delivery(b"3"), None)
 
 
 def test_a_batch_is_full_by_bytes(batcher: Batcher) -> None:
-    batcher.add_event(Delivery(b"x" * 100), event())
-    assert batcher.full
+    assert batcher.add(Delivery(b"x" * 100), event())
 
 
 def test_a_batch_is_due_when_its_first_delivery_has_waited_long_enough(
@@ -44,9 +41,9 @@ def test_a_batch_is_due_when_its_first_delivery_has_waited_long_enough(
 ) -> None:
     assert not batcher.due
     clock.advance(10)
-    batcher.add_event(Delivery(b"1"), event())
+    batcher.add(Delivery(b"1"), event())
     clock.advance(0.9)
-    batcher.add_event(Delivery(b"2"), event())
+    batcher.add(Delivery(b"2"), event())
     assert not batcher.due
     clock.advance(0.1)
     assert batcher.due
@@ -59,18 +56,18 @@ def test_an_empty_batcher_is_never_due(batcher: Batcher, clock: Clock) -> None:
 
 def test_a_taken_batch_knows_the_delivery_of_each_event_and_what_was_dropped(batcher: Batcher) -> None:
     dropped, good, bad = (
-        Delivery(b"1", generation=7),
-        Delivery(b"22", generation=7),
-        Delivery(b"333", generation=7),
+        Delivery(b"1"),
+        Delivery(b"22"),
+        Delivery(b"333"),
     )
-    batcher.add_dropped(dropped)
-    batcher.add_event(good, event("good"))
-    batcher.add_dead_letter(bad, dead_letter())
+    batcher.add(dropped, None)
+    batcher.add(good, event("good"))
+    batcher.add(bad, dead_letter())
 
     batch = batcher.take()
 
     assert batch.deliveries == [dropped, good, bad]
     assert batch.sources == [good]
     assert [item.message_id for item in batch.events] == ["good"]
-    assert (batch.dropped, len(batch.dead_letters), batch.size, batch.generation) == (1, 1, 6, 7)
+    assert (batch.dropped, len(batch.dead_letters), batch.size) == (1, 1, 6)
     assert len(batcher) == 0

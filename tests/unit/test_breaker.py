@@ -1,7 +1,16 @@
-import pytest
+"""When nearly everything is a dead letter, reading all but stops; one source that floods stops no other."""
 
-from panko_ingest.breaker import PROBE_INTERVAL, FloodBreaker
+import pytest
+from hypothesis import given, strategies as st
+
+from panko_ingest.breaker import HOUR, PROBE_INTERVAL, FloodBreaker, Tally
 from tests.unit.clock import Clock
+
+NOVA, CINDER = ("compute.host1", "compute.instance.update"), ("volume.host2", "volume.create.end")
+
+
+def tally(messages: int, dead: int, source: tuple[str, str] = NOVA, size: int = 1) -> Tally:
+    return Tally.of((source, number < dead, size) for number in range(messages))
 
 
 @pytest.fixture
@@ -9,57 +18,90 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_it_never_opens_on_fewer_than_a_thousand_messages(clock: Clock) -> None:
-    breaker = FloodBreaker(0.9, clock)
-    assert not breaker.record(999, 999)
+@pytest.fixture
+def breaker(clock: Clock) -> FloodBreaker:
+    return FloodBreaker(0.9, clock)
+
+
+def test_the_breaker_never_opens_on_fewer_than_a_thousand_messages(breaker: FloodBreaker) -> None:
+    assert not breaker.record(tally(999, 999))
     assert not breaker.open
 
 
-def test_it_opens_when_more_than_the_limit_of_the_last_thousand_are_dead(clock: Clock) -> None:
-    breaker = FloodBreaker(0.9, clock)
-    breaker.record(500, 500)
-    assert breaker.record(500, 401)
+def test_the_breaker_opens_when_more_than_the_limit_of_the_last_thousand_are_dead(
+    breaker: FloodBreaker,
+) -> None:
+    breaker.record(tally(500, 500))
+    assert breaker.record(tally(500, 401))
     assert breaker.open
 
 
-def test_a_share_at_the_limit_is_no_flood(clock: Clock) -> None:
-    breaker = FloodBreaker(0.9, clock)
-    assert not breaker.record(1000, 900)
+def test_a_share_at_the_limit_is_no_flood(breaker: FloodBreaker) -> None:
+    assert not breaker.record(tally(1000, 900))
     assert not breaker.open
 
 
-def test_old_good_messages_do_not_hide_a_flood(clock: Clock) -> None:
-    breaker = FloodBreaker(0.9, clock)
-    breaker.record(100_000, 0)
-    breaker.record(500, 500)
+def test_old_good_messages_do_not_hide_a_flood(breaker: FloodBreaker) -> None:
+    breaker.record(tally(100_000, 0))
+    breaker.record(tally(500, 500))
     assert not breaker.open
-    breaker.record(500, 500)
+    breaker.record(tally(500, 500))
     assert breaker.open
 
 
-def test_one_probe_in_each_interval_is_let_through_until_one_is_good(clock: Clock) -> None:
-    breaker = FloodBreaker(0.9, clock)
-    breaker.record(1000, 1000)
+@given(st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 20)), min_size=1, max_size=20))
+def test_a_publisher_that_floods_does_not_stop_one_whose_messages_are_good(
+    batches: list[tuple[int, int]],
+) -> None:
+    breaker = FloodBreaker(0.9, Clock())
+    for bad, good in batches:
+        breaker.record(Tally.of([*[(NOVA, True, 1)] * bad, *[(CINDER, False, 1)] * good]))
+        assert not breaker.open
+
+
+def test_definitions_that_break_every_type_open_the_breaker(breaker: FloodBreaker) -> None:
+    breaker.record(tally(600, 590))
+    breaker.record(tally(600, 600, CINDER))
+    assert breaker.open
+
+
+def test_one_probe_in_each_interval_is_let_through_until_one_is_good(
+    breaker: FloodBreaker, clock: Clock
+) -> None:
+    breaker.record(tally(1000, 1000))
     assert not breaker.probe_due
     clock.advance(PROBE_INTERVAL)
     assert breaker.probe_due
-    assert not breaker.record(100, 100)
+    assert not breaker.record(tally(100, 100))
     assert breaker.open
     assert not breaker.probe_due
     clock.advance(PROBE_INTERVAL)
-    assert breaker.record(100, 10)
+    assert breaker.record(tally(100, 10))
     assert not breaker.open
 
 
-def test_after_closing_it_counts_from_nothing(clock: Clock) -> None:
-    breaker = FloodBreaker(0.9, clock)
-    breaker.record(1000, 1000)
-    breaker.record(10, 0)
-    assert not breaker.record(999, 999)
+def test_a_closed_breaker_counts_from_nothing(breaker: FloodBreaker) -> None:
+    breaker.record(tally(1000, 1000))
+    breaker.record(tally(10, 0))
+    assert not breaker.record(tally(999, 999))
     assert not breaker.open
 
 
-def test_a_limit_of_zero_turns_it_off(clock: Clock) -> None:
+def test_a_dead_letter_limit_of_zero_turns_the_breaker_off(clock: Clock) -> None:
     breaker = FloodBreaker(0.0, clock)
-    assert not breaker.record(5000, 5000)
+    assert not breaker.record(tally(5000, 5000))
+    assert not breaker.open
+
+
+def test_dead_letters_that_are_too_large_in_an_hour_open_it_whoever_else_is_good_until_the_hour_is_over(
+    clock: Clock,
+) -> None:
+    breaker = FloodBreaker(0.9, clock, hourly_bytes=1000)
+    breaker.record(Tally.of([(NOVA, True, 600), (CINDER, False, 10**6)]))
+    assert not breaker.open
+    assert breaker.share_of_hourly_bytes == 0.6
+    assert breaker.record(Tally.of([(NOVA, True, 600), (CINDER, False, 10)]))
+    assert breaker.open
+    assert not breaker.probe_due
+    clock.advance(HOUR)
     assert not breaker.open

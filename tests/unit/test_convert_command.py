@@ -57,7 +57,7 @@ def write(folder: Path, name: str, content: Any) -> str:
     return name
 
 
-def test_it_tells_definition_traits_and_what_matched_nothing(
+def test_convert_tells_definition_traits_and_what_matched_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, [result] = run_json(capsys, write(folder, "n.json", INNER))
@@ -77,7 +77,7 @@ def test_it_tells_definition_traits_and_what_matched_nothing(
     assert (result["error"], result["salvaged"]) == (None, [])
 
 
-def test_people_get_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert_gives_people_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(write(folder, "n.json", INNER)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"n.json: compute.x {MESSAGE_ID} 2026-11-23T13:16:34"
@@ -91,7 +91,7 @@ def test_people_get_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "name (payload.name, payload.display_name)" in lines[5]
 
 
-def test_one_file_may_hold_one_notification_a_list_or_one_a_line_with_or_without_envelope(
+def test_a_file_may_hold_one_notification_a_list_or_one_a_line_with_or_without_envelope(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrapped = {"oslo.version": "2.0", "oslo.message": json.dumps(INNER)}
@@ -110,7 +110,7 @@ def test_one_file_may_hold_one_notification_a_list_or_one_a_line_with_or_without
     assert all(result["message_id"] == MESSAGE_ID for result in results)
 
 
-def test_what_failed_is_told_and_shows_in_the_exit_code(
+def test_notifications_that_failed_to_convert_are_told_and_show_in_the_exit_code(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad_trait = {**INNER, "payload": {"size": "lots"}}

@@ -43,7 +43,7 @@ def test_the_last_definition_that_matches_is_used(
     assert values(conversion, notification(event_type, PAYLOAD)).get("matched") == matched
 
 
-def test_without_a_match_an_event_has_the_default_traits(tmp_path: Path) -> None:
+def test_without_a_matching_definition_an_event_has_the_default_traits(tmp_path: Path) -> None:
     message = notification(
         "xyz", {"tenant_id": "t", "user_id": ""}, ctxt={"project_id": "p", "user_id": "u", "request_id": "r"}
     )
@@ -56,7 +56,7 @@ def test_without_a_match_an_event_has_the_default_traits(tmp_path: Path) -> None
     }
 
 
-def test_without_a_match_nothing_is_made_when_that_is_wanted(tmp_path: Path) -> None:
+def test_without_a_matching_definition_no_event_is_made_when_that_is_wanted(tmp_path: Path) -> None:
     conversion = converter(tmp_path, NUMBERED, drop_unmatched=True)
     assert conversion.to_event(notification("xyz"), "info") is None
     assert conversion.to_event(notification("image.update"), "info") is not None
@@ -246,7 +246,7 @@ def test_a_payload_or_context_of_any_kind_does_no_harm(tmp_path: Path, payload: 
     assert event.raw == {}
 
 
-def test_what_is_known_of_event_types_stays_bounded(tmp_path: Path) -> None:
+def test_the_converter_remembers_a_bounded_number_of_event_types(tmp_path: Path) -> None:
     conversion = converter(tmp_path, NUMBERED)
     for number in range(20_000):
         conversion.definition_of(f"type.{number}")

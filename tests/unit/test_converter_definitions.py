@@ -33,7 +33,7 @@ def test_every_fault_is_told_at_once_with_its_line_definition_and_trait(tmp_path
   traits: []
 - event_type: x
   traits:
-    t: payload.a
+    t: {}
     u: {fields: [payload.a, 5]}
     v: {fields: payload.a, plugin: no-such}
     w: {fields: payload.a, plugin: {parameters: {}}}
@@ -55,7 +55,7 @@ def test_every_fault_is_told_at_once_with_its_line_definition_and_trait(tmp_path
     assert told[4] == "F:10: definition 3 (volume.*): traits is missing; {} means the default traits only"
     assert "event_type must be text or a list of text" in told[5]
     assert "traits must be an object" in told[6]
-    assert "trait t: must have fields" in told[7]
+    assert "trait t: fields must be a JSONPath or a list of them" in told[7]
     assert "no plugin 'no-such'; installed: bitfield, map, split, timedelta" in told[9]
     assert "plugin must be a name, or have a name and parameters" in told[10]
     assert "plugin map refused its parameters" in told[11]
@@ -74,7 +74,7 @@ def test_every_fault_is_told_at_once_with_its_line_definition_and_trait(tmp_path
         ("[]\n---\n[]", "no YAML: but found another document"),
     ],
 )
-def test_what_is_no_list_of_definitions_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_file_that_is_no_list_of_definitions_is_refused(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(DefinitionError, match=reason):
         converter(tmp_path, text)
 
@@ -121,6 +121,14 @@ def test_the_first_field_that_is_not_null_wins(tmp_path: Path) -> None:
     assert values(conversion, notification("x", {"a": None, "b": {"c": "c"}}))["t"] == "c"
     assert values(conversion, notification("x", {"a": "", "b": {"c": "c"}}))["t"] == ""
     assert values(conversion, notification("x", {"b": 1}))["t"] == "compute.cmp001"
+
+
+def test_a_trait_may_be_nothing_but_its_fields(tmp_path: Path) -> None:
+    text = "- {event_type: x, traits: {a: payload.a.b, b: [payload.none, payload.c]}}"
+    made = values(converter(tmp_path, text), notification("x", {"a": {"b": 5}, "c": "c"}))
+    assert (made["a"], made["b"]) == ("5", "c")
+    (told,) = faults(tmp_path, "- event_type: x\n  traits:\n    a: 'payload.['")
+    assert told.startswith("F:3: definition 1 (x): trait a: 'payload.[' is no JSONPath")
 
 
 def test_paths_from_before_queens_load_with_a_warning(
@@ -181,6 +189,8 @@ PLUGGED: list[tuple[str, str, dict[str, Any], Any]] = [
     ("map", "{values: {'on': 1}, default: -1, case_sensitive: false}", {"a": "ON"}, "1"),
     ("map", "{values: {'on': 1}, default: -1}", {"a": "ON"}, "-1"),
     ("map", "{values: {'on': 1}}", {"a": "ON"}, None),
+    ("map", "{values: {'on': 1}}", {"a": "ON", "b": "on"}, "1"),
+    ("split", "{segment: 1}", {"a": "x", "b": "x.y"}, "y"),
     ("timedelta", "{}", {"a": "2026-11-23T13:00:01Z", "b": "2026-11-23 13:00:00.5"}, "0.5"),
     ("timedelta", "{}", {"a": "2026-11-23T13:00:01Z"}, None),
     (

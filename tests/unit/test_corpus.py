@@ -48,7 +48,7 @@ def test_upstreams_definitions_give_exactly_the_golden_events() -> None:
     assert differing == []
 
 
-def test_what_upstream_cannot_convert_has_no_time_or_keeps_its_other_traits() -> None:
+def test_notifications_that_upstream_cannot_convert_have_no_time_or_keep_their_other_traits() -> None:
     converter = EventConverter.from_file(DEFINITIONS)
     lost = [sample for sample in samples() if sample.golden["result"] == "raises"]
     assert len(lost) == 21

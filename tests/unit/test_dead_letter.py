@@ -22,7 +22,7 @@ def delivery(body: bytes, **others: Any) -> Delivery:
     )
 
 
-def test_it_holds_the_delivered_bytes_and_the_reason() -> None:
+def test_a_dead_letter_holds_the_delivered_bytes_and_the_reason() -> None:
     delivered = delivery(b'{"a":   1}', headers={"h": 1})
     letter = dead_letter.from_delivery(delivered, ConvertError("timestamp is missing"), message_id="m")
     assert letter.body == b'{"a":   1}'
@@ -47,7 +47,7 @@ def test_the_stage_is_the_errors_own_unless_it_is_given() -> None:
     assert dead_letter.from_delivery(delivery(b""), ZeroDivisionError("x"), stage="record").stage == "record"
 
 
-def test_credentials_are_in_none_of_its_parts() -> None:
+def test_credentials_are_in_no_part_of_a_dead_letter() -> None:
     body = json.dumps({"_context_auth_token": SESAME}).encode()
     delivered = delivery(body, headers={"X-Auth-Token": SESAME})
     letter = dead_letter.from_delivery(delivered, DecodeError(f'at "password": "{SESAME}"'))

@@ -17,10 +17,11 @@ import pytest
 from oslo_config import cfg
 from oslo_log import log
 
-from panko_ingest import config, unread_options
+from panko_ingest import config, ineffective_options, metrics
 from panko_ingest.cli.main import COMMANDS
 from panko_ingest.converter import EventConverter
 from tests.documents import ROOT, Block, anchors, blocks, commands, links, pages
+from tests.faults import report
 
 LANGUAGES = {"bash", "ini", "json", "mermaid", "python", "sql", "text", "toml", "yaml"}
 
@@ -34,7 +35,7 @@ def test_every_block_is_in_a_language_that_is_checked() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("ini"), ids=the)
-def test_every_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
+def test_every_documented_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "panko-ingest.conf"
     path.write_text(block.text)
     conf = cfg.ConfigOpts()
@@ -42,7 +43,7 @@ def test_every_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     log.register_options(conf)
     conf([], default_config_files=[str(path)], default_config_dirs=[])
     config.check(conf)
-    assert unread_options.find(conf) == []
+    assert ineffective_options.find(conf) == []
 
 
 def test_the_validator_accepts_every_configuration(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_the_validator_accepts_every_configuration(tmp_path: Path) -> None:
 
 def printed_commands() -> list[tuple[str, str]]:
     """Return every command line of ours, with where it stands."""
-    found = [(str(block), line) for block in blocks("bash") for line in commands(block)]
+    found = [(str(block), line.partition(" > ")[0]) for block in blocks("bash") for line in commands(block)]
     for page in pages():  # also those that are indented, or in the text
         text = page.read_text()
         name = str(page.relative_to(ROOT))
@@ -80,7 +81,7 @@ def names_a_group_of_commands(words: list[str]) -> bool:
     return len(words) == 1 or "|" in words[-1] or words[-1] == "FILE..."
 
 
-def test_every_command_is_one_that_we_have() -> None:
+def test_every_documented_command_is_one_that_we_have() -> None:
     wrong = []
     for where, line in printed_commands():
         words = shlex.split(line.replace("FILE...", "FILE"))[1:]
@@ -94,7 +95,7 @@ def test_every_command_is_one_that_we_have() -> None:
         except SystemExit:
             fault = said.getvalue().splitlines()[-1]
             in_prose = ":" not in where
-            if not (in_prose and "are required" in fault):  # prose may name a command by its words alone
+            if not (in_prose and " required" in fault):  # prose may name a command by its words alone
                 wrong.append(f"{where}: {line}: {fault}")
     assert wrong == []
 
@@ -107,7 +108,7 @@ def test_every_event_definition_loads(block: Block, tmp_path: Path) -> None:
     EventConverter.from_file(str(path))
 
 
-def test_every_other_example_can_be_read() -> None:
+def test_every_example_in_other_languages_can_be_read() -> None:
     for block in blocks("python"):
         compile(block.text, str(block), "exec")
     for block in blocks("toml"):
@@ -152,7 +153,7 @@ def test_the_runbook_quotes_what_the_log_says() -> None:
     assert [piece for piece in pieces if not any(piece in text for text in texts)] == []
 
 
-def test_what_is_generated_is_current() -> None:
+def test_generated_documents_are_current() -> None:
     sys.path.insert(0, str(ROOT / "docs"))
     try:
         generate = importlib.import_module("generate")
@@ -178,3 +179,25 @@ def test_the_website_is_built_without_a_complaint(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "html" / "index.html").exists()
     assert "2-install-beside-it" in (tmp_path / "html/docs/runbook-move-from-ceilometer.html").read_text()
+
+
+def test_every_test_that_the_page_on_security_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "security.md").read_text())
+    assert len(named) > 20
+    missing = [
+        name
+        for path, name in named
+        if not re.search(rf"^def {name}\(", (ROOT / path).read_text(), re.MULTILINE)
+    ]
+    assert missing == []
+
+
+def test_what_faults_cost_is_told_as_the_fault_tests_write_it_and_by_metrics_that_exist() -> None:
+    page = (ROOT / "docs" / "faults.md").read_text()
+    assert page.startswith(report.HEAD), "the text of tests/faults/report_head.md"
+    costs = re.split(r"^## ", page, flags=re.MULTILINE)[1]
+    known = {declared.name.removeprefix("panko_ingest_") for declared in metrics.Metrics().declared}
+    told = [row.split("|")[4] for row in costs.splitlines() if row.startswith("| ")][1:]
+    named = {name for cell in told for name in re.findall(r"`([a-z]+_[a-z_]+)`", cell)}
+    assert len(named) > 10
+    assert named <= known

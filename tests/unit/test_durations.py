@@ -35,6 +35,6 @@ def test_a_time_to_live_is_seconds_or_has_a_unit(text: str, seconds: float) -> N
 
 
 @pytest.mark.parametrize("text", ["", "d", "90 days", "1y", "90D", "1h30m", "1e3", "inf", "nan"])
-def test_what_is_no_duration_is_refused_with_how_to_write_one(text: str) -> None:
+def test_text_that_is_no_duration_is_refused_with_how_to_write_one(text: str) -> None:
     with pytest.raises(ValueError, match="write seconds, or a number and s, m, h, d or w"):
         time_to_live(text)

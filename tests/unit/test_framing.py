@@ -72,7 +72,7 @@ def test_a_frame_without_its_end_mark_is_refused() -> None:
         wire.read_frame()
 
 
-def test_what_is_read_ahead_is_pending() -> None:
+def test_frames_that_were_read_ahead_are_pending() -> None:
     wire = Wire([encoded((1, 0, b"one")) + encoded((1, 0, b"two"))])
     assert not wire.pending()
     wire.read_frame()

@@ -46,7 +46,7 @@ def survive(converter: EventConverter, seed: int) -> None:
             max_size=1_000_000,
             max_depth=100,
         )
-        converter.to_event(notification.message, notification.priority, log=False)
+        converter.to_event(notification.message, notification.priority)
     except (DecodeError, ConvertError) as error:
         letter = dead_letter.from_delivery(delivery, error, max_size=1_000_000, max_depth=100)
         assert letter.error
@@ -63,6 +63,6 @@ def test_a_mutated_body_is_an_event_or_a_dead_letter(converter: EventConverter, 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.usefixtures("nothing_is_loaded")
-def test_so_are_two_hundred_thousand(converter: EventConverter) -> None:
+def test_two_hundred_thousand_mutated_bodies_are_events_or_dead_letters(converter: EventConverter) -> None:
     for seed in range(LONG):
         survive(converter, seed)

@@ -1,21 +1,20 @@
-"""Whether the daemon is alive and ready is told by its board, its metrics and its probes."""
+"""Whether the daemon is alive and ready is told by its shared state, its metrics and its probes."""
 
 import os
-from pathlib import Path
 
 import pytest
 
-from panko_ingest.metric_files import MetricFiles
-from panko_ingest.progress import Board
+from panko_ingest.shared_metrics import SharedMetrics
+from panko_ingest.shared_state import SharedState
 from panko_ingest.storage import StorageUnavailable
 from panko_ingest.workers import health
-from panko_ingest.workers.health import Health, Probe
+from panko_ingest.workers.health import Health, Probe, WatchedBus
 
 
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        for module in (health, __import__("panko_ingest.progress", fromlist=["time"])):
+        for module in (health, __import__("panko_ingest.shared_state", fromlist=["time"])):
             monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
 
@@ -32,22 +31,22 @@ def refuse() -> None:
     raise StorageUnavailable("the disk is full")
 
 
-def health_of(board: Board, files: MetricFiles, database: Probe, max_lag: float = 0.0) -> Health:
+def health_of(shared: SharedState, files: SharedMetrics, database: Probe, max_lag: float = 0.0) -> Health:
     database.look()
     bus = Probe(answer, ())
     bus.look()
-    return Health(board, files, database, {"here": bus}, max_lag)
+    return Health(shared, files, database, {"here": WatchedBus("vhost nova", bus)}, max_lag, expires=True)
 
 
 def reasons(verdict: health.Verdict) -> dict[str, str]:
     return {name: text for name, (ok, text) in verdict.subjects.items() if not ok}
 
 
-def test_a_probe_tells_what_it_was_told(clock: Clock) -> None:
+def test_a_probe_tells_what_its_last_look_found(clock: Clock) -> None:
     probe = Probe(refuse, (StorageUnavailable,))
     assert probe.verdict() == (False, "not asked yet")
     probe.look()
-    assert probe.verdict() == (False, "the disk is full")
+    assert probe.verdict() == (False, "does not answer, or not as it should: `panko-ingest status` tells why")
     good = Probe(answer, ())
     good.look()
     assert good.verdict() == (True, "answers")
@@ -55,12 +54,10 @@ def test_a_probe_tells_what_it_was_told(clock: Clock) -> None:
     assert good.verdict() == (False, "no answer for 60 s")
 
 
-def test_a_worker_that_is_just_being_replaced_is_alive_and_one_that_stays_away_is_not(
-    clock: Clock, tmp_path: Path
-) -> None:
-    board = Board(workers=1, buses=1)
-    verdicts = health_of(board, MetricFiles(str(tmp_path)), Probe(answer, ()))
-    (slot,) = board.slots()
+def test_a_worker_that_is_just_being_replaced_is_alive_and_one_that_stays_away_is_not(clock: Clock) -> None:
+    shared = SharedState(workers=1, buses=1)
+    verdicts = health_of(shared, SharedMetrics(), Probe(answer, ()))
+    (slot,) = shared.slots()
     slot.occupy(os.getpid())
     assert verdicts.alive().ok
     slot.clear()
@@ -73,7 +70,24 @@ def test_a_worker_that_is_just_being_replaced_is_alive_and_one_that_stays_away_i
     assert reasons(verdicts.alive()) == {"reader 0": "process 42 gave no sign of life for 20 s"}
 
 
-def in_files(files: MetricFiles, lag: float, connections: int, breakers: int) -> None:
+def test_a_question_that_hangs_is_told_as_such_although_the_last_one_was_answered(clock: Clock) -> None:
+    verdicts: list[tuple[bool, str]] = []
+
+    def ask() -> None:
+        if clock.now > 1000:
+            for seconds in (2, 4):
+                clock.now += seconds
+                verdicts.append(probe.verdict())
+
+    probe = Probe(ask, ())
+    probe.look()
+    clock.now += 1
+    probe.look()
+    assert verdicts == [(True, "answers"), (False, "no answer for 6 s")]
+    assert probe.verdict() == (True, "answers")
+
+
+def in_files(files: SharedMetrics, lag: float, connections: int, breakers: int) -> None:
     if os.fork() == 0:
         bus = files.join("ingester-0").of_bus("here")
         bus.oldest_seconds.set(lag)
@@ -83,16 +97,48 @@ def in_files(files: MetricFiles, lag: float, connections: int, breakers: int) ->
     os.wait()
 
 
-def test_readiness_names_everything_that_is_not_as_it_should_be(clock: Clock, tmp_path: Path) -> None:
-    files = MetricFiles(str(tmp_path))
-    verdicts = health_of(Board(1, 1), files, Probe(refuse, (StorageUnavailable,)), max_lag=60.0)
+def test_readiness_names_everything_that_is_not_as_it_should_be(clock: Clock) -> None:
+    files = SharedMetrics()
+    verdicts = health_of(SharedState(1, 1), files, Probe(refuse, (StorageUnavailable,)), max_lag=60.0)
     in_files(files, lag=61.0, connections=0, breakers=1)
     found = reasons(verdicts.ready())
-    assert found["database"] == "the disk is full"
-    assert found["broker here"] == "no connection (answers)"
-    assert found["lag"] == "61.0 s, more than [monitor] max_lag (60 s)"
-    assert "dead-letters list" in found["flood breaker"]
+    assert found["database"] == "does not answer, or not as it should: `panko-ingest status` tells why"
+    assert found["broker 1"] == "vhost nova: the broker answers, but no worker is connected to it"
+    assert found["lag"] == "61.0 s, more than [monitor] max_lag (60 s): vhost nova"
+    assert found["flood breaker"].endswith("see `panko-ingest dead-letters list`: vhost nova")
 
-    verdicts = health_of(Board(1, 1), files, Probe(answer, ()), max_lag=60.0)
+    verdicts = health_of(SharedState(1, 1), files, Probe(answer, ()), max_lag=60.0)
     in_files(files, lag=59.0, connections=1, breakers=0)
     assert verdicts.ready().ok
+
+
+def test_readiness_names_what_of_a_bus_is_refused_and_that_its_batches_are_not_stored(clock: Clock) -> None:
+    files = SharedMetrics()
+    verdicts = health_of(SharedState(1, 1), files, Probe(answer, ()))
+    if os.fork() == 0:
+        bus = files.join("ingester-0").of_bus("here")
+        bus.connections.set(1)
+        bus.not_stored.set(1)
+        bus.note_refusal("notifications.warn", "ACCESS_REFUSED at rabbit@host1")
+        bus.note_refusal("glance", "ACCESS_REFUSED at rabbit@host1")
+        bus.note_refusal("nova", "ACCESS_REFUSED at rabbit@host1")
+        bus.note_refusal("nova", None)
+        os._exit(0)
+    os.wait()
+    assert reasons(verdicts.ready()) == {
+        "broker 1": (
+            "vhost nova: 1 connections, 0 messages in hand; the broker refuses glance, notifications.warn: "
+            "the log tells why; the database takes other batches, but not its last one: the log tells why"
+        )
+    }
+
+
+def test_an_expirer_that_cannot_work_is_named_but_its_reason_is_for_those_on_the_host(clock: Clock) -> None:
+    shared = SharedState(1, 1)
+    verdicts = health_of(shared, SharedMetrics(), Probe(answer, ()))
+    slot = shared.service_slot("expirer")
+    slot.occupy(os.getpid())
+    slot.beat(consuming=False)
+    assert reasons(verdicts.ready())["expirer"].startswith("waits for the database: `panko-ingest status`")
+    slot.beat()
+    assert "expirer" not in reasons(verdicts.ready())

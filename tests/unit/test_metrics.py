@@ -1,26 +1,23 @@
-"""The list of metrics, and the files through which processes share them."""
+"""The list of metrics, and the memory through which processes share them."""
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from prometheus_client import values
 
 from panko_ingest import metrics
-from panko_ingest.metric_files import MetricFiles
 from panko_ingest.metrics import Metrics
+from panko_ingest.shared_metrics import SharedMetrics
+from tests.waiting import wait_until
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> MetricFiles:
-    return MetricFiles(str(tmp_path))
-
-
 def in_a_process(work: Callable[[], None]) -> None:
-    """Do something in a process that ends as cotyledon's workers do: at once."""
+    """Do something in a process that ends as workers do: at once."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -44,72 +41,103 @@ def test_every_metric_has_a_name_of_ours_and_a_meaning() -> None:
         assert metric.meaning.endswith(".")
 
 
-def test_a_process_goes_on_with_the_counters_of_the_one_in_its_place_before(files: MetricFiles) -> None:
+def test_a_process_goes_on_with_the_counters_of_the_one_in_its_place_before() -> None:
     def work() -> None:
-        own = files.join("ingester-0")
+        own = shared.join("ingester-0")
         own.recorded.inc(7)
         own.of_bus("here").messages_in_flight.set(5)
 
+    shared = SharedMetrics()
     in_a_process(work)
-    first = sorted(path.name for path in files.path.iterdir())
     for _ in range(100):
         in_a_process(work)
-        files.forget("ingester-0")
-        assert files.totals()["messages_in_flight"] == 0
-    assert files.totals()["events_recorded_total"] == 7 * 101
+        shared.forget("ingester-0")
+        assert shared.totals()["messages_in_flight"] == 0
+    assert shared.totals()["events_recorded_total"] == 7 * 101
     in_a_process(work)
-    assert sorted(path.name for path in files.path.iterdir()) == first
-    assert files.totals()["messages_in_flight"] == 5
+    assert shared.totals()["messages_in_flight"] == 5
 
 
-def test_processes_add_up(files: MetricFiles) -> None:
+def test_metrics_of_several_processes_add_up() -> None:
     def work(place: str, age: float) -> None:
-        own = files.join(place)
+        own = shared.join(place)
         own.received.inc(10)
         own.of_bus("here").bytes_in_flight.set(100)
         own.of_bus("here").oldest_seconds.set(age)
         own.batch_messages.observe(10)
 
+    shared = SharedMetrics()
     for number in range(3):
         in_a_process(lambda: work(f"ingester-{number}", float(number)))  # noqa: B023 - called at once
-    totals = files.totals()
+    totals = shared.totals()
     assert totals["messages_received_total"] == 30
     assert dict(totals.by_label("bytes_in_flight")) == {"here": 300}
     assert totals.largest("oldest_in_hand_seconds") == 2
     assert totals["batch_messages_count"] == 3
-    text = files.exposition().decode()
+    text = shared.exposition().decode()
     assert "panko_ingest_messages_received_total 30.0" in text
     assert 'pid="' not in text
 
 
-def test_only_the_owner_may_read_the_files_and_old_ones_are_wiped(tmp_path: Path) -> None:
-    (tmp_path / "metrics").mkdir(mode=0o755)
-    (tmp_path / "metrics" / "counter_ingester-9.db").write_bytes(b"old")
-    files = MetricFiles(str(tmp_path))
-    assert files.path.stat().st_mode & 0o777 == 0o700
-    assert list(files.path.iterdir()) == []
-    files.remove()
-    assert not files.path.exists()
+def test_a_process_that_was_killed_in_the_middle_leaves_whole_metrics_behind() -> None:
+    shared = SharedMetrics()
+
+    def work() -> None:
+        own = shared.join("ingester-0")
+        own.recorded.inc(3)
+        while True:
+            own.count_salvaged("a.type", str(time.monotonic()))
+
+    child = os.fork()
+    if child == 0:
+        work()
+    try:
+        wait_until(lambda: shared.totals()["traits_salvaged_total"] > 100, 10, "a process that counts")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert shared.totals()["events_recorded_total"] == 3
 
 
-def test_a_file_that_is_just_being_made_is_waited_for(files: MetricFiles) -> None:
-    path = files.path / "counter_ingester-0.db"
-    path.touch()
-    if os.fork() == 0:
-        # Growing an empty file is how the library makes one.
-        files.join("ingester-0").recorded.inc(3)
-        os._exit(0)
-    assert files.totals()["events_recorded_total"] in {0, 3}
-    os.wait()
+def test_metrics_for_which_there_is_no_room_are_left_out_and_cost_nothing_else() -> None:
+    shared = SharedMetrics()
+
+    def work() -> None:
+        own = shared.join("ingester-0")
+        for number in range(1000):
+            own.count_salvaged("t" * 255, f"{number:0255}")
+        own.recorded.inc(3)
+
+    in_a_process(work)
+    totals = shared.totals()
+    assert totals["events_recorded_total"] == 3
+    assert 400 < totals["traits_salvaged_total"] < 1000
 
 
-def test_an_empty_file_of_a_process_that_was_killed_is_no_hindrance(files: MetricFiles) -> None:
-    in_a_process(lambda: files.join("ingester-0").recorded.inc(3))
-    (files.path / "counter_ingester-1.db").touch()
-    assert files.totals()["events_recorded_total"] == 3
+def test_histograms_count_up_over_their_buckets() -> None:
+    shared = SharedMetrics()
+
+    def work() -> None:
+        own = shared.join("ingester-0")
+        for size in (1, 40, 40, 100_000):
+            own.batch_messages.observe(size)
+
+    in_a_process(work)
+    in_a_process(work)
+    text = shared.exposition().decode()
+    for line in (
+        'batch_messages_bucket{le="1.0"} 2.0',
+        'batch_messages_bucket{le="50.0"} 6.0',
+        'batch_messages_bucket{le="5000.0"} 6.0',
+        'batch_messages_bucket{le="+Inf"} 8.0',
+        "batch_messages_count 8.0",
+        "batch_messages_sum 200162.0",
+    ):
+        assert f"panko_ingest_{line}" in text
+    assert "# TYPE panko_ingest_events_recorded_total counter" in text
 
 
-def test_the_tests_themselves_write_no_files() -> None:
+def test_the_tests_themselves_share_nothing() -> None:
     assert values.ValueClass._multiprocess is False
 
 

@@ -17,11 +17,11 @@ NOON = datetime.datetime(2026, 11, 23, 12)
         ("string", 1), ("integer", 2), ("bogus", None),
     ],
 )  # fmt: skip
-def test_types_are_known_by_name(name: str, number: int | None) -> None:
+def test_types_of_traits_are_known_by_name(name: str, number: int | None) -> None:
     assert Trait.get_type_by_name(name) == number
 
 
-def test_types_have_pankos_names() -> None:
+def test_types_of_traits_have_pankos_names() -> None:
     assert Trait.get_type_names() == ["none", "string", "integer", "float", "datetime"]
     assert [Trait.get_name_by_type(number) for number in (1, 4, 9)] == ["string", "datetime", "none"]
 
@@ -50,7 +50,7 @@ def test_values_are_converted_as_panko_does(dtype: int, value: Any, converted: A
     ("dtype", "value"),
     [(Trait.INT_TYPE, "lots"), (Trait.INT_TYPE, None), (Trait.FLOAT_TYPE, {}), (Trait.DATETIME_TYPE, "soon")],
 )
-def test_what_has_no_such_value_is_refused(dtype: int, value: Any) -> None:
+def test_a_value_that_its_type_can_not_hold_is_refused(dtype: int, value: Any) -> None:
     with pytest.raises((ValueError, TypeError)):
         Trait.convert_value(dtype, value)
 

@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 import pickle
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_a_notification_comes_in_ceilometers_shape(body: bytes) -> None:
     assert notification.priority == "info"
 
 
-def test_absent_values_are_none_and_an_absent_priority_is_empty() -> None:
+def test_absent_values_of_a_notification_are_none_and_an_absent_priority_is_empty() -> None:
     notification = Notification.decode(b"{}")
     assert notification.message == {
         "ctxt": {},
@@ -106,7 +107,7 @@ def test_a_bomb_is_never_inflated_beyond_the_bound(compress: Any) -> None:
         (b'{"a": ' + b"1" * 5000 + b"}", "no JSON"),
     ],
 )
-def test_what_is_no_notification_is_refused_with_the_reason(body: bytes, reason: str) -> None:
+def test_a_body_that_is_no_notification_is_refused_with_the_reason(body: bytes, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason.replace("(", r"\(")):
         Notification.decode(body)
 
@@ -173,7 +174,7 @@ def nested(levels: int, opening: str = "[", closing: str = "]") -> str:
 
 
 @pytest.mark.parametrize("in_envelope", [False, True])
-def test_the_depth_is_bounded_exactly(in_envelope: bool) -> None:
+def test_the_depth_of_a_notification_is_bounded_exactly(in_envelope: bool) -> None:
     for levels, fits in ((19, True), (20, False), (5000, False), (200_000, False)):
         text = f'{{"payload": {nested(levels)}}}'  # the notification itself is the first level
         envelope = json.dumps({"oslo.version": "2.0", "oslo.message": text})
@@ -190,7 +191,7 @@ def test_many_brackets_side_by_side_are_not_deep() -> None:
     assert len(Notification.decode(body, max_depth=10).message["payload"]) == 500
 
 
-def test_the_size_is_bounded() -> None:
+def test_the_size_of_a_notification_is_bounded() -> None:
     body = enveloped(INNER)
     assert Notification.decode(body, max_size=len(body)).message == MESSAGE
     with pytest.raises(DecodeError, match=rf"has {len(body)} bytes, more than max_message_size"):
@@ -210,3 +211,38 @@ def test_any_payload_and_context_come_through_unchanged(payload: Any, context: d
     message = Notification.decode(enveloped(inner)).message
     assert message["payload"] == payload
     assert message["ctxt"] == context
+
+
+def bodies_of_many_values() -> list[bytes]:
+    many = "[]," * (5 * 1024 * 1024)
+    inner = json.dumps({"message_id": "m", "payload": "x"})[:-1] + f', "p": [{many[:-1]}]}}'
+    return [
+        inner.encode(),
+        b'{"oslo.version": "2.0", "oslo.message": "%s"}' % inner.replace('"', '\\"').encode(),
+        b'{"oslo.version": "2.0", "a": [%s], "oslo.message": "{}"}' % many[:-1].encode(),
+        b'{"oslo.version": "2.0", "oslo.message": "[%s]"}' % (b"\\u005b]\\u002c" * 1_100_000),
+        b'{"a": [%s' % many.encode(),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_body_that_would_become_many_times_its_size_is_refused_before_it_does(number: int) -> None:
+    body = zlib.compress(bodies_of_many_values()[number])
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            DecodeError, match=r"more than 1048576 values, one for each 16 bytes of max_message_size"
+        ):
+            Notification.decode(body, headers={"compression": "gzip"})
+        # (orjson sets aside twelve times the size of a text, of which it touches little.)
+        assert tracemalloc.get_traced_memory()[1] < 14 * 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_notification_of_ordinary_density_is_read() -> None:
+    body = json.dumps(
+        {"message_id": "m", "payload": [{"name": f"port-{n}", "id": n} for n in range(300_000)]}
+    ).encode()
+    assert len(body) > 8 * 1024 * 1024
+    assert Notification.decode(body).bytes_held > len(body)

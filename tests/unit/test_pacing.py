@@ -7,12 +7,12 @@ import random
 import pytest
 from hypothesis import given, strategies as st
 
-from panko_ingest.storage import partitions
-from panko_ingest.storage.pacing import FIRST_SIZE, LARGEST_SIZE, LONGEST_BATCH, SMALLEST_SIZE, Pace
+from panko_ingest.storage.expiry.pacing import FIRST_SIZE, LARGEST_SIZE, LONGEST_BATCH, SMALLEST_SIZE, Pace
+from panko_ingest.storage.schema import partitions
 
 
 @pytest.mark.parametrize("events_per_second", [300, 5_000, 40_000])
-def test_batches_settle_below_the_longest_time(events_per_second: int) -> None:
+def test_delete_batches_settle_below_the_longest_time(events_per_second: int) -> None:
     pace = Pace()
     for _ in range(20):
         pace.deleted(pace.size, pace.size / events_per_second, 0)
@@ -20,13 +20,13 @@ def test_batches_settle_below_the_longest_time(events_per_second: int) -> None:
     assert SMALLEST_SIZE <= pace.size <= LARGEST_SIZE
 
 
-def test_a_size_that_was_set_stays() -> None:
+def test_a_size_of_delete_batches_that_was_set_stays() -> None:
     pace = Pace(123)
     pace.deleted(123, 5.0, 0)
     assert pace.size == 123
 
 
-def test_the_last_batch_of_few_events_teaches_nothing() -> None:
+def test_the_pace_learns_nothing_from_a_last_batch_of_few_events() -> None:
     pace = Pace()
     pace.deleted(3, 0.001, 0)
     assert pace.size == FIRST_SIZE
@@ -59,11 +59,11 @@ def work(pace: Pace, seconds: float, writer: Writer | None = None) -> float:
     return deleting / (deleting + pausing)
 
 
-def test_there_are_hardly_any_pauses_when_nobody_writes() -> None:
+def test_an_expirer_hardly_pauses_when_nobody_writes() -> None:
     assert work(Pace(), 20) > 0.94
 
 
-def test_pauses_are_long_enough_for_those_who_wait_to_write() -> None:
+def test_an_expirer_pauses_long_enough_for_writers_that_wait() -> None:
     pace = Pace()
     pauses = [pace.pause(0.1) for _ in range(100)]
     assert all(pause == 0 or pause >= 0.1 for pause in pauses)
@@ -78,13 +78,13 @@ def test_writers_lose_less_than_a_tenth_of_their_rate_whatever_a_batch_costs_the
     assert share > 0.045
 
 
-def test_those_who_cost_writers_nothing_hardly_pause() -> None:
+def test_an_expirer_that_costs_writers_nothing_hardly_pauses() -> None:
     pace = Pace()
     work(pace, 60, Writer(0.0))
     assert work(pace, 60, Writer(0.0)) > 0.6
 
 
-def test_pauses_end_soon_after_the_last_writer_left() -> None:
+def test_an_expirer_stops_pausing_soon_after_the_last_writer_left() -> None:
     pace = Pace()
     work(pace, 30, Writer(0.9))
     work(pace, 5)

@@ -10,9 +10,14 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from oslo_utils import strutils
 
+from panko_ingest import dead_letter
+from panko_ingest.delivery import Delivery
+from panko_ingest.errors import DecodeError
 from panko_ingest.notification import Notification
 from panko_ingest.redaction import is_secret, overwrite, redact, redact_body
+from tests.unit import planted_secrets
 from tests.unit.corpus import needs_corpus, samples
 
 SESAME = "open-sesame-0123456789"
@@ -25,7 +30,7 @@ SECRET_KEYS = [
     "psk", "private_key", "management_private_key", "hmac_key", "snmp_auth_key", "agent_secret_token",
 ]  # fmt: skip
 PLAIN_KEYS = [
-    "user_id", "request_id", "token_id_hash", "password_expires_at", "secret_uuid", "secret_ref", "key_name",
+    "user_id", "request_id", "token_id_hash", "password_expires_at", "token_count", "secret_ref", "key_name",
     "public_key", "trust_id", "compass_heading", "catalog_id", "tokenizer",
 ]  # fmt: skip
 
@@ -40,12 +45,12 @@ def test_the_value_of_a_secrets_key_is_hidden(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", PLAIN_KEYS)
-def test_other_keys_keep_their_values(key: str) -> None:
+def test_keys_that_are_not_secret_keep_their_values(key: str) -> None:
     assert not is_secret(key)
 
 
 @pytest.mark.parametrize("value", [None, True, False, "", [], {}, "***"])
-def test_what_gives_nothing_away_stays(value: Any) -> None:
+def test_values_that_give_nothing_away_are_not_redacted(value: Any) -> None:
     document = {"password": value, "a": [1]}
     assert redact(document) is document
 
@@ -65,6 +70,42 @@ def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
     assert redact({"a": [clean]}) == {"a": [clean]}
     body = json.dumps({"a": text}).encode()
     assert (b"//user:sesame@" in overwrite(body)) == ("//user:sesame@" in clean)
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("a:\n  password: |\n    x\n\n    it's\n  b: 1\n", "a:\n  password: |\n    ***\n  b: 1\n"),
+        ("password: |\nb: 1", "password: ***\nb: 1"),
+        ('password: "x\\"", b: \'c\'', "password: \"***\", b: 'c'"),
+        ("password: 'it''s', b: 'c'", "password: '***', b: 'c'"),
+        ('PASSWORD="""a"b"""; c="""d"""', 'PASSWORD="""***"""; c="""d"""'),
+        ('Cookie: a="b"; c=d\nE: f', "Cookie: ***\nE: f"),
+        (
+            '<a><password type="s">x</password> <b c="d">e</b>',
+            '<a><password type="s">***</password> <b c="d">e</b>',
+        ),
+        ("a%3Db%26token%3Dx%26c%3Dd", "a%3Db%26token%3D***%26c%3Dd"),
+        ("mysql://user:12345/x@host/db", "mysql://user:***@host/db"),
+    ],
+)
+def test_around_a_credential_in_text_all_stays(text: str, clean: str) -> None:
+    assert redact([text]) == [clean]
+    assert redact([clean]) == [clean]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password='' a=''", 'PASSWORD="" a=""', "password=''+a", '<a password=""/> b ""', "50% of a%3Db",
+        "use '--password ' 'a'", '<token type="s"> <b>c</b></token>', '<password type="s"/><b>c</b>',
+        "name: |\n  a\n", "docker://h:5000/a@sha256:b", "https://h:5000/a@sha256:b", "redis://h:6379/0",
+        "mysql://h:3306/d?a=b@c", "kafka://h:9092,i:9092/a@b",
+    ],
+)  # fmt: skip
+def test_text_without_a_credential_stays(text: str) -> None:
+    assert redact([text, {"a": text}]) == [text, {"a": text}]
+    assert overwrite(text.encode()) == text.encode()
 
 
 def test_the_deepest_allowed_document_can_be_redacted() -> None:
@@ -170,8 +211,8 @@ def test_in_a_body_that_does_not_decode_the_values_are_overwritten_in_place(temp
     assert kept.startswith(template.partition(b"%s")[0].partition(b"[")[0][:12])
 
 
-def test_only_the_values_are_overwritten() -> None:
-    body = b'{"a": "1", "password": "abc", "b": "2", "token": null, "secret_uuid": "3", "psk": "", "x": '
+def test_in_a_cut_off_body_only_the_values_of_secret_keys_are_overwritten() -> None:
+    body = b'{"a": "1", "password": "abc", "b": "2", "token": null, "secret_ref": "3", "psk": "", "x": '
     assert overwrite(body) == body.replace(b"abc", b"***")
 
 
@@ -193,6 +234,37 @@ def test_what_a_cut_off_compressed_body_still_holds_is_overwritten() -> None:
     assert redact_body(b"no gzip", headers=headers) == (b"no gzip", False)
 
 
+@pytest.mark.parametrize(
+    ("method", "compress"), [("gzip", zlib.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
+)
+def test_of_a_compressed_body_nothing_is_kept_that_was_not_looked_at(method: str, compress: Any) -> None:
+    headers = {"compression": method}
+    secret = json.dumps({"password": SESAME}).encode()
+    notification = json.dumps({"event_type": "x"}).encode()
+    bound = 2000
+    for body, kept in (
+        (compress(notification) + secret, notification),
+        (compress(notification) + bytes(3000) + compress(secret), notification),
+        (compress(b"[1") + secret, b"[1"),
+        (compress(b"1" * bound + secret), b"1" * bound),
+        (compress(b"[]")[:-1], b"[]"),
+    ):
+        clean, redacted = redact_body(body, headers=headers, max_size=bound)
+        assert redacted
+        assert COMPRESSION[method][1](clean) == kept
+        assert redact_body(clean, headers=headers, max_size=bound) == (clean, False)
+    clean, redacted = redact_body(secret, headers=headers)
+    assert redacted
+    assert SESAME.encode() not in clean
+    assert redact_body(compress(notification), headers=headers) == (compress(notification), False)
+
+
+def test_a_notification_with_more_behind_its_compressed_body_is_decoded_all_the_same() -> None:
+    body = zlib.compress(json.dumps(INNER).encode()) + b"more"
+    decoded = Notification.decode(body, headers={"compression": "gzip"})
+    assert decoded.message == Notification.decode(json.dumps(INNER).encode()).message
+
+
 def test_a_body_beyond_the_bounds_is_overwritten_too() -> None:
     deep = {**INNER, "deep": json.loads("[" * 50 + "]" * 50)}
     clean, redacted = redact_body(json.dumps(deep).encode(), max_depth=20)
@@ -201,6 +273,109 @@ def test_a_body_beyond_the_bounds_is_overwritten_too() -> None:
     clean, redacted = redact_body(json.dumps(INNER).encode(), max_size=20)
     assert redacted
     assert SESAME.encode() not in clean
+
+
+@pytest.mark.parametrize("name", planted_secrets.OSLO_NAMES + planted_secrets.OUR_NAMES)
+def test_every_name_that_oslo_masks_is_known_and_more(name: str) -> None:
+    assert is_secret(name)
+    assert set(planted_secrets.OSLO_NAMES) >= set(strutils._SANITIZE_KEYS)
+
+
+@given(planted_secrets.values)
+def test_a_planted_secret_is_left_in_no_document(drawn: tuple[str, Any]) -> None:
+    secret, value = drawn
+    document = planted_secrets.notification(value)
+    assert secret not in json.dumps(redact(document))
+    # Hidden once, nothing more is found.
+    assert redact(redact(document)) == redact(document)
+
+
+COMPRESSION: dict[str | None, Any] = {
+    None: (bytes, bytes),
+    "gzip": (zlib.compress, zlib.decompress),
+    "bzip2": (bz2.compress, bz2.decompress),
+    "xz": (lzma.compress, lzma.decompress),
+}
+
+
+@given(
+    planted_secrets.values,
+    st.sampled_from([None, 1]),
+    st.sampled_from(["intact", "cut", "doubled", "enveloped", "envelope cut"]),
+    st.sampled_from([*COMPRESSION]),
+)
+def test_a_planted_secret_is_left_in_no_part_of_a_dead_letter(
+    drawn: tuple[str, Any], indent: int | None, kind: str, method: str | None
+) -> None:
+    secret, value = drawn
+    text = json.dumps(planted_secrets.notification(value), indent=indent)
+    if kind == "doubled":
+        text = "[" + text
+    if kind.startswith("envelope"):
+        text = json.dumps({"oslo.version": "2.0", "oslo.message": text})
+    body = text.encode()[: -2 if kind.endswith("cut") else None]
+    compress, inflate = COMPRESSION[method]
+    headers = {"x-note": value} | ({"compression": method} if method else {})
+    letter = dead_letter.from_delivery(
+        Delivery(compress(body), headers=headers), DecodeError(f"at {json.dumps(value)}")
+    )
+    stored = redact_body(letter.body, headers=headers)[0]
+    assert stored == letter.body
+    assert secret.encode() not in inflate(letter.body)
+    assert secret not in json.dumps(letter.headers)
+    assert secret not in letter.error
+    assert letter.redacted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"password": "%s", "password": ""}',
+        '{"a": {"p\\u0061ssword": "%s", "password": null}}',
+        '{"a": "{\\"p\\\\u0061ssword\\": \\"%s\\", \\"password\\": 0}"}',
+    ],
+)
+@pytest.mark.parametrize("in_envelope", [False, True])
+def test_a_key_that_is_there_twice_hides_no_credential(text: str, in_envelope: bool) -> None:
+    text = text.replace("%s", SESAME)
+    assert SESAME not in json.dumps(redact({"note": text}))
+    body = text.encode()
+    if in_envelope:
+        body = json.dumps({"oslo.version": "2.0", "oslo.message": text}).encode()
+    clean, redacted = redact_body(body)
+    assert redacted
+    assert SESAME.encode() not in clean
+
+
+def test_a_body_whose_credentials_cannot_be_told_apart_is_withheld_and_the_dead_letter_says_so() -> None:
+    body = zlib.compress(b'{"password":"x",' * 1024 * 1024)
+    delivery = Delivery(body, headers={"compression": "gzip"})
+    letter = dead_letter.from_delivery(delivery, DecodeError("the body is no JSON"))
+    assert letter.body == b""
+    assert letter.redacted
+    assert letter.error.startswith("the body is no JSON (the body of ")
+    assert "is withheld" in letter.error
+    assert letter.digest == delivery.digest()
+
+
+def test_no_nesting_ends_the_way_to_a_dead_letter() -> None:
+    deep = "[" * 1000 + "]" * 1000
+    headers: Any = SESAME
+    for _ in range(2000):
+        headers = {"a": headers}
+    in_text: Any = {"password": SESAME}
+    for _ in range(8):
+        for _ in range(40):
+            in_text = [in_text]
+        in_text = json.dumps(in_text)
+    for body in (
+        b'{"oslo.version": "2.0", "x": %s, "oslo.message": "{}"}' % deep.encode(),
+        b'{"oslo.version": %s, "oslo.message": "{}"}' % deep.encode(),
+        json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps({"a": in_text})}).encode(),
+    ):
+        letter = dead_letter.from_delivery(Delivery(body, headers=headers), DecodeError("x"))
+        assert SESAME.encode() not in letter.body
+        assert "withheld" in letter.headers
 
 
 @needs_corpus

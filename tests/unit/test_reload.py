@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 from oslo_config import cfg
-from oslo_log import log
 
-from panko_ingest import config
-from panko_ingest.workers.settings import Settings
-from panko_ingest.workers.sources import buses
+from panko_ingest.cli.main import read
+from panko_ingest.errors import ConfigError
+from panko_ingest.workers.live_config import LiveConfig
 
 BEFORE = """\
 [DEFAULT]
@@ -27,35 +26,59 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def prepare(path: Path) -> cfg.ConfigOpts:
+    return read(["--config-file", str(path), "serve"])
+
+
 @pytest.fixture
-def settings(path: Path) -> Settings:
-    def prepare() -> cfg.ConfigOpts:
-        # As config.prepare_service does, without a change of this process' logging.
-        conf = cfg.ConfigOpts()
-        config.register_opts(conf)
-        log.register_options(conf)
-        conf([], default_config_files=[str(path)], default_config_dirs=[])
-        config.check(conf)
-        return conf
-
-    return Settings(prepare(), prepare)
+def live_config(path: Path) -> LiveConfig:
+    # Without a change of this process' logging.
+    return LiveConfig(prepare(path), lambda: prepare(path), lambda _: None)
 
 
-def test_a_good_configuration_comes_into_force(path: Path, settings: Settings) -> None:
+def test_a_good_configuration_comes_into_force(path: Path, live_config: LiveConfig) -> None:
     path.write_text(
         BEFORE + "batch_size = 7\nmessaging_urls = rabbit://one/\nmessaging_urls = rabbit://two/\n"
     )
-    assert settings.reload()
-    assert settings.conf.notification.batch_size == 7
-    assert len(buses(settings.conf)) == 2
+    assert live_config.reload()
+    assert live_config.settings.conf.notification.batch_size == 7
+    assert len(live_config.settings.buses) == 2
+    assert live_config.version == 1
 
 
 @pytest.mark.parametrize(
     ("added", "named"),
     [
-        ("batch_size = many", "[notification] batch_size"),
+        ("batch_size = 32768", ":7 [notification] batch_size: is no number"),
+        ("batch_size = many", ":7 [notification] batch_size: is no number of 1 or more"),
         ("prefetch_count = 5", "[notification] prefetch_count"),
-        ("workers = 0", "[notification] workers"),
+        ("workers = 0", ":7 [notification] workers: is no number of 1 or more"),
+        ("[DEFAULT]\ndebug = True  # for a day", ":8 [DEFAULT] debug: is neither true nor false"),
+        ("[DEFAULT]\ndebug =", ":8 [DEFAULT] debug: is neither true nor false"),
+        ("# caf\xe9 with a Latin-1 byte", ":7: is no UTF-8"),
+        ("no assignment", ":7: No ':' or '=' found in assignment"),
+        ("[oslo_reports]\nfile_event_handler_interval = x", ":8 [oslo_reports] file_event_handler_interval"),
+        (
+            "[database]\nevent_connection = mysql://u:SECRET$WORD@h/d",
+            ":8 [database] event_connection: holds a $",
+        ),
+        (
+            "[database]\n  event_connection = mysql://u:SECRET@h/d",
+            ":8: Unexpected continuation line",
+        ),
+        (
+            "[DEFAULT]\ndebug = true\n  transport_url = rabbit://u:SECRET@h/",
+            ":8 [DEFAULT] debug: is neither true nor false",
+        ),
+        (
+            "[database]\nevent_connection = mysql://h/d\n  slow = SECRET",
+            "[database] event_connection: holds a URL and the line after it",
+        ),
+        (
+            "messaging_urls = rabbit://one/\n  password = SECRET",
+            "[notification] messaging_urls: holds a URL and the line after it",
+        ),
+        ("[oslo_messaging_rabbit]\nssl = yes\nssl_ca_file = nowhere.pem", "nowhere.pem"),
         (
             "require_durable = true\nmessaging_urls = sqla+sqlite:///bus.sqlite",
             "sqla+sqlite:// is an embedded",
@@ -63,19 +86,56 @@ def test_a_good_configuration_comes_into_force(path: Path, settings: Settings) -
         ("[event]\ndefinitions_cfg_file = nowhere.yaml", "[event] definitions_cfg_file"),
     ],
 )
-def test_any_other_is_refused_and_named_and_the_old_one_stays(
-    path: Path, settings: Settings, caplog: pytest.LogCaptureFixture, added: str, named: str
+def test_a_configuration_at_fault_is_refused_by_its_option_and_the_old_one_stays(
+    path: Path, live_config: LiveConfig, caplog: pytest.LogCaptureFixture, added: str, named: str
 ) -> None:
-    path.write_text(f"{BEFORE}{added}\n")
-    before = settings.conf
-    assert not settings.reload()
-    assert settings.conf is before
+    path.write_bytes(f"{BEFORE}{added}\n".encode("latin-1"))
+    before = live_config.settings
+    assert not live_config.reload()
+    assert live_config.settings is before
+    assert live_config.version == 0
     assert named in caplog.text
+    assert "SECRET" not in caplog.text
+    assert caplog.text.count(named) == 1
+    assert "many" not in caplog.text
+    assert "SECRET" not in caplog.text
 
 
 def test_an_embedded_transport_is_warned_of(
-    path: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+    path: Path, live_config: LiveConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.write_text(f"{BEFORE}messaging_urls = sqla+sqlite:///bus.sqlite\n")
-    assert settings.reload()
+    assert live_config.reload()
     assert "may lose messages" in caplog.text
+
+
+def test_definitions_that_changed_on_disk_are_not_read_before_a_reload(
+    path: Path, tmp_path: Path, live_config: LiveConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    definitions = tmp_path / "definitions.yaml"
+    definitions.write_text("- event_type: '*'\n  traits: {}\n")
+    path.write_text(f"{BEFORE}[event]\ndefinitions_cfg_file = {definitions}\n")
+    assert live_config.reload()
+    before = live_config.settings.converter
+    definitions.write_text("- event_type: x\n  traits: [no, dict]\n")
+    assert live_config.settings.converter is before
+    assert not live_config.reload()
+    assert str(definitions) in caplog.text
+    assert live_config.settings.converter is before
+
+
+def test_a_log_that_cannot_be_written_is_refused_and_the_old_one_goes_on(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_up: list[bool] = []
+
+    def set_up_logging(conf: cfg.ConfigOpts) -> None:
+        set_up.append(conf.debug)
+        if conf.debug:
+            raise ConfigError("[DEFAULT] log_file: no such folder")
+
+    live_config = LiveConfig(prepare(path), lambda: prepare(path), set_up_logging)
+    path.write_text(f"{BEFORE}[DEFAULT]\ndebug = true\n")
+    assert not live_config.reload()
+    assert set_up == [True, False]
+    assert "no such folder" in caplog.text

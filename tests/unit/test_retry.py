@@ -3,8 +3,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from panko_ingest.storage import StorageUnavailable
-from panko_ingest.storage.retry import run_transaction
-from panko_ingest.storage.settings import Settings
+from panko_ingest.storage.database.retry import run_transaction
+from panko_ingest.storage.settings import StorageSettings
 from tests.unit.clock import Clock
 
 
@@ -28,11 +28,11 @@ class Transaction:
 def test_a_connection_that_breaks_at_once_is_replaced_once() -> None:
     clock = Clock()
     transaction = Transaction(clock, 0.1)
-    assert run_transaction(Settings(), transaction, clock=clock) == "stored"
+    assert run_transaction(StorageSettings(), transaction, clock=clock) == "stored"
 
     transaction = Transaction(clock, 0.1, 0.1, 0.1)
     with pytest.raises(StorageUnavailable, match="2013"):
-        run_transaction(Settings(), transaction, clock=clock)
+        run_transaction(StorageSettings(), transaction, clock=clock)
     assert transaction.tries == 2
 
 
@@ -40,5 +40,5 @@ def test_a_server_that_hung_until_the_time_was_over_is_not_waited_for_again() ->
     clock = Clock()
     transaction = Transaction(clock, 70.0)
     with pytest.raises(StorageUnavailable, match="2013"):
-        run_transaction(Settings(), transaction, clock=clock)
+        run_transaction(StorageSettings(), transaction, clock=clock)
     assert transaction.tries == 1

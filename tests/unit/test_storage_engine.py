@@ -1,6 +1,7 @@
 """URLs, drivers and options of a store, before anything is opened."""
 
 import builtins
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from oslo_config import cfg
 
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import EventFilter, get_connection
-from panko_ingest.storage.engine import refuse_network_file_system
+from panko_ingest.storage.database.sqlite import refuse_network_file_system
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
-from panko_ingest.storage.settings import Settings
+from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.timestamps import parse
 
 
@@ -64,22 +65,144 @@ def test_a_missing_driver_is_refused_by_naming_the_extra(
         Connection(url)
 
 
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        (
+            "postgresql+psycopg2://u:secret@h/db",
+            "is not ours: write postgresql:// in its place, for psycopg of panko-ingest[postgresql]",
+        ),
+        (
+            "postgresql+asyncpg://u:secret@h/db",
+            "is asynchronous: write postgresql:// in its place, for psycopg of panko-ingest[postgresql]",
+        ),
+        (
+            "mysql+mysqldb://u:secret@h/db",
+            "is not installed: write mysql:// in its place, for pymysql of panko-ingest[mysql]",
+        ),
+        (
+            "sqlite+aiosqlite:///events.sqlite",
+            "is asynchronous: write sqlite:// in its place",
+        ),
+    ],
+)
+def test_a_driver_that_is_not_ours_is_refused_by_naming_the_url_to_write(url: str, advice: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Connection(url)
+    scheme = url.partition("://")[0]
+    assert str(refused.value) == f"[database] connection: the driver of {scheme}:// {advice}"
+
+
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("mysql://u:secret@h/db?sslmode=require", "sslmode"),
+        ("mysql://u:secret@h/db?ssl=true", "ssl"),
+        ("postgresql://u:secret@h/db?ssl_ca=/etc/authority.pem", "ssl_ca"),
+    ],
+)
+def test_an_option_that_the_driver_does_not_know_is_named_before_anything_connects(
+    url: str, option: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"no option '{option}'") as refused:
+        Connection(url)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ("ssl_ca=/ca.pem&ssl_disabled=maybe5", "ssl_disabled is neither true nor false"),
+        ("ssl_verify_cert=required5", "ssl_verify_cert is neither"),
+        ("ssl_check_hostname=on5", "ssl_check_hostname is neither"),
+        (
+            "ssl_ca=/ca.pem&ssl_disabled=true&ssl_key_password=s5",
+            "ssl_disabled contradicts ssl_ca, ssl_key_pass",
+        ),
+        ("ssl_verify_identity=true&ssl_check_hostname=false", "contradict each other"),
+        ("ssl_verify_identity=true&ssl_verify_cert=false", "ssl_verify_cert contradicts"),
+        ("ssl_ca=/ca.pem&ssl_key=/k5.pem", "ssl_key without ssl_cert"),
+        ("ssl_ca=/ca5.pem&ssl_ca=/other5.pem", "ssl_ca is there more than once"),
+        ("read_default_file=/nowhere", "read_default_file: .*No such file"),
+    ],
+)
+def test_options_of_tls_that_say_nothing_clear_are_refused_by_name_alone(options: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault) as refused:
+        Connection(f"mysql://u:p@h/db?{options}")
+    assert "5" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ("[client]\nssl-mode = VERIFY_CA", "ssl-mode of .* is not known here"),
+        ("[client]\nssl-ca =", "ssl_ca of .* is blank"),
+        ("password secret\n[client]", "can't be parsed"),
+    ],
+)
+def test_a_file_that_asks_for_tls_as_pymysql_does_not_understand_is_refused(
+    lines: str, fault: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "my.cnf"
+    file.write_text(lines)
+    with pytest.raises(ConfigError, match=fault) as refused:
+        Connection(f"mysql://u:p@h/db?read_default_file={file}")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mariadb+pymysql", "postgresql", "sqlite"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "u:12@secret@h/panko",
+        "u:p/@secret@h:5432/panko",
+        "us/er:secret@h/panko",
+        "u:12@34/secret@h/panko",
+        "u:12@34?secret@h/panko",
+        "u:12@34:secret@h/panko",
+        "u:12@34#secret@h/panko",
+    ],
+)
+def test_what_is_not_quoted_before_an_at_sign_is_refused_without_showing_any_of_it(
+    scheme: str, rest: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"%40|is no URL") as refused:
+        Connection(f"{scheme}://{rest}")
+    assert "secret" not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize("password", ["a/b", "a?b", "a#b", "a:b", "a%40b", "a/b?c#d:e"])
+def test_whatever_else_a_password_holds_arrives_and_shows_nowhere(password: str) -> None:
+    url = get_connection(f"mysql://user@server:{password}@h:3307/panko").engine.url  # type: ignore[attr-defined]
+    assert (url.username, url.password, url.host) == ("user@server", password.replace("%40", "@"), "h")
+    assert password not in str(url)
+
+
+@pytest.mark.parametrize(
+    "option", ["ssl_ca=", "SSL_CA=", "ssl_verify_identity", "sslmode=", "sslrootcert=%20"]
+)
+@pytest.mark.parametrize("scheme", ["mysql", "postgresql"])
+def test_a_blank_option_of_tls_is_refused_by_name(scheme: str, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option.partition('=')[0]} is blank"):
+        Connection(f"{scheme}://u:p@h/db?{option}&connect_timeout=5")
+
+
 def test_an_unknown_scheme_is_refused_by_naming_those_there_are() -> None:
     with pytest.raises(ConfigError, match="installed: mariadb, mysql, postgresql, sqlite"):
         get_connection("mongodb://h/db")
 
 
-def test_any_configuration_will_do() -> None:
-    assert Settings.from_conf(None) == Settings.from_conf(cfg.ConfigOpts()) == Settings()
+def test_storage_settings_can_be_read_from_any_configuration() -> None:
+    assert StorageSettings.from_conf(None) == StorageSettings.from_conf(cfg.ConfigOpts()) == StorageSettings()
 
     # Another library has options of these names, with its own defaults.
     conf = cfg.ConfigOpts()
     conf.register_opts([cfg.IntOpt("max_retries", default=3), cfg.IntOpt("max_overflow")], group="database")
-    settings = Settings.from_conf(conf)
+    settings = StorageSettings.from_conf(conf)
     assert (settings.max_retries, settings.max_overflow) == (3, 50)
 
     conf.set_override("lock_timeout", 1.5, "database")
-    assert Settings.from_conf(conf).lock_timeout == 1.5
+    assert StorageSettings.from_conf(conf).lock_timeout == 1.5
 
 
 def test_a_store_in_memory_needs_nothing_but_two_calls() -> None:

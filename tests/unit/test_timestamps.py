@@ -46,7 +46,7 @@ def test_iso_8601_is_read_into_naive_utc(text: str, expected: str) -> None:
         "\u0662\u0660\u0662\u0666-11-23", None, 1795439794, 1.5, True, [], {},
     ],
 )  # fmt: skip
-def test_anything_else_is_refused(value: object) -> None:
+def test_a_timestamp_that_is_not_iso_8601_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=r"."):
         timestamps.parse(value)
 
@@ -83,7 +83,9 @@ times = st.datetimes(datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31)
     st.text("0123456789-:.,+ TZW", max_size=2),
     st.integers(0, 3),
 )
-def test_it_agrees_with_iso8601(base: str, zone: str, position: int, inserted: str, removed: int) -> None:
+def test_timestamps_are_read_as_the_library_iso8601_reads_them(
+    base: str, zone: str, position: int, inserted: str, removed: int
+) -> None:
     text = base + zone
     changed = text[:position] + inserted + text[position + removed :]
     for candidate in (text, changed):

@@ -25,12 +25,12 @@ def test_globs_choose_and_exclamation_marks_leave_out(
         assert not any(map(accepts, unwanted))
 
 
-def test_what_is_no_text_passes_for_the_converter_to_refuse() -> None:
+def test_a_type_that_is_no_text_passes_the_filter_for_the_converter_to_refuse() -> None:
     accepts = TypeFilter(["compute.*"])
     assert all(map(accepts, [None, 5, ["x"], {}]))
 
 
-def test_what_it_remembers_stays_bounded() -> None:
+def test_a_type_filter_remembers_a_bounded_number_of_types() -> None:
     accepts = TypeFilter(["type.1*"])
     assert sum(accepts(f"type.{number}") for number in range(20_000)) == 11_111
-    assert len(accepts._known) < 10_000
+    assert accepts._match.cache_info().currsize < 10_000

@@ -2,8 +2,10 @@
 
 ``FAULT_SET`` sets constants: ``module:NAME=number`` separated by spaces. ``FAULT_KILL`` names a
 function (``module:Class.method``) whose ``FAULT_KILL_CALL``-th call in a process kills that process
-``before`` or ``after`` it (``FAULT_KILL_WHEN``), as often as there are files in ``FAULT_KILL_FOLDER``:
-each kill takes one away. With ``FAULT_KILL_WHEN=raise`` the call fails instead.
+``before`` or ``after`` it (``FAULT_KILL_WHEN``; only calls with an argument count, or after it those with a
+result), as often as there are files in ``FAULT_KILL_FOLDER``:
+each kill takes one away. With ``FAULT_KILL_WHEN=raise`` the call fails instead, with ``stop`` the process
+stands still.
 """
 
 import functools
@@ -36,18 +38,20 @@ def _kill_at(spec: str, when: str, call: int, folder: Path) -> None:
                 continue  # another worker took it
             if when == "raise":
                 raise RuntimeError("a thread that fails for the test's sake")
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSTOP if when == "stop" else signal.SIGKILL)
+            while True:  # the signal may need a moment
+                signal.pause()
 
     @functools.wraps(original)
-    def spoiled(self: Any, argument: Any) -> Any:
-        # An empty list of batches is settled all the time.
-        chosen = bool(argument) and next(calls) == call
-        if chosen and when != "after":
+    def spoiled(self: Any, *arguments: Any) -> Any:
+        if when == "after":
+            result = original(self, *arguments)
+            if result and next(calls) == call:
+                fall()
+            return result
+        if any(arguments) and next(calls) == call:
             fall()
-        result = original(self, argument)
-        if chosen and when == "after":
-            fall()
-        return result
+        return original(self, *arguments)
 
     setattr(owner, name, spoiled)
 

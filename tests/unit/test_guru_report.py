@@ -6,18 +6,18 @@ import sys
 SCRIPT = """
 import os, signal
 from panko_ingest import config
-from panko_ingest.workers import report
+from panko_ingest.workers import guru_report
 
 conf = config.prepare_service([], config_files=[])
 conf.set_override("connection", "sqlite:////SECRET.sqlite", group="database")
-report.install(conf, lambda: conf)
-report.add_section("In hand from here", lambda: {"messages": 3})
-report.add_section("Broken", lambda: {}["nothing"])
+guru_report.install(conf, lambda: conf)
+guru_report.add_section("In hand from here", lambda: {"messages": 3})
+guru_report.add_section("Broken", lambda: {}["nothing"])
 os.kill(os.getpid(), signal.SIGUSR2)
 """
 
 
-def test_it_shows_what_is_in_hand_and_no_secret_even_if_a_section_fails() -> None:
+def test_the_guru_report_shows_what_is_in_hand_and_no_secret_even_if_a_section_fails() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True
     )

@@ -1,4 +1,4 @@
-"""Deliveries that are cut out of the bytes at once are what py-amqp makes of the same bytes."""
+"""Deliveries are the same whether they are cut out of the bytes at once or put together frame by frame."""
 
 import itertools
 import struct
@@ -8,11 +8,10 @@ from typing import Any
 import amqp
 import pytest
 from amqp.exceptions import UnexpectedFrame
-from amqp.method_framing import frame_handler
 from hypothesis import given, settings, strategies as st
 
-from panko_ingest.amqp import deliveries
-from panko_ingest.amqp.deliveries import Receiver
+from panko_ingest.amqp import delivery_frames
+from panko_ingest.amqp.delivery_frames import Receiver
 from panko_ingest.amqp.framing import Connection
 from panko_ingest.delivery import Delivery
 from tests.unit.test_framing import Wire, encoded
@@ -79,7 +78,9 @@ class Reader:
         self.received: list[Delivery] = []
         self.connection = Connection("localhost")
         self.wire = self.connection.transport = Wire(pieces)
-        self.connection.on_inbound_frame = frame_handler(self.connection, self.connection.on_inbound_method)
+        self.connection.on_inbound_frame = self.connection._frame_handler(
+            self.connection, self.connection.on_inbound_method
+        )
         self.channel = self.connection.Channel(self.connection, CHANNEL)
         self.channel.auto_decode = False
         self.channel.callbacks[CONSUMER] = Receiver(QUEUE, 7, self.received.append)
@@ -89,8 +90,8 @@ class Reader:
             self.connection.handle_available()
         return [{name: getattr(item, name) for name in Delivery.__slots__} for item in self.received]
 
-    def read_by_py_amqp(self) -> list[dict[str, Any]]:
-        self.wire.find_delivery = lambda: None  # type: ignore[method-assign]
+    def read_frame_by_frame(self) -> list[dict[str, Any]]:
+        self.wire.next_delivery = lambda: None  # type: ignore[method-assign]
         return self.read()
 
 
@@ -111,7 +112,7 @@ messages = st.lists(
 
 @settings(max_examples=50)
 @given(messages, st.data())
-def test_any_messages_in_any_chunks_are_what_py_amqp_makes_of_them(
+def test_any_messages_in_any_chunks_are_the_same_at_once_and_frame_by_frame(
     messages: list[list[tuple[int, int, bytes]]], data: st.DataObject
 ) -> None:
     heartbeat = [(8, 0, b"")]
@@ -119,11 +120,11 @@ def test_any_messages_in_any_chunks_are_what_py_amqp_makes_of_them(
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     pieces = [stream[a:b] for a, b in itertools.pairwise([0, *cuts, len(stream)]) if a < b]
     found = Reader(pieces).read()
-    assert found == Reader(pieces).read_by_py_amqp()
+    assert found == Reader(pieces).read_frame_by_frame()
     assert len(found) == len(messages)
 
 
-def test_a_whole_message_never_gets_to_py_amqp() -> None:
+def test_a_whole_message_is_taken_at_once() -> None:
     reader = Reader([bytes_of(delivered(b"body", {"content_type": "application/json"}))])
     reader.connection.on_inbound_frame = None
     assert [item["body"] for item in reader.read()] == [b"body"]
@@ -152,13 +153,13 @@ def test_a_message_of_a_consumer_that_is_gone_goes_back_to_the_broker() -> None:
     assert rejected == [(5, True)]
 
 
-def test_what_differs_in_every_message_is_not_kept_for_ever() -> None:
+def test_header_values_that_differ_in_every_message_are_not_kept_for_ever() -> None:
     for number in range(3000):
         stream = bytes_of(delivered(b"body", {"message_id": str(number)}, routing_key=str(number)))
-        assert deliveries.find(stream, 0)
+        assert delivery_frames.parse(stream, 0)
     for number in range(3):
         long = {"application_headers": {"trace": "x" * 10_000 + str(number)}}
-        assert deliveries.find(bytes_of(delivered(b"body", long)), 0)
-    for known in (deliveries._properties, deliveries._routes):
+        assert delivery_frames.parse(bytes_of(delivered(b"body", long)), 0)
+    for known in (delivery_frames._properties, delivery_frames._routes):
         assert len(known) <= known._MOST
         assert all(len(data) <= known._LONGEST for data in known)

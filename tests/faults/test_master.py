@@ -1,0 +1,268 @@
+"""What could end the master, or leave it without workers: nothing does but being told to stop."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.bus import Bus
+from tests.daemon import COMMAND, Daemon, configuration
+from tests.faults.conftest import HOOKS
+from tests.ledger import Ledger
+from tests.services.server import find_program, free_port
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+AS_STRANGER = ("--reuid=54321", "--regid=54321", "--clear-groups")
+READ_ONLY = """
+for folder in /dev/shm "$TMPDIR" /run; do mount -t tmpfs -o ro none $folder; done
+exec "$0" "$@"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _schema(sqlite_url: str) -> None:
+    Ledger(sqlite_url).close()
+
+
+def hooks(**settings: str) -> dict[str, str]:
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")])),
+        **settings,
+    }
+
+
+def reader_pids(service: Daemon) -> list[int]:
+    """Return the process of each ingest worker that said in the log that it reads, and lives."""
+    return [worker.pid for worker in service.workers]
+
+
+def reads_again(service: Daemon, bus: Bus, workers: int, gone: set[int]) -> Callable[[], bool]:
+    return lambda: bus.consumers() == workers and not gone & set(reader_pids(service))
+
+
+@pytest.mark.parametrize(
+    ("content", "refused"),
+    [
+        (b"debug = True  # for a day", r"\[DEFAULT\] debug: is neither true nor false"),
+        (b"debug =", r"\[DEFAULT\] debug: is neither true nor false"),
+        (b"# caf\xe9", "is no UTF-8"),
+        (b"[notification]\nbatch_size = PLANTED-SECRET", r"\[notification\] batch_size: is no number"),
+        (b"[DEFAULT]\nlog_config_append = /nowhere.conf", r"\[DEFAULT\] log_config_append: .*/nowhere.conf"),
+        (
+            b"[DEFAULT]\nlog_file = /nowhere/at/all.log",
+            r"\[DEFAULT\] log_file, .*: /nowhere/at/all.log: No such",
+        ),
+    ],
+)
+def test_a_start_with_what_a_library_cannot_read_ends_with_exit_code_2_and_names_it(
+    tmp_path: Path, broker_url: str, sqlite_url: str, content: bytes, refused: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[DEFAULT]")
+    conf.write_bytes(conf.read_bytes() + content + b"\n")
+    with Daemon(conf).running() as service:
+        assert service.wait(30) == 2
+        assert re.search(refused, service.log)
+        assert "Traceback" not in service.log
+
+
+def test_a_reload_with_what_a_library_cannot_read_costs_nothing_and_is_told_once(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n[DEFAULT]")
+    good = conf.read_bytes()
+    service = Daemon(conf)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        pids = reader_pids(service)
+        for number, content in enumerate(
+            (b"debug = True  # for a day", b"debug =", b"# caf\xe9", b"log_config_append = /nowhere.conf"), 1
+        ):
+            conf.write_bytes(good + content + b"\n")
+            service.signal(signal.SIGHUP)
+            wait_until(lambda: service.log.count("is refused") == number, 30, "the refusal")  # noqa: B023
+        assert reader_pids(service) == pids
+        conf.write_bytes(good + b"debug = true\n")
+        service.signal(signal.SIGHUP)
+        wait_until(reads_again(service, bus, 1, set(pids)), 30, "a worker with the good one")
+        assert "Traceback" not in service.log
+        assert service.stop() == 0
+
+
+def test_workers_that_die_after_a_refused_reload_go_on_with_what_was_in_force(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    definitions = tmp_path / "event_definitions.yaml"
+    definitions.write_text("- event_type: '*'\n  traits: {}\n")
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
+    service = Daemon(conf)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 2, 30, "two consumers")
+        definitions.write_text("- event_type: x\n  traits: [no, dict]\n")
+        service.signal(signal.SIGHUP)
+        service.wait_for_log("is refused, the old one stays in force: .*event_definitions.yaml")
+        # And an edit that nobody has loaded.
+        conf.write_text(conf.read_text().replace("workers = 2", "workers = none"))
+        gone = set(reader_pids(service))
+        for pid in gone:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(reads_again(service, bus, 2, gone), 30, "two consumers again")
+        assert service.log.count("ended with exit code") == 0
+        assert service.stop() == 0
+
+
+def test_reloads_while_workers_die_all_the_time_leave_all_of_them_at_work(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
+    service = Daemon(conf)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 2, 30, "two consumers")
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            for child in service.process.children():
+                child.send_signal(signal.SIGKILL)
+            service.signal(signal.SIGHUP)
+            time.sleep(0.05)
+        wait_until(lambda: bus.consumers() == 2, 40, "two consumers again")
+        assert service.stop() == 0
+        assert "Traceback" not in service.log
+
+
+def test_a_reload_starts_workers_anew_in_turns(tmp_path: Path, broker_url: str, sqlite_url: str) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 3\n")
+    service = Daemon(conf)
+
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 3, 30, "three consumers")
+        before = set(reader_pids(service))
+        service.signal(signal.SIGHUP)
+        fewest = 3
+
+        def all_new() -> bool:
+            nonlocal fewest
+            fewest = min(fewest, bus.consumers())
+            return not before & set(reader_pids(service)) and bus.consumers() == 3
+
+        wait_until(all_new, 40, "three new workers")
+        assert fewest == 2
+        assert service.stop() == 0
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user may write to."""
+    folder = Path(tempfile.mkdtemp(prefix="panko-ingest-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def limit_processes(service: Daemon, number: str) -> None:
+    """Let the user of a daemon have only so many."""
+    limiter = (find_program("prlimit", "util-linux"), f"--pid={service.process.pid}", f"--nproc={number}:")
+    subprocess.run([find_program("setpriv", "util-linux"), *AS_STRANGER, *limiter], check=True)
+
+
+def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, broker_url: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run the daemon as a user whose processes are limited")
+    conf = configuration(
+        open_folder, broker_url, f"sqlite:///{open_folder}/events.sqlite", "[notification]\nworkers = 1\n"
+    )
+    conf.chmod(0o644)
+    service = Daemon(conf, command=(find_program("setpriv", "util-linux"), *AS_STRANGER, *COMMAND))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_for_log("Worker 0 reads")
+        limit_processes(service, "1")
+        gone = set(reader_pids(service))
+        for pid in gone:
+            os.kill(pid, signal.SIGKILL)
+        service.wait_for_log("No process can be started for ingester-0, trying again: Resource temporarily")
+        limit_processes(service, "1000")
+        wait_until(lambda: set(reader_pids(service)) - gone, 30, "a worker in its place")
+        assert service.stop() == 0
+
+
+def test_it_needs_neither_shared_memory_files_nor_a_folder_to_write_to(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount")
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
+    command = (find_program("unshare", "util-linux"), "--mount", "sh", "-c", READ_ONLY, *COMMAND)
+    read_only = tmp_path / "read-only"
+    read_only.mkdir()
+    environment = {"RUNTIME_DIRECTORY": "/run/none", "TMPDIR": str(read_only)}
+    service = Daemon(conf, command=command, environment=environment)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        written = {
+            opened.path
+            for process in [service.process, *service.process.children()]
+            for opened in process.memory_maps(grouped=False)
+            if "w" in opened.perms and "s" in opened.perms and opened.path.startswith("/")
+        }
+        assert not {path for path in written if not path.startswith((str(tmp_path), "/dev/zero"))}
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["expirer", "monitor"])
+def test_an_expirer_or_a_monitor_that_hangs_is_replaced(
+    tmp_path: Path, broker_url: str, sqlite_url: str, kind: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url).read_text()
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text(conf.replace("port = 0", "port = 0" if kind == "expirer" else f"port = {free_port()}"))
+    impatient = hooks(FAULT_SET=f"panko_ingest.workers.{kind}:_HANG_LIMIT=6")
+    with Daemon(path, "--only", "expirer", environment=impatient).running() as service:
+        wait_until(lambda: len(service.process.children()) == (1 if kind == "expirer" else 2), 30, "all")
+        victim = service.process.children()[-1]
+        victim.suspend()  # perhaps before it has begun, when the limit of all holds for it
+        service.wait_for_log(f"process {victim.pid} \\({kind}\\) made no progress for .* s: killing it", 40)
+        victim.wait(5)
+        wait_until(
+            lambda: len(alive(service.process)) == (1 if kind == "expirer" else 2), 30, "one in its place"
+        )
+        assert service.stop() == 0
+
+
+def test_a_worker_that_hangs_before_it_begins_is_replaced(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    tickets = tmp_path / "tickets"
+    tickets.mkdir()
+    (tickets / "1").touch()
+    environment = hooks(
+        FAULT_SET="panko_ingest.workers.supervisor:HANG_LIMIT=6",
+        FAULT_KILL="panko_ingest.workers.worker:Worker._occupy",
+        FAULT_KILL_WHEN="stop",
+        FAULT_KILL_CALL="1",
+        FAULT_KILL_FOLDER=str(tickets),
+    )
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
+    service = Daemon(conf, "--only", "ingester", environment=environment)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_for_log(r"Worker process \d+ \(ingester-\d\) made no progress for .* s: killing it", 30)
+        wait_until(lambda: bus.consumers() == 2, 30, "both workers")
+        assert service.stop() == 0
+
+
+def alive(master: psutil.Process) -> list[psutil.Process]:
+    return [child for child in master.children() if child.status() != psutil.STATUS_ZOMBIE]

@@ -1,0 +1,65 @@
+"""Connecting takes as long as it takes, and the thread that waits for it shows that it is alive."""
+
+import contextlib
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from panko_ingest.amqp import Topology, amqp_link
+from tests.ledger import Ledger
+from tests.reader import Reader
+from tests.waiting import wait_until
+
+NAME = "broker.example"
+
+
+@pytest.fixture
+def black_hole() -> Iterator[int]:
+    """Port at which connecting takes for ever: its queue is full, and nobody accepts."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = listener.getsockname()[1]
+        for _ in range(4):
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(("127.0.0.1", port))
+        yield port
+
+
+def test_a_name_with_four_addresses_that_lead_nowhere_is_given_up_in_time_and_the_thread_stays_alive(
+    black_hole: int, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amqp_link, "CONNECT_TIMEOUT", 4.0)
+    resolve = socket.getaddrinfo
+
+    def four_addresses(host: str, port: int, *args: int, **kwargs: int) -> list[object]:
+        found = resolve("127.0.0.1" if host == NAME else host, port, *args, **kwargs)
+        return [*found] * 4 if host == NAME else [*found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", four_addresses)
+    ledger = Ledger(sqlite_url)
+    beats: list[float] = []
+    reader = Reader(f"rabbit://{NAME}:{black_hole}/", Topology(("notifications.info",)), ledger.connection)
+    monkeypatch.setattr(reader.consumer, "_tell", lambda _: beats.append(time.monotonic()))
+    started = time.monotonic()
+    with reader.running():
+        wait_until(lambda: reader.lost, 30, "the end of the try")
+        took = time.monotonic() - started
+    ledger.close()
+    assert took < 4 * 4.0, "each address had all the time"
+    assert max(after - before for before, after in itertools.pairwise(beats)) < 3
+
+
+def test_stopping_does_not_wait_for_a_connection(black_hole: int, sqlite_url: str) -> None:
+    ledger = Ledger(sqlite_url)
+    reader = Reader(f"rabbit://127.0.0.1:{black_hole}/", Topology(("notifications.info",)), ledger.connection)
+    with reader.running():
+        wait_until(lambda: any(thread.name == "connecting" for thread in threading.enumerate()), 10, "a try")
+        started = time.monotonic()
+    assert time.monotonic() - started < amqp_link.CONNECT_TIMEOUT / 2
+    ledger.close()

@@ -1,0 +1,211 @@
+"""``tap`` and ``drain`` with a real broker: what is published now, and reading until nothing is left."""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from tests.bus import Bus
+from tests.daemon import configuration
+from tests.services import RabbitMQ
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+SESAME = "open-sesame-4711"
+
+
+def notification(event_type: str = "compute.instance.create.end", **payload: Any) -> dict[str, Any]:
+    return {
+        "message_id": str(uuid.uuid4()),
+        "publisher_id": "compute.host1",
+        "event_type": event_type,
+        "priority": "INFO",
+        "payload": {"instance_id": "i1", "tenant_id": "p1", **payload},
+        "timestamp": "2026-11-23 13:16:34.317715",
+    }
+
+
+def envelope(message: dict[str, Any]) -> bytes:
+    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
+
+
+@pytest.fixture
+def config(tmp_path: Path, broker_url: str, sqlite_url: str) -> Path:
+    """A configuration whose broker has a queue, and whose database has tables."""
+    path = configuration(tmp_path, broker_url, sqlite_url, "")
+    subprocess.run(command(path, "db", "sync"), check=True, capture_output=True, timeout=60)
+    return path
+
+
+@pytest.fixture
+def bus(broker_url: str) -> Iterator[Bus]:
+    with Bus(broker_url) as bus:
+        bus.declare()
+        yield bus
+
+
+def command(config: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "panko_ingest", "--config-file", str(config), *arguments]
+
+
+@contextlib.contextmanager
+def tapping(config: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Tap, and go on when it listens."""
+    with subprocess.Popen(
+        command(config, "tap", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as tap:
+        assert tap.stderr is not None
+        try:
+            line = tap.stderr.readline()
+            assert line.startswith("listening to"), line + tap.stderr.read()
+            yield tap
+        finally:
+            tap.kill()
+
+
+def documents(tap: subprocess.Popen[str]) -> list[dict[str, Any]]:
+    out, err = tap.communicate(timeout=30)
+    assert tap.returncode == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_what_is_published_is_shown_without_secrets_and_nobody_loses_it(config: Path, bus: Bus) -> None:
+    before = [envelope(notification("compute.instance.resize.end"))]
+    bus.publish(before)
+    with tapping(config, "--count", "2", "--format", "json") as tap:
+        bus.publish(
+            [envelope(notification(adminPass=SESAME)), b"{no JSON"],
+            application_headers={"X-Auth-Token": SESAME},
+        )
+        first, second = documents(tap)
+    assert (first["exchange"], first["routing_key"]) == ("nova", "notifications.info")
+    assert first["notification"]["payload"] == {"instance_id": "i1", "tenant_id": "p1", "adminPass": "***"}
+    assert first["headers"] == {"X-Auth-Token": "***"}
+    assert second["error"].startswith("decode: the body is no JSON")
+    assert second["body"] == "{no JSON"
+    assert bus.count("notifications.info") == 3, "the queue that others read has them all"
+    with tapping(config, "--count", "1", "--show-secrets") as tap:
+        bus.publish([envelope(notification(adminPass=SESAME))])
+        out, _ = tap.communicate(timeout=30)
+    assert out.startswith("nova notifications.info compute.instance.create.end\n{\n")
+    assert SESAME in out
+
+
+def test_events_that_messages_would_become_are_shown(config: Path, bus: Bus, sqlite_url: str) -> None:
+    wrong = {**notification(), "timestamp": "soon"}
+    with tapping(config, "--count", "2", "--format", "json", "--convert") as tap:
+        bus.publish([envelope(notification()), envelope(wrong)])
+        first, second = documents(tap)
+    assert {"name": "instance_id", "type": "string", "value": "i1"} in first["event"]["traits"]
+    assert second["error"] == "convert: timestamp: 'soon' is no ISO 8601 time"
+    store = Connection(sqlite_url)
+    assert store.count_events() == {}
+    store.close()
+
+
+def test_only_chosen_types_and_exchanges_are_shown(config: Path, bus: Bus) -> None:
+    bus.declare("notifications.info", "cinder")
+    with tapping(
+        config, "--count", "1", "--format", "json", "--type", "volume.*", "--exchange", "cinder"
+    ) as tap:
+        bus.publish([envelope(notification("volume.create.start"))], exchange="nova")
+        bus.publish([envelope(notification("snapshot.create.end"))], exchange="cinder")
+        bus.publish([envelope(notification("volume.create.end"))], exchange="cinder")
+        (found,) = documents(tap)
+    assert found["notification"]["event_type"] == "volume.create.end"
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_the_queue_of_a_tap_goes_with_it_however_it_ends(
+    config: Path, bus: Bus, rabbitmq: RabbitMQ, broker_url: str, end: signal.Signals
+) -> None:
+    def queues() -> list[str]:
+        return rabbitmq.ctl("-q", "list_queues", "-p", urlsplit(broker_url).path[1:], "name").split()
+
+    before = queues()
+    with tapping(config) as tap:
+        assert len(queues()) == len(before) + 1
+        tap.send_signal(end)
+        tap.wait(10)
+    wait_until(lambda: queues() == before, what="the queue to go")
+
+
+def test_a_tap_that_can_listen_nowhere_says_why(config: Path, bus: Bus) -> None:
+    done = subprocess.run(
+        command(config, "tap", "--exchange", "nowhere"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "none of the exchanges is there: nowhere" in done.stderr
+    with tapping(config, "--count", "5", "--timeout", "0.5") as tap:
+        assert tap.wait(10) == 1
+
+
+def drain(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(config, "drain", *arguments), capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+def test_draining_ends_when_the_queues_are_empty_and_all_is_committed(config: Path, bus: Bus) -> None:
+    bus.publish(envelope(notification()) for _ in range(3000))
+    bus.publish([b"no JSON"])
+    done = drain(config)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "3001 messages read, 3000 events stored\n"
+    assert bus.count("notifications.info") == 0
+    again = drain(config)
+    assert (again.returncode, again.stdout) == (0, "0 messages read, 0 events stored\n")
+
+
+@pytest.mark.postgresql
+def test_draining_tells_what_is_left_when_its_time_is_over(
+    tmp_path: Path, broker_url: str, bus: Bus, postgresql_url: str
+) -> None:
+    config = configuration(
+        tmp_path, broker_url, postgresql_url, "[database]\nlock_timeout = 1\nmax_retries = 0\n"
+    )
+    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    bus.publish(envelope(notification()) for _ in range(500))
+    with psycopg.connect(postgresql_url) as session:
+        session.execute("LOCK event IN ACCESS EXCLUSIVE MODE")
+        done = drain(config, "--timeout", "2")
+        assert (done.returncode, done.stderr) == (1, "notifications.info: 500 messages are left\n")
+    assert drain(config).stdout == "500 messages read, 500 events stored\n"
+    store = Connection(postgresql_url)
+    assert sum(store.count_events().values()) == 500
+    store.close()
+
+
+def test_draining_tells_of_others_that_read_the_same_queue(config: Path, bus: Bus) -> None:
+    with bus.channel() as channel:
+        channel.basic_consume("notifications.info")
+        done = drain(config)
+    assert (done.returncode, "notifications.info: empty, but 1 others read it, too" in done.stderr) == (
+        0,
+        True,
+    )
+
+
+def test_a_drain_without_a_broker_or_tables_ends_with_3(
+    config: Path, tmp_path: Path, sqlite_url: str
+) -> None:
+    nowhere = configuration(tmp_path, "rabbit://u:s3cret@127.0.0.1:1/", sqlite_url, "")
+    for name in ("drain", "tap"):
+        done = subprocess.run(command(nowhere, name), capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (3, ""), done.stderr
+        assert "s3cret" not in done.stderr

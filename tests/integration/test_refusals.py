@@ -1,0 +1,426 @@
+"""One queue or exchange that the broker refuses, takes away or drops costs that one alone."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import amqp
+import amqp.spec
+import pytest
+
+from panko_ingest.amqp import Topology, bindings, consumer, queue_channel
+from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.link import LINK_ERRORS, Waker
+from panko_ingest.amqp.topology import TopologyKeeper
+from panko_ingest.amqp.urls import parse
+from panko_ingest.pipeline.flow_control import FIRST_WINDOW
+from tests.bus import Bus
+from tests.faults.breaking import limit_deliveries
+from tests.ledger import Ledger
+from tests.reader import Reader
+from tests.services import RabbitMQ
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+INFO, WARN = "notifications.info", "notifications.warn"
+QUEUES = (INFO, WARN)
+
+
+def body() -> bytes:
+    message = {
+        "message_id": str(uuid.uuid4()),
+        "publisher_id": "compute.host1",
+        "event_type": "compute.instance.update",
+        "priority": "INFO",
+        "payload": {},
+        "timestamp": "2026-11-23 13:16:34.317715",
+    }
+    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
+
+
+@pytest.fixture
+def ledger(sqlite_url: str) -> Iterator[Ledger]:
+    ledger = Ledger(sqlite_url)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def bus(broker_url: str) -> Iterator[Bus]:
+    with Bus(broker_url, quorum=True) as bus:
+        for queue in QUEUES:
+            bus.declare(queue)
+        yield bus
+
+
+def account(rabbitmq: RabbitMQ, url: str, *, read: str) -> str:
+    """Return the URL for an account that may read what a regular expression matches, and make pool queues."""
+    name = f"user-{uuid.uuid4().hex[:8]}"
+    vhost = url.rpartition("/")[2]
+    rabbitmq.api("PUT", f"users/{name}", {"password": name, "tags": ""})
+    permit(rabbitmq, url, name, read)
+    return url.replace("guest:guest", f"{name}:{name}") if vhost else url
+
+
+def permit(rabbitmq: RabbitMQ, url: str, name: str, read: str) -> None:
+    rights = {"configure": "^ours$", "write": "^ours$", "read": read}
+    rabbitmq.api("PUT", f"permissions/{url.rpartition('/')[2]}/{name}", rights)
+
+
+def test_a_queue_that_the_account_may_not_read_costs_no_message_of_one_that_it_may(
+    broker_url: str, rabbitmq: RabbitMQ, bus: Bus, ledger: Ledger
+) -> None:
+    limit_deliveries(rabbitmq, broker_url, 2)
+    bodies = [body() for _ in range(500)]
+    bus.publish(bodies)
+    url = account(rabbitmq, broker_url, read="^notifications.info$")
+    reader = Reader(url, Topology(QUEUES), ledger.connection)
+    with reader.running():
+        wait_until(lambda: ledger.events() == 500, 20, "the events")
+        assert "ACCESS_REFUSED" in wait_until(lambda: reader.refusals.get(WARN), 10, "the refusal")
+        bus.publish([body()], WARN)
+        permit(rabbitmq, broker_url, url.partition("//")[2].partition(":")[0], ".*")
+        wait_until(lambda: ledger.events() == 501, 20, "the event of the queue that is permitted now")
+        assert not reader.refusals
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_a_queue_that_another_reads_exclusively_is_read_when_it_no_longer_does(
+    broker_url: str, ledger: Ledger
+) -> None:
+    with Bus(broker_url) as bus:
+        for queue in QUEUES:
+            bus.declare(queue)
+        channel = bus.channel()
+        channel.basic_consume(WARN, exclusive=True, no_ack=True)
+        reader = Reader(broker_url, Topology(QUEUES), ledger.connection)
+        with reader.running():
+            bus.publish([body() for _ in range(100)])
+            wait_until(lambda: ledger.events() == 100, 20, "the events of the other queue")
+            assert "exclusive use" in wait_until(lambda: reader.refusals.get(WARN), 10, "the refusal")
+            channel.close()
+            bus.publish([body()], WARN)
+            wait_until(lambda: ledger.events() == 101, 20, "the event of the queue that is free now")
+        assert reader.lost == 0
+
+
+def test_a_queue_that_is_locked_holds_up_no_other(broker_url: str, ledger: Ledger) -> None:
+    with Bus(broker_url) as bus, Bus(broker_url) as owner:
+        bus.declare(INFO)
+        owner.channel().queue_declare(WARN, exclusive=True)
+        reader = Reader(broker_url, Topology(QUEUES), ledger.connection)
+        with reader.running():
+            bus.publish([body() for _ in range(100)])
+            wait_until(lambda: ledger.events() == 100, 20, "the events of the other queue")
+            assert "RESOURCE_LOCKED" in wait_until(lambda: reader.refusals.get(WARN), 10, "the refusal")
+        assert reader.lost == 0
+
+
+@pytest.mark.parametrize("quorum", [True, False])
+def test_a_queue_that_is_deleted_and_made_again_is_read_again_and_the_other_goes_on(
+    broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, quorum: bool
+) -> None:
+    monkeypatch.setattr(queue_channel, "_RENEW_AFTER", 1.0)
+    reader = Reader(broker_url, Topology(QUEUES), ledger.connection)
+    with Bus(broker_url, quorum=quorum) as bus:
+        for queue in QUEUES:
+            bus.declare(queue)
+        with reader.running():
+            for queue in QUEUES:
+                bus.publish([body()], queue)
+            wait_until(lambda: ledger.events() == 2, 20, "an event of both queues")
+            bus.delete(WARN)
+            bus.declare(WARN)  # at once: of a quorum queue RabbitMQ may then tell its consumer nothing
+            for queue in QUEUES:
+                bus.publish([body()], queue)
+            wait_until(lambda: ledger.events() == 4, 20, "an event of both queues")
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_a_queue_that_is_only_consumed_and_is_not_there_is_tried_again_over_the_same_connection(
+    broker_url: str, ledger: Ledger
+) -> None:
+    reader = Reader(broker_url, Topology(QUEUES, declare="never"), ledger.connection)
+    with Bus(broker_url) as bus, reader.running():
+        bus.declare(INFO)
+        bus.publish([body()], INFO)
+        wait_until(lambda: ledger.events() == 1, 20, "the event of the queue that is there")
+        assert "NOT_FOUND" in wait_until(lambda: reader.refusals.get(WARN), 10, "the refusal")
+        bus.declare(WARN)
+        bus.publish([body()], WARN)
+        wait_until(lambda: ledger.events() == 2, 20, "the event of the queue that was made")
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_an_exchange_that_is_deleted_and_made_again_is_bound_again(
+    broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bindings, "_BIND_AGAIN", 0.2)
+    topology = Topology((INFO,), exchanges=("cinder", "nova"), pool="ours")
+    with Bus(broker_url) as bus:
+        bus.declare(INFO, "nova")
+        with Reader(broker_url, topology, ledger.connection).running() as reader:
+            wait_until(lambda: bus.publish([body()], INFO, "nova") and ledger.events(), 20, "an event")
+            channel = bus.channel()
+            channel.exchange_delete("nova")
+            bus.declare(INFO, "nova")
+            before = ledger.events()
+            wait_until(
+                lambda: bus.publish([body()], INFO, "nova") and ledger.events() > before, 20, "an event"
+            )
+        assert reader.lost == 0
+
+
+def test_an_exchange_that_may_not_be_bound_is_told_and_those_after_it_are_bound(
+    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    topology = Topology((INFO,), exchanges=("cinder", "glance", "nova"), pool="ours")
+    with Bus(broker_url) as bus:
+        for exchange in topology.exchanges:
+            bus.declare(INFO, exchange)
+        url = account(rabbitmq, broker_url, read="^(ours|cinder|nova)$")
+        with Reader(url, topology, ledger.connection).running() as reader:
+            assert "'glance'" in wait_until(lambda: reader.refusals.get("glance"), 20, "the refusal")
+            wait_until(
+                lambda: rabbitmq.bound_exchanges(broker_url, "ours") == {"cinder", "nova"}, 20, "the bindings"
+            )
+            bus.publish([body()], INFO, "nova")
+            wait_until(lambda: ledger.events() == 1, 20, "the event")
+        assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_asking_for_missing_exchanges_again_and_again_leaks_no_channel(
+    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bindings, "_FIRST_LOOK", 0.01)
+    monkeypatch.setattr(bindings, "_LATER_LOOKS", 0.01)
+    asked = 0
+    bind = TopologyKeeper.bind
+
+    def count(self: TopologyKeeper, exchange: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return bind(self, exchange)
+
+    monkeypatch.setattr(TopologyKeeper, "bind", count)
+    topology = Topology((INFO,), exchanges=[f"absent-{number}" for number in range(10)], pool="ours")
+    with Reader(broker_url, topology, ledger.connection).running() as reader:
+        wait_until(lambda: asked > 100, 20, "a hundred questions")
+        assert max(one["channels"] for one in rabbitmq.connections(broker_url)) <= 3
+    assert reader.lost == 0
+
+
+@pytest.fixture
+def sixteen_channels(rabbitmq: RabbitMQ) -> Iterator[None]:
+    """Have the broker allow sixteen channels to a connection."""
+    usual = rabbitmq.ctl("eval", "{ok, N} = application:get_env(rabbit, channel_max), N.").strip()
+    rabbitmq.ctl("eval", "application:set_env(rabbit, channel_max, 16).")
+    yield
+    rabbitmq.ctl("eval", f"application:set_env(rabbit, channel_max, {usual}).")
+
+
+@pytest.mark.usefixtures("sixteen_channels")
+def test_forty_missing_exchanges_cost_nothing_where_a_connection_may_have_sixteen_channels(
+    broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bindings, "_FIRST_LOOK", 0.01)
+    absent = [f"absent-{number}" for number in range(40)]
+    topology = Topology((INFO,), exchanges=[*absent, "nova"], pool="ours")
+    with Bus(broker_url) as bus:
+        bus.declare(INFO, "nova")
+        assert bus.channel().connection.channel_max == 16
+        with Reader(broker_url, topology, ledger.connection).running() as reader:
+            wait_until(lambda: bus.publish([body()], INFO, "nova") and ledger.events(), 20, "an event")
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+@pytest.mark.usefixtures("sixteen_channels")
+def test_of_more_queues_than_a_connection_may_have_channels_those_that_fit_are_read_and_the_others_told(
+    broker_url: str, ledger: Ledger
+) -> None:
+    queues = [f"notifications.{number}" for number in range(20)]
+    with Bus(broker_url) as bus:
+        for queue in queues:
+            bus.declare(queue)
+            bus.publish([body()], queue)
+        with Reader(broker_url, Topology(queues), ledger.connection).running() as reader:
+            wait_until(
+                lambda: ledger.events() == 15, 20, "the events of those, beside one channel to ask over"
+            )
+            wait_until(lambda: len(reader.refusals) == 5, 10, "the others told")
+            assert all("16 channels to a connection" in reason for reason in reader.refusals.values())
+            bus.publish([body()], queues[0])
+            wait_until(lambda: not bus.count(queues[0]), 20, "the queue read on")
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_handshakes_that_fail_leak_no_file_descriptor(broker_url: str) -> None:
+    wrong = parse(broker_url.replace("guest:guest", "guest:wrong")).brokers[0]
+    waker = Waker()
+    before = descriptors()
+    for _ in range(5):
+        with pytest.raises(LINK_ERRORS):
+            AmqpLink(wrong, {}, waker)
+    assert descriptors() == before
+    waker.close()
+
+
+def test_a_connection_that_is_lost_at_the_start_costs_few_messages_one_of_their_returns(
+    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_FIRST_PAUSE", 60.0)
+    with Bus(broker_url, quorum=True) as bus:
+        bus.declare(INFO)
+        bus.publish(body() for _ in range(500))
+    reader = Reader(broker_url, Topology((INFO,)), ledger.connection)
+    monkeypatch.setattr(reader.pipeline, "poll", lambda **_: ())  # nothing gets as far as a commit
+    with reader.running():
+        wait_until(lambda: reader.flow.messages == FIRST_WINDOW, 20, "the first messages")
+        rabbitmq.close_connections(broker_url)
+        wait_until(lambda: reader.lost == 1, 20, "the loss of the connection")
+    with Bus(broker_url) as again:
+        wait_until(lambda: again.count() == 500, 20, "all messages back with the broker")
+        assert sum(map(bool, returns(again, 500))) <= FIRST_WINDOW
+
+
+def test_messages_near_their_delivery_limit_are_read_one_by_one_and_none_is_dropped(
+    broker_url: str, rabbitmq: RabbitMQ, bus: Bus, ledger: Ledger
+) -> None:
+    limit_deliveries(rabbitmq, broker_url, 4)
+    bodies = [body() for _ in range(50)]
+    bus.publish(bodies)
+    for _ in range(3):
+        with Bus(broker_url) as consumer_that_dies:
+            returns(consumer_that_dies, 50)
+    wait_until(lambda: bus.count() == 50, 20, "all messages back with the broker")
+    reader = Reader(broker_url, Topology((INFO,)), ledger.connection)
+    seen = []
+    received = reader.flow.received
+
+    def look(queue: str, size: int, returns: int) -> bool:
+        exceeded = received(queue, size, returns)
+        seen.append((returns, reader.flow.messages))
+        return exceeded
+
+    reader.flow.received = look  # type: ignore[method-assign]
+    with reader.running():
+        wait_until(lambda: ledger.events() == 50, 30, "all events")
+    assert {times for times, _ in seen} == {3}
+    assert {in_hand for _, in_hand in seen[FIRST_WINDOW:]} == {1}
+
+
+@pytest.mark.long
+def test_messages_that_only_the_newer_counter_counts_are_read_one_by_one_and_none_is_dropped(
+    newest_rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    url = newest_rabbitmq.create_vhost()
+    headers = []
+
+    def give_back(message: amqp.Message) -> None:
+        headers.append(message.headers or {})
+        message.channel.send_method(amqp.spec.Basic.Nack, "Lbb", (message.delivery_tag, False, True))
+
+    with Bus(url, quorum=True) as bus:
+        bus.declare(INFO)
+        limit_deliveries(newest_rabbitmq, url, 4)
+        bus.publish(body() for _ in range(30))
+        channel = bus.channel()
+        tag = channel.basic_consume(INFO, callback=give_back)
+        while len(headers) < 30 * 4:
+            channel.connection.drain_events(timeout=10)
+        channel.basic_cancel(tag)
+        channel.close()
+        wait_until(lambda: bus.count() == 30, 20, "all messages back with the broker")
+    assert max(one.get("x-acquired-count", 0) for one in headers) >= 3
+    assert not any("x-delivery-count" in one for one in headers)
+    reader = Reader(url, Topology((INFO,)), ledger.connection)
+    seen = []
+    received = reader.flow.received
+
+    def look(queue: str, size: int, returns: int) -> bool:
+        exceeded = received(queue, size, returns)
+        seen.append((returns, reader.flow.messages))
+        return exceeded
+
+    reader.flow.received = look  # type: ignore[method-assign]
+    with reader.running():
+        wait_until(lambda: ledger.events() == 30, 30, "all events")
+    assert min(times for times, _ in seen) >= 3
+    assert {in_hand for _, in_hand in seen[FIRST_WINDOW:]} == {1}
+    newest_rabbitmq.drop_vhost(url)
+
+
+def test_a_consumer_asks_for_the_time_that_the_operator_says(
+    broker_url: str, rabbitmq: RabbitMQ, bus: Bus, ledger: Ledger
+) -> None:
+    del bus
+    with Reader(broker_url, Topology((INFO,), consumer_timeout=77.5), ledger.connection).running() as reader:
+        reader.wait_until_consuming()
+        listed = rabbitmq.ctl("list_consumers", "--vhost", broker_url.rpartition("/")[2], "arguments")
+        assert "77500" in listed
+
+
+@pytest.fixture
+def impatient(newest_rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
+    """A broker that waits for a second."""
+    newest_rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1000).")
+    yield newest_rabbitmq
+    newest_rabbitmq.ctl("eval", "application:unset_env(rabbit, consumer_timeout).")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("quorum", [True, False])
+def test_a_message_stays_in_hand_for_as_long_as_was_asked_whatever_the_broker_is_set_to(
+    impatient: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, quorum: bool
+) -> None:
+    url = impatient.create_vhost()
+    other = "notifications.other"
+    with Bus(url, quorum=quorum) as bus, Bus(url, quorum=True) as idle:
+        bus.declare(INFO)
+        idle.declare(other)
+        bus.publish([body()])
+        idle.publish([body()], other)
+        reader = Reader(url, Topology((INFO,), consumer_timeout=600), ledger.connection)
+        poll = reader.pipeline.poll
+        monkeypatch.setattr(reader.pipeline, "poll", lambda **_: ())
+        with reader.running():
+            wait_until(lambda: reader.flow.messages == 1, 20, "the message in hand")
+            channel = idle.channel()
+            channel.basic_consume(other, callback=[].append)  # one that asks for nothing
+            with pytest.raises(amqp.exceptions.ConsumerCancelled):
+                listen(channel.connection)
+            assert (bus.consumers(), reader.flow.messages) == (1, 1)
+            monkeypatch.setattr(reader.pipeline, "poll", poll)
+            wait_until(lambda: ledger.events() == 1, 20, "the event")
+            wait_until(lambda: not bus.count(), 20, "an empty queue")
+        assert not reader.refusals
+    assert (reader.opened, reader.lost) == (1, 0)
+    impatient.drop_vhost(url)
+
+
+def listen(connection: amqp.Connection) -> None:
+    """Take what the broker sends until it tells of an error; once a minute it looks for what is overdue."""
+    while True:
+        connection.drain_events(timeout=100)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def returns(bus: Bus, count: int) -> list[int]:
+    """Take so many messages and return how often each came back; closing the bus gives them back."""
+    channel = bus.channel()
+    found: list[int] = []
+
+    def take(message: amqp.Message) -> None:
+        found.append((message.headers or {}).get("x-delivery-count", 0))
+
+    channel.basic_qos(0, count, False)
+    channel.basic_consume(INFO, callback=take)
+    while len(found) < count:
+        channel.connection.drain_events(timeout=10)
+    return found

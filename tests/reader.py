@@ -1,0 +1,90 @@
+"""The way from a bus to a database within the test's own process, each part of which a test can look at."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from panko_ingest.amqp import AmqpConsumer, Topology
+from panko_ingest.amqp.urls import parse
+from panko_ingest.batch import Batcher
+from panko_ingest.breaker import FloodBreaker
+from panko_ingest.converter import EventConverter, TypeFilter
+from panko_ingest.metrics import Metrics
+from panko_ingest.pipeline import Budget, BusPipeline, FlowControl, MessageProcessor, RecordingThread
+from panko_ingest.storage import Connection
+from tests.waiting import wait_until
+
+
+class Reader:
+    """Reads one bus into a database; what its consumer tells is kept.
+
+    ``open`` is how often a connection was opened, ``lost`` how often one was lost, ``refusals`` what the
+    broker refuses now.
+    """
+
+    def __init__(self, url: str, topology: Topology, connection: Connection, *, prefetch: int = 2000) -> None:
+        self.opened = 0
+        self.lost = 0
+        self.refusals: dict[str, str] = {}
+        self.consuming = False
+        self.flow = FlowControl(Budget(prefetch, 10**9), time.monotonic)
+        self.writer = RecordingThread(connection, Metrics())
+        self.pipeline = BusPipeline(
+            MessageProcessor(EventConverter([]), TypeFilter(["*"]), max_size=10**7, max_depth=50),
+            Batcher(1000, 0.2, 10**9, time.monotonic),
+            self.flow,
+            self.writer,
+            FloodBreaker(0.9, time.monotonic),
+            self.writer.metrics,
+            hold_limit=1000,
+        )
+        self.consumer = AmqpConsumer(
+            parse(url),
+            topology,
+            self.pipeline,
+            beat=self._beat,
+            on_open=self._count_opened,
+            on_lost=self._count_lost,
+            on_refusal=self._note_refusal,
+            binds_again=True,
+        )
+        self.pipeline.wake = self.consumer.wake
+        self._threads = [
+            threading.Thread(target=run, daemon=True) for run in (self.consumer.run, self.writer.run)
+        ]
+
+    @contextmanager
+    def running(self) -> Iterator[Self]:
+        """Read for a ``with`` block; what is in hand at its end is stored and acknowledged."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self.consumer.stop()
+            self._threads[0].join(30)
+            self.writer.hurry()
+            self.writer.finish()
+            self._threads[1].join(30)
+        assert not any(thread.is_alive() for thread in self._threads)
+
+    def wait_until_consuming(self) -> None:
+        """Wait until messages would come."""
+        wait_until(lambda: self.consuming, 20, "a consumer")
+
+    def _beat(self, consuming: bool) -> None:
+        self.consuming = consuming
+
+    def _count_opened(self, opened: bool) -> None:
+        self.opened += opened
+
+    def _count_lost(self) -> None:
+        self.lost += 1
+
+    def _note_refusal(self, name: str, reason: str | None) -> None:
+        if reason is None:
+            self.refusals.pop(name, None)
+        else:
+            self.refusals[name] = reason

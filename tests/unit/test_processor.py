@@ -1,0 +1,128 @@
+"""Each delivery becomes an event, a dead letter, or nothing, whoever asks: daemon, convert or replay."""
+
+import json
+import uuid
+import zlib
+
+import pytest
+
+from panko_ingest import dead_letter
+from panko_ingest.converter import EventConverter, TypeFilter
+from panko_ingest.converter.definitions import EventDefinition
+from panko_ingest.converter.traits import TraitDefinition
+from panko_ingest.delivery import Delivery
+from panko_ingest.pipeline import MessageProcessor
+from panko_ingest.pipeline.processor import PoisonGuard
+from panko_ingest.shared_state import CRASHES_BEFORE_DEAD_LETTER, SharedState
+from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event, Trait
+
+
+def delivery(event_type: object = "compute.instance.update", **fields: object) -> Delivery:
+    message = {
+        "message_id": str(uuid.uuid4()),
+        "publisher_id": "compute.host1",
+        "event_type": event_type,
+        "priority": "INFO",
+        "payload": {},
+        "timestamp": "2026-11-23 13:16:34.317715",
+        **fields,
+    }
+    return Delivery(json.dumps(message).encode(), queue="notifications.info")
+
+
+@pytest.fixture
+def processor() -> MessageProcessor:
+    converter = EventConverter([], log=False)
+    return MessageProcessor(converter, TypeFilter(["*", "!volume.*"]), max_size=10**6, max_depth=50)
+
+
+def test_a_notification_becomes_an_event(processor: MessageProcessor) -> None:
+    outcome = processor.process(delivery())
+    assert isinstance(outcome, Event)
+    assert outcome.event_type == "compute.instance.update"
+
+
+def test_a_notification_of_a_type_that_is_not_wanted_becomes_nothing(processor: MessageProcessor) -> None:
+    assert processor.process(delivery("volume.create.end")) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "stage"),
+    [
+        (Delivery(b"{"), "decode"),
+        (delivery(timestamp="soon"), "convert"),
+        (delivery(["a", "list"]), "convert"),
+        (delivery(message_id=None), "convert"),
+    ],
+)
+def test_what_can_never_be_an_event_becomes_a_dead_letter_of_the_stage_that_found_out(
+    processor: MessageProcessor, bad: Delivery, stage: str
+) -> None:
+    outcome = processor.process(bad)
+    assert isinstance(outcome, DeadLetter)
+    assert outcome.stage == stage
+
+
+def test_a_fault_of_a_plugin_costs_its_message_only(
+    processor: MessageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*_: object) -> Event:
+        raise SystemExit(3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EventConverter, "to_event", leave)
+        outcome = processor.process(delivery())
+    assert isinstance(outcome, DeadLetter)
+    assert (outcome.stage, outcome.error_class) == ("convert", "SystemExit")
+    assert isinstance(processor.process(delivery()), Event)
+
+
+def test_what_an_event_keeps_of_an_inflated_notification_is_counted_and_bounded(
+    processor: MessageProcessor,
+) -> None:
+    plain = delivery()
+    processor.process(plain)
+    assert plain.bytes_held == len(plain.body)
+    traits = {"when": TraitDefinition("when", Trait.DATETIME_TYPE, ["payload.when"])}
+    salvaging = MessageProcessor(
+        EventConverter([EventDefinition(["*"], traits)], log=False),
+        TypeFilter(["*"]),
+        max_size=10**7,
+        max_depth=50,
+    )
+    for blanks, kept in ((10_000, True), (5_000_000, False)):
+        bad = delivery(payload={"when": "soon", "padding": " " * blanks})
+        size = len(bad.body)
+        packed = Delivery(zlib.compress(bad.body), headers={"compression": "gzip"})
+        event = salvaging.process(packed)
+        assert isinstance(event, Event)
+        assert ("payload" in event.raw) == kept
+        assert event.raw[SALVAGED_KEY][0] == {"trait": "when", "reason": "dropped: text is no ISO 8601 time"}
+        assert (packed.bytes_held > size) == kept
+
+
+def test_a_message_that_killed_workers_is_not_looked_into_for_its_dead_letter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deadly = delivery(payload={"password": "sesame"})
+    deadly.redelivered, deadly.headers = True, {"x-note": "token=sesame"}
+    shared = SharedState(workers=1, buses=1)
+    slot = shared.slots()[0]
+    for _ in range(CRASHES_BEFORE_DEAD_LETTER):
+        slot.hold(deadly.digest())
+        shared.record_death(0)
+    for name in ("redact", "redact_body"):
+        monkeypatch.setattr(dead_letter, name, lambda *_, **__: pytest.fail("this may be what killed them"))
+    guarded = MessageProcessor(
+        EventConverter([]),
+        TypeFilter(["*"]),
+        max_size=10**6,
+        max_depth=50,
+        guard=PoisonGuard(shared, slot),
+    )
+    outcome = guarded.process(deadly)
+    assert isinstance(outcome, DeadLetter)
+    assert (outcome.stage, outcome.body, outcome.redacted) == ("crash", b"", True)
+    assert outcome.digest == deadly.digest()
+    assert f"the body of {len(deadly.body)} bytes is withheld" in outcome.error
+    assert "sesame" not in str(outcome.headers)

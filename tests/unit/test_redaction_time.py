@@ -1,0 +1,55 @@
+"""Whatever a publisher writes, looking for credentials in it takes time in proportion to its size."""
+
+import contextlib
+import json
+import time
+
+import pytest
+from hypothesis import example, given, strategies as st
+
+from panko_ingest.redaction import TooMuchText, overwrite, redact
+
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b'"a":1,', b'"password":"x",', b"hello world ", b"a", b'"', b"\\", b'"secret":[[[', b'"secret":[]', b"://a:b@",
+        b"://a:x", b"://a:b@c,", b'"name":"token",', b'{"name":"token","value":"a"},', b'"path":"/token",',
+        b"-----BEGIN PRIVATE KEY-----", b"-----BEGIN ", b"abc\xff", b"token\x00ab", b"--token ",
+        b'["token","a",', b"token    ", b"token:'", b"'token':\"", b"<token>", b'"path":"' + b"/" * 250,
+        b'name:"password" value:[ ', b'name:"password",', b"a.", b'"password":"x",,',
+    ],
+)  # fmt: skip
+def test_any_text_takes_time_in_proportion_to_its_size(piece: bytes) -> None:
+    started = time.process_time()
+    with contextlib.suppress(TooMuchText):
+        overwrite(piece * (MEBIBYTE // len(piece)))
+    assert time.process_time() - started < 3.0
+
+
+# Where values begin in many places, and end late or never.
+_FRAGMENTS = [
+    'name:"password" ', '"path":"/token",', "value:[ ", 'value:"', "value:{", "password:", "password=",
+    "token: ", "--token ", "<token>", '<token a="', "://a:b", "://a:b@", "@a,", "token%3D", "token\x00abcd",
+    "-----BEGIN PRIVATE KEY-----", "-----END", "password: |\n ", "password: |\\n ", 'Cookie: a="b" ',
+    "a.", '"', '"""', "'", "\\", '\\"', "{", "}", "[", "]", "<", ">", ",", "/", "%", "\n", "\\n", " ", "\xff",
+]  # fmt: skip
+
+
+@given(
+    st.lists(st.sampled_from(_FRAGMENTS), max_size=2).map("".join),
+    st.lists(st.sampled_from(_FRAGMENTS), min_size=1, max_size=4).map("".join),
+)
+@example("", 'name:"password" value:[ ')
+@example("", '{"args": "name:\\"token\\" value:{')
+def test_the_time_for_a_text_grows_as_its_size_does(first: str, repeated: str) -> None:
+    def time_for(size: int) -> float:
+        text = first + repeated * (size // len(repeated))
+        started = time.process_time()
+        redact([text, json.dumps(text)])
+        return time.process_time() - started
+
+    # Quadratic it would be 16 times, and seconds for each of these sizes.
+    assert time_for(16_000) < 8 * time_for(4_000) + 0.2
