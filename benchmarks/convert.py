@@ -22,6 +22,7 @@ from panko_ingest import timestamps
 from panko_ingest.converter import EventConverter
 from panko_ingest.notification import Notification
 from panko_ingest.storage.models import Event
+from tests.unit.definitions import plainly
 
 INCUMBENT = 2960  # notifications/s, conversion alone, on the machine of the first measurements
 MEMORY_EVERY = 100_000
@@ -101,7 +102,7 @@ def convert_plainly(converter: EventConverter, message: dict[str, Any]) -> Event
     if definition is None:
         return None
     metadata = message["metadata"]
-    traits = definition.to_traits_plainly(message, [])
+    traits = plainly(definition, message, [])
     generated = timestamps.parse(metadata["timestamp"])
     return Event(metadata["message_id"], message["event_type"], generated, traits)
 

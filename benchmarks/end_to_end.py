@@ -1,56 +1,51 @@
 """The whole way: from the first delivery out of a full queue to the last commit."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
-from benchmarks.rig import Rig, Rows, Sample
+from benchmarks.rig import Rig, Rows, Sample, command
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.services import PostgreSQL
 
 _LOOK = 0.05
-Watch = Callable[[int], None]
-"""Is told now and then how many messages are still in the queue."""
 
 
-def end_to_end(rig: Rig, workers: int | None) -> Sample:
+def end_to_end(rig: Rig, workers: int | None, *, quorum: bool = True, release: Path | None = None) -> Sample:
     """Take a full queue into an empty database, by the daemon with its defaults.
 
     :param workers: how many; None for the default.
+    :param release: the checkout of another release, whose daemon it is.
     """
-    with rig.full_queue() as broker_url, rig.store() as url:
-        return take(rig, broker_url, url, len(rig.bodies), workers)
+    with rig.full_queue(quorum=quorum) as broker_url, rig.store(release) as url:
+        return take(rig, [broker_url], url, len(rig.bodies), workers, release=release)
 
 
 def take(
     rig: Rig,
-    broker_url: str,
+    broker_urls: Sequence[str],
     url: str,
     count: int,
     workers: int | None,
     behind: int = 0,
-    watch: Callable[[Daemon, int], None] | None = None,
+    release: Path | None = None,
 ) -> Sample:
-    """Run the daemon until it has stored a queue's messages.
+    """Run the daemon until it has stored what the queues of one or more buses hold.
 
     :param behind: id of the last event that was there before.
-    :param watch: called with the daemon, and the messages left in the queue, every 50 ms.
     """
-    chosen = "" if workers is None else f"[notification]\nworkers = {workers}\n"
-    conf = configuration(rig.folder, broker_url, url, rig.database_options + chosen)
+    conf = configuration(
+        rig.folder, broker_urls[0], url, rig.database_options + notification(broker_urls, workers)
+    )
     rows = Rows(url, behind=behind)
     wal = _wal(rig)
-    with Daemon(conf, "--only", "ingester").running() as daemon:
-
-        def look(left: int) -> None:
-            if watch:
-                watch(daemon, left)
-
-        sample = clock(rig, broker_url, rows, count, daemon.process, look)
-        pss = [worker.memory_full_info().pss for worker in daemon.workers]
-        sample.more |= {"pss_bytes": max(pss), "workers": len(pss), **_database_figures(rig, url, count)}
+    with Daemon(conf, "--only", "ingester", command=command(release)).running() as daemon:
+        sample = clock(rig, broker_urls, rows, count, daemon.process)
+        sample.more |= memory(daemon) | _database_figures(rig, url, count)
         if wal is not None:
             sample.more["wal_bytes_an_event"] = ((_wal(rig) or 0) - wal) / count
         daemon.stop()
@@ -58,21 +53,31 @@ def take(
     return sample
 
 
-def clock(
-    rig: Rig, broker_url: str, rows: Rows, count: int, ours: psutil.Process, watch: Watch = lambda _: None
-) -> Sample:
-    """Take the time from the first delivery to the last commit, while something stores a queue's messages.
+def notification(broker_urls: Sequence[str], workers: int | None) -> str:
+    """Return the lines of [notification] for these buses, and so many workers."""
+    lines = [f"messaging_urls = {url}" for url in broker_urls]
+    return "\n".join(["[notification]", *lines, *([f"workers = {workers}"] if workers else []), ""])
 
-    The queue is asked how much it holds, which costs next to nothing, and only when it is empty the
+
+def memory(daemon: Daemon) -> dict[str, float]:
+    """Return what the workers hold, shared pages counted in part: the largest, and all of them."""
+    pss = [worker.memory_full_info().pss for worker in daemon.workers]
+    return {"pss_bytes": max(pss), "pss_bytes_of_all": sum(pss), "workers": len(pss)}
+
+
+def clock(rig: Rig, broker_urls: Sequence[str], rows: Rows, count: int, ours: psutil.Process) -> Sample:
+    """Take the time from the first delivery to the last commit, while something stores messages.
+
+    The queues are asked how much they hold, which costs next to nothing, and only when they are empty the
     database is asked how much it has.
     """
-    with Bus(broker_url) as bus:
-        while bus.count() == count:
+    with contextlib.ExitStack() as stack:
+        buses = [stack.enter_context(Bus(url)) for url in broker_urls]
+        while sum(bus.count() for bus in buses) == count:
             time.sleep(0.005)
         meter = rig.meter(ours)
         started = time.perf_counter()
-        while left := bus.count():
-            watch(left)
+        while any(bus.count() for bus in buses):
             time.sleep(_LOOK)
         rows.wait_for(count, count / (time.perf_counter() - started))
         return meter.sample(count)

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy as sa
 from rich.progress import track
 
-from benchmarks.storage import TRAIT_TABLES
-from panko_ingest.storage import partitions
-from panko_ingest.storage.engine import make_engine
+from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
-from panko_ingest.storage.settings import Settings
+from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.tables import EVENT_TABLES
 
 DAY = datetime.timedelta(days=1)
 
@@ -32,7 +32,7 @@ _TRUST = {
 }
 _SETTLE = {
     "postgresql": ("VACUUM ANALYZE", "CHECKPOINT"),
-    "mysql": (f"ANALYZE TABLE event, event_type, {', '.join(TRAIT_TABLES)}",),
+    "mysql": (f"ANALYZE TABLE event, event_type, {', '.join(EVENT_TABLES[1:])}",),
     "sqlite": ("ANALYZE",),
 }
 _MOVED = {
@@ -83,7 +83,8 @@ def copy_days(store: Connection, days: int) -> None:
 def patient_engine(store: Connection) -> sa.Engine:
     """Return another engine of that database, whose statements may take as long as they like."""
     return make_engine(
-        store.engine.url.render_as_string(hide_password=False), Settings(statement_timeout=0, lock_timeout=0)
+        store.engine.url.render_as_string(hide_password=False),
+        StorageSettings(statement_timeout=0, lock_timeout=0),
     )
 
 
@@ -108,7 +109,7 @@ def _copy(store: Connection, before: int, shifts: Sequence[tuple[int, datetime.t
                     f"WHERE id > {before} AND id <= {last} ORDER BY id".replace(":", r"\:")
                 )
             )
-            for table in TRAIT_TABLES:
+            for table in EVENT_TABLES[1:]:
                 connection.exec_driver_sql(
                     f"INSERT INTO {table} (event_id, {key}, value) "
                     f"SELECT event_id + {by}, {key}, value FROM {table} "

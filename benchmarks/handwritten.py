@@ -1,6 +1,6 @@
 """What one would write by hand instead: notifications from a queue into PostgreSQL.
 
-    python benchmarks/handwritten.py AMQP_URL POSTGRESQL_URL [--tables bare|searchable|panko] [--count N]
+    python benchmarks/handwritten.py AMQP_URL POSTGRESQL_URL [--tables bare|searchable|panko] [--granted]
 
 It is written as a careful user would write it: pika with a prefetch of two batches, a batch of 1,000
 messages or what came within half a second, orjson, COPY and one COMMIT for a batch, then one ack
@@ -91,8 +91,9 @@ class PankoTables:
 
     _TABLES: ClassVar = {str: "trait_text", int: "trait_int", bool: "trait_int", float: "trait_float"}
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, granted: bool) -> None:
         self._database = database
+        self._granted = granted
         self._types: dict[str, int] = {}
 
     def store(self, bodies: list[bytes]) -> None:
@@ -106,6 +107,8 @@ class PankoTables:
                 for number, message in numbered:
                     kind = self._types[message["event_type"]]
                     copy.write_row((number, message["message_id"], message["timestamp"], "{}", kind))
+            if self._granted:
+                cursor.execute("SET LOCAL session_replication_role = replica")
             for table, rows in self._traits(numbered).items():
                 with cursor.copy(f"COPY {table} (event_id, key, value) FROM STDIN") as copy:
                     for row in rows:
@@ -161,6 +164,7 @@ def main() -> int:
     parser.add_argument("broker", help="amqp://user:password@host:port/vhost")
     parser.add_argument("database", help="postgresql://user@host:port/database")
     parser.add_argument("--tables", choices=("bare", "searchable", "panko"), default="searchable")
+    parser.add_argument("--granted", action="store_true", help="panko: references of traits aren't proved")
     parser.add_argument("--make", action="store_true", help="make the table, and end; not Panko's")
     parser.add_argument("--count", type=int, help="end after so many messages (default: never)")
     args = parser.parse_args()
@@ -169,7 +173,9 @@ def main() -> int:
             Notifications(database).make(searchable=args.tables == "searchable")
             return 0
         connection = pika.BlockingConnection(pika.URLParameters(args.broker))
-        tables = PankoTables(database) if args.tables == "panko" else Notifications(database)
+        tables = (
+            PankoTables(database, granted=args.granted) if args.tables == "panko" else Notifications(database)
+        )
         run(connection.channel(), tables, args.count)
         connection.close()
     return 0

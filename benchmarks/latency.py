@@ -6,20 +6,24 @@ the same way and called the floor: the publisher then inserts into the table its
 no daemon have part in it.
 """
 
+import contextlib
 import dataclasses
 import gc
+import itertools
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import Any
 
 import amqp
 import orjson
 import psycopg
 
-from benchmarks.rig import QUEUE, Rig, Sample
+from benchmarks.end_to_end import notification
+from benchmarks.rig import QUEUE, Rig, Sample, command
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
 from tests.bus import Bus
@@ -28,6 +32,9 @@ from tests.daemon import Daemon, configuration
 REST = 0.002
 WARMING = 2.0
 """Seconds of events that are left out at the beginning, when caches are cold."""
+
+_TOLD = 1.5
+"""Seconds after which PostgreSQL's sessions that are at rest have told their figures."""
 
 EXCHANGE = "nova"
 _SPAWN = multiprocessing.get_context("spawn")
@@ -38,19 +45,41 @@ Times = dict[str, float]
 Send = Callable[[str, bytes], None]
 
 
-def latency(rig: Rig, rate: float, seconds: float) -> Sample:
-    """Offer events at a steady rate to a daemon with its defaults; return delays in milliseconds."""
+def latency(rig: Rig, rate: float, seconds: float, *, buses: int = 1, release: Path | None = None) -> Sample:
+    """Offer events at a steady rate to a daemon with its defaults; return delays in milliseconds.
+
+    :param buses: that they are spread over.
+    :param release: the checkout of another release, whose daemon it is.
+    """
     bodies = rig.bodies[: max(2, int(rate * seconds))]
-    with rig.vhost() as broker_url, rig.store() as url:
-        with Bus(broker_url) as bus:
-            bus.declare()
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(rig.vhost()) for _ in range(buses)]
+        for broker_url in urls:
+            with Bus(broker_url, quorum=True) as bus:
+                bus.declare()
+        url = stack.enter_context(rig.store(release))
         store_each_type(url, rig.events())
-        conf = configuration(rig.folder, broker_url, url, rig.database_options)
-        with Daemon(conf, "--only", "ingester").running() as daemon:
-            daemon.wait_until_ready(120)
-            found = _observed(url, rate, bodies, publish_to_broker, broker_url)
-            daemon.stop()
+        conf = configuration(rig.folder, urls[0], url, rig.database_options + notification(urls, None))
+        daemon = Daemon(conf, "--only", "ingester", command=command(release))
+        stack.enter_context(daemon.running())
+        daemon.wait_until_ready(120)
+        commits = _commits(rig, url)
+        found = _observed(url, rate, bodies, publish_to_broker, urls)
+        # The observer's looks are transactions, too.
+        looks = found.more["observer_looks"]
+        found.more["commits_an_event"] = (_commits(rig, url) - commits - looks) / len(bodies)
+        daemon.stop()
     return found
+
+
+def _commits(rig: Rig, url: str) -> float:
+    """Return the transactions of a database so far."""
+    assert rig.server is not None
+    time.sleep(_TOLD)
+    name = url.rpartition("/")[2]
+    return float(
+        rig.server.execute(f"SELECT xact_commit FROM pg_stat_database WHERE datname = '{name}'")[0][0]
+    )
 
 
 def floor(rig: Rig, rate: float, seconds: float) -> Sample:
@@ -71,7 +100,7 @@ def store_each_type(url: str, events: Sequence[Event]) -> None:
 
 
 def _observed(
-    url: str, rate: float, bodies: Sequence[bytes], publish: Callable[..., None], target: str
+    url: str, rate: float, bodies: Sequence[bytes], publish: Callable[..., None], target: object
 ) -> Sample:
     (here, there), (ours, its) = _SPAWN.Pipe(), _SPAWN.Pipe()
     observer = _SPAWN.Process(target=observe, args=(there, url, len(bodies)), daemon=True)
@@ -80,7 +109,7 @@ def _observed(
     assert _receive(here) == "ready"
     publisher.start()
     published, late = _receive(ours)
-    seen, spent, share = _receive(here)
+    seen, spent, looks = _receive(here)
     for process in (publisher, observer):
         process.join()
     counted = list(published)[min(int(rate * WARMING), len(published) // 2) :]
@@ -91,7 +120,7 @@ def _observed(
         "longest": delays[-1],
         "publisher_late_ms": late * 1000,
         "observer_cores": spent,
-        "observer_looks_a_second": share,
+        "observer_looks": looks,
     }
     return Sample(len(delays), len(delays) / rate, {}, 0.0, more)
 
@@ -103,7 +132,7 @@ def _receive(pipe: Pipe) -> Any:
 
 
 def observe(pipe: Pipe, url: str, count: int) -> None:
-    """Note when each row is seen first; tell the moments, the cores used, and looks a second."""
+    """Note when each row is seen first; tell the moments, the cores used, and how often it looked."""
     gc.disable()
     seen: Times = {}
     ids: set[int] = set()
@@ -128,19 +157,19 @@ def observe(pipe: Pipe, url: str, count: int) -> None:
                 whole += 1
             time.sleep(REST)
     wall = time.perf_counter() - started
-    pipe.send((seen, (time.process_time() - cpu) / wall, looks / wall))
+    pipe.send((seen, (time.process_time() - cpu) / wall, looks))
 
 
-def publish_to_broker(pipe: Pipe, url: str, rate: float, bodies: Sequence[bytes]) -> None:
-    """Publish as a notifier does, without waiting for the broker; tell when each went."""
-    with Bus(url) as bus:
-        channel = bus.channel()
+def publish_to_broker(pipe: Pipe, urls: Sequence[str], rate: float, bodies: Sequence[bytes]) -> None:
+    """Publish as notifiers do, without waiting for the broker, to the buses in turn; tell when each went."""
+    with contextlib.ExitStack() as stack:
+        channels = itertools.cycle([stack.enter_context(Bus(url)).channel() for url in urls])
 
         def send(_message_id: str, body: bytes) -> None:
             message = amqp.Message(
                 body, content_type="application/json", content_encoding="utf-8", delivery_mode=2
             )
-            channel.basic_publish(message, exchange=EXCHANGE, routing_key=QUEUE)
+            next(channels).basic_publish(message, exchange=EXCHANGE, routing_key=QUEUE)
 
         pipe.send(_paced(rate, bodies, send))
 

@@ -28,7 +28,7 @@ _MARIADB = (
     "innodb_flush_log_at_trx_commit", "innodb_doublewrite", "innodb_buffer_pool_size", "innodb_log_file_size",
     "innodb_flush_method", "log_bin", "max_allowed_packet", "character_set_server",
 )  # fmt: skip
-_WRITERS = ("report.py", "figures.py")
+_WRITERS = ("report.py", "figures.py", "aims.py")
 """They measure nothing."""
 
 _SQLITE = ("journal_mode", "synchronous")
@@ -82,7 +82,7 @@ def versions(rig: Rig) -> dict[str, str]:
 def settings(rig: Rig) -> dict[str, str]:
     """Return the servers' settings that bear on the figures."""
     found = {
-        "RabbitMQ queue": "classic, durable, messages persistent",
+        "RabbitMQ queue": "quorum, one replica, messages persistent; classic where it says so",
         **{f"RabbitMQ {name}": value for name, value in BROKER_SETTINGS.items()},
         "RabbitMQ idle schedulers": "sleep (+sbwt none), so that idle time isn't counted as work",
     }
@@ -119,11 +119,11 @@ def code() -> str:
     return digest.hexdigest()[:12]
 
 
-def revision() -> str:
+def revision(checkout: Path = Path(__file__).parent) -> str:
     """Return the commit, where this is a checkout."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
+        cwd=checkout,
         capture_output=True,
         text=True,
         check=False,

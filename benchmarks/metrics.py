@@ -6,9 +6,7 @@ the daemon in all.
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
 import threading
 import time
 from typing import Any
@@ -19,8 +17,8 @@ from panko_ingest.batch import Batcher
 from panko_ingest.breaker import FloodBreaker
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.delivery import Delivery
-from panko_ingest.metric_files import MetricFiles
-from panko_ingest.pipeline import Intake, Lane, Writer
+from panko_ingest.pipeline import Budget, BusPipeline, FlowControl, MessageProcessor, RecordingThread
+from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.storage import RecordResult, Statistics
 
 _FRAME = 40  # messages that one look at the socket brings, with the standard load
@@ -39,8 +37,8 @@ class Nothing:
 class Store:
     """Takes everything at once, and keeps nothing."""
 
-    def ping(self) -> None:
-        """Answer."""
+    def prove_rows(self) -> None:
+        """Take rows."""
 
     def statistics(self) -> Statistics:
         return Statistics()
@@ -59,55 +57,51 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     bodies = standard_load(arguments.count)
-    folder = tempfile.mkdtemp()
-    real = MetricFiles(folder).join("ingester-0")
-    try:
-        sys.stdout.write(f"{'batch':>6}{'without':>12}{'with':>12}{'metrics':>12}{'share':>8}\n")
-        for size in (1000, 1):
-            sample = bodies if size > 1 else bodies[: arguments.count // 10]
-            best = {True: float("inf"), False: float("inf")}
-            for _ in range(arguments.rounds):
-                for counts in (False, True):
-                    spent = run(sample, size, real if counts else Nothing())
-                    best[counts] = min(best[counts], spent / len(sample) * 1e6)
-            cost = best[True] - best[False]
-            share = cost / arguments.event
-            sys.stdout.write(
-                f"{size:>6}{best[False]:>9.2f} us{best[True]:>9.2f} us{cost:>9.2f} us{share:>8.1%}\n"
-            )
-    finally:
-        shutil.rmtree(folder)
+    real = SharedMetrics().join("ingester-0")
+    sys.stdout.write(f"{'batch':>6}{'without':>12}{'with':>12}{'metrics':>12}{'share':>8}\n")
+    for size in (1000, 1):
+        sample = bodies if size > 1 else bodies[: arguments.count // 10]
+        best = {True: float("inf"), False: float("inf")}
+        for _ in range(arguments.rounds):
+            for counts in (False, True):
+                spent = run(sample, size, real if counts else Nothing())
+                best[counts] = min(best[counts], spent / len(sample) * 1e6)
+        cost = best[True] - best[False]
+        share = cost / arguments.event
+        sys.stdout.write(
+            f"{size:>6}{best[False]:>9.2f} us{best[True]:>9.2f} us{cost:>9.2f} us{share:>8.1%}\n"
+        )
     return 0
 
 
 def run(bodies: list[bytes], size: int, metrics: Any) -> float:
     """Return the seconds of processor that the bodies took from delivery to settled."""
     store: Any = Store()
-    writer = Writer(store, metrics)
-    intake = Intake(
+    writer = RecordingThread(store, metrics)
+    intake = MessageProcessor(
         EventConverter.from_file(definitions()), TypeFilter(["*"]), max_size=1 << 24, max_depth=100
     )
-    lane = Lane(
+    pipeline = BusPipeline(
         intake,
         Batcher(size, 10.0, 1 << 30, time.monotonic),
+        FlowControl(Budget(2 * size, 1 << 30), time.monotonic),
         writer,
         FloodBreaker(0.9, time.monotonic),
         metrics,
-        prefetch=2 * size,
-        max_bytes=1 << 30,
         hold_limit=1000.0,
     )
+    pipeline.opened("")
     deliveries = [Delivery(body, content_type="application/json", tag=tag) for tag, body in enumerate(bodies)]
     thread = threading.Thread(target=writer.run)
     thread.start()
     started = time.process_time()
     for number, delivery in enumerate(deliveries):
-        lane.accept(delivery)
+        pipeline.accept(delivery)
         if number % _FRAME == 0:
-            lane.window()
-            lane.turn(eager=False)
-    while not lane.flushed():
-        lane.turn(eager=True)
+            pipeline.window("")
+            pipeline.poll(eager=False)
+    while not pipeline.flush():
+        pipeline.poll(eager=True)
     spent = time.process_time() - started
     writer.finish()
     thread.join()

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.expire import NOW, SAMPLE, balanced, ingest, show
 from benchmarks.filling import DAY, copy_days, fill, renamed, settle
-from benchmarks.storage import TRAIT_TABLES, database
-from panko_ingest.storage import EventFilter, StorageUnavailable, partitioning
-from panko_ingest.storage.engine import write_transaction
+from benchmarks.storage import database
+from benchmarks.turns import NOW, SAMPLE, balanced, ingest, show
+from panko_ingest.storage import EventFilter, StorageUnavailable
+from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
+from panko_ingest.storage.schema import partition_ddl
+from panko_ingest.storage.tables import EVENT_TABLES
 
 LARGE_DAYS = 5
 """Days of which the part ``large`` stores so many events each."""
@@ -35,7 +37,7 @@ def partitioned(url: str, today: datetime.datetime) -> Connection:
     """Return a store partitioned by day, as it would be on a day."""
     store = plain(url)
     with write_transaction(store.engine) as connection:
-        partitioning.create(connection, "day", today.date())
+        partition_ddl.create(connection, "day", today.date())
     return store
 
 
@@ -92,7 +94,7 @@ def bytes_stored(store: Connection) -> int:
             connection.exec_driver_sql(
                 "SELECT sum(pg_total_relation_size(relid)) FROM unnest(%s::regclass[]) AS name, "
                 "LATERAL pg_partition_tree(name) WHERE isleaf",
-                (["event", *TRAIT_TABLES],),
+                (list(EVENT_TABLES),),
             ).scalar_one()
         )
 
@@ -138,7 +140,7 @@ def measure_large(sample: Sequence[Event], count: int, seconds: float) -> None:
     show("ingest, partitioned by day", ("what", "figure"), lines)
 
 
-_CONVERSION = """
+_PARTITIONING = """
 import sys
 from oslo_config import cfg
 from panko_ingest import config
@@ -146,12 +148,12 @@ from panko_ingest.storage.impl_sqlalchemy import Connection
 conf = cfg.ConfigOpts()
 config.register_opts(conf, ["database"])
 conf.set_override("event_time_to_live", "30d", "database")
-Connection(sys.argv[1], conf).convert("day", lambda done, total: None)
+Connection(sys.argv[1], conf).partition("day", lambda done, total: None)
 """
 
 
 def measure_conversion(sample: Sequence[Event], count: int, _seconds: float) -> None:
-    """Convert plain tables while events are recorded."""
+    """Partition plain tables while events are recorded."""
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     first = datetime.datetime.combine(now.date() - 6 * DAY, _MIDNIGHT)
     with database("postgresql") as url:
@@ -160,7 +162,7 @@ def measure_conversion(sample: Sequence[Event], count: int, _seconds: float) -> 
         copy_days(store, 5)
         settle(store)
         started = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-c", _CONVERSION, url])
+        process = subprocess.Popen([sys.executable, "-c", _PARTITIONING, url])
         recorded, longest, turned_away = record_until_the_end(store, sample, process, now)
         assert process.wait() == 0
         seconds = time.perf_counter() - started
@@ -174,7 +176,7 @@ def measure_conversion(sample: Sequence[Event], count: int, _seconds: float) -> 
         ("longest time between two lists of 100 recorded, s", f"{longest:.1f}"),
         ("lists that had to be recorded again", str(turned_away)),
     ]
-    show(f"db convert of {count:,} events", ("what", "figure"), lines)
+    show(f"db partition of {count:,} events", ("what", "figure"), lines)
 
 
 def record_until_the_end(
@@ -224,7 +226,7 @@ def partitioned_64_times(url: str, start: datetime.datetime) -> Connection:
     """Return a store with a partition for each of so many days that there are 64 in all."""
     store = partitioned(url, start)
     for day in range(1, 54):
-        partitioning.split(store.engine, "day", (start + day * DAY).date())
+        partition_ddl.split(store.engine, "day", (start + day * DAY).date())
     with store.engine.connect() as connection:
         count = connection.exec_driver_sql(
             "SELECT count(*) FROM pg_inherits WHERE inhparent = 'event'::regclass"
@@ -269,11 +271,11 @@ def ask_as_panko(store: Connection, where: str, values: tuple[Any, ...]) -> None
     traits = " UNION ALL ".join(
         f"SELECT event_id, key, value::text FROM {table} "
         f"WHERE EXISTS (SELECT 1 FROM ({page}) AS page WHERE {table}.event_id = page.id)"
-        for table in TRAIT_TABLES
+        for table in EVENT_TABLES[1:]
     )
     with store.engine.connect() as connection:
         connection.exec_driver_sql(page, values).all()
-        connection.exec_driver_sql(f"{traits} ORDER BY key", values * len(TRAIT_TABLES)).all()
+        connection.exec_driver_sql(f"{traits} ORDER BY key", values * len(EVENT_TABLES[1:])).all()
 
 
 def median_ms(work: Callable[[], object]) -> float:

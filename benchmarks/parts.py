@@ -15,11 +15,11 @@ from benchmarks import load
 from benchmarks.convert import decode
 from benchmarks.rig import QUEUE, Meter, Rig, Sample
 from benchmarks.storage import LIMITS, Copy, Limit
-from panko_ingest.storage import partitions
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from panko_ingest.storage.limits import read_limits
 from panko_ingest.storage.models import Event
-from panko_ingest.storage.validation import Row, Validator
+from panko_ingest.storage.recording.validation import Row, Validator
+from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.schema.column_limits import read_limits
 from tests.bus import Bus
 
 BATCH = 1000
@@ -36,7 +36,7 @@ class PartitionedCopy(Copy):
         return {row.message_id: numbers[row.message_id] | partitions.first_id(row.generated) for row in rows}
 
 
-def publish(rig: Rig, *, quorum: bool = False) -> Sample:
+def publish(rig: Rig, *, quorum: bool = True) -> Sample:
     """Fill a durable queue; what the broker does for it is what it must do for any publisher."""
     with rig.vhost() as url, Bus(url, quorum=quorum) as bus:
         bus.declare()
@@ -44,7 +44,7 @@ def publish(rig: Rig, *, quorum: bool = False) -> Sample:
         return meter.sample(bus.publish(rig.bodies))
 
 
-def drain(rig: Rig, *, quorum: bool = False) -> Sample:
+def drain(rig: Rig, *, quorum: bool = True) -> Sample:
     """Empty a full queue by bare py-amqp, one ack for each batch."""
     with rig.vhost() as url:
         with Bus(url, quorum=quorum) as bus:
@@ -131,7 +131,8 @@ def record_only(rig: Rig, events: Sequence[Event]) -> Sample:
         meter = rig.meter()
         for start in range(0, len(rest), BATCH):
             connection.record_events(rest[start : start + BATCH])
-        sample = meter.sample(len(rest))
+        rows = sum(1 + len(event.traits) for event in rest)
+        sample = meter.sample(len(rest), rows_an_event=rows / len(rest))
         connection.close()
     return sample
 

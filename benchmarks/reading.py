@@ -27,13 +27,15 @@ import sqlalchemy as sa
 from rich.table import Table
 
 from benchmarks import load
-from benchmarks.storage import TRAIT_TABLES, database
-from panko_ingest.storage import EventFilter, bulk
-from panko_ingest.storage.engine import make_engine
+from benchmarks.storage import database
+from panko_ingest.cli import events
+from panko_ingest.storage import EventFilter
+from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
-from panko_ingest.storage.settings import Settings
-from panko_ingest.storage.tables import TraitText
+from panko_ingest.storage.recording.writers.portable import stored_ids
+from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.tables import EVENT_TABLES, TraitText
 
 BASE = 20_000
 """Events of the standard load; the rest are copies of them."""
@@ -82,11 +84,11 @@ def fill(url: str, events: Sequence[Event], count: int) -> None:
     for start in range(0, len(events), 1000):
         store.record_events(events[start : start + 1000])
     store.close()
-    engine = make_engine(url, Settings(statement_timeout=0))
+    engine = make_engine(url, StorageSettings(statement_timeout=0))
     key = engine.dialect.identifier_preparer.quote("key")
     index = _last_index(engine.dialect.name)
     with engine.connect().execution_options(writes=True) as connection:
-        last = max(bulk.stored(connection, [event.message_id for event in events]).values())
+        last = max(stored_ids(connection, [event.message_id for event in events]).values())
         copied = connection.exec_driver_sql("SELECT max(id) FROM event").scalar_one() - 1
         connection.rollback()
         for statement in _TRUST[engine.dialect.name]:
@@ -95,8 +97,9 @@ def fill(url: str, events: Sequence[Event], count: int) -> None:
         connection.commit()
         for copy in range(copied // last + 1, count // len(events)):
             words = {"shift": copy * last, "copy": copy, "last": last}
-            connection.exec_driver_sql(_COPY_EVENTS[engine.dialect.name].format(**words).replace("%", "%%"))
-            for table in TRAIT_TABLES:
+            statement = _COPY_EVENTS[engine.dialect.name].format(**words)
+            connection.exec_driver_sql(statement)
+            for table in EVENT_TABLES[1:]:
                 connection.exec_driver_sql(
                     f"INSERT INTO {table} (event_id, {key}, value) "
                     f"SELECT event_id + {copy * last}, {key}, value FROM {table} WHERE event_id <= {last}"
@@ -125,7 +128,9 @@ class Questions:
         self.days = days
         self.first = min(event.generated for event in events)
         self.ids = [event.message_id for event in events]
-        self.values = {name: self._by_frequency(events, name) for name in ("project_id", "resource_id")}
+        self.values = {
+            name: self._by_frequency(events, name) for name in ("project_id", "resource_id", "request_id")
+        }
 
     def _by_frequency(self, events: Iterable[Event], name: str) -> list[str]:
         found = Counter(
@@ -173,6 +178,10 @@ class Questions:
             lambda: self.having(("project_id", self.values["project_id"][0])),
         )
         yield "resource_id =", lambda: self.having(("resource_id", self.any_of("resource_id", 0, 1)))
+        yield "history of a resource", self._history
+        yield "events of a request", self._request
+        yield "events of each type, one day", lambda: sum(self.store.count_events(*self.day()).values())
+        yield "events of each type", lambda: sum(self.store.count_events().values())
         yield "state = active (a third of all)", lambda: self.having(("state", "active"))
         yield (
             "project_id = a rare one and state = active",
@@ -200,6 +209,19 @@ class Questions:
             "get_traits of one name, to the end",
             lambda: sum(1 for _ in self.store.get_traits(TYPE, "project_id")),
         )
+
+    def _history(self) -> int:
+        resource = self.any_of("resource_id", 0, 1)
+        return sum(1 for _ in events.timeline(self.store, events.RESOURCE_TRAITS, resource, 100))
+
+    def _request(self) -> int:
+        request = self.any_of("request_id", 0, 1)
+        return sum(1 for _ in events.timeline(self.store, ["request_id"], request, 100))
+
+    def day(self) -> tuple[datetime.datetime, datetime.datetime]:
+        """Return a random day."""
+        start = self.moment()
+        return start, start + 24 * HOUR
 
     def _behind_a_marker(self) -> int:
         return self.page(marker=self.random.choice(self.ids))()

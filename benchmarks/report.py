@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import figures, incumbent, parts, results
+from benchmarks import figures, incumbent, ratios, results
+from benchmarks.aims import AIMS
+from benchmarks.buses import MANY
 from benchmarks.results import Series, Step
 
 FOLDER = Path("docs/performance")
@@ -74,22 +76,6 @@ def draw(folder: Path, steps: Steps) -> None:
         figures.lines(folder / "stored.png", levels, found, ("events stored", "events/s"), log=False)
 
 
-def best(step: Step) -> float:
-    """Return the median of what the cores could do."""
-    return _median(parts.best(one, int(step.machine["cores"])) for one in step.rounds)
-
-
-def share(step: Step, name: str) -> float:
-    """Return the median of the shares of the best, each of one round."""
-    cores = int(step.machine["cores"])
-    return _median(one[name].rate / parts.best(one, cores) for one in step.rounds)
-
-
-def ratio(step: Step, name: str, other: str) -> float:
-    """Return the median of one rate over another, each of one round."""
-    return _median(one[name].rate / one[other].rate for one in step.rounds)
-
-
 def spent(step: Step, name: str = "workers_2") -> dict[str, float]:
     """Return where the processor time of an event goes, in microseconds."""
     whole, convert, record = step.series(name), step.series("convert"), step.series("record")
@@ -107,7 +93,7 @@ def spent(step: Step, name: str = "workers_2") -> dict[str, float]:
 
 def _rates(step: Step) -> dict[str, float]:
     return {
-        "best of these cores": best(step),
+        "best of these cores": ratios.best(step),
         "1 worker": step.series("workers_1").rate,
         "2 workers": step.series("workers_2").rate,
     }
@@ -136,16 +122,46 @@ def whole_way(steps: Steps) -> str:
     headings = ["", "workers", "events/s", "of the best", "CPU µs an event: daemon", "broker", "database"]
     rows = []
     for kind, title in NAMES.items():
-        for workers in (1, 2) if kind in steps else ():
-            name = f"workers_{workers}"
+        names = {name: name.removeprefix("workers_") for name in ("workers_1", "workers_2")}
+        names["release"] = "2, the release before"
+        for name, workers in names.items() if kind in steps else ():
+            if name not in steps[kind].rounds[0]:
+                continue
             series = steps[kind].series(name)
             costs = _costs(series)
             if kind == "sqlite":
                 costs[2] = "in the daemon"
             pss = f"{series.most('pss_bytes') / 1e6:.0f} MB"
-            part = f"{share(steps[kind], name):.2f}"
-            rows.append([title, str(workers), _spread(series), part, *costs, pss])
+            part = f"{ratios.share(steps[kind], name):.2f}"
+            rows.append([title, workers, _spread(series), part, *costs, pss])
     return _table([*headings, "PSS of a worker"], rows) if rows else _MISSING
+
+
+def per_core(steps: Steps) -> str:
+    """Return the table of rates as other sinks publish theirs."""
+    rows = []
+    for kind, title in NAMES.items():
+        if kind in steps and "rows_an_event" in steps[kind].rounds[0]["record"].more:
+            series = steps[kind].series("workers_2")
+            stored = steps[kind].series("record").median("rows_an_event")
+            alone = 1e6 / series.micro("ours")
+            cores = int(steps[kind].machine["cores"])
+            figures_of_it = (
+                series.rate,
+                series.rate * stored,
+                series.rate / cores,
+                series.rate * stored / cores,
+            )
+            rows.append([title, *(f"{figure:,.0f}" for figure in figures_of_it), f"{alone:,.0f}"])
+    headings = [
+        "",
+        "events/s",
+        "rows/s",
+        "events/s a core",
+        "rows/s a core",
+        "events/s a core of the daemon's",
+    ]
+    return _table(headings, rows) if rows else _MISSING
 
 
 def limits(steps: Steps) -> str:
@@ -158,7 +174,7 @@ def limits(steps: Steps) -> str:
         for name, what in titles.items():
             series = steps[kind].series(name)
             rows.append([title, what, _spread(series), *_costs(series)])
-        rows.append([title, "**best of these cores**", f"**{best(steps[kind]):,.0f}**", "", "", ""])
+        rows.append([title, "**best of these cores**", f"**{ratios.best(steps[kind]):,.0f}**", "", "", ""])
     headings = ["", "", "events/s", "CPU µs an event: client", "broker", "database"]
     return _table(headings, rows) if rows else _MISSING
 
@@ -185,6 +201,8 @@ def hand(steps: Steps) -> str:
         "searchable_2": "searchable table, two processes",
         "panko_1": "Panko's tables, one process",
         "panko_2": "Panko's tables, two processes",
+        "granted_1": "Panko's tables with the grant, one process",
+        "granted_2": "Panko's tables with the grant, two processes",
         "ours": "panko_ingest, defaults",
     }
     headings = ["", "events/s", "CPU µs an event: client", "broker", "database", "panko_ingest is"]
@@ -193,7 +211,7 @@ def hand(steps: Steps) -> str:
         if name not in step.rounds[0]:
             continue
         series = step.series(name)
-        times = "" if name == "ours" else f"{ratio(step, 'ours', name):.2f} times as fast"
+        times = "" if name == "ours" else f"{ratios.rate(step, 'ours', name):.2f} times as fast"
         rows.append([title, _spread(series), *_costs(series), times])
     return _table(headings, rows)
 
@@ -206,7 +224,7 @@ def peer(steps: Steps) -> str:
         step = steps["incumbent"]
         for name, title in incumbent.WORDS.items():
             series = step.series(name)
-            times = f"{ratio(step, 'ours', name):.0f} times as fast"
+            times = f"{ratios.rate(step, 'ours', name):.0f} times as fast"
             lost = series.samples[0].more["offered"] - series.samples[0].more["stored"]
             rows.append(
                 [title + (f", lost {lost:.0f}" if lost else ""), _spread(series), *_costs(series), times]
@@ -289,6 +307,12 @@ def by_workers(steps: Steps) -> str:
     return _table(["workers", "events/s", "CPU µs an event: daemon", "broker", "database"], rows)
 
 
+def catching_up(steps: Steps) -> str:
+    """Return the table of a backlog by itself and while more arrives."""
+    names = {"backlog": "nothing arrives", "arriving": "500/s arrive"}
+    return _compared(steps, "backlog", names, "arriving", "backlog")
+
+
 def memory(steps: Steps) -> str:
     """Say how memory went over a backlog."""
     if "backlog" not in steps:
@@ -305,51 +329,74 @@ def memory(steps: Steps) -> str:
     )
 
 
-def _aim(title: str, want: float, found: float | None, words: str, *, most: bool = False) -> list[str]:
-    if found is None:
-        return [title, words.format(want), _MISSING, ""]
-    met = found <= want if most else found >= want
-    by = abs(found / want - 1)
-    return [title, words.format(want), words.format(found), "met" if met else f"**missed by {by:.0%}**"]
-
-
-def aims(steps: Steps) -> str:
+def table_of_aims(steps: Steps) -> str:
     """Return the table of aims, with what was measured."""
+    return _table(["", "aim", "measured", "", "revision"], [aim.row(steps) for aim in AIMS])
+
+
+def queues(steps: Steps) -> str:
+    """Return the table of both kinds of queues."""
+    return _compared(
+        steps, "queues", {"quorum": "quorum queue", "classic": "classic queue"}, "quorum", "classic"
+    )
+
+
+def cluster(steps: Steps) -> str:
+    """Return the table of a cluster beside one server."""
+    names = {"alone": "one MariaDB", "galera": "Galera of three nodes, HAProxy"}
+    return _compared(steps, "galera", names, "galera", "alone")
+
+
+def many_buses(steps: Steps) -> str:
+    """Return the table of many buses beside one."""
+    if "buses" not in steps:
+        return _MISSING
+    step = steps["buses"]
     rows = []
-    for kind, rate, part in (
-        ("postgresql", 7000, 0.85),
-        ("partitioned", 10_000, 0.85),
-        ("mariadb", 6000, 0.8),
-        ("sqlite", 9000, 0.8),
-    ):
-        step = steps.get(kind)
-        rate_found = step.series("workers_2").rate if step else None
-        rows.append(_aim(f"{NAMES[kind]}: events/s at least", rate, rate_found, "{:,.0f}"))
-        found = share(step, "workers_2") if step else None
-        rows.append(_aim(f"{NAMES[kind]}: share of the best at least", part, found, "{:.2f}"))
-    for kind, cost in (("postgresql", 85), ("mariadb", 125)):
-        step = steps.get(kind)
-        daemon = step.series("workers_2").micro("ours") if step else None
-        rows.append(_aim(f"{NAMES[kind]}: CPU of the daemon at most", cost, daemon, "{:.0f} µs", most=True))
-    step = steps.get("postgresql")
-    pss = step.series("workers_2").most("pss_bytes") / 1e6 if step else None
-    rows.append(_aim("PSS of a worker at most", 110, pss, "{:.0f} MB", most=True))
-    step = steps.get("latency")
-    for rate, what, limit in ((1, "p50", 10), (100, "p50", 10), (100, "p99", 50)):
-        seen = step.series(f"rate_{rate}").median(what) if step and f"rate_{rate}" in step.rounds[0] else None
-        rows.append(_aim(f"{what} at {rate}/s at most", limit, seen, "{:.1f} ms", most=True))
-    step = steps.get("stored")
-    kept = step.series(f"stored_{_levels(step)[-1]}").rate / step.series("stored_0").rate if step else None
-    rows.append(_aim("5,000,000 events stored: share of the empty table's rate", 0.85, kept, "{:.2f}"))
-    step = steps.get("by-hand")
-    for tables, title in (("panko", "Panko's tables"), ("searchable", "searchable"), ("bare", "bare")):
-        times = min(ratio(step, "ours", f"{tables}_{number}") for number in (1, 2)) if step else None
-        rows.append(_aim(f"against the script by hand at its best, {title}", 1, times, "{:.2f} times"))
-    for name, factor in (("shipped", 40), ("tuned", 17)):
-        step = steps.get("incumbent")
-        times = ratio(step, "ours", name) if step else None
-        rows.append(_aim(f"against the incumbent, {name}", factor, times, "{:.0f} times"))
-    return _table(["aim", "", "measured", ""], rows)
+    for kind, where_it_was in (("buses", "quiet"), ("busy", "other programs on each core")):
+        for number in (1, MANY):
+            name = f"{kind}_{number}"
+            series = step.series(name)
+            times = f"{ratios.rate(step, name, f'{kind}_1'):.2f}"
+            pss = f"{series.median('pss_bytes') / 1e6:.0f} MB"
+            rows.append([str(number), where_it_was, _spread(series), times, *_costs(series), pss])
+    headings = [
+        "buses",
+        "the machine",
+        "events/s",
+        "of one bus's",
+        "CPU µs an event: daemon",
+        "broker",
+        "database",
+    ]
+    return _table([*headings, "PSS of a worker"], rows)
+
+
+def bus_delays(steps: Steps) -> str:
+    """Return the table of delays with many buses."""
+    if "bus-delays" not in steps:
+        return _MISSING
+    rows = []
+    for number in (1, MANY):
+        series = steps["bus-delays"].series(f"buses_{number}")
+        delays = (f"{series.median(what):.1f}" for what in ("p50", "p99"))
+        rows.append([
+            f"{number} at {5 * MANY // number}/s each", *delays, f"{series.most('longest'):.0f}",
+            f"{series.median('commits_an_event'):.2f}",
+        ])  # fmt: skip
+    return _table(["buses", "p50 ms", "p99 ms", "longest", "transactions an event"], rows)
+
+
+def _compared(steps: Steps, name: str, titles: Mapping[str, str], one: str, other: str) -> str:
+    step = steps.get(name)
+    if step is None or not titles.keys() <= step.rounds[0].keys():
+        return _MISSING
+    rows = []
+    for kind, title in titles.items():
+        times = f"{ratios.rate(step, one, other):.2f}" if kind == one else ""
+        rows.append([title, _spread(step.series(kind)), times, *_costs(step.series(kind))])
+    headings = ["", "events/s", "to the other", "CPU µs an event: daemon", "broker", "database"]
+    return _table(headings, rows)
 
 
 def conditions(steps: Steps) -> str:
@@ -493,6 +540,7 @@ def drawn(steps: Steps) -> list[str]:
 VALUES: dict[str, Callable[[Steps], str]] = {
     "whole_way": whole_way,
     "limits": limits,
+    "per_core": per_core,
     "where": where,
     "hand": hand,
     "peer": peer,
@@ -500,7 +548,12 @@ VALUES: dict[str, Callable[[Steps], str]] = {
     "growth": growth,
     "by_workers": by_workers,
     "memory": memory,
-    "aims": aims,
+    "aims": table_of_aims,
+    "queues": queues,
+    "cluster": cluster,
+    "many_buses": many_buses,
+    "bus_delays": bus_delays,
+    "catching_up": catching_up,
     "speed_of_machine": speed_of_machine,
     "conditions": conditions,
     "versions": versions,

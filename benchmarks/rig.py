@@ -2,9 +2,10 @@
 
 import contextlib
 import datetime
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -20,13 +21,17 @@ from panko_ingest.notification import Notification
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
 from tests.bus import Bus
+from tests.daemon import COMMAND, configuration
 from tests.services import MariaDB, PostgreSQL, RabbitMQ
+from tests.services.galera import Galera
+from tests.services.haproxy import HAProxy
+from tests.services.server import Server
 
 QUEUE = "notifications.info"
 SEED = 1
 
-KINDS = ("postgresql", "partitioned", "mariadb", "sqlite")
-"""Databases, and layouts of their tables."""
+KINDS = ("postgresql", "partitioned", "mariadb", "sqlite", "galera")
+"""Databases, and layouts of their tables; a Galera has a single MariaDB beside it."""
 
 BROKER_SETTINGS = {"collect_statistics_interval": "5000"}
 """RabbitMQ's own default, which tests shorten."""
@@ -127,8 +132,11 @@ class Rig:
         self.server: PostgreSQL | MariaDB | None = None
         if self.kind in {"postgresql", "partitioned"}:
             self.server = self._stack.enter_context(PostgreSQL())
-        elif self.kind == "mariadb":
+        elif self.kind in {"mariadb", "galera"}:
             self.server = self._stack.enter_context(MariaDB())
+        if self.kind == "galera":
+            self.galera = self._stack.enter_context(Galera())
+            self.proxy = self._stack.enter_context(HAProxy(self.galera))
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -142,8 +150,11 @@ class Rig:
 
     def meter(self, ours: psutil.Process | None = None) -> Meter:
         """Start a meter for broker, database, and ours: a process, this one by default."""
+        servers: Sequence[Server] = [self.server] if self.server else []
+        if self.kind == "galera":
+            servers = [*servers, *self.galera.nodes, self.proxy]
         parties = {"broker": [psutil.Process(self.broker.pid)]}
-        parties["database"] = [psutil.Process(self.server.pid)] if self.server else []
+        parties["database"] = [psutil.Process(server.pid) for server in servers]
         if ours is not None:
             parties["ours"] = [ours]
         return Meter(parties)
@@ -162,13 +173,30 @@ class Rig:
         self.server.drop_database(url)
 
     @contextlib.contextmanager
-    def store(self) -> Iterator[str]:
-        """Make a database with our tables."""
+    def cluster(self) -> Iterator[str]:
+        """Make a database with our tables in the Galera, seen through its proxy."""
+        url = self.galera.create_database()
+        self._make_tables(self.proxy.through(url))
+        yield self.proxy.through(url)
+        self.galera.nodes[-1].drop_database(url)
+
+    @contextlib.contextmanager
+    def store(self, release: Path | None = None) -> Iterator[str]:
+        """Make a database with our tables, or with those of another release's checkout."""
         with self.database() as url:
-            connection = Connection(url, self._conf())
-            connection.upgrade()
-            connection.close()
+            if release is None:
+                self._make_tables(url)
+            else:
+                conf = configuration(self.folder, "rabbit://nobody", url, self.database_options)
+                subprocess.run(
+                    [*command(release), "--config-file", conf, "db", "sync"], check=True, capture_output=True
+                )
             yield url
+
+    def _make_tables(self, url: str) -> None:
+        connection = Connection(url, self._conf())
+        connection.upgrade()
+        connection.close()
 
     def _conf(self) -> cfg.ConfigOpts:
         path = self.folder / "tables.conf"
@@ -186,10 +214,10 @@ class Rig:
         self.broker.drop_vhost(url)
 
     @contextlib.contextmanager
-    def full_queue(self, messages: Iterable[bytes] | None = None) -> Iterator[str]:
+    def full_queue(self, messages: Iterable[bytes] | None = None, *, quorum: bool = True) -> Iterator[str]:
         """Make a vhost whose durable queue holds messages, by default the standard load."""
         with self.vhost() as url:
-            with Bus(url) as bus:
+            with Bus(url, quorum=quorum) as bus:
                 bus.declare()
                 bus.publish(self.bodies if messages is None else messages)
             yield url
@@ -200,6 +228,11 @@ class Rig:
         notifications = (Notification.decode(body) for body in self.bodies)
         found = (converter.to_event(one.message, one.priority) for one in notifications)
         return [event for event in found if event is not None]
+
+
+def command(release: Path | None) -> Sequence[str | Path]:
+    """Return what calls the program of this checkout, or of another release's, which has an environment."""
+    return COMMAND if release is None else [release / ".venv" / "bin" / "panko-ingest"]
 
 
 class Rows:

@@ -22,16 +22,17 @@ import rich
 from rich.table import Table
 
 from benchmarks import load
-from panko_ingest.storage import bulk
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from panko_ingest.storage.limits import read_limits
 from panko_ingest.storage.models import Event
-from panko_ingest.storage.validation import Row, Validator
+from panko_ingest.storage.recording import sql_text
+from panko_ingest.storage.recording.validation import Row, Validator
+from panko_ingest.storage.recording.writers.portable import traits_by_table
+from panko_ingest.storage.recording.writers.sqlite import timestamp
+from panko_ingest.storage.schema.column_limits import read_limits
+from panko_ingest.storage.tables import EVENT_TABLES, TraitDatetime
 
 INCUMBENT = {"postgresql": 185, "mariadb": 256, "sqlite": 309}
 """Events/s of Panko's record_events with lists of one."""
-
-TRAIT_TABLES = ("trait_text", "trait_int", "trait_float", "trait_datetime")
 
 
 @dataclass
@@ -101,15 +102,16 @@ class Copy(Limit):
             for row in rows
         )
         copies = [("COPY event (id, message_id, generated, raw, event_type_id) FROM STDIN", text.encode())]
-        for table, traits in bulk.traits_by_table(rows, ids):
-            copies.append(
-                (f"COPY {table} (event_id, key, value) FROM STDIN", bulk.copy_text(traits).encode())
-            )
+        for table, traits in traits_by_table(rows, ids):
+            statement = f"COPY {table.__tablename__} (event_id, key, value) FROM STDIN"
+            copies.append((statement, sql_text.copy_of_traits(traits).encode()))
         return copies
 
     def write(self, prepared: list[tuple[str, bytes]]) -> None:
         with self.driver.cursor() as cursor:
-            for statement, text in prepared:
+            for place, (statement, text) in enumerate(prepared):
+                if place == 1:  # as our writer does: the events of these traits have just been written
+                    cursor.execute("SET LOCAL session_replication_role = replica")
                 with cursor.copy(statement) as copy:
                     copy.write(text)
         self.driver.commit()
@@ -140,17 +142,18 @@ class Executemany(Limit):
                 ],
             )
         ]
-        for table, traits in bulk.traits_by_table(rows, ids):
+        for table, traits in traits_by_table(rows, ids):
             values = [
-                (number, key, self.time(value) if table == "trait_datetime" else value)
+                (number, key, self.time(value) if table is TraitDatetime else value)
                 for number, found in traits
                 for key, _, value in found
             ]
-            statements.append((f"INSERT INTO {table} (event_id, {self.key}, value) VALUES ({three})", values))
+            columns = f"{table.__tablename__} (event_id, {self.key}, value)"
+            statements.append((f"INSERT INTO {columns} VALUES ({three})", values))
         return statements
 
     def time(self, moment: Any) -> Any:
-        return bulk.seconds(moment)
+        return sql_text.seconds(moment)
 
     def write(self, prepared: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
         cursor = self.driver.cursor()
@@ -165,7 +168,7 @@ class SqliteExecutemany(Executemany):
     desc = '"desc"'
 
     def time(self, moment: Any) -> Any:
-        return bulk.timestamp(moment)
+        return timestamp(moment)
 
     def write(self, prepared: list[tuple[str, list[tuple[Any, ...]]]]) -> None:
         self.driver.execute("BEGIN IMMEDIATE")
@@ -226,8 +229,7 @@ def measure(kind: str, url: str, events: list[Event], size: int, seconds: float)
     events = events[:-200]
     with connection.engine.connect() as session:
         validator = Validator(read_limits(session))
-    names = sorted({event.event_type for event in events})
-    connection._recorder._types.resolve(names)
+    connection._recorder._types.resolve({event.event_type for event in events})
     limits = [limit(connection) for limit in LIMITS[kind]]
     spent = {"record_events": Spent(), **{type(limit).__name__: Spent() for limit in limits}}
     lists = [events[start : start + size] for start in range(0, len(events), size)]
@@ -254,7 +256,7 @@ def bytes_at_rest(url: str, events: list[Event]) -> None:
     connection = Connection(url)
     connection.clear()
     with connection.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session:
-        for name in ("event", *TRAIT_TABLES):
+        for name in EVENT_TABLES:
             session.exec_driver_sql(f"VACUUM FULL {name}")
     for start in range(0, len(events), 1000):
         connection.record_events(events[start : start + 1000])

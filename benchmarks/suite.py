@@ -11,6 +11,7 @@ or ``--again`` is given. At the end the pages of docs/performance are written an
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import gc
 import sys
@@ -22,9 +23,9 @@ from pathlib import Path
 import rich
 from rich.table import Table
 
-from benchmarks import growth, incumbent, latency, machine, parts, report, results
+from benchmarks import buses, growth, incumbent, latency, machine, parts, report, results
 from benchmarks.by_hand import by_hand
-from benchmarks.end_to_end import end_to_end
+from benchmarks.end_to_end import end_to_end, take
 from benchmarks.rig import Rig, Sample
 
 Round = dict[str, Sample]
@@ -34,6 +35,9 @@ BYTES_AN_EVENT = 3500
 
 RATES = (1, 100, 1000)
 """Events/s offered to measure latency."""
+
+ARRIVING = 500.0
+"""Events/s that arrive while a backlog is drained."""
 
 FILL_ROUNDS = 3
 
@@ -46,13 +50,17 @@ class Sizes:
     :param seconds: for which a rate is offered.
     :param stored: events in the largest store.
     :param backlog: notifications in the longest queue.
+    :param spread: notifications in the queues of many buses.
+    :param release: a checkout of the release before, with an environment, to measure in turns with this one.
     """
 
     runs: int
     count: int = 20_000
-    seconds: float = 30.0
-    stored: int = 5_000_000
-    backlog: int = 200_000
+    seconds: float = 10.0
+    stored: int = 1_000_000
+    backlog: int = 60_000
+    spread: int = 48_000
+    release: Path | None = None
 
 
 Rounds = Callable[[Rig, Sizes], Generator[Round, None, None]]
@@ -64,7 +72,8 @@ class Step:
 
     :param minutes: that it takes on two cores: to begin with, and for each round.
     :param once: measured in one go, however many runs are asked for.
-    :param depends_on: the sizes that bear on it.
+    :param depends_on: the sizes that bear on it, first that of the load.
+    :param against_release: whether the release before is measured, too.
     :param why_not: tells why it can't be measured here.
     """
 
@@ -74,11 +83,12 @@ class Step:
     kind: str = "postgresql"
     once: bool = False
     depends_on: tuple[str, ...] = ("count",)
+    against_release: bool = False
     why_not: Callable[[], str | None] = lambda: None
 
 
-def throughput(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
-    """Measure the parts alone, then the whole way with one worker and with two."""
+def throughput(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
+    """Measure the parts alone, then the whole way with one worker and with two, and by the release before."""
     events = rig.events()
     gc.collect()
     gc.freeze()  # so that collections cost what they do in a daemon, not what our lists add to them
@@ -91,6 +101,8 @@ def throughput(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
         }
         for workers in (1, 2):
             found[f"workers_{workers}"] = end_to_end(rig, workers)
+        if sizes.release and rig.kind != "sqlite":
+            found["release"] = end_to_end(rig, 2, release=sizes.release)
         yield found
 
 
@@ -98,7 +110,7 @@ def hand(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
     """Measure the hand-written script, and the daemon with its defaults."""
     while True:
         found = {"ours": end_to_end(rig, None)}
-        for tables in ("bare", "searchable", "panko"):
+        for tables in ("bare", "searchable", "panko", "granted"):
             for processes in (1, 2):
                 found[f"{tables}_{processes}"] = by_hand(rig, tables, processes)
         yield found
@@ -109,8 +121,8 @@ def peer(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
     agent = incumbent.Incumbent(rig, results.FOLDER / "incumbent")
     while True:
         yield {
-            "shipped": agent.measure("shipped", sizes.count // 5),
-            "tuned": agent.measure("tuned", sizes.count * 2 // 5),
+            "shipped": agent.measure("shipped", sizes.count // 10),
+            "tuned": agent.measure("tuned", sizes.count // 5),
             "ours": end_to_end(rig, None),
         }
 
@@ -121,6 +133,8 @@ def delays(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
         found = {"floor": latency.floor(rig, 100, sizes.seconds / 2)}
         for rate in RATES:
             found[f"rate_{rate}"] = latency.latency(rig, rate, sizes.seconds)
+        if sizes.release:
+            found["release_100"] = latency.latency(rig, 100, sizes.seconds, release=sizes.release)
         yield found
 
 
@@ -134,17 +148,58 @@ def broker(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
     """Measure what RabbitMQ needs to take a message and to hand it out, for both kinds of queues."""
     while True:
         yield {
-            "publish_classic": parts.publish(rig),
-            "drain_classic": parts.drain(rig),
-            "publish_quorum": parts.publish(rig, quorum=True),
-            "drain_quorum": parts.drain(rig, quorum=True),
+            "publish_classic": parts.publish(rig, quorum=False),
+            "drain_classic": parts.drain(rig, quorum=False),
+            "publish_quorum": parts.publish(rig),
+            "drain_quorum": parts.drain(rig),
+        }
+
+
+def queues(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
+    """Measure the whole way out of either kind of queue."""
+    while True:
+        yield {
+            "classic": end_to_end(rig, 2, quorum=False),
+            "quorum": end_to_end(rig, 2),
+        }
+
+
+def cluster(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
+    """Measure the whole way into one MariaDB, and into three nodes behind a proxy."""
+    while True:
+        found = {"alone": end_to_end(rig, 2)}
+        with rig.full_queue() as broker_url, rig.cluster() as url:
+            found["galera"] = take(rig, [broker_url], url, len(rig.bodies), 2)
+        yield found
+
+
+def many_buses(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
+    """Measure one bus and many, on a machine that has nothing else to do and on a busy one."""
+    numbers = (1, buses.MANY)
+    while True:
+        found = {f"buses_{number}": buses.spread(rig, number) for number in numbers}
+        with buses.busy_cores():
+            found |= {f"busy_{number}": buses.spread(rig, number) for number in numbers}
+        yield found
+        numbers = numbers[::-1]
+
+
+def bus_delays(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
+    """Measure the delay of a few messages a second on each of many buses, and of as many on one."""
+    while True:
+        yield {
+            f"buses_{number}": latency.latency(rig, 5 * buses.MANY, sizes.seconds, buses=number)
+            for number in (1, buses.MANY)
         }
 
 
 def long_queue(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
-    """Measure a long backlog."""
+    """Measure a long backlog by itself, and while more arrives."""
     while True:
-        yield {"backlog": growth.backlog(rig, sizes.backlog, None)}
+        yield {
+            "backlog": growth.backlog(rig, sizes.backlog),
+            "arriving": growth.backlog(rig, sizes.backlog, ARRIVING),
+        }
 
 
 def full_store(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
@@ -163,7 +218,8 @@ def full_store(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
 
 
 def _throughput(kind: str, minutes: float) -> Step:
-    return Step(f"the whole way and its parts, {kind}", throughput, (0.6, minutes), kind)
+    about = f"the whole way and its parts, {kind}"
+    return Step(about, throughput, (0.6, minutes), kind, against_release=kind != "sqlite")
 
 
 STEPS: dict[str, Step] = {
@@ -173,6 +229,7 @@ STEPS: dict[str, Step] = {
         delays,
         (0.5, 2.2),
         depends_on=("count", "seconds"),
+        against_release=True,
     ),
     "by-hand": Step("a hand-written script, and ours", hand, (0.5, 1.1)),
     "incumbent": Step("Ceilometer's agent, and ours", peer, (0.5, 1.2), why_not=incumbent.absent),
@@ -182,7 +239,13 @@ STEPS: dict[str, Step] = {
     "stored": Step(
         "the rate over a store that fills", full_store, (8.0, 2.0), once=True, depends_on=("count", "stored")
     ),
-    "backlog": Step("a long queue, and memory", long_queue, (0.5, 1.8), once=True, depends_on=("backlog",)),
+    "backlog": Step("a long queue, and memory", long_queue, (0.3, 0.6), depends_on=("backlog",)),
+    "queues": Step("a quorum queue and a classic one", queues, (0.3, 0.2)),
+    "galera": Step("Galera of three nodes and one MariaDB", cluster, (0.7, 0.3), "galera"),
+    "buses": Step("many buses and one", many_buses, (0.3, 1.3), depends_on=("spread",)),
+    "bus-delays": Step(
+        "5 events/s on each of many buses", bus_delays, (0.3, 0.6), depends_on=("count", "seconds")
+    ),
     "workers": Step("1, 2 and 4 workers", workers, (0.5, 0.6)),
     "broker": Step("what RabbitMQ needs for a message", broker, (0.5, 0.3), "sqlite"),
 }
@@ -197,7 +260,8 @@ def run(name: str, sizes: Sizes, *, again: bool = False) -> bool:
         rich.print(f"[bold]{name}[/bold]: left out, {reason}")
         return False
     chosen: dict[str, float] = {size: getattr(sizes, size) for size in step.depends_on}
-    key = results.key(machine.code(), chosen)
+    release = machine.revision(sizes.release) if sizes.release and step.against_release else ""
+    key = results.key(machine.code() + release, chosen)
     kept = None if again else results.load(name)
     rounds = kept.rounds if kept and kept.key == key else []
     wanted = FILL_ROUNDS if name == "stored" else 1 if step.once else sizes.runs
@@ -205,15 +269,15 @@ def run(name: str, sizes: Sizes, *, again: bool = False) -> bool:
         rich.print(f"[bold]{name}[/bold]: measured before, {len(rounds)} rounds")
         return True
     rich.print(f"[bold]{name}[/bold]: {step.about}")
-    with Rig(step.kind, sizes.count) as rig:
+    with Rig(step.kind, getattr(sizes, step.depends_on[0])) as rig:
         found = results.Step(
             name=name,
             key=key,
             when=datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
-            command=_command(name, sizes.runs, chosen),
+            command=_command(name, sizes.runs, chosen) + (" RELEASE=checkout" if release else ""),
             revision=machine.revision(),
             machine=machine.machine(),
-            versions=machine.versions(rig),
+            versions=machine.versions(rig) | ({"the release before": release} if release else {}),
             settings=machine.settings(rig),
             sizes=chosen,
             rounds=rounds,
@@ -236,7 +300,7 @@ def _command(name: str, runs: int, chosen: Mapping[str, float]) -> str:
 
 
 def _no_room(name: str, sizes: Sizes) -> str | None:
-    events = sizes.stored if name == "stored" else max(sizes.count, sizes.backlog)
+    events = max(getattr(sizes, size) for size in STEPS[name].depends_on)
     needed = events * BYTES_AN_EVENT + 3 * GIGABYTE
     free = machine.free_disk()
     if free > needed:
@@ -263,18 +327,20 @@ def show(step: results.Step) -> None:
 def main(words: list[str] | None = None) -> int:
     """Measure, show, and write the pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    parser.add_argument("--full", action="store_true", help="all steps, 5 runs")
+    parser.add_argument("--full", action="store_true", help="all steps")
     parser.add_argument("--step", action="append", choices=list(STEPS), help="only this one; repeatable")
-    parser.add_argument("--runs", type=int, help="rounds of a step (default: 3, with --full 5)")
+    parser.add_argument("--runs", type=int, default=3, help="rounds of a step (default: %(default)s)")
     parser.add_argument("--count", type=int, default=Sizes.count, help="notifications (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=Sizes.seconds, help="for each rate of `latency`")
     parser.add_argument("--stored", type=int, default=Sizes.stored, help="events of `stored`")
     parser.add_argument("--backlog", type=int, default=Sizes.backlog, help="notifications of `backlog`")
+    parser.add_argument("--spread", type=int, default=Sizes.spread, help="notifications of `buses`")
+    parser.add_argument("--release", type=Path, help="a checkout of the release before, with its .venv")
     parser.add_argument("--again", action="store_true", help="also what was measured before")
     parser.add_argument("--list", action="store_true", help="list the steps and the minutes they take")
     parser.add_argument("--no-report", action="store_true", help="leave docs/performance as it is")
     args = parser.parse_args(words)
-    sizes = Sizes(args.runs or (5 if args.full else 3), args.count, args.seconds, args.stored, args.backlog)
+    sizes = Sizes(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Sizes)})
     names = args.step or list(STEPS if args.full else SHORT)
     if args.list:
         list_steps(names, sizes)
