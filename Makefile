@@ -18,13 +18,25 @@ ARGS ?=
 
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
-SERVICES := postgresql pgbouncer mariadb-server rabbitmq-server prometheus
+SERVICES := postgresql pgbouncer mariadb-server galera-4 haproxy rabbitmq-server prometheus
+FORKY := $(or $(PANKO_INGEST_CHROOTS),/var/tmp/panko-ingest-chroots)/forky
 
-.PHONY: help run walk-through test lint venv services fuzz test-bookworm test-trixie test-systemd test-faults soak \
+# whose versions are audited
+AUDITED ?= constraints.txt
+# with which versions it is tested: OpenStack's upper constraints, and Pythons that are on this machine
+CONSTRAINTS ?=
+PYTHONS ?= 3.11 3.12 3.13 3.14
+define with-versions
+PANKO_INGEST_RUN_COMMAND='make $@' tests/with_versions.sh $(1) $(2) $(3) $(ARGS)
+$(BIN)/python -m tests.compatibility
+endef
+
+.PHONY: help test-queries run walk-through test lint venv services fuzz test-constraints test-floors test-pythons \
+    test-bookworm test-trixie test-forky test-counters forky test-systemd test-faults simulate soak \
     test-concurrency test-upgrade \
     test-panko test-differential \
-    bench bench-full bench-report bench-storage bench-reading bench-expire bench-convert bench-metrics \
-    sample-config docs docs-pictures site constraints dist clean
+    bench bench-full bench-catch-up bench-buses bench-report bench-storage bench-reading bench-expire bench-convert bench-metrics \
+    sample-config docs docs-pictures site constraints audit dist clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -44,7 +56,7 @@ walk-through: venv services dist ## an operator's first day on private servers: 
 	$(BIN)/python -m tests.walk_through $(RUN)/walk-through $$(ls -t dist/*.whl | head -n 1)
 
 test: venv services lint ## lint, then every test but the long ones; installs servers from Debian if missing
-	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not long' $(ARGS)
+	$(PYTEST) -p tests.compatibility --numprocesses 2 --dist worksteal -m 'not long' $(ARGS)
 
 lint: venv ## check style, types and layers
 	$(BIN)/ruff check
@@ -54,20 +66,58 @@ lint: venv ## check style, types and layers
 
 venv: $(VENV)/.development ## make the developers' virtual environment
 
-services: ## install PostgreSQL, PgBouncer, MariaDB, RabbitMQ and Prometheus from Debian, without starting them
-	@tests/services/install.sh $(SERVICES) systemd curl iproute2 iptables
+services: ## install PostgreSQL, PgBouncer, MariaDB, Galera, HAProxy, RabbitMQ, Prometheus and Chromium from Debian, without starting them
+	@tests/services/install.sh $(SERVICES) systemd curl iproute2 iptables chromium
 
 fuzz: venv ## decode and convert 200,000 mutated bodies
 	$(PYTEST) -m long tests/unit/test_fuzz.py $(ARGS)
 
+test-queries: venv services ## 15,000 random queries on each database and layout, beside a model of what they must find
+	$(PYTEST) -m long tests/integration/storage/test_queries.py $(ARGS)
+
+simulate: venv ## the delivery path in simulated worlds: make simulate SEEDS=100000 FIRST=0
+	$(BIN)/python -m tests.simulation $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
 soak: venv services ## random faults under load: make soak MINUTES=60; writes docs/soak.md
 	$(BIN)/python -m tests.faults.soak $(or $(MINUTES),60)
 
-test-bookworm: ## make test on a fresh Debian 12 (needs root)
+test-bookworm: venv ## make test on a fresh Debian 12 (needs root)
 	tests/chroot.sh bookworm
+	$(BIN)/python -m tests.compatibility
 
-test-trixie: ## make test on a fresh Debian 13 (needs root)
+test-trixie: venv ## make test on a fresh Debian 13 (needs root)
 	tests/chroot.sh trixie
+	$(BIN)/python -m tests.compatibility
+
+test-constraints: venv services ## every test with the versions of a file: CONSTRAINTS=upper-constraints.txt
+	@if [ ! -r "$(CONSTRAINTS)" ]; then echo 'Name a file of constraints: make $@ CONSTRAINTS=...' >&2; exit 2; fi
+	$(call with-versions,$(basename $(notdir $(CONSTRAINTS))),$(PYTHON),$(CONSTRAINTS))
+
+test-floors: venv services ## every test with the lowest versions that pyproject.toml accepts
+	@mkdir -p $(RUN)
+	$(BIN)/python -m tests.floors > $(RUN)/floors.txt
+	$(call with-versions,floors,$(PYTHON),$(RUN)/floors.txt)
+
+test-pythons: venv services ## every test on each supported Python of this machine: PYTHONS='3.11 3.12'
+	@for version in $(PYTHONS); do
+	    python=$$(ls -d ~/.pyenv/versions/$$version.*/bin/python 2>/dev/null | tail -n 1) || python=python$$version
+	    if ! $$python -c '' 2>/dev/null; then echo "Python $$version is not on this machine: left out"; continue; fi
+	    $(call with-versions,python$$version,$$python,constraints.txt)
+	done
+
+test-forky: venv ## make test on a fresh Debian forky, whose servers are newer (needs root)
+	tests/chroot.sh forky
+	$(BIN)/python -m tests.compatibility
+
+test-counters: venv services forky ## delivery limits by the counters of RabbitMQ 4.3, from a tree of Debian forky (needs root)
+	$(PYTEST) -m long tests/integration/test_refusals.py $(ARGS)
+
+forky: ## a Debian forky whose servers tests can use: RabbitMQ 4.3, PostgreSQL 18, MariaDB 11.8 (needs root)
+	if [ ! -e $(FORKY) ]; then
+	    rm -rf $(FORKY).part
+	    tests/debian_tree.sh forky $(FORKY).part $(SERVICES)
+	    mv $(FORKY).part $(FORKY)
+	fi
 
 test-systemd: venv services ## the service on a fresh Debian 12 that a real systemd runs in a container (needs root)
 	tests/services/install.sh systemd-container debootstrap
@@ -84,10 +134,11 @@ test-faults: venv services ## break things for real, the long way; writes docs/f
 	$(PYTEST) --numprocesses 2 --dist worksteal tests/faults $(ARGS)
 	$(BIN)/python -m tests.faults.report > docs/faults.md
 
-test-panko: venv services ## adopt what the published Panko made: PANKO_PYTHON=python3.8 EVENTS=1000000
+test-panko: venv services ## adopt what the published Panko made, move from Ceilometer: PANKO_PYTHON=python3.8 EVENTS=1000000
 	if [ ! -e $(PANKO)/.complete ]; then
 	    $(PANKO_PYTHON) -m venv --clear $(PANKO)
-	    $(PANKO)/bin/pip install --quiet --requirement tests/compat/requirements.txt
+	    $(PANKO)/bin/pip install --quiet 'pip<25.1' 'setuptools<66' wheel
+	    $(PANKO)/bin/pip install --quiet --no-build-isolation --requirement tests/compat/requirements.txt
 	    touch $(PANKO)/.complete
 	fi
 	PANKO_INGEST_PANKO_PYTHON=$(PANKO)/bin/python PANKO_INGEST_ADOPTED_EVENTS=$(EVENTS) \
@@ -96,11 +147,17 @@ test-panko: venv services ## adopt what the published Panko made: PANKO_PYTHON=p
 test-differential: venv ## compare conversion with Ceilometer's own on mutated notifications
 	$(BIN)/python -m tests.differential $(ARGS)
 
-bench: venv services ## the whole way into PostgreSQL, beside its limits, and latency: 10 minutes
-	$(BIN)/python -m benchmarks.suite $(ARGS)
+bench: venv services ## the whole way into PostgreSQL, beside its limits, and latency
+	$(BIN)/python -m benchmarks.suite $(if $(RELEASE),--release $(RELEASE)) $(ARGS)
 
 bench-full: venv services ## every benchmark of docs/performance; goes on where it was interrupted
-	$(BIN)/python -m benchmarks.suite --full $(ARGS)
+	$(BIN)/python -m benchmarks.suite --full $(if $(RELEASE),--release $(RELEASE)) $(ARGS)
+
+bench-catch-up: venv services ## a backlog drained by itself, and while 500 messages a second arrive
+	$(BIN)/python -m benchmarks.suite --step backlog --again $(ARGS)
+
+bench-buses: venv services ## 12 buses beside one, on a quiet machine and on a busy one
+	$(BIN)/python -m benchmarks.suite --step buses --step bus-delays --again $(ARGS)
 
 bench-report: venv ## write docs/performance anew from its results
 	$(BIN)/python -m benchmarks.report
@@ -123,8 +180,9 @@ sample-config: venv ## make etc/panko-ingest.conf anew from the options
 docs: sample-config ## write the generated parts of the documents anew
 	$(BIN)/python docs/generate.py
 
-docs-pictures: venv services ## draw docs/dashboard.png anew: a real run with an outage in it, four minutes
+docs-pictures: venv services ## draw docs/dashboard.png (a real run with an outage, four minutes) and docs/page.png anew
 	$(BIN)/python -m benchmarks.dashboard docs/dashboard.png
+	PANKO_INGEST_PICTURE=docs/page.png $(PYTEST) tests/integration/test_status_page.py
 
 site: venv ## build the documents as a website in run/site/html; broken links fail
 	$(BIN)/python docs/website.py $(RUN)/site
@@ -140,6 +198,21 @@ constraints: ## renew constraints.txt with the newest versions
 	$(RUN)/fresh/bin/pip install --quiet --editable '.[postgresql,mysql]' --group dev
 	{ sed '/^[^#]/,$$d' constraints.txt; $(RUN)/fresh/bin/pip freeze --all --exclude-editable --exclude setuptools; } > $(RUN)/constraints.txt
 	mv $(RUN)/constraints.txt constraints.txt
+
+audit: ## look for known vulnerabilities in the versions of constraints.txt
+	@if [ ! -x $(RUN)/audit/bin/pip-audit ]; then
+	    $(PYTHON) -m venv $(RUN)/audit
+	    $(RUN)/audit/bin/pip install --quiet pip-audit
+	fi
+	if ! $(RUN)/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement $(AUDITED) $(ARGS) 2>&1 \
+	    | tee $(RUN)/audit.txt; then
+	    if ! grep --quiet '^Found ' $(RUN)/audit.txt; then
+	        echo 'Nothing was found out: the list of known vulnerabilities can not be asked from here, as the line' \
+	            "above says. It takes the package index itself, not a mirror; ARGS='--vulnerability-service osv'" \
+	            'asks another list.' >&2
+	    fi
+	    exit 1
+	fi
 
 dist: venv ## build sdist and wheel into dist/, the same bytes every time
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --no-isolation --outdir dist
