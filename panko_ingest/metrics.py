@@ -59,13 +59,16 @@ class Metrics:
         """
         pair = event_type, trait
         if pair not in self._salvaged_pairs:
-            size = len(ascii(pair))
-            if self._salvaged_size + size > _MAX_SALVAGED_SIZE:
+            if self._salvaged_size + len(ascii(pair)) > _MAX_SALVAGED_SIZE:
                 pair = "", ""
             else:
-                self._salvaged_pairs.add(pair)
-                self._salvaged_size += size
+                self.note_salvaged(pair)
         self.salvaged.labels("convert", *pair).inc()
+
+    def note_salvaged(self, pair: tuple[str, str]) -> None:
+        """Note that there is a metric of an event type and a trait, whoever made it."""
+        self._salvaged_pairs.add(pair)
+        self._salvaged_size += len(ascii(pair))
 
     def of_bus(self, bus: str) -> "BusMetrics":
         """Return those metrics of one bus that the thread that reads it keeps up to date."""
@@ -114,7 +117,7 @@ class Metrics:
         self.salvaged = self._counter(
             "traits_salvaged",
             "Traits trimmed, changed or dropped so that their event could be stored, by the stage that "
-            "did it: convert, which tells event type and trait (of the first 1000 pairs), or record.",
+            "did it: convert, which tells event type and trait (as far as 32 KiB of names go), or record.",
             "stage",
             "event_type",
             "trait",

@@ -30,6 +30,7 @@ _VALUE = struct.Struct("=d")
 _ALIGNMENT = 8  # an aligned value is never read half written
 _HEADER = mmap.PAGESIZE * -(-_PARTS * _LENGTH.size // mmap.PAGESIZE)
 _MAP_NORESERVE = 0x4000
+_SALVAGED = "panko_ingest_traits_salvaged_total"
 
 _Labels = tuple[tuple[str, str], ...]
 
@@ -109,7 +110,12 @@ class SharedMetrics:
         self.forget(place)
         # prometheus_client asks this name for each value that it makes.
         values.ValueClass = _value_class(self._part(place))
-        return Metrics()
+        metrics = Metrics()
+        for key, _ in self._part(place).records():
+            _, name, labels = self._parse(key)
+            if name == _SALVAGED and (names := dict(labels))["event_type"]:
+                metrics.note_salvaged((names["event_type"], names["trait"]))
+        return metrics
 
     def forget(self, place: str) -> None:
         """Drop the gauges of a process that is no more; its counters stay."""

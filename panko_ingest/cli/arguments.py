@@ -66,6 +66,14 @@ def seconds(text: str) -> float:
     return age(text).total_seconds()
 
 
+def interval(text: str) -> float:
+    """Return seconds as :func:`seconds` does, but never none."""
+    length = seconds(text)
+    if not length:
+        raise argparse.ArgumentTypeError(f"{text!r} is no pause: write for example 1 or 0.2s")
+    return length
+
+
 def count(text: str) -> int:
     """Return a number from 0 upwards."""
     if not text.isdecimal():

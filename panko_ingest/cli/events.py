@@ -90,7 +90,7 @@ def _add_follow(actions: Any) -> None:
     arguments.add_filters(action)
     action.add_argument(
         "--interval",
-        type=arguments.seconds,
+        type=arguments.interval,
         default=1.0,
         metavar="SECONDS",
         help="look so often (default: 1)",

@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--priority", help="priority (default: each notification's own, else info)")
     parser.add_argument(
         "--count",
-        type=int,
+        type=arguments.count,
         metavar="N",
         help="send N in all, over and over, each with a message_id and a timestamp of its own",
     )
@@ -47,7 +47,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     if not notifications:
         raise ConfigError(f"no notifications in {', '.join(command.files)}")
     topic = command.topic or conf.oslo_messaging_notifications.topics[0]
-    total = command.count or len(notifications)
+    total = len(notifications) if command.count is None else command.count
     source = itertools.islice(itertools.cycle(notifications), total)
     started = time.monotonic()
     with (

@@ -109,7 +109,7 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
                 yield Finding(FAILURE, "expirer", fault)
     else:
         where = f"{conf.monitor.host}:{conf.monitor.port}"
-        text = f"nobody answers at {where} ([monitor] host, port): it does not run, or runs elsewhere"
+        text = f"no daemon answers at {where} ([monitor] host, port): it does not run, or runs elsewhere"
         if not conf.monitor.port:
             text = "[monitor] port is 0: it can't be asked"
         yield Finding(FAILURE, "daemon", text)

@@ -31,7 +31,9 @@ def add_parser(subparsers: Any) -> None:
         "goes with it: nobody else loses a message by it. Passwords and tokens in them are hidden.",
     )
     parser.add_argument("--count", type=arguments.count, metavar="N", help="end after N messages")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end after so many seconds")
+    parser.add_argument(
+        "--timeout", type=arguments.seconds, metavar="SECONDS", help="end after so many seconds"
+    )
     parser.add_argument("--convert", action="store_true", help="show the events that they would become")
     arguments.add_types(parser)
     parser.add_argument(

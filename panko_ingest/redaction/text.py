@@ -35,9 +35,15 @@ _ENCODED_ACCOUNT = re.compile(
     rb"""((?:[^\s"'\\&;<>%]|%(?!(?:25){0,2}+(?:26|22|27|2F|40)))++)(?=%(?:25){0,2}+40)""",
     re.IGNORECASE,
 )
-_ELEMENT = re.compile(
-    rb"<(?:[\w.\-]{1,80}+:)?+([A-Za-z_][\w.\-]{0,80}+)(?:\s[^<>]{0,1024}+)?+>\s*+"
-    rb"(?:<!\[CDATA\[([\x00-\xff]+?)(?=\]\]>|\Z)|([^<]+))"
+_ELEMENT = re.compile(rb"<(?:[\w.\-]{1,80}+:)?+([A-Za-z_][\w.\-]{0,80}+)(?:\s[^<>]{0,1024}+)?+(?<!/)>")
+# The text of an element, or of the first within it.
+_CONTENT = re.compile(
+    rb"(?:%b<(?:!--[^<>]{0,256}+|[A-Za-z_][^<>]{0,256}+)>){0,3}+%b"
+    rb"(?:<!\[CDATA\[([\x00-\xff]+?)(?=\]\]>|\Z)|([^<]+))" % (_BLANKS, _BLANKS)
+)
+_LABELLED_ELEMENT = re.compile(
+    rb"<([A-Za-z_]{1,40}+)>%b([A-Za-z_][\w.\-]{0,80}+)%b</\1>%b"
+    rb"<[A-Za-z_][^<>]{0,256}+(?<!/)>(?:<!\[CDATA\[)?+([^<]+)" % (_BLANKS, _BLANKS, _BLANKS)
 )
 _SEPARATOR = re.compile(rb"""(\\{0,15}+["'])?\s{0,8}+(:=?|=>|={1,3}+|>|,)(%b)""" % _BLANKS)
 _LIST_OPENED = re.compile(rb"""[\[(]%b[bBrRuU]?\\{0,15}["']?\Z""" % _BLANKS)
@@ -62,11 +68,12 @@ _BLOCK = re.compile(
 )
 _NOTHING = {b"null", b"true", b"false", b"None", b"True", b"False", b"~"}
 _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOTALL)
-_ACCOUNT = re.compile(rb"""://[^/\s:@?#"'\\<>]{0,256}+:(?=[^\s"'\\<>])""")
+_ACCOUNT = re.compile(rb"""://(?!\[[0-9A-Fa-f:.]{2,64}+\])[^/\s:@?#"'\\<>]{0,256}+:(?=[^\s"'\\<>])""")
 # What is no password: a port, of which only services of the web have an @ behind the path.
 _PORT = re.compile(rb"""\d{1,5}(?:[?#,\s"'\\<>]|\Z|/(?![^\s@?#,"'\\<>]{1,256}+@))""")
 _PORT_OF_WEB = re.compile(rb"""\d{1,5}(?:[/?#,\s"'\\<>]|\Z)""")
 _WEB = (b"http", b"https", b"ws", b"wss", b"docker", b"oci", b"git", b"svn", b"ssh", b"ftp")
+_IMAGES = (b"docker", b"oci")
 _URL_END = re.compile(rb"""[\s"'\\<>]""")
 _NEXT_ACCOUNT = re.compile(rb"@[A-Za-z0-9.\-_\[\]:%]{1,256}+,(?=([^\s:@/,]{0,256}+:)[^\s,@]{1,256}+@)")
 _PRIVATE_KEY = re.compile(
@@ -327,10 +334,19 @@ def _encoded(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
 
 def _elements(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
     """Yield the texts of elements of XML."""
+    end = 0
     for element in steps.of(_ELEMENT.finditer(data)):
-        content = element.lastindex or 0
-        if is_secret(element[1].decode("ascii")) and element[content].strip() not in _NOTHING:
-            yield element.span(content)
+        if element.start() < end or not is_secret(element[1].decode("ascii")):
+            continue
+        if content := _CONTENT.match(data, element.end()):
+            end = content.end()
+            group = content.lastindex or 0
+            if content[group].strip() not in _NOTHING:
+                yield content.span(group)
+    for pair in steps.of(_LABELLED_ELEMENT.finditer(data)):
+        role = role_of(pair[1].decode("ascii"))
+        if role == names.LABEL and names.names_a_secret(pair[2].decode("ascii"), role):
+            yield pair.span(3)
 
 
 def _in_urls(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
@@ -350,6 +366,8 @@ def _in_urls(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
         at = data.rfind(b"@", start, end)
         if at > start:
             yield start, at
+        elif start < end == len(data) and not data.endswith(_IMAGES, 0, account.start()):
+            yield start, end  # cut off before its host
 
 
 def _private_keys(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.answering import answering
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.ledger import Ledger, load
@@ -155,6 +156,19 @@ def test_status_shows_how_the_daemon_does(
         finally:
             rabbitmq.start()
         wait_until(lambda: status(conf)[0] == 0, 60, "being ready again")
+
+
+@pytest.mark.parametrize(
+    "answer", ["{}", "[]", '{"figures": {}}', '{"ok": true, "checks": [], "figures": 1}']
+)
+def test_another_service_on_the_port_of_the_monitor_is_no_daemon_of_ours(
+    tmp_path: Path, broker_url: str, ledger: Ledger, answer: str
+) -> None:
+    with answering(answer) as port:
+        conf = configuration(tmp_path, broker_url, ledger.url, f"[monitor]\nport = {port}\n")
+        code, text = command(conf, "status")
+    assert code == 1
+    assert "no daemon answers" in text
 
 
 def test_expire_shows_what_would_go_and_deletes_it(conf: Path, ledger: Ledger, broker_url: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from panko_ingest import amqp
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
+from tests.answering import answering
 from tests.bus import Bus
 from tests.daemon import SECRET, Daemon, configuration
 from tests.ledger import Ledger
@@ -245,6 +246,17 @@ def test_a_management_interface_that_does_not_answer_is_a_warning(
     assert found.level == WARNING
     assert any(part in found.text for part in text.split("|")), found.text
     assert "[notification] management_urls" in found.text
+    assert SECRET not in str(findings)
+    assert one(findings, look.url.rpartition("@")[2], "lets us in"), "AMQP is asked all the same"
+
+
+@pytest.mark.parametrize("answer", ["{}", "[]", "[1]", '"a"', '{"rabbitmq_version": 4}', "{", "[" * 100_000])
+def test_another_service_at_the_management_url_is_a_warning(look: Look, bus: Bus, answer: str) -> None:
+    with answering(answer) as port:
+        look.management_url = f"http://guest:{SECRET}@127.0.0.1:{port}"
+        findings = look()
+    (found,) = [found for found in findings if found.subject == "management interface"]
+    assert found.level == WARNING
     assert SECRET not in str(findings)
     assert one(findings, look.url.rpartition("@")[2], "lets us in"), "AMQP is asked all the same"
 

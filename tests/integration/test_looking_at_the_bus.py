@@ -114,6 +114,20 @@ def test_events_that_messages_would_become_are_shown(config: Path, bus: Bus, sql
     store.close()
 
 
+def test_a_message_that_no_one_can_look_through_is_withheld_and_the_next_one_shown(
+    config: Path, bus: Bus
+) -> None:
+    with tapping(config, "--count", "3", "--format", "json") as tap:
+        bus.publish([b"a=1 " * 1_200_000])
+        bus.publish([b"{}"], application_headers={"a": {"b": [{"password": SESAME, "c": [[SESAME]]}]}})
+        bus.publish([envelope(notification())])
+        first, second, third = documents(tap)
+    assert "body" not in first
+    assert "withheld" in first["error"]
+    assert SESAME not in json.dumps(second["headers"]["a"]["b"][0]["password"])
+    assert third["notification"]["event_type"] == "compute.instance.create.end"
+
+
 def test_only_chosen_types_and_exchanges_are_shown(config: Path, bus: Bus) -> None:
     bus.declare("notifications.info", "cinder")
     with tapping(
@@ -199,6 +213,30 @@ def test_draining_tells_of_others_that_read_the_same_queue(config: Path, bus: Bu
         0,
         True,
     )
+
+
+def test_a_drain_that_finds_none_of_its_queues_is_no_success(
+    tmp_path: Path, broker_url: str, sqlite_url: str, bus: Bus
+) -> None:
+    config = configuration(
+        tmp_path, broker_url, sqlite_url, "[oslo_messaging_notifications]\ntopics = notification\n"
+    )
+    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    bus.publish([envelope(notification())])
+    done = drain(config, "--timeout", "60s")
+    assert done.returncode == 1
+    assert "none of its queues is there: notification.info" in done.stderr
+    assert bus.count("notifications.info") == 1
+
+
+@pytest.mark.parametrize("length", ["nan", "-1", "soon"])
+@pytest.mark.parametrize("name", ["drain", "tap"])
+def test_a_timeout_that_is_no_time_is_refused(config: Path, name: str, length: str) -> None:
+    done = subprocess.run(
+        command(config, name, f"--timeout={length}"), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert f"--timeout: {length!r} is no age" in done.stderr
 
 
 def test_a_drain_without_a_broker_or_tables_ends_with_3(

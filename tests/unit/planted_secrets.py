@@ -52,6 +52,8 @@ def _by_label(name: str, secret: str) -> list[Any]:
         [{"op": "add", "path": f"/driver_info/{name}", "value": secret}],
         {"op": "add", "path": f"/{name}/a", "value": {"b": [secret]}},
         {"headers": [["Accept", "text/html"], [name, secret]]},
+        ["mysql", f"--{name}", secret],
+        {"a": ["X-Auth-Token", secret]},
     ]
 
 
@@ -74,14 +76,36 @@ def _in_text(name: str, secret: str) -> list[str]:
         f"{name}={secret}",
         f"https://h/v1/a?b=c&{name}={secret}&d=e",
         f"command --{name} {secret} --verbose",
-        f"<server><{name}>{secret}</{name}></server>",
         *_quoted(name, secret),
         *_in_yaml(name, secret),
+        f"{name} == {secret}",
+        *_in_xml(name, secret),
+        *_encoded(name, secret),
+    ]
+
+
+def _in_xml(name: str, secret: str) -> list[str]:
+    return [
+        f"<server><{name}>{secret}</{name}></server>",
         f'<server><{name} type="s">{secret}</{name}></server>',
         f"<server><n:{name}><![CDATA[<{secret}>]]></n:{name}></server>",
+        f"<{name}><value>{secret}</value></{name}>",
+        f"<{name}>\n  <!-- a -->\n  {secret}</{name}>",
+        f"<entry><name>{name}</name>\n<value type='s'>{secret}</value></entry>",
+        f"<dict><key>{name}</key><string>{secret}</string></dict>",
+    ]
+
+
+def _encoded(name: str, secret: str) -> list[str]:
+    return [
         f"https://h/login?next=%2Fa%3Fb%3Dc%26{name}%3D{secret}%26d%3De",
         f"https://h/login?next=%2Fa%253F{name}%253D{secret}",
-        f"{name} == {secret}",
+        f"https://h/login?next=https%3A%2F%2Fx%2F%3F{name}%3D{secret}",
+        f"https://h/login?next=https%253A%252F%252Fx%252F%253F{name}%253D{secret}",
+        f"a%3Db%3B{name}%3D{secret}",
+        f"a%3Ab%0A{name}%3A%20{secret}",
+        f"a=b%20--{name}%3D{secret}",
+        f"https://h/login?next=https%3A%2F%2Fuser%3A{secret}%40x%2F",
     ]
 
 

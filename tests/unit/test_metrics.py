@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from prometheus_client import values
 
 from panko_ingest import metrics
@@ -105,13 +106,31 @@ def test_metrics_for_which_there_is_no_room_are_left_out_and_cost_nothing_else()
     def work() -> None:
         own = shared.join("ingester-0")
         for number in range(1000):
-            own.count_salvaged("t" * 255, f"{number:0255}")
+            own.refused.labels("t" * 255, f"{number:0255}").set(1)
         own.recorded.inc(3)
 
     in_a_process(work)
     totals = shared.totals()
     assert totals["events_recorded_total"] == 3
-    assert 400 < totals["traits_salvaged_total"] < 1000
+    assert 300 < totals["broker_refusals"] < 1000
+
+
+@pytest.mark.parametrize("character", ["a", "😀"])
+def test_names_of_publishers_leave_room_for_all_other_metrics(character: str) -> None:
+    shared = SharedMetrics()
+
+    def work() -> None:
+        own = shared.join("ingester-0")
+        for number in range(2000):
+            own.count_salvaged(character * 250, f"{os.getpid()}{number}")
+        for number in range(100):
+            own.refused.labels("bus", f"queue {number}").set(1)
+
+    for _ in range(20):  # a worker that is started anew goes on with what is there
+        in_a_process(work)
+    totals = shared.totals()
+    assert totals["traits_salvaged_total"] == 20 * 2000
+    assert totals["broker_refusals"] == 100
 
 
 def test_histograms_count_up_over_their_buckets() -> None:
@@ -153,4 +172,6 @@ def test_salvaged_traits_are_counted_by_event_type_and_trait_within_bounds() -> 
         if sample.name == "panko_ingest_traits_salvaged_total" and sample.labels["stage"] == "convert"
     }
     assert counted["compute.instance.update", "trait7"] == 2
-    assert counted["", ""] == 200
+    assert sum(counted.values()) == 1201
+    assert counted["", ""] > 0
+    assert 100 < len(counted) < 1200

@@ -87,6 +87,12 @@ def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
         ),
         ("a%3Db%26token%3Dx%26c%3Dd", "a%3Db%26token%3D***%26c%3Dd"),
         ("mysql://user:12345/x@host/db", "mysql://user:***@host/db"),
+        ("http://u:x@[2001:db8::5]:80/a", "http://u:***@[2001:db8::5]:80/a"),
+        (
+            "<password /><user>bob</user><password>x</password>",
+            "<password /><user>bob</user><password>***</password>",
+        ),
+        ("next=https%3A%2F%2Fh%2F%3Ftoken%3Dx%26a%3Db", "next=https%3A%2F%2Fh%2F%3Ftoken%3D***%26a%3Db"),
     ],
 )
 def test_around_a_credential_in_text_all_stays(text: str, clean: str) -> None:
@@ -98,7 +104,9 @@ def test_around_a_credential_in_text_all_stays(text: str, clean: str) -> None:
     "text",
     [
         "password='' a=''", 'PASSWORD="" a=""', "password=''+a", '<a password=""/> b ""', "50% of a%3Db",
-        "use '--password ' 'a'", '<token type="s"> <b>c</b></token>', '<password type="s"/><b>c</b>',
+        "use '--password ' 'a'", "<token></token> <b>c</b>", "<name>vm</name><value>a</value>",
+        "http://[2001:db8::5]:8080/a/me@example.org", "next=https%3A%2F%2Fh%3A5000%2Fa",
+        '<password type="s"/><b>c</b>',
         "name: |\n  a\n", "docker://h:5000/a@sha256:b", "https://h:5000/a@sha256:b", "redis://h:6379/0",
         "mysql://h:3306/d?a=b@c", "kafka://h:9092,i:9092/a@b",
     ],

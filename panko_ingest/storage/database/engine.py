@@ -51,6 +51,8 @@ def make_engine(url: str, settings: StorageSettings) -> Engine:
             raise ConfigError(_other_driver(parsed, database, "is not ours"))
         engine = database.create_engine(parsed, settings)
     except ModuleNotFoundError as error:
+        if not database.driver:
+            raise ConfigError(f"[database] connection: no driver for {parsed.drivername!r}") from error
         if parsed.get_driver_name() != database.driver:
             raise ConfigError(_other_driver(parsed, database, "is not installed")) from error
         raise ConfigError(

@@ -1,5 +1,6 @@
 """``db merge``: what another event database has comes into ours, whatever made it and wherever it is."""
 
+import dataclasses
 import datetime
 import socket
 import subprocess
@@ -149,6 +150,50 @@ def test_databases_of_panko_and_ceilometer_are_read_as_they_are(
     store.close()
 
 
+def test_a_row_whose_raw_was_cut_off_comes_over_and_says_so(tmp_path: Path, target: Connection) -> None:
+    url = f"sqlite:///{tmp_path}/other.sqlite"
+    other = Connection(url)
+    other.upgrade()
+    other.record_events([dataclasses.replace(one, raw={"a": "b" * 99}) for one in make_events(1500)])
+    with other.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE event SET raw = substr(raw, 1, 20) WHERE id = 3"))
+    other.close()
+
+    merged = target.merge(url, ignore)
+
+    assert (merged.events, merged.recorded, merged.refused) == (1500, 1500, [])
+    found = {one.message_id: one.raw for one in target.get_events(EventFilter())}
+    assert found["m0001"] == {"a": "b" * 99}
+    assert [one for one in found.values() if "no whole JSON" in str(one)] == [found["m0002"]]
+
+
+def test_one_event_that_can_not_be_stored_costs_itself_alone_and_the_counts_say_so(
+    tmp_path: Path, target: Connection
+) -> None:
+    url = f"sqlite:///{tmp_path}/other.sqlite"
+    other = Connection(url)
+    other.upgrade()
+    other.record_events(make_events(1500))
+    with other.engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO event_type (id, desc) VALUES (77, ' ')"))
+        connection.execute(sa.text("UPDATE event SET event_type_id = 77 WHERE id IN (3, 1200)"))
+    other.close()
+
+    merged = target.merge(url, ignore)
+
+    assert (merged.events, merged.recorded) == (1500, 1498)
+    assert sorted(message_id for message_id, _ in merged.refused) == ["m0002", "m1199"]
+    assert len(stored_ids(target)) == 1498
+    again = target.merge(url, ignore)
+    assert (again.recorded, len(again.refused)) == (0, 2)
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path, target: Connection) -> None:
+    with pytest.raises(ConfigError, match=rf"--from: there is no file {tmp_path}/slip.sqlite"):
+        target.merge(f"sqlite:///{tmp_path}/slip.sqlite", ignore)
+    assert not (tmp_path / "slip.sqlite").exists()
+
+
 def test_a_database_is_not_merged_into_itself(sqlite_url: str) -> None:
     store = Connection(sqlite_url)
     store.upgrade()
@@ -157,11 +202,12 @@ def test_a_database_is_not_merged_into_itself(sqlite_url: str) -> None:
     store.close()
 
 
-def command(ours: Path, *arguments: str) -> "subprocess.Popen[str]":
+def command(ours: Path, *arguments: str, stdin: int | None = None) -> "subprocess.Popen[str]":
     configuration = ours / "panko-ingest.conf"
     configuration.write_text(f"[database]\nconnection = sqlite:///{ours}/ours.sqlite\n")
     return subprocess.Popen(
         [sys.executable, "-m", "panko_ingest", "--config-file", configuration, "db", "merge", *arguments],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -196,6 +242,41 @@ def test_the_command_takes_the_other_database_from_its_configuration_and_counts(
         "0 dead letters there: 0 are new here",
     ]
     assert len(stored_ids(target)) == 5
+
+
+@pytest.mark.parametrize(
+    "text", ["[DEFAULT]\ndebug = true\n[database]\nconnection = {url}\n", "{url}\n"], ids=["a file", "a URL"]
+)
+def test_the_other_database_is_named_on_standard_input(target: Connection, tmp_path: Path, text: str) -> None:
+    url = f"sqlite:///{tmp_path}/other.sqlite"
+    other = Connection(url)
+    other.upgrade()
+    other.record_events(make_events(5))
+    other.close()
+    output, errors = command(tmp_path, "--from-file", "-", stdin=subprocess.PIPE).communicate(
+        text.format(url=url), timeout=60
+    )
+    assert output.startswith("5 events there: 5 are new here"), errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--from", ""], "--from"),
+        (["--from-file", "/dev/null"], "--from"),
+        (["--from-file", "/nowhere/panko.conf"], "No such file"),
+        (["--from", "oracle://u:s3cret@h/d"], "--from"),
+    ],
+)
+def test_what_names_no_database_is_refused_in_one_line(
+    target: Connection, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    process = command(tmp_path, *arguments)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (2, "")
+    assert said in errors
+    assert len(errors.splitlines()) == 1
+    assert "s3cret" not in errors
 
 
 def test_a_password_on_the_command_line_is_hidden_from_others(target: Connection, tmp_path: Path) -> None:
