@@ -1,5 +1,6 @@
 """``panko-ingest``: finds the command and runs it."""
 
+import errno
 import importlib
 import logging
 import os
@@ -13,6 +14,8 @@ from panko_ingest import config
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.foreign_text import escaped_error
 from panko_ingest.storage.errors import StorageUnavailable
+
+_OUTPUT_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 EXIT_OK, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 
@@ -36,13 +39,15 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_what_is_closed()
     try:
         conf = read(arguments)
         config.set_up_logging(conf)
         if conf.command.name != "serve" and not conf.debug:
             # A command speaks by what it prints; its log is for trouble.
             logging.getLogger().setLevel(logging.WARNING)
-        return int(conf.command.run(conf))
+        code = int(conf.command.run(conf))
+        sys.stdout.flush()
     except ConfigError as error:
         return _fail(error, EXIT_USAGE)
     except (StorageUnavailable, BrokerError) as error:
@@ -50,9 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output has seen enough; leave nothing for the interpreter to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()  # its reader has seen enough
         return EXIT_OK
+    except OSError as error:
+        if error.errno not in _OUTPUT_IS_FULL:
+            raise
+        _forget_output()
+        sys.stderr.write(f"panko-ingest: what is printed can't be written: {error.strerror}\n")
+        return EXIT_UNREACHABLE
+    return code
 
 
 def read(arguments: Sequence[str]) -> cfg.ConfigOpts:
@@ -72,6 +83,21 @@ def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
             importlib.import_module(COMMANDS[name]).add_parser(subparsers)
 
     return cfg.SubCommandOpt("command", title="commands", handler=add_parsers)
+
+
+def _open_what_is_closed() -> None:
+    """Lead closed standard streams nowhere, so that no file or socket takes their numbers."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(nowhere := os.open(os.devnull, os.O_RDWR), number)
+            if nowhere > number:
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+
+
+def _forget_output() -> None:
+    """Leave nothing that the interpreter would flush at its end, and fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -194,6 +194,27 @@ def test_filters_that_make_no_sense_are_refused_with_2_and_named(
     assert "Traceback" not in answer.err
 
 
+@pytest.mark.parametrize(("output", "code"), [(">/dev/full", 3), (">&-", 0), (">&- 2>&- <&-", 0)])
+def test_output_that_goes_nowhere_ends_no_command_with_a_traceback(
+    stored: Run, tmp_path: Path, output: str, code: int
+) -> None:
+    done = subprocess.run(
+        [
+            "sh",
+            "-c",
+            f'exec "$0" -m panko_ingest --config-file panko-ingest.conf events list {output}',
+            sys.executable,
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    full = "panko-ingest: what is printed can't be written: No space left on device\n"
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", full if code else "")
+
+
 def test_a_type_that_no_event_has_gives_an_empty_list_and_says_so(stored: Run) -> None:
     answer = stored("events", "list", "--type", "nothing.*", "--format", "csv")
     assert answer.code == 0
