@@ -35,12 +35,12 @@ class ProcessManager(cotyledon.ServiceManager):
         self.__forktimes = _ForkTimes(times)
 
     def processes(self) -> dict[int, str]:
-        """Return the processes that were started and are not known to have ended: what they are, by pid."""
+        """Return the processes that were started and have not ended: what they are, by pid."""
         return {
             pid: f"{self._services[service_id].service.name}-{info.worker_id}"
             for service_id, running in list(self._running_services.items())
             for process, info in list(running.items())
-            if (pid := _pid(process)) is not None
+            if (pid := _pid(process)) is not None and _runs(pid)
         }
 
     def _start_worker(self, service_id: ServiceId, worker_id: WorkerId) -> None:
@@ -68,6 +68,14 @@ def _pid(process: BaseProcess) -> int | None:
         return process.pid
     except ValueError:  # At a stop those that have ended are closed, and listed until the last has.
         return None
+
+
+def _runs(pid: int) -> bool:
+    try:
+        # One that has ended is left for cotyledon to collect.
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:
+        return False
 
 
 @contextlib.contextmanager
