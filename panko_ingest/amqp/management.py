@@ -75,7 +75,10 @@ class QueueLimits(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """One queue: messages that wait or are in hand, consumers, what bounds it, by which policy."""
+    """One queue: messages that wait or are in hand, consumers, what bounds it, by which policy.
+
+    One that is not durable goes with the broker's restart, one that deletes itself with its last consumer.
+    """
 
     name: str
     kind: str
@@ -83,6 +86,8 @@ class Queue:
     consumers: int
     limits: QueueLimits
     policy: str | None = None
+    durable: bool = True
+    deletes_itself: bool = False
 
 
 class QueueConsumer(NamedTuple):
@@ -164,7 +169,9 @@ class Management:
     @_understood
     def queues(self) -> list[Queue]:
         """Return the queues of the vhost."""
-        columns = "name,type,messages,consumers,arguments,policy,effective_policy_definition"
+        columns = (
+            "name,type,durable,auto_delete,messages,consumers,arguments,policy,effective_policy_definition"
+        )
         major, minor, *_ = map(int, _NUMBER.findall(self.version()))
         release = (major, minor)
         return [_queue(found, release) for found in self._get(f"queues/{self._vhost}", columns=columns)]
@@ -240,6 +247,8 @@ def _queue(found: Mapping[str, Any], release: tuple[int, int]) -> Queue:
         consumers=int(found.get("consumers", 0)),
         limits=limits,
         policy=found.get("policy"),
+        durable=bool(found.get("durable", True)),
+        deletes_itself=bool(found.get("auto_delete", False)),
     )
 
 

@@ -13,6 +13,7 @@ MIN_DELIVERIES = 10
 MIN_AGE = 3600.0
 """Seconds that messages should be able to wait: an outage of the database may last that long."""
 
+_MADE_ANEW = ", delete the queue when it is empty, and let them make it anew"
 _NOTIFICATIONS = re.compile(r".+\.(audit|critical|debug|error|info|sample|warn)")
 
 
@@ -67,6 +68,16 @@ def _of_ours(
 
 def _dangers(queue: Queue, consumer_timeout: float) -> Iterator[str]:
     limits = queue.limits
+    if queue.deletes_itself:
+        yield (
+            "is deleted, with all that it holds, when its last reader goes, as at restarts of the daemon: "
+            f"give the services [oslo_messaging_rabbit] amqp_auto_delete = false{_MADE_ANEW}"
+        )
+    if not queue.durable:
+        yield (
+            "is lost, with all that it holds, when the broker restarts: give the services "
+            f"[oslo_messaging_rabbit] rabbit_quorum_queue or amqp_durable_queues = true{_MADE_ANEW}"
+        )
     if limits.age is not None and limits.age < MIN_AGE:
         yield (
             f"drops messages that waited for {limits.age:g} s, which a longer outage of the database costs: "

@@ -157,6 +157,20 @@ def test_settings_of_a_queue_that_may_cost_events_are_found(
     assert look.until("queue notifications.info", text).level == WARNING
 
 
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [
+        ({"auto_delete": True}, "is deleted, with all that it holds, when its last reader goes"),
+        ({"durable": False}, "is lost, with all that it holds, when the broker restarts"),
+    ],
+)
+def test_a_queue_that_does_not_outlive_restarts_is_found(
+    look: Look, bus: Bus, shape: dict[str, bool], text: str
+) -> None:
+    bus.channel().queue_declare("notifications.info", **{"durable": True, "auto_delete": False, **shape})
+    assert look.until("queue notifications.info", text).level == WARNING
+
+
 def test_limits_that_are_wide_enough_are_no_fault(look: Look, bus: Bus) -> None:
     limits = {"delivery_limit": 20, "dead_letter_exchange": "aside", "consumer_timeout": 1800000}
     make(bus, "notifications.error", queue_type="quorum", **limits)
