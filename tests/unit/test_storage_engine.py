@@ -171,6 +171,12 @@ def test_what_is_not_quoted_before_an_at_sign_is_refused_without_showing_any_of_
     assert "secret" not in "".join(traceback.format_exception(refused.value))
 
 
+def test_hosts_that_are_written_as_libpq_has_them_are_refused_with_the_way_to_write_them() -> None:
+    with pytest.raises(ConfigError, match=r"several hosts as .*\?host=host1:5432&host=host2:5432") as refused:
+        Connection("postgresql://u:s3cret@h1:5432,h2:5432/panko")
+    assert "s3cret" not in str(refused.value)
+
+
 @pytest.mark.parametrize("password", ["a/b", "a?b", "a#b", "a:b", "a%40b", "a/b?c#d:e"])
 def test_whatever_else_a_password_holds_arrives_and_shows_nowhere(password: str) -> None:
     url = get_connection(f"mysql://user@server:{password}@h:3307/panko").engine.url  # type: ignore[attr-defined]

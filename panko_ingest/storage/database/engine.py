@@ -22,6 +22,7 @@ from panko_ingest.storage.settings import StorageSettings
 _ALIASES = {"mariadb": "mysql"}
 """SQLAlchemy's mysql dialect serves MariaDB too: one name for both from here on."""
 
+_HOSTS = re.compile(r"^postgresql[^@]*@[^/?@]+:\d+,[^/?@]+")
 _ACCOUNT = re.compile(r"[^:]+://([^:/]*(:[^@]*)?@)?")
 """What SQLAlchemy takes for driver, user and password."""
 
@@ -98,9 +99,10 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
     except (exc.ArgumentError, ValueError):
         # The text of a URL, and of what is wrong with it, may hold a password, so neither is repeated.
-        raise ConfigError(
-            "[database] connection: is no URL: write postgresql://user:password@host/panko"
-        ) from None
+        wanted = "postgresql://user:password@host/panko"
+        if _HOSTS.search(url):
+            wanted = "several hosts as postgresql://user:password@/panko?host=host1:5432&host=host2:5432"
+        raise ConfigError(f"[database] connection: is no URL: write {wanted}") from None
     rest = _ACCOUNT.sub("", url, count=1)
     of_a_file = parsed.get_backend_name() == "sqlite" and not parsed.host
     if "@" in rest and not of_a_file:
