@@ -31,7 +31,7 @@ PANKO_INGEST_RUN_COMMAND='make $@' tests/with_versions.sh $(1) $(2) $(3) $(ARGS)
 $(BIN)/python -m tests.compatibility
 endef
 
-.PHONY: help test-queries run walk-through test lint venv services fuzz test-constraints test-floors test-pythons \
+.PHONY: help test-queries run walk-through walk-through-cluster test lint venv services fuzz test-constraints test-floors test-pythons \
     test-bookworm test-trixie test-forky test-counters forky test-systemd test-faults simulate soak \
     test-concurrency test-upgrade \
     test-panko test-differential \
@@ -53,7 +53,11 @@ run: $(VENV)/.package ## try it out: BROKER=amqp://... for a RabbitMQ instead of
 
 walk-through: venv services dist ## an operator's first day on private servers: install, run, watch, break, mend
 	rm -rf $(RUN)/walk-through
-	$(BIN)/python -m tests.walk_through $(RUN)/walk-through $$(ls -t dist/*.whl | head -n 1)
+	$(BIN)/python -m tests.walk_through alone $(RUN)/walk-through $$(ls -t dist/*.whl | head -n 1)
+
+walk-through-cluster: venv services dist ## the same in a cloud: Galera behind HAProxy, three nodes of RabbitMQ, three vhosts
+	rm -rf $(RUN)/walk-through-cluster
+	$(BIN)/python -m tests.walk_through cluster $(RUN)/walk-through-cluster $$(ls -t dist/*.whl | head -n 1)
 
 test: venv services lint ## lint, then every test but the long ones; installs servers from Debian if missing
 	$(PYTEST) -p tests.compatibility --numprocesses 2 --dist worksteal -m 'not long' $(ARGS)

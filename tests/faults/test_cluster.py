@@ -7,7 +7,7 @@ import pytest
 
 from tests.bus import Bus
 from tests.faults.scene import Scene
-from tests.services import PostgreSQL, RabbitMQ
+from tests.services import PostgreSQL, RabbitMQ, broker_cluster
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.long, pytest.mark.timeout(1800)]
@@ -15,17 +15,9 @@ pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.long, py
 
 @pytest.fixture
 def cluster() -> Iterator[list[RabbitMQ]]:
-    """Three nodes of one cluster; a part that is cut off from the majority stops serving."""
-    settings = {"cluster_partition_handling": "pause_minority", "net_ticktime": "5"}
-    nodes: list[RabbitMQ] = []
-    try:
-        for _ in range(3):
-            nodes.append(RabbitMQ(settings, cluster_with=nodes[0] if nodes else None))
-            nodes[-1].start()
+    """Three nodes of one cluster."""
+    with broker_cluster() as nodes:
         yield nodes
-    finally:
-        for node in reversed(nodes):
-            node.close()
 
 
 def leader(nodes: list[RabbitMQ]) -> RabbitMQ:

@@ -8,7 +8,7 @@ from tests.services.haproxy import HAProxy
 from tests.services.mariadb import MariaDB
 from tests.services.pgbouncer import PgBouncer
 from tests.services.postgresql import PostgreSQL
-from tests.services.rabbitmq import RabbitMQ
+from tests.services.rabbitmq import RabbitMQ, broker_cluster
 from tests.services.server import NotInstalledError, Server
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "PostgreSQL",
     "RabbitMQ",
     "Server",
+    "broker_cluster",
 ]

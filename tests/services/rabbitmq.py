@@ -1,12 +1,13 @@
 """A private RabbitMQ, and the little of its management interface that tests need."""
 
+import contextlib
 import itertools
 import json
 import subprocess
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,18 @@ class RabbitMQ(Server):
         except (OSError, amqp.AMQPError):
             return False
         return True
+
+
+@contextlib.contextmanager
+def broker_cluster() -> Iterator[list[RabbitMQ]]:
+    """Run three nodes of one broker; a part that is cut off from the majority stops serving."""
+    settings = {"cluster_partition_handling": "pause_minority", "net_ticktime": "5"}
+    nodes: list[RabbitMQ] = []
+    try:
+        for _ in range(3):
+            nodes.append(RabbitMQ(settings, cluster_with=nodes[0] if nodes else None))
+            nodes[-1].start()
+        yield nodes
+    finally:
+        for node in reversed(nodes):
+            node.close()
