@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from amqp.exceptions import NotFound
+from amqp.exceptions import MessageNacked, NotFound
 from kombu.connection import Connection
 from kombu.messaging import Producer
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from panko_ingest import exact_json
 from panko_ingest.amqp import framing
@@ -16,6 +17,7 @@ from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError
 
 _CONFIRM_TIMEOUT = 30.0
+_NACK_PATIENCE = 30.0
 _CLOSE_TIMEOUT = 2.0
 
 
@@ -79,15 +81,28 @@ class Publisher:
         try:
             if (exchange, routing_key) not in self._routes:
                 self._declare(exchange, routing_key)
-            self._producer.publish(
-                body,
-                exchange=exchange,
-                routing_key=routing_key,
-                content_type="application/json",
-                content_encoding="utf-8",
-                delivery_mode=2,
-                confirm_timeout=_CONFIRM_TIMEOUT,
-            )
+            # A quorum queue gives messages back while it has no leader.
+            for attempt in Retrying(
+                retry=retry_if_exception_type(MessageNacked),
+                wait=wait_exponential(0.2, max=2),
+                stop=stop_after_delay(_NACK_PATIENCE),
+                reraise=True,
+            ):
+                with attempt:
+                    self._producer.publish(
+                        body,
+                        exchange=exchange,
+                        routing_key=routing_key,
+                        content_type="application/json",
+                        content_encoding="utf-8",
+                        delivery_mode=2,
+                        confirm_timeout=_CONFIRM_TIMEOUT,
+                    )
+        except MessageNacked:
+            raise BrokerError(
+                f"the broker at {self._name} gives back what is published as {routing_key}, as one does "
+                "whose queue is full (overflow reject-publish) or has no leader"
+            ) from None
         except TimeoutError as error:
             raise BrokerError(
                 f"the broker at {self._name} refuses to publish: it took nothing for {_CONFIRM_TIMEOUT:g} s, "

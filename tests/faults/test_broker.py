@@ -111,6 +111,26 @@ def test_publishing_gives_up_when_the_broker_takes_nothing(
     assert b"refuses to publish: it took nothing for 30 s" in done.stderr
 
 
+def test_publishing_to_a_full_queue_that_refuses_says_so(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url)
+    with Bus(broker_url) as bus, bus.channel() as channel:
+        bounds = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        channel.queue_declare("notifications.info", durable=True, auto_delete=False, arguments=bounds)
+        done = subprocess.run(
+            [sys.executable, "-m", "panko_ingest", "--config-file", str(conf), "publish", "-"],
+            input='{"event_type": "a", "payload": {}}\n' * 2,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "gives back what is published as notifications.info" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_transient_queue_is_refused_where_durable_ones_are_required(
     tmp_path: Path, broker_vhost: str, postgresql_url: str
 ) -> None:
