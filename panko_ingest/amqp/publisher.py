@@ -17,7 +17,7 @@ from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError
 
 _CONFIRM_TIMEOUT = 30.0
-_NACK_PATIENCE = 30.0
+_NACK_PATIENCE = 15.0
 _CLOSE_TIMEOUT = 2.0
 
 
@@ -81,11 +81,12 @@ class Publisher:
         try:
             if (exchange, routing_key) not in self._routes:
                 self._declare(exchange, routing_key)
-            # A quorum queue gives messages back while it has no leader.
+            # A quorum queue gives messages back while it has no leader, to an old channel also afterwards.
             for attempt in Retrying(
                 retry=retry_if_exception_type(MessageNacked),
                 wait=wait_exponential(0.2, max=2),
                 stop=stop_after_delay(_NACK_PATIENCE),
+                before_sleep=lambda _: self._change_channel(),
                 reraise=True,
             ):
                 with attempt:
@@ -110,6 +111,10 @@ class Publisher:
             ) from error
         except LINK_ERRORS as error:
             raise BrokerError(f"the broker at {self._name} refuses to publish: {error}") from error
+
+    def _change_channel(self) -> None:
+        self._producer.channel.close()
+        self._producer = Producer(self._connection.channel())
 
     def _declare(self, exchange: str, routing_key: str) -> None:
         self._declare_if_absent("exchange_declare", exchange, "topic", durable=True, auto_delete=False)
