@@ -19,6 +19,7 @@ from panko_ingest.workers.conversion import bus_pipeline, event_converter, messa
 from panko_ingest.workers.sources import buses, topology
 
 _LOOK_INTERVAL = 0.5
+_PATIENCE = 3.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -57,7 +58,11 @@ def run(conf: cfg.ConfigOpts) -> int:
             )
     for bus in drain.without_queues:
         sys.stderr.write(f"{bus.title}: none of its queues is there: {', '.join(drain.queues)}\n")
-    return int(bool(drain.without_queues) or any(state.messages for state in states))
+    if drain.in_hand:
+        sys.stderr.write(
+            f"{drain.in_hand} messages in hand could not be stored and go back to their queues\n"
+        )
+    return int(bool(drain.without_queues or drain.in_hand) or any(state.messages for state in states))
 
 
 class _Drain:
@@ -73,6 +78,8 @@ class _Drain:
         self.queues = self._topology.names
         self.without_queues: list[amqp.Bus] = []
         """Buses that had none of the queues when they were looked at last."""
+        self.in_hand = 0
+        """Messages that were given up in hand, and go back to their queues when the process ends."""
 
     def run(self, timeout: float | None) -> list[amqp.QueueState]:
         """Read for so many seconds at most; return the queues that are not empty then, or others', too."""
@@ -81,7 +88,8 @@ class _Drain:
             self._read(end)
             # Messages that were on their way to us when we stopped are back in their queues by now.
             states = list(self._states())
-            if not any(state.messages for state in states) or (end is not None and time.monotonic() >= end):
+            is_over = self.in_hand or (end is not None and time.monotonic() >= end)
+            if is_over or not any(state.messages for state in states):
                 return [state for state in states if state.messages or state.consumers]
 
     def _states(self) -> Iterator[amqp.QueueState]:
@@ -107,20 +115,24 @@ class _Drain:
             consumers.append(consumer)
         writing = _start(writer.run)
         reading = [_start(consumer.run) for consumer in consumers]
+        patience = _PATIENCE
         try:
             while (end is None or time.monotonic() < end) and not self._look_empty(
                 pipelines, reading, writing
             ):
                 time.sleep(_LOOK_INTERVAL)
+            if end is None:
+                patience = self._conf.graceful_shutdown_timeout
         finally:
             for consumer in consumers:
                 consumer.stop()
             writer.hurry()
-            if wait(reading, self._conf.graceful_shutdown_timeout).not_done:
+            if wait(reading, patience).not_done:
                 writer.gave_up = True  # the database does not answer: what is in hand stays with the broker
-                wait(reading)
+                wait(reading, _PATIENCE)
             writer.finish()
-            wait([writing], _LOOK_INTERVAL if writer.gave_up else None)
+            wait([writing], _LOOK_INTERVAL if writer.gave_up else patience)
+            self.in_hand = sum(pipeline.in_hand()["messages"] for pipeline in pipelines)
 
     def _look_empty(
         self, pipelines: Sequence[BusPipeline], reading: Sequence[Future[None]], writing: Future[None]

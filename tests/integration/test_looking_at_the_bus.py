@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.settings import StorageSettings
 from tests.bus import Bus
 from tests.daemon import configuration
 from tests.services import RabbitMQ
@@ -202,6 +205,44 @@ def test_draining_tells_what_is_left_when_its_time_is_over(
     assert drain(config).stdout == "500 messages read, 500 events stored\n"
     store = Connection(postgresql_url)
     assert sum(store.count_events().values()) == 500
+    store.close()
+
+
+@pytest.mark.parametrize("waiting", [300, 3000])
+@pytest.mark.parametrize(
+    ("kind", "lock", "free"),
+    [
+        pytest.param("postgresql", "BEGIN; LOCK event", "ROLLBACK", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", "LOCK TABLES event WRITE", "UNLOCK TABLES", marks=pytest.mark.mariadb),
+    ],
+)
+def test_a_drain_ends_soon_after_its_time_whatever_the_database_waits_for(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    broker_url: str,
+    bus: Bus,
+    kind: str,
+    lock: str,
+    free: str,
+    waiting: int,
+) -> None:
+    url = request.getfixturevalue(f"{kind}_url")
+    config = configuration(tmp_path, broker_url, url)
+    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    bus.publish(envelope(notification()) for _ in range(waiting))
+    engine = make_engine(url, StorageSettings())
+    with engine.connect() as session:
+        session.exec_driver_sql(lock)
+        started = time.monotonic()
+        done = drain(config, "--timeout", "2")
+        assert time.monotonic() - started < 40
+        session.exec_driver_sql(free)
+    engine.dispose()
+    assert done.returncode == 1
+    assert "messages are left" in done.stderr or "go back to their queues" in done.stderr
+    assert drain(config).returncode == 0
+    store = Connection(url)
+    assert sum(store.count_events().values()) == waiting
     store.close()
 
 

@@ -41,8 +41,10 @@ _BY_DAY = sa.text(
 ).bindparams(numbers=_NUMBERS)
 _TOP = sa.select(sa.func.max(EventRow.id))
 _TOP_BY_DAY = sa.text(
-    "SELECT max(newest.id - day) FROM unnest(CAST(:bases AS bigint[])) AS day CROSS JOIN LATERAL "
-    "(SELECT id FROM event WHERE id >= day AND id < day + :numbers ORDER BY id DESC LIMIT 1) AS newest"
+    "SELECT max(number) FROM (SELECT newest.id - day AS number FROM unnest(CAST(:bases AS bigint[])) AS day "
+    "CROSS JOIN LATERAL (SELECT id FROM event WHERE id >= day AND id < day + :numbers ORDER BY id DESC "
+    "LIMIT 1) AS newest "
+    "UNION ALL SELECT id % :numbers FROM event WHERE (id >= :numbers AND id < :first) OR id >= :end) AS found"
 ).bindparams(numbers=_NUMBERS)
 
 
@@ -70,11 +72,13 @@ class Follower:
         :raises StorageUnavailable: the store can't be read; the next poll goes on with what was not yielded.
         """
         bases = self._reader.read(_bases)
-        top = self._reader.values(_TOP_BY_DAY.bindparams(bases=bases) if bases else _TOP)[0] or 0
+        top = self._reader.values(_TOP_BY_DAY.bindparams(**_days(bases)) if bases else _TOP)[0] or 0
         if self._floor < 0:
             self._floor = max(0, top - _LOOK_BACK)
             self._known = {row.id % _NUMBERS: row.message_id for row in self._rows(bases)}
-        if top < self._floor:  # the last ones were deleted, and SQLite gives their numbers to others
+        if (
+            top < self._floor and not bases
+        ):  # the last ones were deleted: SQLite gives their numbers to others
             self._floor, self._known = top, {top: self._known.get(top, "")}
             self._heights.clear()
         new = [row for row in self._rows(bases) if self._known.get(row.id % _NUMBERS) != row.message_id]
@@ -90,8 +94,7 @@ class Follower:
         """Return id and message_id of what has a number from the floor on."""
         if not bases:
             return self._reader.rows(_PLAIN.where(EventRow.id >= self._floor))
-        ends = {"first": bases[1], "end": bases[-1] + _NUMBERS}
-        rows = self._reader.rows(_BY_DAY.bindparams(bases=bases, floor=self._floor, **ends))
+        rows = self._reader.rows(_BY_DAY.bindparams(floor=self._floor, **_days(bases)))
         return [row for row in rows if row.id % _NUMBERS >= self._floor]
 
     def _events(self, ids: list[int]) -> list[Event]:
@@ -114,6 +117,10 @@ class Follower:
         if floor > self._floor:
             self._floor = floor
             self._known = {number: name for number, name in self._known.items() if number >= floor}
+
+
+def _days(bases: Sequence[int]) -> dict[str, Any]:
+    return {"bases": bases, "first": bases[1], "end": bases[-1] + _NUMBERS}
 
 
 def _bases(connection: sa.Connection) -> list[int]:

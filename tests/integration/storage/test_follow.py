@@ -83,6 +83,23 @@ def test_an_event_of_a_day_far_away_is_found(store: Connection, follower: Follow
     assert ids(follower) == []
 
 
+@pytest.mark.parametrize("days", [-400, 400])
+def test_an_event_of_a_day_far_away_is_found_once_also_if_it_is_the_newest(
+    store: Connection, follower: Follower, clock: Clock, days: int
+) -> None:
+    store.record_events(make_events(5, first=10))
+    assert len(ids(follower)) == 5
+    far = make_event(9000)
+    far.generated = START + datetime.timedelta(days=days)
+    store.record_events([far])
+    assert ids(follower) == ["m9000"]
+    for _ in range(3):
+        clock.now += 200
+        assert ids(follower) == []
+    store.record_events([make_event(9001)])
+    assert ids(follower) == ["m9001"]
+
+
 def test_an_event_that_is_committed_after_one_with_a_higher_id_is_found(
     store: Connection, follower: Follower, clock: Clock
 ) -> None:
