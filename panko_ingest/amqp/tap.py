@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from amqp.exceptions import NotFound
+from amqp.exceptions import AccessRefused, NotFound
 
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.link import LINK_ERRORS, Waker
@@ -14,16 +14,18 @@ from panko_ingest.delivery import Delivery
 from panko_ingest.errors import BrokerError, ConfigError
 
 _PREFETCH = 50
+_LOOK_EACH = 500
 # A tap that is not read, such as one whose output is paused, must not fill the broker's memory.
-_BOUNDS = {"x-max-length": 10_000, "x-max-length-bytes": 64 * 1024 * 1024}
+_MOST_WAITING = 10_000
+_BOUNDS = {"x-max-length": _MOST_WAITING, "x-max-length-bytes": 64 * 1024 * 1024}
 
 
 class Tap:
     """A queue of its own, bound to exchanges, that only this connection can read and that goes with it.
 
-    :param exchanges: where to listen; ``missing`` are those that are not there.
+    :param exchanges: where to listen; ``left_out`` says why where that can't be done.
     :param keys: routing keys, with ``*`` and ``#`` as topic exchanges have them.
-    :raises BrokerError: no broker lets us in or lets us make the queue, or no exchange is there.
+    :raises BrokerError: no broker lets us in or lets us make the queue.
     :raises ConfigError: the bus is an embedded transport, which has no such queues.
     """
 
@@ -32,8 +34,13 @@ class Tap:
             raise ConfigError(
                 f"{bus.name} is an embedded transport, which can't be tapped: that takes RabbitMQ"
             )
-        self.missing: list[str] = []
+        self.left_out: dict[str, str] = {}
+        """What keeps us from listening to an exchange, by its name."""
+        self.loses_messages = False
+        """Whether more was published than was read, so that the broker dropped the oldest."""
         self._name = bus.name
+        self._queue = f"panko-ingest.tap.{uuid.uuid4().hex}"
+        self._read = 0
         self._received: deque[Delivery] = deque()
         self._waker = Waker()
         self._link = self._connect(bus)
@@ -42,9 +49,6 @@ class Tap:
         except LINK_ERRORS as error:
             self.close()
             raise BrokerError(f"{bus.name}: can't listen: {error}") from error
-        if len(self.missing) == len(exchanges):
-            self.close()
-            raise BrokerError(f"{bus.name}: none of the exchanges is there: {', '.join(exchanges)}")
 
     def read(self, timeout: float) -> Delivery | None:
         """Return the next message; None where none comes for so many seconds.
@@ -58,6 +62,9 @@ class Tap:
                 return None
             delivery = self._received.popleft()
             self._channel.basic_ack(delivery.tag)
+            self._read += 1
+            if self._read % _LOOK_EACH == 0:
+                self._look_behind()
         except LINK_ERRORS as error:
             raise BrokerError(f"{self._name}: the connection is lost: {error}") from error
         return delivery
@@ -79,15 +86,19 @@ class Tap:
 
     def _listen(self, exchanges: Sequence[str], keys: Sequence[str]) -> Any:
         channel = self._link.channel()
-        queue = f"panko-ingest.tap.{uuid.uuid4().hex}"
-        channel.queue_declare(queue, exclusive=True, auto_delete=True, arguments=_BOUNDS)
+        channel.queue_declare(self._queue, exclusive=True, auto_delete=True, arguments=_BOUNDS)
         for exchange in exchanges:
             try:
                 for key in keys:
-                    channel.queue_bind(queue, exchange, key)
-            except NotFound:
-                self.missing.append(exchange)
+                    channel.queue_bind(self._queue, exchange, key)
+            except (NotFound, AccessRefused) as error:
+                is_absent = isinstance(error, NotFound)
+                self.left_out[exchange] = "it is not there" if is_absent else "the account may not read it"
                 channel = self._link.channel()  # the broker closed that one by way of an answer
         channel.basic_qos(0, _PREFETCH, False)
-        self._link.consume(channel, queue, "tap", 1, self._received.append)
+        self._link.consume(channel, self._queue, "tap", 1, self._received.append)
         return channel
+
+    def _look_behind(self) -> None:
+        waiting = self._channel.queue_declare(self._queue, passive=True).message_count
+        self.loses_messages = self.loses_messages or waiting >= _MOST_WAITING - _LOOK_EACH - _PREFETCH

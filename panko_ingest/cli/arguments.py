@@ -16,6 +16,7 @@ from panko_ingest.storage.models import Trait
 MOMENT = "an age such as 90s, 15m, 2h, 3d or 1w, or now, today, yesterday, or an ISO date or time; all in UTC"
 """What :func:`moment` takes, in words."""
 
+_LONGEST_NAME = 255
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 # Whole words only: a month or a millisecond is no minute.
 _WORDS = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?|w(?:(?:ee)?ks?)?"
@@ -56,7 +57,12 @@ def age(text: str) -> datetime.timedelta:
     for number, unit in _PART.findall(wanted):
         name = _UNITS[unit[0]]
         lengths[name] = lengths.get(name, 0) + float(number)
-    return datetime.timedelta(**lengths)
+    try:
+        length = datetime.timedelta(**lengths)
+        timestamps.utc_now() - length
+    except OverflowError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age: it begins before any calendar") from None
+    return length
 
 
 def seconds(text: str) -> float:
@@ -79,6 +85,13 @@ def count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 upwards")
     return int(text)
+
+
+def exchange(text: str) -> str:
+    """Return the name of an exchange, which AMQP bounds."""
+    if not 0 < len(text.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"an exchange's name has 1 to {_LONGEST_NAME} bytes")
+    return text
 
 
 def trait_filter(text: str) -> dict[str, Any]:

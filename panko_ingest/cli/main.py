@@ -13,7 +13,7 @@ from oslo_config import cfg
 from panko_ingest import config
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.foreign_text import escaped_error
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
 
 _OUTPUT_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -43,12 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         conf = read(arguments)
         config.set_up_logging(conf)
-        if conf.command.name != "serve" and not conf.debug:
-            # A command speaks by what it prints; its log is for trouble.
-            logging.getLogger().setLevel(logging.WARNING)
+        if conf.command.name != "serve":
+            _keep_log_apart(conf)
         code = int(conf.command.run(conf))
         sys.stdout.flush()
-    except ConfigError as error:
+    except (ConfigError, InvalidRequest) as error:
         return _fail(error, EXIT_USAGE)
     except (StorageUnavailable, BrokerError) as error:
         return _fail(error, EXIT_UNREACHABLE)
@@ -83,6 +82,16 @@ def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
             importlib.import_module(COMMANDS[name]).add_parser(subparsers)
 
     return cfg.SubCommandOpt("command", title="commands", handler=add_parsers)
+
+
+def _keep_log_apart(conf: cfg.ConfigOpts) -> None:
+    """Have a command speak by what it prints, which programs may read: its log tells trouble, beside it."""
+    root = logging.getLogger()
+    if not conf.debug:
+        root.setLevel(logging.WARNING)
+    for handler in root.handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+            handler.setStream(sys.stderr)
 
 
 def _open_what_is_closed() -> None:

@@ -30,6 +30,7 @@ def readiness(conf: cfg.ConfigOpts) -> dict[str, Any] | None:
             "figures": {
                 "readers": int(),
                 "readers_consuming": int(),
+                "consuming": list(),
                 "per_second": dict(),
                 "since_start": {"dead_letters": dict()},
             },

@@ -46,10 +46,19 @@ def run(conf: cfg.ConfigOpts) -> int:
         for bus, management in zip(sources, management_interfaces(conf, sources), strict=True)
     ]
     answers = daemon.answer() or {}
-    here = answers["figures"]["readers_consuming"] // len(sources) if answers else 0
+    here = answers["figures"]["consuming"] if answers else [0] * len(sources)
     document = {
         "daemon": daemon.answer(),
-        "queues": [_document(*found, here) for asked in queues for found in asked.answer() or ()],
+        "queues": [
+            _document(*found, ours)
+            for asked, ours in zip(queues, here, strict=False)
+            for found in asked.answer() or ()
+        ],
+        "without_queues": [
+            bus.name
+            for bus, asked in zip(sources, queues, strict=True)
+            if asked.answer() == [] and bus.virtual_url is None
+        ],
         "database": database.answer(),
         "expirer": [expirer.error] if expirer.error else expirer.answer(),
         "errors": [error for error in (*(asked.error for asked in queues), database.error) if error],
@@ -120,6 +129,13 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
             f"queue {queue['name']}" + (f" at {queue['bus']}" if len(names) > 1 else ""),
             f"{queue['messages']} messages wait; consumers: {queue['consumers'] - queue['others']} of ours, "
             f"{queue['others']} of others",
+        )
+    for bus in document["without_queues"]:
+        wanted = ", ".join(topology(conf).names)
+        yield Finding(
+            WARNING,
+            f"queues at {bus}",
+            f"none is there ({wanted}): nothing was published yet, or vhost, topics or priorities are others",
         )
     if database:
         letters = database["dead_letters"]

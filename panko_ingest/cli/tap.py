@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -11,7 +11,7 @@ from oslo_config import cfg
 from panko_ingest import amqp, dead_letter
 from panko_ingest.cli import arguments, events, output
 from panko_ingest.delivery import Delivery
-from panko_ingest.errors import DecodeError
+from panko_ingest.errors import BrokerError, DecodeError
 from panko_ingest.foreign_text import escaped
 from panko_ingest.notification import Notification, parse_text, read_text
 from panko_ingest.pipeline import MessageProcessor
@@ -39,6 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--exchange",
         action="append",
+        type=arguments.exchange,
         metavar="NAME",
         help="published on this exchange; repeatable (default: notification_control_exchanges)",
     )
@@ -62,8 +63,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     end = time.monotonic() + command.timeout if command.timeout is not None else None
     with ExitStack() as stack:
         taps = [stack.enter_context(closing(amqp.Tap(bus, exchanges, keys))) for bus in buses(conf)]
-        sys.stderr.write(f"listening to {len(exchanges) - len(taps[0].missing)} exchanges\n")
-        sys.stderr.flush()
+        _tell_where(taps, exchanges)
         shown = 0
         for delivery in _deliveries(taps, end):
             if shown == command.count:
@@ -73,11 +73,33 @@ def run(conf: cfg.ConfigOpts) -> int:
     return int(command.count is not None and shown < command.count)
 
 
+def _tell_where(taps: Sequence[amqp.Tap], exchanges: Sequence[str]) -> None:
+    """Say to how many exchanges we listen, and to which of those that were named we don't.
+
+    :raises BrokerError: there is none.
+    """
+    why = {name: [tap.left_out.get(name) for tap in taps] for name in exchanges}
+    count = sum(reasons.count(None) for reasons in why.values())
+    if not count:
+        told = "; ".join(f"{name}: {reasons[0]}" for name, reasons in why.items())
+        raise BrokerError(f"there is no exchange to listen to: {told}")
+    left_out = [f"; not to {name}: {reasons[0]}" for name, reasons in why.items() if None not in reasons]
+    sys.stderr.write(escaped(f"listening to {count} exchanges{''.join(left_out)}") + "\n")
+    sys.stderr.flush()
+
+
 def _deliveries(taps: list[amqp.Tap], end: float | None) -> Iterator[Delivery | None]:
     """Yield what the taps receive in turn, and None whenever nothing comes for a moment."""
+    told = False
+    patience = 0.0
     while end is None or time.monotonic() < end:
-        for tap in taps:
-            yield tap.read(_PATIENCE / len(taps))
+        deliveries = [tap.read(patience) for tap in taps]
+        yield from deliveries
+        # A bus on which nothing happens holds up no other.
+        patience = 0.0 if any(deliveries) else _PATIENCE / len(taps)
+        if not told and any(tap.loses_messages for tap in taps):
+            told = True
+            sys.stderr.write("more is published than can be shown: some is left out\n")
 
 
 class _Show:

@@ -130,6 +130,12 @@ class Health:
         slots = self._shared.slots()
         return len(slots), sum(slot.state is State.CONSUMING for slot in slots)
 
+    @property
+    def consuming(self) -> list[int]:
+        """How many readers of each bus consume now, in the order of the buses."""
+        states = [slot.state for slot in self._shared.slots()]
+        return [states[bus :: len(self._buses)].count(State.CONSUMING) for bus in range(len(self._buses))]
+
     def alive(self) -> Verdict:
         """Tell whether every worker is there and gives signs of life."""
         subjects = {}
@@ -201,6 +207,7 @@ class Health:
         return {
             "readers": readers,
             "readers_consuming": consuming,
+            "consuming": self.consuming,
             "lag_seconds": totals.largest("oldest_in_hand_seconds"),
             "in_hand": [int(count) for _, count in totals.by_label("messages_in_flight")],
             "unwritten_seconds": round(totals.largest("unwritten_seconds"), 1),

@@ -114,14 +114,16 @@ class StatusPage:
         )
 
     def _bus_tables(self) -> Iterator[str]:
-        _, consuming = self._health.readers
-        for name, asked in self._states.items():
-            yield f"<h2>Bus {escape(name)}</h2>"
+        for bus, ours in zip(self._buses, self._health.consuming, strict=True):
+            asked = self._states[bus.name]
+            yield f"<h2>Bus {escape(bus.name)}</h2>"
             states = asked.answer()
             if states is None:
                 yield f"<p class=bad>{escape(asked.error)}</p>"
                 continue
-            ours = consuming // len(self._buses)
+            if not states and bus.virtual_url is None:
+                yield f"<p class=bad>None of its queues is there: {escape(', '.join(self._queues))}</p>"
+                continue
             yield from _table(
                 ("queue", "waiting", "read by us", "by others"),
                 (

@@ -171,6 +171,31 @@ def test_another_service_on_the_port_of_the_monitor_is_no_daemon_of_ours(
     assert "no daemon answers" in text
 
 
+def test_status_tells_of_a_bus_without_queues_and_knows_its_own_readers_beside_one_that_is_away(
+    tmp_path: Path, rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    read, empty = (rabbitmq.create_vhost() for _ in range(2))
+    away = f"rabbit://guest:guest@127.0.0.1:{free_port()}/"
+    more = "[notification]\nworkers = 2\n" + "".join(
+        f"messaging_urls = {url}\n" for url in (away, read, empty)
+    )
+    monitor = f"[monitor]\nport = {free_port()}\n"
+    conf = configuration(tmp_path, read, ledger.url, monitor + more)
+    with Bus(read) as bus:
+        bus.declare()
+        with Daemon(conf).running():
+            wait_until(lambda: bus.consumers() == 2, 30, "both readers")
+            wait_until(lambda: status(conf)[1]["daemon"], 30, "an answer")
+            _, found = status(conf)
+            _, text = command(conf, "status")
+    (queue,) = found["queues"]
+    assert (queue["consumers"], queue["others"]) == (2, 0)
+    assert [name.rpartition("/")[2] for name in found["without_queues"]] == [empty.rpartition("/")[2]]
+    assert "none is there (notifications.info, notifications.error): nothing was published yet, or" in text
+    for url in (read, empty):
+        rabbitmq.drop_vhost(url)
+
+
 def test_expire_shows_what_would_go_and_deletes_it(conf: Path, ledger: Ledger, broker_url: str) -> None:
     with Bus(broker_url) as bus:
         bus.declare()

@@ -167,9 +167,71 @@ def test_a_tap_that_can_listen_nowhere_says_why(config: Path, bus: Bus) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (3, "")
-    assert "none of the exchanges is there: nowhere" in done.stderr
+    assert "there is no exchange to listen to: nowhere: it is not there" in done.stderr
     with tapping(config, "--count", "5", "--timeout", "0.5") as tap:
         assert tap.wait(10) == 1
+
+
+def test_exchanges_that_can_not_be_listened_to_are_named_and_cost_no_others(
+    config: Path, bus: Bus, rabbitmq: RabbitMQ, broker_url: str
+) -> None:
+    bus.declare(exchange="secret")
+    vhost = urlsplit(broker_url).path[1:]
+    rabbitmq.ctl("add_user", "listener", "listener")
+    try:
+        rabbitmq.ctl("set_permissions", "-p", vhost, "listener", ".*", ".*", "^(?!secret).*")
+        config.write_text(config.read_text().replace("guest:guest@", "listener:listener@"))
+        done = subprocess.run(
+            command(
+                config, "tap", "--exchange=typo", "--exchange=secret", "--exchange=nova", "--timeout=0.2s"
+            ),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        rabbitmq.ctl("delete_user", "listener")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "listening to 1 exchanges; not to typo: it is not there; not to secret: the account may not read it\n"
+    )
+
+
+def test_the_name_of_an_exchange_is_bounded(config: Path) -> None:
+    done = subprocess.run(
+        command(config, "tap", "--exchange", "e" * 256),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "an exchange's name has 1 to 255 bytes" in done.stderr
+
+
+def test_a_silent_bus_holds_up_no_other(tmp_path: Path, rabbitmq: RabbitMQ, sqlite_url: str) -> None:
+    urls = [rabbitmq.create_vhost() for _ in range(2)]
+    more = "[notification]\n" + "".join(f"messaging_urls = {url}\n" for url in urls)
+    config = configuration(tmp_path, urls[0], sqlite_url, more)
+    with Bus(urls[0]) as first, Bus(urls[1]) as second:
+        first.declare()
+        second.declare()
+        with tapping(config, "--count", "2000", "--format", "json") as tap:
+            second.publish(envelope(notification()) for _ in range(2000))
+            assert len(documents(tap)) == 2000
+    for url in urls:
+        rabbitmq.drop_vhost(url)
+
+
+def test_a_tap_says_when_more_is_published_than_it_shows(config: Path, bus: Bus) -> None:
+    with tapping(config, "--format", "json", "--count", "600") as tap:
+        tap.send_signal(signal.SIGSTOP)
+        bus.publish(envelope(notification()) for _ in range(11_000))
+        tap.send_signal(signal.SIGCONT)
+        out, err = tap.communicate(timeout=30)
+    assert len(out.splitlines()) == 600
+    assert "more is published than can be shown: some is left out" in err
 
 
 def drain(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -240,6 +302,7 @@ def test_a_drain_ends_soon_after_its_time_whatever_the_database_waits_for(
     engine.dispose()
     assert done.returncode == 1
     assert "messages are left" in done.stderr or "go back to their queues" in done.stderr
+    assert len(done.stdout.splitlines()) == 1, "the log is no part of what is printed"
     assert drain(config).returncode == 0
     store = Connection(url)
     assert sum(store.count_events().values()) == waiting

@@ -215,6 +215,16 @@ def test_output_that_goes_nowhere_ends_no_command_with_a_traceback(
     assert (done.returncode, done.stdout, done.stderr) == (code, "", full if code else "")
 
 
+@pytest.mark.parametrize("arguments", [["show"], ["replay", "--id"], ["purge", "--id"]])
+def test_a_number_of_a_dead_letter_that_can_not_be_is_refused_in_one_line(
+    stored: Run, arguments: list[str]
+) -> None:
+    answer = stored("dead-letters", *arguments, "9" * 30)
+    assert answer.code == 2
+    assert answer.err.startswith("panko-ingest: ")
+    assert "beyond 64 bits" in answer.err
+
+
 def test_a_type_that_no_event_has_gives_an_empty_list_and_says_so(stored: Run) -> None:
     answer = stored("events", "list", "--type", "nothing.*", "--format", "csv")
     assert answer.code == 0

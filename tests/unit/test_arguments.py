@@ -66,3 +66,10 @@ def test_what_is_no_length_of_time_is_no_number_of_seconds(text: str) -> None:
 def test_nobody_asks_a_database_without_a_pause(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is no pause"):
         arguments.interval(text)
+
+
+@pytest.mark.parametrize("text", ["2000000d", "99999999999w"])
+def test_an_age_that_begins_before_any_calendar_is_refused(text: str) -> None:
+    for understand in (arguments.age, arguments.moment):
+        with pytest.raises(argparse.ArgumentTypeError, match="begins before any calendar"):
+            understand(text)
