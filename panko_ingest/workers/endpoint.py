@@ -57,7 +57,7 @@ class Endpoint(socketserver.TCPServer):
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; with none free, hang up on who takes longest to say what he wants, or to read."""
+        """Answer in a thread; with none free, hang up on who keeps one waiting for longest."""
         if not self._threads.acquire(blocking=False):
             self._give_up_oldest()
             if not self._threads.acquire(timeout=_PATIENCE_FOR_HEAD):
