@@ -12,7 +12,7 @@ from oslo_config import cfg
 from rich.console import Console
 from rich.progress import Progress
 
-from panko_ingest import config, storage
+from panko_ingest import config, option_lines, storage
 from panko_ingest.cli import output
 from panko_ingest.errors import ConfigError
 from panko_ingest.foreign_text import escaped_error
@@ -207,20 +207,36 @@ def merge(conf: cfg.ConfigOpts) -> int:
 def _url_in(name: str) -> str:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--from-file: {name}: {error}") from error
-    if "[database]" not in text:
-        return text.strip()
+    except OSError as error:
+        raise ConfigError(f"--from-file: {name}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"--from-file: {name}: is no UTF-8: write the file in that encoding") from None
+    if any(line.startswith("[") for line in text.splitlines()):
+        return _url_of_configuration(name, text)
+    lines = text.split()
+    if len(lines) > 1:
+        # Of anything else, such as a line that was torn, an error would tell a part.
+        raise ConfigError(f"--from-file: {name}: is neither a configuration nor a URL alone, on one line")
+    return text.strip()
+
+
+def _url_of_configuration(name: str, text: str) -> str:
+    """Return the URL that the text of a configuration file names; all else in it is not ours to judge."""
+    urls = [option for option in config.DATABASE_OPTS if option.dest in ("connection", "event_connection")]
     other = cfg.ConfigOpts()
-    config.register_opts(other, ["database"])
-    try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="db-merge-") as copy:
-            copy.write(text)  # standard input can't be read a second time
-            copy.flush()
+    other.register_opts(urls, group="database")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="db-merge-") as copy:
+        copy.write(text)  # standard input can't be read a second time
+        copy.flush()
+        try:
+            option_lines.check([copy.name], {"database": urls})
             other([], default_config_files=[copy.name], default_config_dirs=[])
-        return config.database_url(other)
-    except (cfg.Error, ConfigError) as error:
-        raise ConfigError(f"--from-file: {name}: {error}") from error
+            return config.database_url(other)
+        except cfg.Error as error:
+            reason = option_lines.told(error)
+        except ConfigError as error:
+            reason = str(error)
+    raise ConfigError(f"--from-file: {reason.replace(copy.name, name)}")
 
 
 @contextlib.contextmanager

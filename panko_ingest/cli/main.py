@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(conf.command.run(conf))
         sys.stdout.flush()
     except ConfigError as error:
-        return _fail(error, EXIT_USAGE)
+        return fail(error, EXIT_USAGE)
     except (StorageUnavailable, BrokerError) as error:
-        return _fail(error, EXIT_UNREACHABLE)
+        return fail(error, EXIT_UNREACHABLE)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -100,7 +100,8 @@ def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(error: Exception, code: int) -> int:
+def fail(error: Exception, code: int) -> int:
+    """Say on standard error why a command ends; return its exit code."""
     sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
     return code
 
