@@ -12,7 +12,6 @@ from panko_ingest import amqp, dead_letter
 from panko_ingest.cli import arguments, events, output
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import DecodeError
-from panko_ingest.foreign_text import escaped
 from panko_ingest.notification import Notification, parse_text, read_text
 from panko_ingest.pipeline import MessageProcessor
 from panko_ingest.storage.models import DeadLetter, Event
@@ -62,7 +61,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     end = time.monotonic() + command.timeout if command.timeout is not None else None
     with ExitStack() as stack:
         taps = [stack.enter_context(closing(amqp.Tap(bus, exchanges, keys))) for bus in buses(conf)]
-        sys.stderr.write(f"listening to {len(exchanges) - len(taps[0].missing)} exchanges\n")
+        output.tell(f"listening to {len(exchanges) - len(taps[0].missing)} exchanges")
         sys.stderr.flush()
         shown = 0
         for delivery in _deliveries(taps, end):
@@ -104,7 +103,7 @@ class _Show:
         if self._command.format == "json":
             output.json_lines([{**where, **found}])
         else:
-            sys.stdout.write(f"{escaped(' '.join([*where.values(), str(event_type or '')]))}\n")
+            output.write(" ".join([*where.values(), str(event_type or "")]))
             output.document(found)
         sys.stdout.flush()
         return True
