@@ -8,6 +8,7 @@ import contextlib
 import copy
 import io
 import itertools
+import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,6 +33,8 @@ CONTROL_EXCHANGES = [
     # and where the services that it leaves out publish
     "openstack", "octavia", "designate", "manila", "watcher", "masakari",
 ]  # fmt: skip
+
+_OSLO_CONFIG_LOG = logging.getLogger(cfg.__name__)
 
 _QUIET_LIBRARIES = ["alembic=WARN", "cotyledon=WARN"]
 
@@ -578,6 +581,7 @@ def _refused_without_values() -> Iterator[None]:
     """Turn what oslo.config says of a configuration that it can't use into an error that quotes no value."""
     said = io.StringIO()
     shown = True
+    _OSLO_CONFIG_LOG.addFilter(_refuse_unread_source)
     try:
         with contextlib.redirect_stderr(said):
             yield
@@ -595,8 +599,16 @@ def _refused_without_values() -> Iterator[None]:
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
     finally:
+        _OSLO_CONFIG_LOG.removeFilter(_refuse_unread_source)
         if shown:
             sys.stderr.write(said.getvalue())
+
+
+def _refuse_unread_source(record: logging.LogRecord) -> bool:
+    # It would go on without what the source holds, after a line that may quote it.
+    if str(record.msg).startswith("could not load configuration from"):
+        raise ConfigError("[DEFAULT] config_source: what it names can't be read")
+    return True
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:

@@ -1,7 +1,10 @@
 """A configuration that can't be read is refused by file and line, whichever way it came, and never quoted."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,16 @@ WAYS = {
     "a folder": ["--config-dir", "{home}/folder"],
     "a folder at home, abbreviated": ["--config-d", "~/folder"],
     "the default file": [],
+    "the default folder": [],
+    "the folder of credentials": [],
+}
+
+PLACES = {
+    "a folder": "folder/x.conf",
+    "a folder at home, abbreviated": "folder/x.conf",
+    "the default file": ".panko-ingest/panko-ingest.conf",
+    "the default folder": ".panko-ingest/panko-ingest.conf.d/x.conf",
+    "the folder of credentials": ".panko-ingest/panko-ingest.credentials.d/x.conf",
 }
 
 PROGRAMS: dict[str, tuple[Callable[[], int], list[str]]] = {
@@ -97,9 +110,8 @@ def refusal(
 def test_a_torn_line_is_told_by_file_and_line_whichever_way_the_file_came(
     home: Path, way: str, program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = {"the default file": ".panko-ingest/panko-ingest.conf"}.get(way, "x.conf")
-    path = home / ("folder/x.conf" if "folder" in way else name)
-    path.parent.mkdir(exist_ok=True)
+    path = home / PLACES.get(way, "x.conf")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(TEXTS["an indented line"][0])
     arguments = [word.format(home=home) for word in WAYS[way]]
     line = refusal(program, arguments, capsys, monkeypatch)
@@ -145,6 +157,30 @@ def test_no_refusal_of_another_databases_configuration_quotes_it(
     monkeypatch.setitem(PROGRAMS, "merge", (main.main, ["db", "merge", "--from-file", str(theirs)]))
     line = refusal("merge", ["--config-file", str(ours)], capsys, monkeypatch)
     assert line.startswith(f"panko-ingest: --from-file: {said.format(theirs)}")
+
+
+def test_a_source_elsewhere_that_can_not_be_read_is_refused_and_not_quoted(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home / "served"
+    folder.mkdir()
+    (folder / "their.conf").write_text(TEXTS["an indented line"][0])
+    handler = partial(QuietHandler, directory=str(folder))
+    path = home / "x.conf"
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_address[1]}/their.conf"
+        path.write_text(f"[DEFAULT]\nconfig_source = there\n[there]\ndriver = remote_file\nuri = {uri}\n")
+        line = refusal("panko-ingest", ["--config-file", str(path)], capsys, monkeypatch)
+        server.shutdown()
+    assert line == "panko-ingest: [DEFAULT] config_source: what it names can't be read"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files and says nothing of it."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
 
 
 def test_what_a_path_that_is_no_file_is_refused_for_is_one_line(
