@@ -591,7 +591,8 @@ def _refused_without_values() -> Iterator[None]:
         # It has written which option of the command line, and its value, which may come from a file.
         shown = False
         names = re.findall(r"^argument --([\w-]+): Invalid ", said.getvalue(), re.MULTILINE)
-        raise ConfigError("\n".join(f"[DEFAULT] {name}: can't be used" for name in names)) from None
+        at_fault = [f"[DEFAULT] {name}: can't be used" for name in names]
+        raise ConfigError("\n".join(at_fault) or "the value of an option can't be used") from None
     except cfg.Error as error:
         raise ConfigError(option_lines.told(error)) from None
     except RecursionError:
