@@ -3,11 +3,15 @@
 Names, groups and meaning are Ceilometer's and Panko's where they have the option.
 """
 
+import configparser
+import contextlib
 import copy
+import io
 import itertools
+import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from oslo_config import cfg, types
@@ -29,6 +33,8 @@ CONTROL_EXCHANGES = [
     # and where the services that it leaves out publish
     "openstack", "octavia", "designate", "manila", "watcher", "masakari",
 ]  # fmt: skip
+
+_OSLO_CONFIG_LOG = logging.getLogger(cfg.__name__)
 
 _QUIET_LIBRARIES = ["alembic=WARN", "cotyledon=WARN"]
 
@@ -535,28 +541,30 @@ def read(
     argv: Sequence[str] | None = None,
     config_files: list[str] | None = None,
     cli_opts: Sequence[cfg.Opt] = (),
+    conf: cfg.ConfigOpts | None = None,
 ) -> cfg.ConfigOpts:
     """Return a configuration that was parsed and checked.
 
     :param argv: arguments without the program's name; the process' own by default.
     :param config_files: read these instead of looking for ``panko-ingest.conf`` in the usual places.
     :param cli_opts: options of the command line to accept, such as a command's subcommands.
+    :param conf: one to use that has more options of its own; a new one by default.
     :raises ConfigError: a value is refused; the text names its file, line and option.
     """
-    conf = cfg.ConfigOpts()
+    conf = cfg.ConfigOpts() if conf is None else conf
     register_opts(conf)
     log.register_options(conf)
     reports.set_defaults(conf)
     set_defaults()
     conf.register_cli_opts(cli_opts)
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments = option_lines.spelled_out(sys.argv[1:] if argv is None else argv)
     # The program's name is the project's, so that oslo.config finds everything twice.
     files = _once(cfg.find_config_files(PROJECT)) if config_files is None else config_files
     folders = _once(
         cfg.find_config_dirs(PROJECT) + cfg.find_config_dirs(PROJECT, extension=CREDENTIALS_FOLDER)
     )
     option_lines.check(option_lines.named(arguments, files, folders), _known())
-    try:
+    with _refused_without_values():
         conf(
             arguments,
             project=PROJECT,
@@ -564,10 +572,44 @@ def read(
             default_config_files=files,
             default_config_dirs=folders,
         )
-    except cfg.Error as error:
-        raise ConfigError(str(error)) from error
     check(conf)
     return conf
+
+
+@contextlib.contextmanager
+def _refused_without_values() -> Iterator[None]:
+    """Turn what oslo.config says of a configuration that it can't use into an error that quotes no value."""
+    said = io.StringIO()
+    shown = True
+    _OSLO_CONFIG_LOG.addFilter(_refuse_unread_source)
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as error:
+        if error.code != 1:
+            raise
+        # It has written which option of the command line, and its value, which may come from a file.
+        shown = False
+        names = re.findall(r"^argument --([\w-]+): Invalid ", said.getvalue(), re.MULTILINE)
+        at_fault = [f"[DEFAULT] {name}: can't be used" for name in names]
+        raise ConfigError("\n".join(at_fault) or "the value of an option can't be used") from None
+    except cfg.Error as error:
+        raise ConfigError(option_lines.told(error)) from None
+    except RecursionError:
+        raise ConfigError("options stand for one another without end: write $$ for a $") from None
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    finally:
+        _OSLO_CONFIG_LOG.removeFilter(_refuse_unread_source)
+        if shown:
+            sys.stderr.write(said.getvalue())
+
+
+def _refuse_unread_source(record: logging.LogRecord) -> bool:
+    # It would go on without what the source holds, after a line that may quote it.
+    if str(record.msg).startswith("could not load configuration from"):
+        raise ConfigError("[DEFAULT] config_source: what it names can't be read")
+    return True
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:
@@ -579,12 +621,24 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
     try:
         log.setup(conf, PROJECT, __version__)
     except log.LogConfigError as error:
-        raise ConfigError(f"[DEFAULT] log_config_append: {error}") from error
+        raise ConfigError(f"[DEFAULT] log_config_append: {_fault_of_log_file(error)}") from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise ConfigError(f"[DEFAULT] log_file, log_dir, use_syslog: {where}{error.strerror}") from error
+    except cfg.Error as error:
+        raise ConfigError(f"[DEFAULT] log_*, use_*: {option_lines.told(error)}") from None
     except Exception as error:
         raise ConfigError(f"[DEFAULT] log_*, use_*: {type(error).__name__}: {error}") from error
+
+
+def _fault_of_log_file(error: log.LogConfigError) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, configparser.ParsingError | configparser.InterpolationError):
+            # Its text quotes lines: the file may be any, if it was named by mistake.
+            return f"{error.log_config} can't be read: {type(cause).__name__}"
+        cause = cause.__context__
+    return str(error)
 
 
 def _known() -> dict[str, list[cfg.Opt]]:
@@ -610,7 +664,7 @@ def check(conf: cfg.ConfigOpts) -> None:
         for option in options:
             try:
                 getattr(values, option.dest)
-            except (cfg.Error, ValueError) as error:
+            except (cfg.Error, ValueError, RecursionError) as error:
                 faults.append(f"[{group or 'DEFAULT'}] {option.name}: {option_lines.reason(option, error)}")
     if not faults:
         prefetch, batch_size = conf.notification.prefetch_count, conf.notification.batch_size

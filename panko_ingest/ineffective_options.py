@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ LOG = logging.getLogger(__name__)
 
 _SURE_ENOUGH = 0.75
 
+_NAME = re.compile(r"[\w.-]+")
+# A URL that ends within its password: the line after it is the other part.
+_TORN_URL = re.compile(r"://(?:.*,)?[^@/,\[]*:(?!\d+(?:/.*)?$)[^@]*$")
+
 _UPSTREAM = {
     (option.group, option.name): option for option in UPSTREAM_OPTIONS if option.file != EVENT_PIPELINE
 }
@@ -24,7 +29,8 @@ class IneffectiveOption:
     """An option that stands in a file and has no effect.
 
     ``upstream`` tells what became of it, if it is one of Ceilometer's or Panko's; of any other,
-    ``suggestion`` is the ``[group] name`` that may have been meant.
+    ``suggestion`` is the ``[group] name`` that may have been meant. ``torn`` tells that it seems to be
+    a part of the value before it.
     """
 
     path: str
@@ -33,8 +39,12 @@ class IneffectiveOption:
     name: str
     upstream: UpstreamOption | None
     suggestion: str | None
+    torn: bool = False
 
     def __str__(self) -> str:
+        if self.torn or not (_NAME.fullmatch(self.group) and _NAME.fullmatch(self.name)):
+            # It may be a password.
+            return f"{self.path}:{self.line}: no option's name; does it belong to the line before?"
         where = f"{self.path}:{self.line} [{self.group}] {self.name}"
         if self.upstream is None:
             return f"{where}: unknown" + (f", did you mean {self.suggestion}?" if self.suggestion else "")
@@ -46,12 +56,14 @@ def find(conf: cfg.ConfigOpts) -> list[IneffectiveOption]:
     """Return the options in the configuration files that nothing in ``conf`` reads, in their order."""
     known = _known(conf)
     read = {(group, name) for group, names in known.items() for name in names} | set(_old_names())
-    return [
-        _describe(path, line, group, name, known)
-        for path in option_lines.read_by(conf)
-        for line, group, name, _ in option_lines.options(path)
-        if (group, name) not in read
-    ]
+    found = []
+    for path in option_lines.read_by(conf):
+        torn = False
+        for line, group, name, value in option_lines.options(path):
+            if (group, name) not in read:
+                found.append(_describe(path, line, group, name, known, torn=torn))
+            torn = bool(_TORN_URL.search(value[-1])) or (torn and "@" not in f"{name}{value[-1]}")
+    return found
 
 
 def warn(conf: cfg.ConfigOpts) -> None:
@@ -74,10 +86,12 @@ def _old_names() -> Iterator[tuple[str, str]]:
                 yield old.group or group, old.name or option.dest
 
 
-def _describe(path: str, line: int, group: str, name: str, known: dict[str, list[str]]) -> IneffectiveOption:
+def _describe(
+    path: str, line: int, group: str, name: str, known: dict[str, list[str]], *, torn: bool
+) -> IneffectiveOption:
     upstream = _UPSTREAM.get((group, name)) or _UPSTREAM.get((group, "*"))
     suggestion = None if upstream else _suggest(group, name, known)
-    return IneffectiveOption(path, line, group, name, upstream, suggestion)
+    return IneffectiveOption(path, line, group, name, upstream, suggestion, torn)
 
 
 def _suggest(group: str, name: str, known: dict[str, list[str]]) -> str | None:

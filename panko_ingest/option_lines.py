@@ -5,7 +5,6 @@ and option, and never a value, which may be a password.
 """
 
 import argparse
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,17 @@ from oslo_config import cfg, iniparser, types
 
 from panko_ingest.errors import ConfigError
 
-_REFERENCE = re.compile(r"\\.|\$(\$|\{([^}]*)\}|([a-z_][a-z0-9_.]*))?", re.IGNORECASE)
+_STANDS_FOR_ANOTHER = (
+    "holds a $, which stands for the value of another option; write $$ for one that does not"
+)
+_OF_REFERENCES = (
+    cfg.NoSuchOptError,
+    cfg.NoSuchGroupError,
+    cfg.TemplateSubstitutionError,
+    RecursionError,
+)
+_FILE_OPTIONS = ("--config-file", "--config-dir")
+_SHORTEST = len("--config-f")
 
 
 class Option(NamedTuple):
@@ -66,9 +75,39 @@ def read_by(conf: cfg.ConfigOpts) -> Iterator[str]:
     yield from _paths(conf.config_file or (), conf.config_dirs or conf.config_dir or ())
 
 
+def spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Return a command line that names its configuration files in full.
+
+    oslo.config takes ``--config-f ~/a.conf``, too, but reads the default files beside it.
+    """
+    found = list(arguments)
+    for place, argument in enumerate(arguments):
+        if argument == "--":
+            break
+        name, equals, value = argument.partition("=")
+        whole = [option for option in _FILE_OPTIONS if option.startswith(name) and len(name) >= _SHORTEST]
+        if not whole:
+            continue
+        found[place] = f"{whole[0]}{equals}{_at_home(value)}"
+        if not equals:
+            following = slice(place + 1, place + 2)
+            found[following] = map(_at_home, found[following])
+    return found
+
+
+def _at_home(path: str) -> str:
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # nobody of that name has a home
+        return path
+
+
 def named(arguments: Sequence[str], files: Iterable[str], folders: Iterable[str]) -> list[str]:
     """Return the paths of the configuration files that a command line makes us read.
 
+    :param arguments: as :func:`spelled_out` returns them.
     :param files: those that are read when it names none; and so for ``folders``.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -84,7 +123,8 @@ def named(arguments: Sequence[str], files: Iterable[str], folders: Iterable[str]
 def _paths(files: Iterable[str], folders: Iterable[str]) -> Iterator[str]:
     yield from files
     for folder in folders:
-        yield from map(str, sorted(Path(folder).expanduser().glob("*.conf")))
+        found = sorted(Path(_at_home(folder)).glob("*.conf"))
+        yield from (str(path) for path in found if not path.name.startswith("."))
 
 
 def check(paths: Iterable[str], known: Mapping[str, Iterable[cfg.Opt]]) -> None:
@@ -93,17 +133,18 @@ def check(paths: Iterable[str], known: Mapping[str, Iterable[cfg.Opt]]) -> None:
     :param known: the options that are read, by group.
     :raises ConfigError: a line for each fault, with file, line and option.
     """
-    by_name = {}
+    by_name, by_old_name = {}, {}
     for group, registered in known.items():
         for option in registered:
             by_name[group, option.dest] = option
             for old in option.deprecated_opts:
-                by_name[old.group or group, (old.name or option.dest).replace("-", "_")] = option
+                by_old_name[old.group or group, (old.name or option.dest).replace("-", "_")] = option
     faults = []
     for path in paths:
         try:
             for line, group, name, value in options(path):
-                fault = _fault(by_name.get((group, name)), value, group, set(by_name))
+                option_there = by_name.get((group, name)) or by_old_name.get((group, name))
+                fault = option_there and _fault(option_there, value, group, by_name)
                 if fault:
                     faults.append(f"{path}:{line} [{group}] {name}: {fault}")
         except ConfigError as error:
@@ -114,22 +155,22 @@ def check(paths: Iterable[str], known: Mapping[str, Iterable[cfg.Opt]]) -> None:
         raise ConfigError("\n".join(faults))
 
 
-def _fault(option: cfg.Opt | None, lines: list[str], group: str, names: set[tuple[str, str]]) -> str | None:
-    if option is None:
-        return None
+def _fault(
+    option: cfg.Opt, lines: list[str], group: str, by_name: Mapping[tuple[str, str], cfg.Opt]
+) -> str | None:
     if any("://" in line and not line.endswith(",") for line in lines[:-1]):
         return "holds a URL and the line after it, which is indented: begin that one at the left"
     value = "\n".join(lines)
-    refers = False
-    for match in _REFERENCE.finditer(value):
-        name = match[2] or match[3]
-        if name is None:
-            continue
-        refers = True
-        other, _, short = name.rpartition(".")
-        if (other or "DEFAULT", short) not in names and (group, short) not in names:
-            return "holds a $, which stands for the value of another option; write $$ for one that does not"
-    if refers:
+    references = list(_references(value))
+    for reference in references:
+        other, dot, name = reference.partition(".")
+        meant = by_name.get((other, name)) if dot else by_name.get((group, other))
+        meant = meant or by_name.get(("DEFAULT", reference))
+        if meant is None:
+            return _STANDS_FOR_ANOTHER
+        if meant.secret and not option.secret:
+            return "stands for an option that may hold a password, which this one would show"
+    if references:
         return None  # what it comes to is known when all is read
     try:
         option.type(value.replace("$$", "$"))
@@ -138,20 +179,45 @@ def _fault(option: cfg.Opt | None, lines: list[str], group: str, names: set[tupl
     return None
 
 
+def _references(value: str) -> Iterator[str]:
+    """Yield the options whose values oslo.config puts into a value."""
+    for match in cfg.ConfigOpts.Template.pattern.finditer(value.replace(r"\$", "$$")):
+        if name := match["named"] or match["braced"]:
+            yield name
+
+
 def reason(option: cfg.Opt, error: Exception) -> str:
     """Return why an option's value is refused, without the value."""
+    if isinstance(error, _OF_REFERENCES):
+        return _STANDS_FOR_ANOTHER
     kind = option.type
     match kind:
         case types.Boolean():
             return "is neither true nor false"
         case types.String() if kind.choices:
             return f"is none of {', '.join(str(choice) for choice in kind.choices)}"
-        case types.Integer() | types.Float() if kind.min is not None or kind.max is not None:
+        case types.Integer() | types.Float():
             least = "" if kind.min is None else f" of {kind.min:g} or more"
             most = "" if kind.max is None else f"{' and' if least else ''} up to {kind.max:g}"
             return f"is no number{least}{most}"
-        case types.Integer() | types.Float():
-            return "is no number"
         case types.HostAddress():
             return "is neither a host's name nor an address"
     return str(error) if getattr(kind, "tells_no_value", False) else f"can't be read as {type(kind).__name__}"
+
+
+def told(error: cfg.Error) -> str:
+    """Return why oslo.config refuses a configuration, without the line or the value that its text quotes."""
+    match error:
+        case cfg.ConfigFileParseError():
+            torn = error.__context__
+            if isinstance(torn, iniparser.ParseError):
+                return f"{error.config_file}:{torn.lineno}: {torn.msg}"
+            return f"{error.config_file}: can't be read"
+        case (
+            cfg.ConfigFilesNotFoundError()
+            | cfg.ConfigFilesPermissionDeniedError()
+            | cfg.ConfigDirNotFoundError()
+            | cfg.RequiredOptError()
+        ):
+            return str(error)
+    return f"{type(error).__name__}: the value of an option can't be used"

@@ -4,7 +4,6 @@ A function a subject; ``panko-ingest-status upgrade check`` runs the same.
 """
 
 import stat
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -47,7 +46,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     else:
         output.table(Finding._fields, findings)
         count = {level: sum(finding.level == level for finding in findings) for level in (WARNING, FAILURE)}
-        sys.stdout.write(f"{len(findings)} findings: {count[FAILURE]} failures, {count[WARNING]} warnings\n")
+        output.write(f"{len(findings)} findings: {count[FAILURE]} failures, {count[WARNING]} warnings")
     bad = {FAILURE, WARNING} if conf.command.strict else {FAILURE}
     return int(any(finding.level in bad for finding in findings))
 

@@ -12,10 +12,10 @@ from oslo_config import cfg
 from rich.console import Console
 from rich.progress import Progress
 
-from panko_ingest import config, storage
+from panko_ingest import config, option_lines, storage
 from panko_ingest.cli import output
 from panko_ingest.errors import ConfigError
-from panko_ingest.foreign_text import escaped_error
+from panko_ingest.foreign_text import escaped, escaped_error
 
 _REFUSED_SHOWN = 20
 
@@ -115,7 +115,7 @@ def sync(conf: cfg.ConfigOpts) -> int:
     connection = storage.get_connection_from_config(conf)
     dry = conf.command.dry_run
     if dry and (path := connection.missing_file()):
-        sys.stdout.write(f"{path} would be made; nothing was changed\n")
+        output.write(f"{path} would be made; nothing was changed")
         return 0
     before = connection.current_revision()
     block = conf.command.block_cluster
@@ -128,23 +128,24 @@ def sync(conf: cfg.ConfigOpts) -> int:
         raise storage.StorageUnavailable("db sync: " + "\n".join(refused), operator=True)
     for table, size in rewrites.items():
         what = "left as it is" if postpone else "written anew; whoever writes to it waits"
-        sys.stdout.write(f"{table} ({size}) {'would be' if dry else 'is'} {what}\n")
+        output.write(f"{table} ({size}) {'would be' if dry else 'is'} {what}")
     if by_hand:
-        sys.stdout.write(_ON_A_CLUSTER + "".join(f"    {statement};\n" for statement in by_hand))
+        for line in (*_ON_A_CLUSTER.splitlines(), *(f"    {statement};" for statement in by_hand)):
+            output.write(line)
     sys.stdout.flush()
     if dry:
         for line in [f"refused: {one}" for one in refused] + [f"kept waiting by {one}" for one in users]:
-            sys.stdout.write(f"it would be {line}\n")
-        sys.stdout.write(f"the schema is at revision {before or 'none'}; nothing was changed\n")
+            output.write(f"it would be {line}")
+        output.write(f"the schema is at revision {before or 'none'}; nothing was changed")
         return int(bool(refused or users))
     connection.upgrade(postpone_rewrites=postpone, block_cluster=block)
     after = connection.current_revision()
     if before == after:
-        sys.stdout.write(f"the schema is at revision {after} already\n")
+        output.write(f"the schema is at revision {after} already")
     else:
-        sys.stdout.write(f"the schema is at revision {after} now (before: {before or 'none'})\n")
+        output.write(f"the schema is at revision {after} now (before: {before or 'none'})")
     if rewrites and not postpone:
-        sys.stdout.write("restart the daemons: those that run keep to the limits of the old tables\n")
+        output.write("restart the daemons: those that run keep to the limits of the old tables")
     return 0
 
 
@@ -156,10 +157,10 @@ def current(conf: cfg.ConfigOpts) -> int:
     except storage.StorageUnavailable as error:
         if not error.operator:
             raise
-        sys.stdout.write(f"{connection.current_revision() or 'none'}: {escaped_error(error)}\n")
+        sys.stdout.write(f"{escaped(connection.current_revision() or 'none')}: {escaped_error(error)}\n")
         return 1
     newest = "the newest" if state.revision == state.head else f"the newest is {state.head}"
-    sys.stdout.write(f"{state.revision} ({newest})\n")
+    output.write(f"{state.revision} ({newest})")
     return 0
 
 
@@ -177,7 +178,7 @@ def partition(conf: cfg.ConfigOpts) -> int:
     with _progress("reading the tables") as show:
         connection.partition(width, show)
     connection.close()
-    sys.stdout.write(f"the tables are partitioned by {width}: set [database] partition_by = {width}\n")
+    output.write(f"the tables are partitioned by {width}: set [database] partition_by = {width}")
     return 0
 
 
@@ -192,35 +193,51 @@ def merge(conf: cfg.ConfigOpts) -> int:
         merged = connection.merge(url, show)
     connection.close()
     there = merged.events - merged.recorded - len(merged.refused)
-    sys.stdout.write(
+    output.write(
         f"{merged.events} events there: {merged.recorded} are new here, {there} were here already, "
-        f"{len(merged.refused)} can't be stored\n"
-        f"{merged.letters} dead letters there: {merged.new_letters} are new here\n"
+        f"{len(merged.refused)} can't be stored"
     )
+    output.write(f"{merged.letters} dead letters there: {merged.new_letters} are new here")
     if merged.named:
-        sys.stdout.write(f"{merged.named} events had no message_id and got one made of what is in them\n")
+        output.write(f"{merged.named} events had no message_id and got one made of what is in them")
     for message_id, reason in merged.refused[:_REFUSED_SHOWN]:
-        sys.stdout.write(f"not stored: {message_id}: {reason}\n")
+        output.write(f"not stored: {message_id}: {reason}")
     return int(bool(merged.refused))
 
 
 def _url_in(name: str) -> str:
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--from-file: {name}: {error}") from error
-    if "[database]" not in text:
-        return text.strip()
+    except OSError as error:
+        raise ConfigError(f"--from-file: {name}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"--from-file: {name}: is no UTF-8: write the file in that encoding") from None
+    if any(line.startswith("[") for line in text.splitlines()):
+        return _url_of_configuration(name, text)
+    lines = text.split()
+    if len(lines) > 1:
+        # Of anything else, such as a line that was torn, an error would tell a part.
+        raise ConfigError(f"--from-file: {name}: is neither a configuration nor a URL alone, on one line")
+    return text.strip()
+
+
+def _url_of_configuration(name: str, text: str) -> str:
+    """Return the URL that the text of a configuration file names; all else in it is not ours to judge."""
+    urls = [option for option in config.DATABASE_OPTS if option.dest in ("connection", "event_connection")]
     other = cfg.ConfigOpts()
-    config.register_opts(other, ["database"])
-    try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="db-merge-") as copy:
-            copy.write(text)  # standard input can't be read a second time
-            copy.flush()
+    other.register_opts(urls, group="database")
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="db-merge-") as copy:
+        copy.write(text)  # standard input can't be read a second time
+        copy.flush()
+        try:
+            option_lines.check([copy.name], {"database": urls})
             other([], default_config_files=[copy.name], default_config_dirs=[])
-        return config.database_url(other)
-    except (cfg.Error, ConfigError) as error:
-        raise ConfigError(f"--from-file: {name}: {error}") from error
+            return config.database_url(other)
+        except cfg.Error as error:
+            reason = option_lines.told(error)
+        except ConfigError as error:
+            reason = str(error)
+    raise ConfigError(f"--from-file: {reason.replace(copy.name, name)}")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +40,11 @@ def add_parser(subparsers: Any) -> None:
         "size are those of what was kept.",
     )
     action.add_argument("id", type=int, metavar="ID", help="the number that `dead-letters list` shows")
-    action.add_argument("--body", action="store_true", help="write the delivered bytes, and nothing else")
+    action.add_argument(
+        "--body",
+        action="store_true",
+        help="write the delivered bytes, and nothing else; on a terminal escaped",
+    )
     action.set_defaults(run=show)
     action = actions.add_parser(
         "replay",
@@ -108,10 +111,10 @@ def show(conf: cfg.ConfigOpts) -> int:
     """Show one dead letter; exit code 1 if it is not there."""
     stored = storage.get_connection_from_config(conf).get_dead_letter(conf.command.id)
     if stored is None:
-        sys.stderr.write(f"{conf.command.id}: no dead letter with this id is stored\n")
+        output.tell(f"{conf.command.id}: no dead letter with this id is stored")
         return 1
     if conf.command.body:
-        sys.stdout.buffer.write(stored.letter.body)
+        output.content(stored.letter.body)
     else:
         _show(stored)
     return 0
@@ -122,9 +125,9 @@ def purge(conf: cfg.ConfigOpts) -> int:
     which = _chosen(conf.command)
     connection = storage.get_connection_from_config(conf)
     if conf.command.dry_run:
-        sys.stdout.write(f"{connection.count_dead_letters(which)} dead letters would be deleted\n")
+        output.write(f"{connection.count_dead_letters(which)} dead letters would be deleted")
     else:
-        sys.stdout.write(f"{connection.delete_dead_letters(which)} dead letters deleted\n")
+        output.write(f"{connection.delete_dead_letters(which)} dead letters deleted")
     return 0
 
 
@@ -150,7 +153,7 @@ def replay(conf: cfg.ConfigOpts) -> int:
     if stayed:
         output.table(("id", "reason"), stayed)
     would = "would be " if dry_run else ""
-    sys.stdout.write(f"{replayed} dead letters {would}replayed, {len(stayed)} {would}left\n")
+    output.write(f"{replayed} dead letters {would}replayed, {len(stayed)} {would}left")
     return 1 if stayed else 0
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from oslo_config import cfg
 
 from panko_ingest import amqp, storage
-from panko_ingest.cli import arguments
+from panko_ingest.cli import arguments, output
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline import Budget, BusPipeline, RecordingThread
 from panko_ingest.workers.conversion import bus_pipeline, event_converter, message_processor
@@ -47,21 +46,19 @@ def run(conf: cfg.ConfigOpts) -> int:
     told = [
         f"{count(f'panko_ingest_{name}_total') or 0:.0f}" for name in ("messages_received", "events_recorded")
     ]
-    sys.stdout.write(f"{told[0]} messages read, {told[1]} events stored\n")
+    output.write(f"{told[0]} messages read, {told[1]} events stored")
     for state in states:
         if state.messages:
-            sys.stderr.write(f"{state.name}: {state.messages} messages are left\n")
+            output.tell(f"{state.name}: {state.messages} messages are left")
         elif state.consumers:
-            sys.stderr.write(
+            output.tell(
                 f"{state.name}: empty, but {state.consumers} others read it, too: what they have in hand "
-                "can't be seen here\n"
+                "can't be seen here"
             )
     for bus in drain.without_queues:
-        sys.stderr.write(f"{bus.title}: none of its queues is there: {', '.join(drain.queues)}\n")
+        output.tell(f"{bus.title}: none of its queues is there: {', '.join(drain.queues)}")
     if drain.in_hand:
-        sys.stderr.write(
-            f"{drain.in_hand} messages in hand could not be stored and go back to their queues\n"
-        )
+        output.tell(f"{drain.in_hand} messages in hand could not be stored and go back to their queues")
     return int(bool(drain.without_queues or drain.in_hand) or any(state.messages for state in states))
 
 

@@ -132,7 +132,7 @@ def list_events(conf: cfg.ConfigOpts) -> int:
     types = _types_like(connection, command.type)
     nothing = command.type and not types
     if nothing:
-        sys.stderr.write(f"no events of a type like {', '.join(command.type)} are stored\n")
+        output.tell(f"no events of a type like {', '.join(command.type)} are stored")
     event_filter = storage.EventFilter(
         start_timestamp=command.since,
         end_timestamp=command.until,
@@ -156,7 +156,7 @@ def list_events(conf: cfg.ConfigOpts) -> int:
         whole=_COLUMNS,
     )
     if page.last is not None and page.length == command.limit:
-        sys.stderr.write(f"there may be more: --marker {page.last.marker}\n")
+        output.tell(f"there may be more: --marker {page.last.marker}")
     return 0
 
 
@@ -182,7 +182,7 @@ def show(conf: cfg.ConfigOpts) -> int:
     for message_id in conf.command.message_ids:
         events = list(_get_events(connection, storage.EventFilter(message_id=message_id), {}))
         if not events:
-            sys.stderr.write(f"{message_id}: no such event is stored\n")
+            output.tell(f"{message_id}: no such event is stored")
         found += events
     if conf.command.format == "json":
         output.json_list(map(document, found))
@@ -285,7 +285,7 @@ def show_timeline(conf: cfg.ConfigOpts) -> int:
     )
     first = next(found, None)
     if first is None:
-        sys.stderr.write(f"{command.id}: no event of it is stored\n")
+        output.tell(f"{command.id}: no event of it is stored")
         return 1
     output.rows_in(
         command.format,

@@ -1,6 +1,5 @@
 """``panko-ingest expire``: one round of expiry, as the daemon does it every [expirer] interval."""
 
-import sys
 from contextlib import closing
 from typing import Any
 
@@ -31,23 +30,23 @@ def run(conf: cfg.ConfigOpts) -> int:
             _forecast(connection, conf)
             return 0
         report = run_round(connection, conf)
-        sys.stdout.write(f"{report}\n")
+        output.write(str(report))
         return 1 if report.stood_by else 0
 
 
 def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
     forecast = connection.forecast_expiry(conf.database.event_time_to_live)
     if forecast.limit is None:
-        sys.stdout.write("events never expire: [database] event_time_to_live is not set\n")
+        output.write("events never expire: [database] event_time_to_live is not set")
     elif not forecast.events:
-        sys.stdout.write(f"no event is from before {forecast.limit:%Y-%m-%d %H:%M:%S} UTC\n")
+        output.write(f"no event is from before {forecast.limit:%Y-%m-%d %H:%M:%S} UTC")
     else:
         output.table(
             ("expired for at least", "events"), [(f"{age.days} days", age.events) for age in forecast.ages]
         )
-        sys.stdout.write(
+        output.write(
             f"{forecast.events} events from before {forecast.limit:%Y-%m-%d %H:%M:%S} UTC would be deleted, "
-            f"the oldest of {forecast.oldest:%Y-%m-%d %H:%M:%S}, in about {forecast.seconds:.0f} s\n"
+            f"the oldest of {forecast.oldest:%Y-%m-%d %H:%M:%S}, in about {forecast.seconds:.0f} s"
         )
     if forecast.partitions:
         fates = {True: "dropped", False: "thinned out"}
@@ -62,6 +61,6 @@ def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
     if ttl > 0:
         seen_before = timestamps.ago(ttl)
         count = connection.count_dead_letters(DeadLetterFilter(seen_before=seen_before))
-        sys.stdout.write(
-            f"{count} dead letters last seen before {seen_before:%Y-%m-%d %H:%M:%S} UTC would be deleted\n"
+        output.write(
+            f"{count} dead letters last seen before {seen_before:%Y-%m-%d %H:%M:%S} UTC would be deleted"
         )

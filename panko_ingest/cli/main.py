@@ -12,7 +12,7 @@ from oslo_config import cfg
 
 from panko_ingest import config
 from panko_ingest.errors import BrokerError, ConfigError
-from panko_ingest.foreign_text import escaped_error
+from panko_ingest.foreign_text import escaped
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
 
 _OUTPUT_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -48,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = int(conf.command.run(conf))
         sys.stdout.flush()
     except (ConfigError, InvalidRequest) as error:
-        return _fail(error, EXIT_USAGE)
+        return fail(error, EXIT_USAGE)
     except (StorageUnavailable, BrokerError) as error:
-        return _fail(error, EXIT_UNREACHABLE)
+        return fail(error, EXIT_UNREACHABLE)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -60,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _OUTPUT_IS_FULL:
             raise
         _forget_output()
-        sys.stderr.write(f"panko-ingest: what is printed can't be written: {error.strerror}\n")
-        return EXIT_UNREACHABLE
+        return fail(f"what is printed can't be written: {error.strerror}", EXIT_UNREACHABLE)
     return code
 
 
@@ -109,8 +108,10 @@ def _forget_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(error: Exception, code: int) -> int:
-    sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
+def fail(error: object, code: int) -> int:
+    """Say on standard error why a command ends; return its exit code."""
+    said = escaped(str(error), keep="\n")
+    sys.stderr.write(f"panko-ingest: {said}\n")
     return code
 
 

@@ -127,6 +127,19 @@ def write(text: str) -> None:
     sys.stdout.write(escaped(text) + "\n")
 
 
+def content(body: bytes) -> None:
+    """Write bytes that are others': as they are into a file or a pipe, escaped on a terminal."""
+    if sys.stdout.isatty():
+        sys.stdout.write(escaped(body.decode("utf-8", "backslashreplace"), keep="\n"))
+    else:
+        sys.stdout.buffer.write(body)
+
+
+def tell(text: str) -> None:
+    """Write text of which parts are others' on standard error, as one line."""
+    sys.stderr.write(escaped(text) + "\n")
+
+
 def _no_formula(value: Any) -> str:
     text = escaped(cell(value), keep="\n")
     return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text

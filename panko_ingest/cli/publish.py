@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 import time
 from contextlib import closing
 from typing import Any
@@ -11,7 +10,7 @@ from oslo_config import cfg
 from rich.progress import Progress
 
 from panko_ingest.amqp.publisher import Publisher, envelope
-from panko_ingest.cli import arguments
+from panko_ingest.cli import arguments, output
 from panko_ingest.errors import ConfigError
 from panko_ingest.workers.sources import buses
 
@@ -63,7 +62,7 @@ def run(conf: cfg.ConfigOpts) -> int:
                 exchange=command.exchange,
                 routing_key=f"{topic}.{priority.lower()}",
             )
-    sys.stdout.write(f"{total} notifications published\n")
+    output.write(f"{total} notifications published")
     return 0
 
 

@@ -12,7 +12,6 @@ from panko_ingest import amqp, dead_letter
 from panko_ingest.cli import arguments, events, output
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import BrokerError, DecodeError
-from panko_ingest.foreign_text import escaped
 from panko_ingest.notification import Notification, parse_text, read_text
 from panko_ingest.pipeline import MessageProcessor
 from panko_ingest.storage.models import DeadLetter, Event
@@ -84,7 +83,7 @@ def _tell_where(taps: Sequence[amqp.Tap], exchanges: Sequence[str]) -> None:
         told = "; ".join(f"{name}: {reasons[0]}" for name, reasons in why.items())
         raise BrokerError(f"there is no exchange to listen to: {told}")
     left_out = [f"; not to {name}: {reasons[0]}" for name, reasons in why.items() if None not in reasons]
-    sys.stderr.write(escaped(f"listening to {count} exchanges{''.join(left_out)}") + "\n")
+    output.tell(f"listening to {count} exchanges{''.join(left_out)}")
     sys.stderr.flush()
 
 
@@ -99,7 +98,7 @@ def _deliveries(taps: list[amqp.Tap], end: float | None) -> Iterator[Delivery | 
         patience = 0.0 if any(deliveries) else _PATIENCE / len(taps)
         if not told and any(tap.loses_messages for tap in taps):
             told = True
-            sys.stderr.write("more is published than can be shown: some is left out\n")
+            output.tell("more is published than can be shown: some is left out")
 
 
 class _Show:
@@ -126,7 +125,7 @@ class _Show:
         if self._command.format == "json":
             output.json_lines([{**where, **found}])
         else:
-            sys.stdout.write(f"{escaped(' '.join([*where.values(), str(event_type or '')]))}\n")
+            output.write(" ".join([*where.values(), str(event_type or "")]))
             output.document(found)
         sys.stdout.flush()
         return True

@@ -4,13 +4,15 @@ import sys
 from functools import partial
 
 from oslo_config import cfg
-from oslo_log import log
-from oslo_reports import opts as reports
-from oslo_upgradecheck.upgradecheck import Code, Result, UpgradeCommands, main as upgradecheck
+from oslo_upgradecheck import upgradecheck
+from oslo_upgradecheck.upgradecheck import Code, Result, UpgradeCommands
 
-from panko_ingest import config
+from panko_ingest import config, foreign_text
 from panko_ingest.cli import check
+from panko_ingest.cli.main import EXIT_USAGE, fail
+from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, OK, WARNING
+from panko_ingest.foreign_text import escaped
 
 _CODES = {OK: Code.SUCCESS, WARNING: Code.WARNING, FAILURE: Code.FAILURE}
 
@@ -28,17 +30,24 @@ class _Checks(UpgradeCommands):
     def _run(self, *, run: check.Check) -> Result:
         findings = list(check.found_by(run, self._conf))
         worst = max((_CODES[finding.level] for finding in findings), default=Code.SUCCESS)
-        details = [f"{finding.subject}: {finding.text}" for finding in findings if finding.level != OK]
+        details = [
+            escaped(f"{finding.subject}: {finding.text}") for finding in findings if finding.level != OK
+        ]
         return Result(worst, "; ".join(details) or None)
 
 
 def main() -> int:
     """Run ``upgrade check``; the exit codes are oslo.upgradecheck's: 0, 1 warning, 2 failure, 255 error."""
+    foreign_text.guard_log()
     conf = cfg.ConfigOpts()
-    config.register_opts(conf)
-    log.register_options(conf)
-    reports.set_defaults(conf)
-    return int(upgradecheck(conf, config.PROJECT, _Checks(conf), sys.argv[1:]))
+    upgradecheck.register_cli_options(conf, _Checks(conf))
+    try:
+        config.read(conf=conf)
+    except ConfigError as error:
+        return fail(error, EXIT_USAGE)
+    # Its own main() reads the configuration by itself, and ends with a traceback that quotes it.
+    upgradecheck.CONF = conf
+    return int(upgradecheck.run(conf))
 
 
 if __name__ == "__main__":

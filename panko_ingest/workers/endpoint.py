@@ -16,7 +16,8 @@ LOG = logging.getLogger(__name__)
 
 MAX_REQUEST = 8 * 1024
 MAX_THREADS = 8
-_MOST_SLOW = 4
+_MOST_SLOW = 3
+"""Those of one slow page at a time."""
 _PATIENCE = 5.0
 _PATIENCE_FOR_HEAD = 1.0
 
@@ -33,7 +34,8 @@ class Endpoint(socketserver.TCPServer):
     """Serves pages; each request is a thread's, of which there are few.
 
     :param pages: by path, what makes the page.
-    :param slow: paths of pages that may take long, which must not keep the others from being answered.
+    :param slow: paths of pages that take long to make or to send, of which few are sent at once, so that
+        they never keep the others from being answered.
     :raises OSError: the address can't be listened on.
     """
 
@@ -45,43 +47,71 @@ class Endpoint(socketserver.TCPServer):
     ) -> None:
         self._pages = pages
         self._slow = slow
-        self._slow_threads = threading.BoundedSemaphore(_MOST_SLOW)
         self._threads = threading.BoundedSemaphore(MAX_THREADS)
+        self._lock = threading.Lock()
+        # Of clients, the oldest first: who has not said all, who has not taken all, who has a slow page.
         self._unfinished: dict[socket.socket, None] = {}
+        self._unread: dict[socket.socket, None] = {}
+        self._turns: dict[socket.socket, str] = {}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; with none free, hang up on who has taken longest to say what he wants."""
+        """Answer in a thread; with none free, hang up on who keeps one waiting for longest."""
         if not self._threads.acquire(blocking=False):
             self._give_up_oldest()
             if not self._threads.acquire(timeout=_PATIENCE_FOR_HEAD):
                 self.shutdown_request(request)
                 return
-        self._unfinished[request] = None
+        with self._lock:
+            self._unfinished[request] = None
         threading.Thread(target=self._process, args=(request, client_address), daemon=True).start()
 
-    def page(self, path: str) -> Page | None:
+    def page(self, path: str, request: socket.socket) -> Page | None:
         """Return a page, None where there is none of that name."""
         make = self._pages.get(path)
-        if make is None or path not in self._slow:
-            return make and make()
-        if not self._slow_threads.acquire(blocking=False):
+        if make is not None and not self._take_turn(path, request):
             return Page(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", b"Too many ask for this page at once\n")
-        try:
-            return make()
-        finally:
-            self._slow_threads.release()
+        return make and make()
 
     def understood(self, request: socket.socket) -> None:
         """Note that a client has said what it wants."""
-        self._unfinished.pop(request, None)
+        with self._lock:
+            self._unfinished.pop(request, None)
+
+    def answering(self, request: socket.socket) -> None:
+        """Note that it is the client's turn now, to read."""
+        with self._lock:
+            self._unread[request] = None
+
+    def _take_turn(self, path: str, request: socket.socket) -> bool:
+        """Tell whether a page may be made; whoever is slowest to read it gives way."""
+        if path not in self._slow:
+            return True
+        with self._lock:
+            having = [client for client, asked in self._turns.items() if asked == path]
+            if len(having) >= _MOST_SLOW:
+                slowest = next((client for client in self._unread if client in having), None)
+                if slowest is None:
+                    return False  # all are still being made
+                self._hang_up(slowest)
+            self._turns[request] = path
+        return True
 
     def _give_up_oldest(self) -> None:
-        for request in list(self._unfinished)[:1]:
-            self.understood(request)
-            with contextlib.suppress(OSError):  # it left by itself
-                request.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for request in [*self._unfinished, *self._unread][:1]:
+                self._hang_up(request)
+
+    def _hang_up(self, request: socket.socket) -> None:
+        """End what a client keeps a thread waiting with; the lock is held."""
+        self._forget(request)
+        with contextlib.suppress(OSError):  # it left by itself
+            request.shutdown(socket.SHUT_RDWR)
+
+    def _forget(self, request: socket.socket) -> None:
+        for clients in (self._unfinished, self._unread, self._turns):
+            clients.pop(request, None)
 
     def _process(self, request: Any, client_address: Any) -> None:
         try:
@@ -91,7 +121,8 @@ class Endpoint(socketserver.TCPServer):
         except Exception:
             LOG.exception("A page of the monitor failed")
         finally:
-            self.understood(request)
+            with self._lock:
+                self._forget(request)
             self.shutdown_request(request)
             self._threads.release()
 
@@ -141,7 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send a page."""
-        page = self.server.page(self.path.partition("?")[0])
+        page = self.server.page(self.path.partition("?")[0], self.connection)
+        self.server.answering(self.connection)
         if page is None:
             self.send_error(HTTPStatus.NOT_FOUND)
             return

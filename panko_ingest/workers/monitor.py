@@ -87,7 +87,7 @@ class MonitorService(Worker):
         while not self._stopping.is_set():
             beat()
             try:
-                endpoint = Endpoint(host, port, pages, slow={"/"})
+                endpoint = Endpoint(host, port, pages, slow={"/", "/metrics"})
             except OSError as error:
                 LOG.log(level, "[monitor] host, port: can't listen on %s:%d: %s", host, port, error.strerror)
                 level = logging.DEBUG  # said once is enough

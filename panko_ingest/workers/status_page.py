@@ -19,6 +19,8 @@ _PATIENCE = 3.0
 _FRESH = 10.0
 _LETTER_HOURS = 24
 _MOST_LETTERS = 10_000
+# Whoever asks may read the page: host, role and error are for `status` and the log.
+_NO_ANSWER = "<p class=bad>does not answer: <code>panko-ingest status</code> tells why</p>"
 
 _HEAD = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>panko-ingest: {title}</title>
@@ -59,7 +61,7 @@ class StatusPage:
         self._queues = queues
         self._lock = threading.Lock()
         self._asked_at = -_FRESH
-        self._states: dict[str, Asked[list[amqp.QueueState]]] = {}
+        self._states: list[Asked[list[amqp.QueueState]]] = []
         self._letters: Asked[Counter[tuple[str, str]]] | None = None
 
     def html(self) -> str:
@@ -86,9 +88,9 @@ class StatusPage:
         return "\n".join(body)
 
     def _ask(self) -> None:
-        for bus in self._buses:
-            ask = partial(amqp.queue_states, bus, self._queues)
-            self._states[bus.name] = Asked(bus.name, ask, _PATIENCE)
+        self._states = [
+            Asked(bus.title, partial(amqp.queue_states, bus, self._queues), _PATIENCE) for bus in self._buses
+        ]
         self._letters = Asked("database", self._count_letters, _PATIENCE)
 
     def _count_letters(self) -> Counter[tuple[str, str]]:
@@ -114,12 +116,12 @@ class StatusPage:
         )
 
     def _bus_tables(self) -> Iterator[str]:
-        for bus, ours in zip(self._buses, self._health.consuming, strict=True):
-            asked = self._states[bus.name]
-            yield f"<h2>Bus {escape(bus.name)}</h2>"
+        found = zip(self._buses, self._states, self._health.consuming, strict=True)
+        for number, (bus, asked, ours) in enumerate(found, 1):
+            yield f"<h2>Broker {number}: {escape(bus.title)}</h2>"
             states = asked.answer()
             if states is None:
-                yield f"<p class=bad>{escape(asked.error)}</p>"
+                yield _NO_ANSWER
                 continue
             if not states and bus.virtual_url is None:
                 yield f"<p class=bad>None of its queues is there: {escape(', '.join(self._queues))}</p>"
@@ -136,7 +138,7 @@ class StatusPage:
         yield f"<h2>Dead letters of the last {_LETTER_HOURS} hours</h2>"
         counts = self._letters.answer() if self._letters else None
         if counts is None:
-            yield f"<p class=bad>{escape(self._letters.error if self._letters else '')}</p>"
+            yield _NO_ANSWER
         elif not counts:
             yield "<p>None</p>"
         else:

@@ -17,6 +17,7 @@ ASKS = re.compile(
     r"|loaded_dbapi|isinstance\([^)]*\b(psycopg|pymysql|sqlite3|Postgresql|Mariadb|Mysql|Sqlite)"
 )
 MOST_THAT_ASK = 6
+WRITES = re.compile(r"\bprint\(|sys\.(stdout|stderr)\.(buffer\.)?write")
 LONGEST = 400
 EXEMPT = {"config.py"}
 
@@ -33,6 +34,17 @@ def test_few_modules_ask_which_database_it_is() -> None:
         if not any(name.startswith(f"{room}/") for room in ITS_OWN) and ASKS.search(text)
     ]
     assert len(asking) <= MOST_THAT_ASK, asking
+
+
+def test_commands_write_by_what_escapes_the_text_of_others() -> None:
+    by_themselves = [
+        f"{name}: {line.strip()}"
+        for name, text in modules()
+        if name.startswith("cli/") and name != "cli/output.py"
+        for line in text.splitlines()
+        if WRITES.search(line)
+    ]
+    assert [line for line in by_themselves if "escaped" not in line and "{said}" not in line] == []
 
 
 def test_no_module_is_longer_than_one_reads_at_a_sitting() -> None:

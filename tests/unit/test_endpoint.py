@@ -12,6 +12,9 @@ import pytest
 
 from panko_ingest.workers.endpoint import MAX_THREADS, Endpoint, Page
 
+LARGE = b"# HELP\n" * 3_000_000
+"""More than sockets take in while nobody reads."""
+
 
 @pytest.fixture
 def hanging() -> threading.Semaphore:
@@ -25,8 +28,13 @@ def port(hanging: threading.Semaphore) -> Iterator[int]:
         hanging.acquire()
         return Page(HTTPStatus.OK, "text/plain", b"at last")
 
-    pages = {"/readyz": lambda: Page(HTTPStatus.OK, "text/plain", b"yes"), "/": hang}
-    endpoint = Endpoint("127.0.0.1", 0, pages, slow={"/"})
+    pages = {
+        "/readyz": lambda: Page(HTTPStatus.OK, "text/plain", b"yes"),
+        "/": hang,
+        "/metrics": lambda: Page(HTTPStatus.OK, "text/plain", LARGE),
+        "/large": lambda: Page(HTTPStatus.OK, "text/plain", LARGE),
+    }
+    endpoint = Endpoint("127.0.0.1", 0, pages, slow={"/", "/metrics"})
     thread = threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield endpoint.server_address[1]
@@ -82,3 +90,22 @@ def test_a_client_that_sends_its_head_byte_by_byte_is_hung_up_on(port: int) -> N
         client.sendall(b"GET /readyz HTTP/1.1\r\n")
         assert client.recv(1000) == b""
     assert time.monotonic() - started < 3.0
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/large"])
+def test_probes_and_those_who_read_are_answered_beside_clients_that_read_nothing(
+    port: int, path: str
+) -> None:
+    clients = silent(port, 0)
+    try:
+        for _ in range(20):
+            for client in silent(port, 4):
+                client.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+                clients.append(client)
+            started = time.monotonic()
+            assert ask(port) == b"yes"
+            assert time.monotonic() - started < 1.0
+        assert ask(port, "/metrics") == LARGE
+    finally:
+        for client in clients:
+            client.close()

@@ -65,6 +65,33 @@ def test_an_ineffective_option_is_told_with_its_line_and_the_remedy(
     assert unread(conf, tmp_path, f"# a comment\n\n{text}") == [f"4 {group} {said}"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[DEFAULT]\ntransport_url = rabbit://u:first\nS3cret@127.0.0.1:1/v",
+        "[DEFAULT]\ntransport_url = rabbit://u:first\nS3cret=@127.0.0.1:1/v",
+        "[DEFAULT]\ntransport_url = rabbit://u:x@h,u:\nS3cret=\nS3cret=@127.0.0.1:1/v",
+        "[database]\nconnection = postgresql://p:first\nS3cret@db1/panko?sslmode=verify-full",
+        "[S3cret@h/v]\nx = y",
+    ],
+)
+def test_what_is_no_options_name_is_not_shown_for_it_may_be_a_part_of_a_password(
+    conf: cfg.ConfigOpts, tmp_path: Path, text: str
+) -> None:
+    *torn, last = unread(conf, tmp_path, f"{text}\n[event]\ntyp = x\n")
+    assert torn
+    assert all(one.endswith(": no option's name; does it belong to the line before?") for one in torn)
+    assert "S3cret" not in str(torn)
+    assert "[event] typ: unknown" in last
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:15672", "http://h:15672/path", "http://h", "https://u:p@h"])
+def test_a_url_that_is_whole_hides_no_name_after_it(conf: cfg.ConfigOpts, tmp_path: Path, url: str) -> None:
+    assert unread(conf, tmp_path, f"[notification]\nmanagement_urls = {url}\nbatchsize = 3\n") == [
+        "3 [notification] batchsize: unknown, did you mean [notification] batch_size?"
+    ]
+
+
 def test_ineffective_options_are_found_in_every_config_dir(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()

@@ -78,6 +78,9 @@ def test_a_good_configuration_comes_into_force(path: Path, live_config: LiveConf
             "messaging_urls = rabbit://one/\n  password = SECRET",
             "[notification] messaging_urls: holds a URL and the line after it",
         ),
+        ("[DEFAULT]\nlog_file = SECRET$log_dir\nlog_dir = $log_file", "options stand for one another"),
+        ("[DEFAULT]\nlog_file = SECRET\ndebug = $log_file", "[DEFAULT] debug: can't be used"),
+        ("[DEFAULT]\nlog_file = $transport_url", ":8 [DEFAULT] log_file: stands for an option"),
         ("[oslo_messaging_rabbit]\nssl = yes\nssl_ca_file = nowhere.pem", "nowhere.pem"),
         (
             "require_durable = true\nmessaging_urls = sqla+sqlite:///bus.sqlite",

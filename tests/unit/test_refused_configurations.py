@@ -1,0 +1,190 @@
+"""A configuration that can't be read is refused by file and line, whichever way it came, and never quoted."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import HTTPServer, SimpleHTTPRequestHandler
+from pathlib import Path
+
+import pytest
+
+from panko_ingest.cli import aliases, main, upgrade_check
+
+SECRET = "S3cretPart"
+
+TEXTS = {
+    "an indented line": (
+        f"[database]\n  connection = postgresql://panko:{SECRET}@h/d\n",
+        "{}:2: Unexpected continuation line",
+    ),
+    "a line torn in its password": (
+        f"[database]\nconnection = postgresql://panko:first\n{SECRET}\n",
+        "{}:3: No ':' or '=' found in assignment",
+    ),
+    "a line before any section": (
+        f"connection = postgresql://panko:{SECRET}@h/d\n",
+        "{}:1: Section must be started before assignment",
+    ),
+    "a section without an end": (
+        f"[DEFAULT]\n[database = {SECRET}\n",
+        "{}:2: Invalid section (must end with ])",
+    ),
+    "a password with a $": (
+        f"[database]\nconnection = postgresql://panko:x${SECRET}@h/d\n",
+        "{}:2 [database] connection: holds a $",
+    ),
+    "a password with a ${": (
+        f"[DEFAULT]\ntransport_url = rabbit://u:x${{{SECRET}}}@h/v\n",
+        "{}:2 [DEFAULT] transport_url: holds a $",
+    ),
+    "an option that stands for a password": (
+        f"[DEFAULT]\ntransport_url = rabbit://u:{SECRET}@h/v\ndebug = $transport_url\n",
+        "{}:3 [DEFAULT] debug: stands for an option that may hold a password",
+    ),
+    "an option of the command line that stands for another": (
+        f"[DEFAULT]\nlog_file = {SECRET}\ndebug = $log_file\n",
+        "[DEFAULT] debug: can't be used",
+    ),
+    "options that stand for one another": (
+        f"[DEFAULT]\nlog_file = {SECRET}$log_dir\nlog_dir = $log_file\n",
+        "options stand for one another without end",
+    ),
+}
+
+WAYS = {
+    "a file": ["--config-file", "{home}/x.conf"],
+    "a file behind =": ["--config-file={home}/x.conf"],
+    "a file at home": ["--config-file", "~/x.conf"],
+    "a file at home behind =": ["--config-file=~/x.conf"],
+    "an abbreviation": ["--config-f", "~/x.conf"],
+    "an abbreviation with =": ["--config-fil={home}/x.conf"],
+    "a folder": ["--config-dir", "{home}/folder"],
+    "a folder at home, abbreviated": ["--config-d", "~/folder"],
+    "the default file": [],
+    "the default folder": [],
+    "the folder of credentials": [],
+}
+
+PLACES = {
+    "a folder": "folder/x.conf",
+    "a folder at home, abbreviated": "folder/x.conf",
+    "the default file": ".panko-ingest/panko-ingest.conf",
+    "the default folder": ".panko-ingest/panko-ingest.conf.d/x.conf",
+    "the folder of credentials": ".panko-ingest/panko-ingest.credentials.d/x.conf",
+}
+
+PROGRAMS: dict[str, tuple[Callable[[], int], list[str]]] = {
+    "panko-ingest": (main.main, ["check"]),
+    "panko-ingest-status": (upgrade_check.main, ["upgrade", "check"]),
+    "panko-ingest-dbsync": (aliases.dbsync, []),
+    "panko-ingest-expirer": (aliases.expirer, []),
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home with nothing in it; what commands do to logging is undone."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    factory = logging.getLogRecordFactory()
+    yield tmp_path
+    logging.setLogRecordFactory(factory)
+
+
+def refusal(
+    program: str, arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Return the one line that a program ends with."""
+    run, command = PROGRAMS[program]
+    monkeypatch.setattr("sys.argv", [program, *arguments, *command])
+    assert run() == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    (line,) = errors.splitlines()
+    assert SECRET not in line
+    return line
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_torn_line_is_told_by_file_and_line_whichever_way_the_file_came(
+    home: Path, way: str, program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / PLACES.get(way, "x.conf")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(TEXTS["an indented line"][0])
+    arguments = [word.format(home=home) for word in WAYS[way]]
+    line = refusal(program, arguments, capsys, monkeypatch)
+    assert line == f"panko-ingest: {path}:2: Unexpected continuation line"
+
+
+@pytest.mark.parametrize("program", ["panko-ingest", "panko-ingest-status"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_no_refusal_of_a_configuration_quotes_it(
+    home: Path, text: str, program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, said = TEXTS[text]
+    path = home / "x.conf"
+    path.write_text(content)
+    line = refusal(program, ["--config-file", "~/x.conf"], capsys, monkeypatch)
+    assert line.startswith(f"panko-ingest: {said.format(path)}")
+
+
+def test_a_configuration_of_the_log_that_is_none_is_not_quoted(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = home / "x.conf", home / "other"
+    path.write_text(f"[DEFAULT]\nlog_config_append = {other}\n")
+    other.write_text(f"connection = postgresql://panko:{SECRET}@h/d\n")
+    line = refusal("panko-ingest", ["--config-file", str(path)], capsys, monkeypatch)
+    assert line.endswith(f"log_config_append: {other} can't be read: MissingSectionHeaderError")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *(TEXTS[name] for name in ("an indented line", "a line torn in its password", "a password with a $")),
+        (TEXTS["a line before any section"][0], "{}: is neither a configuration nor a URL"),
+        (f"postgresql://panko:first\n{SECRET}@h/d\n", "{}: is neither a configuration nor a URL"),
+    ],
+)
+def test_no_refusal_of_another_databases_configuration_quotes_it(
+    home: Path, text: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = home / "ours.conf", home / "panko.conf"
+    ours.write_text(f"[database]\nconnection = sqlite:///{home}/ours.sqlite\n")
+    theirs.write_text(text)
+    monkeypatch.setitem(PROGRAMS, "merge", (main.main, ["db", "merge", "--from-file", str(theirs)]))
+    line = refusal("merge", ["--config-file", str(ours)], capsys, monkeypatch)
+    assert line.startswith(f"panko-ingest: --from-file: {said.format(theirs)}")
+
+
+def test_a_source_elsewhere_that_can_not_be_read_is_refused_and_not_quoted(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home / "served"
+    folder.mkdir()
+    (folder / "their.conf").write_text(TEXTS["an indented line"][0])
+    handler = partial(QuietHandler, directory=str(folder))
+    path = home / "x.conf"
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_address[1]}/their.conf"
+        path.write_text(f"[DEFAULT]\nconfig_source = there\n[there]\ndriver = remote_file\nuri = {uri}\n")
+        line = refusal("panko-ingest", ["--config-file", str(path)], capsys, monkeypatch)
+        server.shutdown()
+    assert line == "panko-ingest: [DEFAULT] config_source: what it names can't be read"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files and says nothing of it."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_what_a_path_that_is_no_file_is_refused_for_is_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = refusal("panko-ingest", ["--config-file", "~"], capsys, monkeypatch)
+    assert line == f"panko-ingest: {home}: Is a directory"
