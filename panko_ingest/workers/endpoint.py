@@ -20,6 +20,7 @@ _MOST_SLOW = 3
 """Those of one slow page at a time."""
 _PATIENCE = 5.0
 _PATIENCE_FOR_HEAD = 1.0
+_GRACE = 0.05
 
 
 class Page(NamedTuple):
@@ -50,21 +51,24 @@ class Endpoint(socketserver.TCPServer):
         self._threads = threading.BoundedSemaphore(MAX_THREADS)
         self._lock = threading.Lock()
         # Of clients, the oldest first: who has not said all, who has not taken all, who has a slow page.
-        self._unfinished: dict[socket.socket, None] = {}
-        self._unread: dict[socket.socket, None] = {}
+        self._unfinished: dict[socket.socket, float] = {}
+        self._unread: dict[socket.socket, float] = {}
         self._turns: dict[socket.socket, str] = {}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; with none free, hang up on who keeps one waiting for longest."""
-        if not self._threads.acquire(blocking=False):
+        """Answer in a thread; with none free, hang up on who keeps one waiting for longest.
+
+        Who has only just come is given a moment: of many who ask at once none is to be turned away.
+        """
+        if not self._threads.acquire(timeout=self._grace_of_oldest()):
             self._give_up_oldest()
             if not self._threads.acquire(timeout=_PATIENCE_FOR_HEAD):
                 self.shutdown_request(request)
                 return
         with self._lock:
-            self._unfinished[request] = None
+            self._unfinished[request] = time.monotonic()
         threading.Thread(target=self._process, args=(request, client_address), daemon=True).start()
 
     def page(self, path: str, request: socket.socket) -> Page | None:
@@ -82,7 +86,7 @@ class Endpoint(socketserver.TCPServer):
     def answering(self, request: socket.socket) -> None:
         """Note that it is the client's turn now, to read."""
         with self._lock:
-            self._unread[request] = None
+            self._unread[request] = time.monotonic()
 
     def _take_turn(self, path: str, request: socket.socket) -> bool:
         """Tell whether a page may be made; whoever is slowest to read it gives way."""
@@ -97,6 +101,11 @@ class Endpoint(socketserver.TCPServer):
                 self._hang_up(slowest)
             self._turns[request] = path
         return True
+
+    def _grace_of_oldest(self) -> float:
+        with self._lock:
+            since = next(iter([*self._unfinished.values(), *self._unread.values()]), 0.0)
+        return max(0.0, since + _GRACE - time.monotonic())
 
     def _give_up_oldest(self) -> None:
         with self._lock:

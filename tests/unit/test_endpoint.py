@@ -84,6 +84,12 @@ def test_probes_are_answered_beside_many_who_wait_for_a_slow_page(
     assert {page.result() for page in pages} == {refused, b"at last"}
 
 
+def test_of_many_who_ask_at_once_everybody_is_answered(port: int) -> None:
+    with ThreadPoolExecutor(5 * MAX_THREADS) as clients:
+        answers = [clients.submit(ask, port) for _ in range(50 * MAX_THREADS)]
+    assert {answer.result() for answer in answers} == {b"yes"}
+
+
 def test_a_client_that_sends_its_head_byte_by_byte_is_hung_up_on(port: int) -> None:
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), 5) as client:
