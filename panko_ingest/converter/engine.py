@@ -16,6 +16,9 @@ from panko_ingest.storage.models import MAX_NAME, SALVAGED_KEY, Event
 LOG = foreign_text.logger_about_messages(__name__)
 
 _MOST_TYPES = 8192
+_MOST_SALVAGED = 1024 * 1024
+"""Bytes of a notification above which an event with a faulty trait does not keep it."""
+
 _LOG_INTERVAL = 60.0
 _MOST_LOGGED = 4096
 
@@ -78,7 +81,9 @@ class EventConverter:
         self._known[event_type] = found
         return found
 
-    def to_event(self, notification: dict[str, Any], priority: str) -> Event | None:
+    def to_event(
+        self, notification: dict[str, Any], priority: str, bytes_held: Callable[[], int] | None = None
+    ) -> Event | None:
         """Return the event of a notification, None where the definitions drop it.
 
         A trait that can't be made is left out or mended; the event then keeps the notification,
@@ -86,6 +91,8 @@ class EventConverter:
 
         :param notification: in Ceilometer's shape, as ``Notification.message`` is.
         :param priority: in lower case.
+        :param bytes_held: tells how much memory the notification takes, of which too much is not kept for a
+            fault's sake; None keeps it in any case.
         :raises ConvertError: message_id, event_type or timestamp is missing or unusable.
         """
         definition = self.definition_of(notification.get("event_type"))
@@ -94,16 +101,25 @@ class EventConverter:
         message_id, generated = _identity(notification)
         faults: values.Faults = []
         traits = definition.to_traits(notification, faults)
-        raw = redact(notification) if priority in self._store_raw else {}
-        event = Event(message_id, notification["event_type"], generated, traits, raw)
+        raw = {}
         if faults:
-            event.raw = {
-                **redact(notification),
-                SALVAGED_KEY: [{"trait": name, "reason": reason} for name, reason in faults],
-            }
-            if self._salvage_log is not None:
-                self._salvage_log.write(event, faults)
+            raw = _raw_with(faults, notification, bytes_held)
+        elif priority in self._store_raw:
+            raw = redact(notification)
+        event = Event(message_id, notification["event_type"], generated, traits, raw)
+        if faults and self._salvage_log is not None:
+            self._salvage_log.write(event, faults)
         return event
+
+
+def _raw_with(
+    faults: values.Faults, notification: dict[str, Any], bytes_held: Callable[[], int] | None
+) -> dict[str, Any]:
+    salvaged = [{"trait": name, "reason": reason} for name, reason in faults]
+    if bytes_held is not None and (held := bytes_held()) > _MOST_SALVAGED:
+        reason = f"left out: the notification takes {held} bytes"
+        return {SALVAGED_KEY: [*salvaged, {"trait": "raw", "reason": reason}]}
+    return {**redact(notification), SALVAGED_KEY: salvaged}
 
 
 def _identity(notification: dict[str, Any]) -> tuple[str, datetime.datetime]:

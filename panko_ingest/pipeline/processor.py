@@ -11,9 +11,6 @@ from panko_ingest.notification import Notification
 from panko_ingest.shared_state import SharedState, Slot
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
-_MOST_SALVAGED = 1024 * 1024
-"""Bytes of a notification above which an event with a faulty trait does not keep it."""
-
 _LONGEST_SOURCE = 255
 
 LOG = foreign_text.logger_about_messages(__name__)
@@ -85,7 +82,8 @@ class MessageProcessor:
             delivery.source = _source(notification)
             outcome: Event | DeadLetter | None = self._convert(notification)
             if isinstance(outcome, Event) and outcome.raw:
-                delivery.bytes_held += self._bound_raw(outcome, notification)
+                is_left_out = outcome.raw.keys() == {SALVAGED_KEY}
+                delivery.bytes_held += 0 if is_left_out else notification.bytes_held
         except MessageError as error:
             outcome = self._dead_letter(delivery, error, error.stage, notification)
         # A fault of ours or of a plugin must cost this message only, also where the plugin calls sys.exit().
@@ -112,21 +110,9 @@ class MessageProcessor:
         event_type = notification.message["event_type"]
         if event_type.__class__ is str and not self._wanted(event_type):
             return None
-        return self._converter.to_event(notification.message, notification.priority)
-
-    @staticmethod
-    def _bound_raw(event: Event, notification: Notification) -> int:
-        """Return the bytes that the raw of an event takes, cut down if it is kept for a fault only."""
-        held = notification.bytes_held
-        if held <= _MOST_SALVAGED or SALVAGED_KEY not in event.raw:
-            return held
-        event.raw = {
-            SALVAGED_KEY: [
-                *event.raw[SALVAGED_KEY],
-                {"trait": "raw", "reason": f"left out: the notification takes {held} bytes"},
-            ]
-        }
-        return 0
+        return self._converter.to_event(
+            notification.message, notification.priority, lambda: notification.bytes_held
+        )
 
     def _dead_letter(
         self, delivery: Delivery, error: BaseException, stage: str, notification: Notification | None

@@ -79,10 +79,11 @@ def _inflated(body: bytes, headers: Mapping[str, Any] | None, max_size: int) -> 
 
 
 def _overwrite_in(data: bytes, encoding: str | None) -> bytes:
-    """Overwrite also in text of which ASCII is no subset."""
-    codec = text_encoding(encoding) or "utf-8"
+    """Overwrite also in text of which ASCII is no subset, whether its encoding is told or seen only."""
+    clean = overwrite(data)
+    codec = text_encoding(encoding) or json.detect_encoding(data)
     if not codec.startswith(("utf-16", "utf-32")):
-        return overwrite(data)
-    text = data.decode(codec, "replace").encode("utf-8", "replace")
-    clean = overwrite(text)
-    return data if clean == text else clean.decode("utf-8", "replace").encode(codec, "replace")
+        return clean
+    text = clean.decode(codec, "replace").encode("utf-8", "replace")
+    clean_text = overwrite(text)
+    return clean if clean_text == text else clean_text.decode("utf-8", "replace").encode(codec, "replace")

@@ -7,7 +7,7 @@ from typing import Any
 from panko_ingest.notification import is_deeper_than
 from panko_ingest.redaction import names
 from panko_ingest.redaction.names import GIVES_NOTHING_AWAY, HIDDEN, is_secret, role_of
-from panko_ingest.redaction.text import hide, may_hold_secrets, overwrite
+from panko_ingest.redaction.text import Steps, hide, may_hold_secrets, overwrite
 
 # What auditors need of a credential (CADF) and that opens nothing.
 _SAFE_OF_CREDENTIAL = frozenset(
@@ -26,27 +26,27 @@ def redact(value: Any) -> Any:
 
     The work is linear in its size; it may be nested as deep as ``max_depth`` can be.
     """
-    return _redact(value, 0)
+    return _redact(value, 0, Steps())
 
 
-def _redact(value: Any, level: int) -> Any:
+def _redact(value: Any, level: int, steps: Steps) -> Any:
     clean = _CLEANERS.get(value.__class__)
-    return value if clean is None else clean(value, level)
+    return value if clean is None else clean(value, level, steps)
 
 
-def _redact_object(value: dict[str, Any], level: int) -> dict[str, Any]:
+def _redact_object(value: dict[str, Any], level: int, steps: Steps) -> dict[str, Any]:
     changed = {}
     roles = 0
     for key, child in value.items():
         role = role_of(key)
         if role in _SECRET:
-            cleaned = _hide(child, role, level)
+            cleaned = _hide(child, role, level, steps)
         else:
             roles |= role
             clean = _CLEANERS.get(child.__class__)
             if clean is None:
                 continue
-            cleaned = clean(child, level)
+            cleaned = clean(child, level, steps)
         if cleaned is not child:
             changed[key] = cleaned
     if roles & names.VALUE and roles > names.VALUE and _is_labelled_secret(value):
@@ -56,13 +56,15 @@ def _redact_object(value: dict[str, Any], level: int) -> dict[str, Any]:
     return {**value, **changed} if changed else value
 
 
-def _hide(value: Any, role: int, level: int) -> Any:
+def _hide(value: Any, role: int, level: int, steps: Steps) -> Any:
     if value in GIVES_NOTHING_AWAY:
         return value
     if role == names.SECRET or value.__class__ is not dict:
         return HIDDEN
     hidden = {
-        key: _redact(child, level) if _is_safe(key, child) else _hide(child, names.SECRET, level)
+        key: _redact(child, level, steps)
+        if _is_safe(key, child)
+        else _hide(child, names.SECRET, level, steps)
         for key, child in value.items()
     }
     return value if hidden == value else hidden
@@ -83,7 +85,7 @@ def _is_labelled_secret(value: dict[Any, Any]) -> bool:
     )
 
 
-def _redact_list(value: list[Any], level: int) -> list[Any]:
+def _redact_list(value: list[Any], level: int, steps: Steps) -> list[Any]:
     changed = False
     result = []
     hide_next = False
@@ -92,7 +94,7 @@ def _redact_list(value: list[Any], level: int) -> list[Any]:
         if hide_next and child.__class__ is str and child not in GIVES_NOTHING_AWAY:
             cleaned = HIDDEN
         elif (clean := _CLEANERS.get(child.__class__)) is not None:
-            cleaned = clean(child, level)
+            cleaned = clean(child, level, steps)
             if cleaned.__class__ is list and _is_pair_of_secret(cleaned):
                 cleaned = [cleaned[0], HIDDEN]
         # A flag or a header; a tag such as db-password stands beside others.
@@ -109,20 +111,22 @@ def _is_pair_of_secret(pair: list[Any]) -> bool:
     return False
 
 
-def _redact_text(value: str, level: int) -> str:
+def _redact_text(value: str, level: int, steps: Steps) -> str:
     """Hide what JSON, a URL, a header or the like in a text gives away."""
     if not may_hold_secrets(value):
         return value
+    if not steps.begin_text():
+        return HIDDEN
     if value.lstrip()[:1] in ("{", "[", '"') and level < _MOST_TEXT_LEVELS and len(value) <= _MOST_TEXT:
         try:
             document = json.loads(value)
             repeats = repeats_keys(value)
         except (ValueError, RecursionError):
-            return hide(value)
+            return hide(value, steps)
         if document.__class__ in _CLEANERS and not is_deeper_than(_MOST_TEXT_DEPTH, [document]):
-            clean = _redact(document, level + 1)
+            clean = _redact(document, level + 1, steps)
             return json.dumps(clean) if clean is not document or repeats else value
-    return hide(value)
+    return hide(value, steps)
 
 
 def repeats_keys(json_text: str | bytes) -> bool:
@@ -142,11 +146,11 @@ def repeats_keys(json_text: str | bytes) -> bool:
     return bool(repeated)
 
 
-def _redact_bytes(value: bytes, level: int) -> bytes:  # noqa: ARG001 - one signature for all
+def _redact_bytes(value: bytes, level: int, steps: Steps) -> bytes:  # noqa: ARG001 - one signature for all
     return overwrite(value)
 
 
-_CLEANERS: dict[type, Callable[[Any, int], Any]] = {
+_CLEANERS: dict[type, Callable[[Any, int, Steps], Any]] = {
     dict: _redact_object,
     list: _redact_list,
     str: _redact_text,

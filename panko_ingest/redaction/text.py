@@ -11,6 +11,7 @@ from panko_ingest.redaction import names
 from panko_ingest.redaction.names import HIDDEN, is_secret, is_secret_in_a_query, role_of
 
 _MOST_STEPS = 1_000_000
+_STEPS_OF_A_TEXT = 20
 _STEPS_OF_A_VALUE = 4
 _REACH = 1024  # bytes around a label in which its value is looked for, and that a URL's account can have
 
@@ -85,11 +86,16 @@ class TooMuchText(Exception):
     """There are more names in a text than are looked at."""
 
 
-class _Steps:
-    """The work that is left for a text, shared by all who look into it."""
+class Steps:
+    """The work that is left for a document or a body, shared by all who look into it."""
 
     def __init__(self) -> None:
         self._left = _MOST_STEPS
+
+    def begin_text(self) -> bool:
+        """Count one more text, however short; tell whether there are steps left for it."""
+        self._left -= _STEPS_OF_A_TEXT
+        return self._left >= 0
 
     def take(self, count: int = 1) -> None:
         """:raises TooMuchText: none are left."""
@@ -111,11 +117,11 @@ def may_hold_secrets(value: str) -> bool:
     return ":" in value and ("@" in value or any(map(is_secret, _BEFORE_COLON.findall(value))))
 
 
-def hide(value: str) -> str:
-    """Return the text with ``***`` in place of each credential."""
+def hide(value: str, steps: Steps) -> str:
+    """Return the text with ``***`` in place of each credential, or of all where steps are too few."""
     data = value.encode("utf-8", "surrogatepass")
     try:
-        spans = _spans(data)
+        spans = _spans(data, steps)
     except TooMuchText:
         return HIDDEN
     if not spans:
@@ -137,7 +143,7 @@ def overwrite(data: bytes) -> bytes:
 
     :raises TooMuchText: there are more names than are looked at.
     """
-    spans = _spans(data)
+    spans = _spans(data, Steps())
     if not spans:
         return data
     result = bytearray(data)
@@ -146,9 +152,8 @@ def overwrite(data: bytes) -> bytes:
     return bytes(result)
 
 
-def _spans(data: bytes) -> list[tuple[int, int]]:
+def _spans(data: bytes, steps: Steps) -> list[tuple[int, int]]:
     """Return where credentials start and end, in order and apart from each other."""
-    steps = _Steps()
     found = [span for find in _FINDERS for span in find(data, steps)]
     found.sort()
     apart: list[tuple[int, int]] = []
@@ -160,7 +165,7 @@ def _spans(data: bytes) -> list[tuple[int, int]]:
     return apart
 
 
-def _named(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
+def _named(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
     hidden_to = object_end = 0
     unlabelled: list[int] = []  # the values whose label may stand behind them
     for word in steps.of(_NAME.finditer(data)):
@@ -204,7 +209,7 @@ def _object_around(data: bytes, end_of_name: int) -> tuple[int, int]:
 
 
 def _value_after(
-    data: bytes, start_of_name: int, end_of_name: int, name: str, steps: _Steps
+    data: bytes, start_of_name: int, end_of_name: int, name: str, steps: Steps
 ) -> tuple[int, int] | None:
     """Return where the value stands of the credential of this name."""
     separator = _SEPARATOR.match(data, end_of_name)
@@ -225,7 +230,7 @@ def _value_after(
     return _value(data, end_of_name, steps, strict=quote is not None)
 
 
-def _value(data: bytes, end_of_name: int, steps: _Steps, *, strict: bool) -> tuple[int, int] | None:
+def _value(data: bytes, end_of_name: int, steps: Steps, *, strict: bool) -> tuple[int, int] | None:
     """Return where the value behind a name and its separator stands.
 
     :param strict: the name is quoted, so what is no text in quotes ends where it does in JSON.
@@ -286,7 +291,7 @@ def _block(data: bytes, opening: re.Match[bytes]) -> tuple[int, int] | None:
     return found.span(2) if found else None
 
 
-def _closing_bracket(data: bytes, start: int, quote: bytes, steps: _Steps) -> int:
+def _closing_bracket(data: bytes, start: int, quote: bytes, steps: Steps) -> int:
     escaped = re.escape(quote)
     depth = 0
     token = re.compile(rb"%b.*?(?:(?<!\\)%b|\Z)|[\[\]{}]" % (escaped, escaped), re.DOTALL)
@@ -300,7 +305,7 @@ def _closing_bracket(data: bytes, start: int, quote: bytes, steps: _Steps) -> in
     return len(data)
 
 
-def _of_flags(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
+def _of_flags(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
     """Yield the values behind flags of a command line, such as ``--password``."""
     end = 0
     for flag in steps.of(_FLAG.finditer(data)):
@@ -315,7 +320,7 @@ def _of_flags(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
                 end = span[1]
 
 
-def _encoded(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
+def _encoded(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
     """Yield the values behind names in a query that is itself a value of one, and passwords in such URLs."""
     if b"%" not in data:
         return
@@ -332,7 +337,7 @@ def _encoded(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
         yield account.span(1)
 
 
-def _elements(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
+def _elements(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
     """Yield the texts of elements of XML."""
     end = 0
     for element in steps.of(_ELEMENT.finditer(data)):
@@ -349,7 +354,7 @@ def _elements(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
             yield pair.span(3)
 
 
-def _in_urls(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
+def _in_urls(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
     """Yield the passwords in URLs, raw ``/``, ``,`` and ``@`` in them included."""
     end = 0
     for account in steps.of(_ACCOUNT.finditer(data)):
@@ -370,7 +375,7 @@ def _in_urls(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
             yield start, end  # cut off before its host
 
 
-def _private_keys(data: bytes, steps: _Steps) -> Iterator[tuple[int, int]]:
+def _private_keys(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
     for key in steps.of(_PRIVATE_KEY.finditer(data)):
         if key.end(1) > key.start(1):
             yield key.span(1)

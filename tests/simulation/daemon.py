@@ -41,7 +41,7 @@ class Converter(EventConverter):
         super().__init__([])
         self._process = process
 
-    def to_event(self, notification: Any, priority: str) -> Event | None:
+    def to_event(self, notification: Any, priority: str, bytes_held: Any = None) -> Event | None:
         """Convert, or kill or hang the worker."""
         effect = notification["payload"].get("effect")
         if effect in {"die", "hang"}:

@@ -242,6 +242,16 @@ def test_what_a_cut_off_compressed_body_still_holds_is_overwritten() -> None:
     assert redact_body(b"no gzip", headers=headers) == (b"no gzip", False)
 
 
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["_context_auth_token", "password"])
+def test_a_cut_off_body_in_an_encoding_that_nobody_told_is_looked_through(codec: str, name: str) -> None:
+    body = f'{{"{name}":"{SESAME}", "a'.encode(codec)
+    clean, changed = redact_body(body, content_type="application/json")
+    assert changed
+    assert SESAME not in clean.decode(codec, "replace")
+    assert name in clean.decode(codec, "replace")
+
+
 @pytest.mark.parametrize(
     ("method", "compress"), [("gzip", zlib.compress), ("bzip2", bz2.compress), ("xz", lzma.compress)]
 )
