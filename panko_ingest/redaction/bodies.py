@@ -81,9 +81,13 @@ def _inflated(body: bytes, headers: Mapping[str, Any] | None, max_size: int) -> 
 def _overwrite_in(data: bytes, encoding: str | None) -> bytes:
     """Overwrite also in text of which ASCII is no subset, whether its encoding is told or seen only."""
     clean = overwrite(data)
-    codec = text_encoding(encoding) or json.detect_encoding(data)
-    if not codec.startswith(("utf-16", "utf-32")):
+    codec = next(filter(_is_wide, (text_encoding(encoding), json.detect_encoding(data))), None)
+    if codec is None:
         return clean
     text = clean.decode(codec, "replace").encode("utf-8", "replace")
     clean_text = overwrite(text)
     return clean if clean_text == text else clean_text.decode("utf-8", "replace").encode(codec, "replace")
+
+
+def _is_wide(codec: str | None) -> bool:
+    return codec is not None and codec.startswith(("utf-16", "utf-32"))
