@@ -14,7 +14,7 @@ from panko_ingest.storage.database import error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.merge_source import FoundEvent, FoundLetter, Head, LetterHead, Source, opened
+from panko_ingest.storage.merge_source import FoundEvent, FoundLetter, Head, LetterHead, Source
 from panko_ingest.storage.models import Event
 from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.recording.dead_letters import write_dead_letters
@@ -22,6 +22,7 @@ from panko_ingest.storage.recording.validation import Validator
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.schema.column_limits import read_limits
 from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.source_connection import opened
 from panko_ingest.storage.tables import DeadLetter, Event as EventRow
 
 Record = Callable[[Sequence[Event]], RecordResult]
@@ -41,8 +42,8 @@ def merge(
     :raises ConfigError: it is the same database, or the URL can't be used.
     :raises StorageUnavailable: one of the two is away; what was copied stays.
     """
-    with opened(url, engine) as source:
-        return _Merge(source, engine, settings, record, tell).run()
+    with opened(url, engine) as connection:
+        return _Merge(Source(connection), engine, settings, record, tell).run()
 
 
 class _Merge:
