@@ -91,7 +91,7 @@ def _add_merge(actions: Any) -> None:
         description="Copy what another event database has and this one has not: events, told apart by "
         "message_id, and dead letters. It may be Panko's, Ceilometer's or one of ours, on any kind of server "
         "and in any layout, and is only read. When it is interrupted, run it again. Exit code 1 if an event "
-        "could not be stored.",
+        "or a dead letter could not be read there or stored here.",
     )
     source = action.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -198,11 +198,15 @@ def merge(conf: cfg.ConfigOpts) -> int:
         f"{len(merged.refused)} can't be stored"
     )
     output.write(f"{merged.letters} dead letters there: {merged.new_letters} are new here")
+    if merged.refused_letters:
+        output.write(f"{len(merged.refused_letters)} dead letters can't be stored")
     if merged.named:
         output.write(f"{merged.named} events had no message_id and got one made of what is in them")
     for message_id, reason in merged.refused[:_REFUSED_SHOWN]:
         output.write(f"not stored: {message_id}: {reason}")
-    return int(bool(merged.refused))
+    for row, reason in merged.refused_letters[:_REFUSED_SHOWN]:
+        output.write(f"not stored: {row}: {reason}")
+    return int(bool(merged.refused or merged.refused_letters))
 
 
 def _url_in(name: str) -> str:

@@ -34,8 +34,9 @@ class RecordResult(NamedTuple):
 class Merged(NamedTuple):
     """What came of a merge: events and dead letters that were there, and those that are new here.
 
-    ``refused`` are message_ids of events that can't be stored, each with the reason; ``named`` counts events
-    without a message_id, which got one made of what is in them.
+    ``refused`` are message_ids of events that can't be read there or stored here, each with the reason; where
+    there is none, the row's number. ``refused_letters`` are the same of dead letters, by the rows' numbers.
+    ``named`` counts events without a message_id, which got one made of what is in them, now or earlier.
     """
 
     events: int
@@ -44,6 +45,7 @@ class Merged(NamedTuple):
     refused: list[tuple[str, str]]
     letters: int
     new_letters: int
+    refused_letters: list[tuple[str, str]]
 
 
 class EventFilter:

@@ -17,12 +17,13 @@ import sqlalchemy as sa
 
 from panko_ingest.cli.main import main
 from panko_ingest.storage import EventFilter, StorageUnavailable, tables
-from panko_ingest.storage.database import leases
+from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import revisions
 from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
+from tests.integration.storage.samples import make_event
 from tests.schema_snapshot import snapshot
 from tests.services import PostgreSQL
 from tests.waiting import wait_until
@@ -295,6 +296,57 @@ def test_a_dry_run_of_db_sync_tells_and_changes_nothing(
     assert "UPDATE event SET message_id = " in errors
     assert snapshot(store.engine) == before
     assert store.current_revision() is None
+
+
+@pytest.mark.parametrize("missing", ["trait_float", "trait_text"])
+@pytest.mark.parametrize("postpone", [False, True])
+def test_an_adopted_database_without_one_of_the_tables_gets_it_as_the_dry_run_says(
+    store: Connection,
+    declared: dict[str, Any],
+    database_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    missing: str,
+    postpone: bool,
+) -> None:
+    before = adopted(store, "panko")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {missing}")
+    (told,) = [finding.text for finding in store.check() if finding.subject == "revision"]
+    assert told == (
+        f"the tables were made by Panko or Ceilometer and not adopted yet, and {missing} is missing, which "
+        "it makes: run `panko-ingest db sync`"
+    )
+    (tmp_path / "panko-ingest.conf").write_text(f"[database]\nconnection = {database_url}\n")
+    arguments = ["--config-file", str(tmp_path / "panko-ingest.conf"), "db", "sync"]
+    assert main([*arguments, "--dry-run"]) == 0
+    if postpone:
+        assert main([*arguments, "--postpone-rewrites"]) == 0
+        assert store.record_events([make_event(1)]).recorded == (0,)
+        assert store.clear_expired_data(ttl=0) == 201
+    assert main(arguments) == 0, capsys.readouterr().err
+    assert snapshot(store.engine) == declared
+    if not postpone:
+        assert content(store) == {**before, missing: []}
+
+
+def test_what_a_cluster_needs_is_told_also_where_a_table_is_missing(
+    mariadb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Connection(mariadb_url)
+    adopted(store, "panko")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE trait_float")
+    monkeypatch.setattr(type(databases.of(store.engine)), "is_cluster", lambda *_: True)
+    statements = store.left_out_on_a_cluster()
+    store.upgrade()
+    with store.engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    store.upgrade()
+    assert store.schema_state().revision == revisions.head()
+    assert len(sa.inspect(store.engine).get_foreign_keys("trait_float")) == 1
+    store.close()
 
 
 def test_tables_of_ceilometer_that_are_not_ours_stay_as_they_are(store: Connection) -> None:

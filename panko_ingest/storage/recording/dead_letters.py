@@ -1,6 +1,7 @@
 """Dead letters into their table, within the transaction of the batch that they came with."""
 
 import datetime
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,8 @@ from panko_ingest.timestamps import utc_now
 
 _STAGE = 32
 _ERROR = 10_000
+_TOLD = " (only the first {} of its {} bytes fit into the database)"
+_TOLD_BEFORE = re.compile(re.escape(_TOLD).replace(r"\{\}", r"(\d+)") + "$")
 
 
 def write_dead_letters(connection: sa.Connection, letters: Iterable[Letter], validator: Validator) -> None:
@@ -81,6 +84,9 @@ def _append(connection: sa.Connection, digest: bytes, start: int, part: bytes) -
 
 
 def _values(letter: Letter, validator: Validator, now: datetime.datetime) -> dict[str, Any]:
+    # Of a copy of what was cut already, it is told once, and counts for no room: what fitted fits again.
+    told_before = _TOLD_BEFORE.search(letter.error)
+    own_error = letter.error[: told_before.start()] if told_before else letter.error
     values = {
         "digest": letter.digest,
         "content_type": _short(letter.content_type, validator),
@@ -91,19 +97,20 @@ def _values(letter: Letter, validator: Validator, now: datetime.datetime) -> dic
         "queue": _short(letter.queue, validator),
         "stage": validator.text(letter.stage, _STAGE),
         "error_class": _short(letter.error_class, validator),
-        "error": validator.text(letter.error, _ERROR),
+        "error": validator.text(own_error, _ERROR),
         "message_id": _short(letter.message_id, validator),
         "event_type": _short(letter.event_type, validator),
         "redacted": letter.redacted,
-        "first_at": now,
-        "last_at": now,
         "attempts": 1,
     }
     room = validator.limits.packet_bytes - sum(len(str(value).encode()) for value in values.values())
     if len(letter.body) > room:
-        told = f" (only the first {room} of its {len(letter.body)} bytes fit into the database)"
-        values["error"] = validator.text(letter.error, _ERROR - len(told)) + told
-    values["body"] = letter.body[: max(0, room)]
+        told = _TOLD.format(room, told_before[2] if told_before else len(letter.body))
+        values["error"] = validator.text(own_error, _ERROR - len(told)) + told
+    else:
+        values["error"] = validator.text(letter.error, _ERROR)
+    # As text, a time is shorter now and then, and a copy of what just fitted is to fit.
+    values |= {"first_at": now, "last_at": now, "body": letter.body[: max(0, room)]}
     return values
 
 

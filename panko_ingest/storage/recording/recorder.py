@@ -58,6 +58,25 @@ class Recorder:
 
         :param replayed: id of a dead letter to delete in the same transaction, if no event fails.
         """
+        result = self._record(events, letters, on_failure, replayed)
+        if result.failed and on_failure is None:
+            raise result.failed[-1][1]
+        return result
+
+    def record_what_can_be(self, events: Sequence[Event]) -> RecordResult:
+        """Record events; those that can't be are told, with the reason, and leave nothing behind.
+
+        :raises StorageUnavailable: the store is away or refuses for reasons of its own.
+        """
+        return self._record(events, (), None, None)
+
+    def _record(
+        self,
+        events: Sequence[Event],
+        letters: Sequence[DeadLetter],
+        on_failure: OnFailure | None,
+        replayed: int | None,
+    ) -> RecordResult:
         writer, validator = run_transaction(self._settings, self._learn, self._count_retry)
         rows, failures, salvaged = validator.rows(events)
         self.salvaged += salvaged
@@ -66,14 +85,11 @@ class Recorder:
             self._engine, self._types, writer, validator, rows, failures, letters, on_failure, replayed
         )
         try:
-            result = run_transaction(self._settings, batch.store, self._count_retry).result()
+            return run_transaction(self._settings, batch.store, self._count_retry).result()
         except StorageUnavailable:
             # Who knows what it is when it comes back: another schema, another layout, other event types.
             self.forget()
             raise
-        if result.failed and on_failure is None:
-            raise result.failed[-1][1]
-        return result
 
     def prove(self) -> None:
         """Prove that the store takes rows, by some that are rolled back.

@@ -26,7 +26,7 @@ from panko_ingest.storage.database.engine import make_engine, read_transaction
 from panko_ingest.storage.database.error_classes import ErrorClass, classify, unavailable
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.settings import StorageSettings
-from panko_ingest.storage.tables import EVENT_TABLES, Base, EventType
+from panko_ingest.storage.tables import EVENT_TABLES, Base, Event, EventType
 
 LOG = logging.getLogger(__name__)
 
@@ -292,8 +292,10 @@ def _known() -> frozenset[str]:
 
 def _explain(revision: str | None, tables: set[str]) -> str:
     sync = "run `panko-ingest db sync`"
-    if revision is None and tables >= {EventType.__tablename__, *EVENT_TABLES}:
-        return f"the tables were made by Panko or Ceilometer and not adopted yet: {sync}"
+    if revision is None and Event.__tablename__ in tables:
+        missing = sorted({EventType.__tablename__, *EVENT_TABLES} - tables)
+        what = f", and {', '.join(missing)} is missing, which it makes" if missing else ""
+        return f"the tables were made by Panko or Ceilometer and not adopted yet{what}: {sync}"
     if revision is None:
         return f"the database has no tables for events yet: {sync}"
     if revision in _known():
