@@ -263,7 +263,8 @@ def test_draining_tells_what_is_left_when_its_time_is_over(
     with psycopg.connect(postgresql_url) as session:
         session.execute("LOCK event IN ACCESS EXCLUSIVE MODE")
         done = drain(config, "--timeout", "2")
-        assert (done.returncode, done.stderr) == (1, "notifications.info: 500 messages are left\n")
+        assert done.returncode == 1
+        assert done.stderr.endswith("notifications.info: 500 messages are left\n")
     assert drain(config).stdout == "500 messages read, 500 events stored\n"
     store = Connection(postgresql_url)
     assert sum(store.count_events().values()) == 500
