@@ -24,11 +24,13 @@ OUR_NAMES = [
     "passcode", "otp", "totp", "kubeconfig", "kube_config", "cookie", "Set-Cookie", "ssl_key", "X-Auth-Token",
     "X-Subject-Token", "Authorization", "_context_auth_token", "token_id", "client_secret",
     "aws_secret_access_key",
-    "user_data", "psk", "hmac_key", "password2", "ADMIN_PASSWORD",
+    "user_data", "psk", "hmac_key", "password2", "ADMIN_PASSWORD", "secretValue", "secret_payload",
+    "SecretString", "secret_id", "secret_key_base",
 ]  # fmt: skip
 
 names = st.sampled_from(OSLO_NAMES + OUR_NAMES)
-secrets = st.text("ABCDEFGHJKLMNPQRSTUVWXYZ23456789", min_size=10, max_size=14).map("Zq".__add__)
+# Without P, as PWD, PSK and OTP are names.
+secrets = st.text("ABCDEFGHJKLMNQRSTUVWXYZ23456789", min_size=10, max_size=14).map("Zq".__add__)
 
 
 def _by_key(name: str, secret: str) -> list[Any]:
@@ -53,6 +55,7 @@ def _by_label(name: str, secret: str) -> list[Any]:
         {"op": "add", "path": f"/{name}/a", "value": {"b": [secret]}},
         {"headers": [["Accept", "text/html"], [name, secret]]},
         ["mysql", f"--{name}", secret],
+        ["iscsiadm", "-n", f"{name}", "-v", secret],
         {"a": ["X-Auth-Token", secret]},
     ]
 
@@ -77,6 +80,7 @@ def _in_text(name: str, secret: str) -> list[str]:
         f"https://h/v1/a?b=c&{name}={secret}&d=e",
         f"command --{name} {secret} --verbose",
         *_quoted(name, secret),
+        *_spoken(name, secret),
         *_in_yaml(name, secret),
         f"{name} == {secret}",
         *_in_xml(name, secret),
@@ -121,6 +125,19 @@ def _quoted(name: str, secret: str) -> list[str]:
         f'a,"{name}=""{secret}"""',
         f"{name}: Bearer '{secret}'",
         f"{name}: Digest username=\"x\", response='{secret}'\r\nHost: h",
+    ]
+
+
+def _spoken(name: str, secret: str) -> list[str]:
+    return [
+        f"iscsiadm -o update -n {name} -v {secret}",
+        f"('iscsiadm', '-n', '{name}', '-v', '{secret}')",
+        f"ALTER USER a WITH {name} '{secret}' EXPIRE",
+        f"the {name} '{secret}' is wrong",
+        f"command --{name} -{secret} --verbose",
+        f"{name}={{a}}{secret}",
+        f"{name}: {{SSHA}}{secret}",
+        f"{name}=[a]{secret}",
     ]
 
 
