@@ -14,6 +14,7 @@ from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps, TooMuchText
 from panko_ingest.redaction.urls import encoded, in_urls, private_keys
 
 _STEPS_OF_A_VALUE = 4
+_ROLES_OF_VALUES = frozenset({names.SECRET, names.OF_CREDENTIAL, names.VALUE})
 _REACH = 1024  # bytes around a label in which its value is looked for
 
 # A name, and behind it what separates it from a value, or, in binary formats, what is no text.
@@ -50,6 +51,10 @@ _PART_OF_LINE = re.compile(
     )""",
     re.VERBOSE,
 )
+_INDENT = re.compile(rb"""(?:\A|\n|\\n|["'])((?:\ |-\ )*+)\Z""")
+_NEXT_LINE = re.compile(rb"(?:[ \t\r]|\\{1,15}+r)*+(?:\n|\\{1,15}+n)(\ *+)(?=[^\s\\]|\\++[\"'])")
+_NEXT_ITEM = re.compile(rb"(?:\n|\\n)\ *+-\ ")
+_BARE_LABEL = re.compile(rb"[A-Za-z_/][A-Za-z0-9_./~\-]{0,255}+(?=[\s,}\\]|\Z)")
 _EMPTY_LINE = rb"(?:[\ \t\r]|\\{1,15}+r)*+"
 _BLOCK = re.compile(
     rb"""(?:[&!]\S{0,80}+[\ \t]++){0,2}+[|>][+\-\d]{0,2}+(?:[\ \t]{1,80}+\#[^\r\n"\\]{0,256}+)?+
@@ -66,7 +71,9 @@ def may_hold_secrets(value: str) -> bool:
         return True
     if " -" in value and _FLAG_BEHIND_WORD.search(value):
         return True
-    return ":" in value and ("@" in value or any(map(is_secret, _BEFORE_COLON.findall(value))))
+    return ":" in value and (
+        "@" in value or not _ROLES_OF_VALUES.isdisjoint(map(role_of, _BEFORE_COLON.findall(value)))
+    )
 
 
 def hide(value: str, steps: Steps) -> str:
@@ -131,6 +138,8 @@ def _named(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
         if role in {names.LABEL, names.PATH}:
             if _is_label_of_secret(data, word.end(), role):
                 object_start, object_end = _object_around(data, word.end())
+                if next_item := _NEXT_ITEM.search(data, word.end(), object_end):
+                    object_end = next_item.start()
                 beside = [end for end in unlabelled if end > object_start]
                 unlabelled.clear()
         elif role == names.VALUE:
@@ -147,8 +156,11 @@ def _named(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
 
 def _is_label_of_secret(data: bytes, end_of_name: int, role: int) -> bool:
     separator = _SEPARATOR.match(data, end_of_name)
-    if separator is None or (quote := _QUOTE.match(data, separator.end())) is None:
+    if separator is None:
         return False
+    if (quote := _QUOTE.match(data, separator.end())) is None:
+        bare = _BARE_LABEL.match(data, separator.end()) if separator[2] == b":" else None
+        return bare is not None and names.names_a_secret(bare[0].decode("ascii"), role)
     label = data[quote.end() : quote.end() + 256].partition(quote[1])[0]
     return names.names_a_secret(label.decode("utf-8", "replace"), role)
 
@@ -167,7 +179,8 @@ def _value_after(
     separator = _SEPARATOR.match(data, end_of_name)
     if separator is None:
         # in a pickle the letter of an opcode follows the string at once
-        if is_secret(name) or is_secret(name[:-1]):
+        is_label = data.endswith(b": ", 0, start_of_name)  # of YAML, whose value has a key of its own
+        if not is_label and (is_secret(name) or is_secret(name[:-1])):
             binary = _BINARY.match(data, end_of_name)
             return binary.span(1) if binary else None
         return None
@@ -181,7 +194,8 @@ def _value_after(
         quote and (is_flag or _LIST_OPENED.search(data, max(0, start_of_name - 80), start_of_name))
     ):
         return None
-    return _value(data, end_of_name, steps, strict=quote is not None)
+    lines = _nested(data, start_of_name, separator, steps) if quote is None and sign == b":" else None
+    return lines or _value(data, end_of_name, steps, strict=quote is not None)
 
 
 def _value(data: bytes, end_of_name: int, steps: Steps, *, strict: bool) -> tuple[int, int] | None:
@@ -211,6 +225,38 @@ def _value(data: bytes, end_of_name: int, steps: Steps, *, strict: bool) -> tupl
         bare = (_BARE if strict else _TO_DELIMITER).match(data, start)
         end = bare.end() if bare else start
     return None if end == start or data[start:end].strip() in NOTHING else (start, end)
+
+
+def _nested(
+    data: bytes, start_of_name: int, separator: re.Match[bytes], steps: Steps
+) -> tuple[int, int] | None:
+    """Return where lines stand that belong to a key of YAML, or to a header, as they are deeper indented."""
+    start = separator.end()
+    if data.startswith(b"\\", start_of_name - 1):
+        start_of_name += 1  # behind the letter of an escaped line end
+    indent = _INDENT.search(data, max(0, start_of_name - 80), start_of_name)
+    if indent is None or _BLOCK.match(data, start):
+        return None
+    steps.take(_STEPS_OF_A_VALUE)
+    is_below = b"n" in separator[3] or b"\n" in separator[3]
+    depth = len(indent[1])
+    if is_below and not _is_deeper(separator[3], depth, data[start : start + 2]):
+        return None
+    end = first_end = _end_of_line(data, start, steps)
+    while end > start and (line := _NEXT_LINE.match(data, end)):
+        steps.take()
+        if not _is_deeper(line[1], depth, data[line.end() : line.end() + 2] if is_below else b""):
+            break
+        line_end = _end_of_line(data, line.end(), steps)
+        if line_end == line.end():
+            break
+        end = line_end
+    return (start, end) if end > first_end else None
+
+
+def _is_deeper(indent: bytes, depth: int, first: bytes) -> bool:
+    width = len(indent) - len(indent.rstrip(b" "))
+    return width > depth or (width == depth and first == b"- ")
 
 
 def _end_of_line(data: bytes, start: int, steps: Steps) -> int:

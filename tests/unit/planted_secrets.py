@@ -147,6 +147,14 @@ def _in_yaml(name: str, secret: str) -> list[str]:
         f'{name}: >-\n  it\'s "a"\n\n  {secret}\nb: c',
         f"{name}: !!str |2+  # a\r\n\r\n  a\r\n    {secret}\r\n",
         f"{name}: !!str '{secret}'",
+        f"a:\n  {name}:\n    type: string\n    hidden: true\n    default: {secret}\nb: c",
+        f"{name}:\n  - a\n  - {secret}\n",
+        f"a:\n  {name}:\n  - a\n  - '{secret}'\n",
+        f"- name: {name}\n  value: {secret}\n- name: a\n  value: b",
+        f"{{name: {name}, value: {secret}}}",
+        f"{name}: # note\n  {secret}\n",
+        f"{name}: a\n  {secret}\nb: c",
+        f"GET / HTTP/1.1\r\n{name}: Basic\r\n {secret}\r\nHost: h",
     ]
 
 

@@ -85,6 +85,11 @@ def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
             '<a><password type="s">x</password> <b c="d">e</b>',
             '<a><password type="s">***</password> <b c="d">e</b>',
         ),
+        ("a:\n  tokens:\n  - x\n  - y\n  b: c\n", "a:\n  tokens:\n  ***\n  b: c\n"),
+        (
+            "- name: PASSWORD\n  value: x\n- name: a\n  value: b",
+            "- name: PASSWORD\n  value: ***\n- name: a\n  value: b",
+        ),
         ("a%3Db%26token%3Dx%26c%3Dd", "a%3Db%26token%3D***%26c%3Dd"),
         ("mysql://user:12345/x@host/db", "mysql://user:***@host/db"),
         ("http://u:x@[2001:db8::5]:80/a", "http://u:***@[2001:db8::5]:80/a"),

@@ -20,6 +20,7 @@ MEBIBYTE = 1024 * 1024
         b"-----BEGIN PRIVATE KEY-----", b"-----BEGIN ", b"abc\xff", b"token\x00ab", b"--token ",
         b'["token","a",', b"token    ", b"token:'", b"'token':\"", b"<token>", b'"path":"' + b"/" * 250,
         b'name:"password" value:[ ', b'name:"password",', b"a.",
+        b"token:\n  ", b"name: token\n", b"token: a\n  ", b" \\n",
         b"token 'a", b"token -v ", b"password={a}x", b"'token','-v',", b'"password":"x",,',
     ],
 )  # fmt: skip
@@ -43,6 +44,7 @@ _FRAGMENTS = [
     'name:"password" ', '"path":"/token",', "value:[ ", 'value:"', "value:{", "password:", "password=",
     "token: ", "--token ", "<token>", '<token a="', "://a:b", "://a:b@", "@a,", "token%3D", "token\x00abcd",
     "-----BEGIN PRIVATE KEY-----", "-----END", "password: |\n ", "password: |\\n ", 'Cookie: a="b" ',
+    "token:\n  - a", "token:\\n  - a", "token: a\n  ", "name: token\n", "value: a\n", "- ", "\n  a: ",
     "token '", "token -v ", "password={a}x", "'token', '-v', '", "password: [a]x",
     "a.", '"', '"""', "'", "\\", '\\"', "{", "}", "[", "]", "<", ">", ",", "/", "%", "\n", "\\n", " ", "\xff",
 ]  # fmt: skip
