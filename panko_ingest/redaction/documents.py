@@ -41,6 +41,8 @@ def _redact_object(value: dict[str, Any], level: int, steps: Steps) -> dict[str,
     for key, child in value.items():
         role = role_of(key)
         if role in _SECRET:
+            if child.__class__ is int and key.endswith("tokens"):
+                continue  # how many there are, or may be
             cleaned = _hide(child, role, level, steps)
         else:
             roles |= role
@@ -93,7 +95,7 @@ def _redact_list(value: list[Any], level: int, steps: Steps) -> list[Any]:
     before: Any = None
     for child in value:
         cleaned = child
-        if hide_next and child.__class__ is str and child not in GIVES_NOTHING_AWAY:
+        if hide_next and child not in GIVES_NOTHING_AWAY:
             cleaned = HIDDEN
         elif (clean := _CLEANERS.get(child.__class__)) is not None:
             cleaned = clean(child, level, steps)

@@ -28,6 +28,7 @@ _ENDS = (
     "encryptionkey", "encryptedkey", "presharedkey", "signingkey", "masterkey", "hmackey", "fernetkey",
     "keyring", "psk", "pwd", "passcode", "passphrase", "otp", "cookie", "cookies", "authorization",
     "adminpass", "newpass", "configdrive",
+    "providerauth", "snmpcommunity", "kgkey", "clientkeydata", "cakey", "samlresponse", "urlsignature",
     # what deployments of TripleO name so
     "cephclusterfsid", "octaviaheartbeatkey", "heartbeatkey", "cephmanilaclientkey", "cephclientkey",
     "cephadminkey", "cephrgwkey", "cephmdskey", "cephmonkey", "designaterndckey", "rndckey",

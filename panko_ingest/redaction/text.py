@@ -20,7 +20,7 @@ _REACH = 1024  # bytes around a label in which its value is looked for
 # A name, and behind it what separates it from a value, or, in binary formats, what is no text.
 _NAME = re.compile(
     rb"""(?<![A-Za-z0-9_])(-{0,2}+)([A-Za-z_][A-Za-z0-9_.\-]{0,80}+)"""
-    rb"""(?=\\{0,15}+["']?\s{0,8}+(?:[:=>]|,%b[uU]?\\{0,15}+["'])|[^\x20-\x7e])""" % BLANKS
+    rb"""(?=\\{0,15}+["']?\s{0,8}+(?:[:=>]|,%b(?:[bBrRuU]?\\{0,15}+["']|[\[{(0-9]))|[^\x20-\x7e])""" % BLANKS
 )
 # The letter comes first, as then the search skips what is none, such as times.
 _BEFORE_COLON = re.compile(r"([A-Za-z_](?<!\w.)[\w.\-]{0,80}+)\s{0,8}+:")
@@ -67,9 +67,9 @@ _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOT
 
 def may_hold_secrets(value: str) -> bool:
     """Tell whether it can be that ``hide`` changes a text; cheap, as most texts are names and numbers."""
-    if "=" in value or '"' in value or "'" in value or "--" in value or ">" in value or "%" in value:
+    if "=" in value or '"' in value or "'" in value or ">" in value or "%" in value:
         return True
-    if " -" in value and _FLAG_BEHIND_WORD.search(value):
+    if " " in value and ("--" in value or (" -" in value and _FLAG_BEHIND_WORD.search(value))):
         return True
     return ":" in value and (
         "@" in value or not _ROLES_OF_VALUES.isdisjoint(map(role_of, _BEFORE_COLON.findall(value)))
@@ -187,7 +187,7 @@ def _value_after(
     quote, sign, _ = separator.groups()
     if not (is_secret(name) or (sign == b"=" and is_secret_in_a_query(name))):
         return None
-    is_flag = data.startswith(b"--", max(0, start_of_name - 2))
+    is_flag = name[:2] in {"X-", "x-"} or data.startswith(b"--", max(0, start_of_name - 2))
     if sign == b"," and quote and (flag := _FLAG_BETWEEN.match(data, end_of_name + len(quote))):
         return _value(data, flag.end(), steps, strict=True)
     if sign == b"," and not (

@@ -19,7 +19,9 @@ _ENCODED_ACCOUNT = re.compile(
     rb"""((?:[^\s"'\\&;<>%]|%(?!(?:25){0,2}+(?:26|22|27|2F|40)))++)(?=%(?:25){0,2}+40)""",
     re.IGNORECASE,
 )
-_ACCOUNT = re.compile(rb"""://(?!\[[0-9A-Fa-f:.]{2,64}+\])[^/\s:@?#"'\\<>]{0,256}+:(?=[^\s"'\\<>])""")
+_ACCOUNT = re.compile(
+    rb""":(?://|\\{1,15}+/\\{1,15}+/)(?!\[[0-9A-Fa-f:.]{2,64}+\])[^/\s:@?#"'\\<>]{0,256}+:(?=[^\s"'\\<>])"""
+)
 # What is no password: a port, of which only services of the web have an @ behind the path.
 _PORT = re.compile(rb"""\d{1,5}(?:[?#,\s"'\\<>]|\Z|/(?![^\s@?#,"'\\<>]{1,256}+@))""")
 _PORT_OF_WEB = re.compile(rb"""\d{1,5}(?:[/?#,\s"'\\<>]|\Z)""")

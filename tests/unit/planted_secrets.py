@@ -25,7 +25,8 @@ OUR_NAMES = [
     "X-Subject-Token", "Authorization", "_context_auth_token", "token_id", "client_secret",
     "aws_secret_access_key",
     "user_data", "psk", "hmac_key", "password2", "ADMIN_PASSWORD", "secretValue", "secret_payload",
-    "SecretString", "secret_id", "secret_key_base",
+    "SecretString", "provider_auth", "snmp_community", "ipmi_hex_kg_key", "client-key-data", "ca_key",
+    "SAMLResponse", "secret_id", "secret_key_base",
 ]  # fmt: skip
 
 names = st.sampled_from(OSLO_NAMES + OUR_NAMES)
@@ -57,6 +58,9 @@ def _by_label(name: str, secret: str) -> list[Any]:
         ["mysql", f"--{name}", secret],
         ["iscsiadm", "-n", f"{name}", "-v", secret],
         {"a": ["X-Auth-Token", secret]},
+        ["a", "X-Auth-Token", secret],
+        [f"--{name}", [secret]],
+        [f"--{name}", {"x": secret}],
     ]
 
 
@@ -168,6 +172,9 @@ def _by_shape(secret: str) -> list[str]:
         f"wss://console:6080/?token={secret}",
         f"rabbit://user:{secret}@h1:5672,user:{secret}@h2:5672/vhost",
         f"postgresql://user:{secret}@h/d",
+        f'{{"url":"http:\\/\\/u:{secret}@h\\/","x',
+        f"(b'x-auth-token', b'{secret}')",
+        f"('a', 'X-Auth-Token', '{secret}')",
         f"amqp://user:a/{secret}@h:5672/",
         f"amqp://user:a,{secret}@h:5672/",
         f"amqp://user:{secret}@b@h:5672/",

@@ -122,6 +122,12 @@ def test_text_without_a_credential_stays(text: str) -> None:
     assert overwrite(text.encode()) == text.encode()
 
 
+def test_how_many_tokens_there_are_is_no_credential() -> None:
+    document = {"max_tokens": 100, "tokens": 5}
+    assert redact(document) is document
+    assert redact({"tokens": ["5"]}) == {"tokens": "***"}
+
+
 def test_the_deepest_allowed_document_can_be_redacted() -> None:
     document: Any = {"password": SESAME}
     for _ in range(398):
