@@ -10,8 +10,10 @@ _REACH = 1024  # bytes that a URL's account can have
 
 _ENCODED = re.compile(
     rb"""(?:(?<![A-Z0-9_.\-])|(?<=%[0-9A-F]{2})|(?<=%25[0-9A-F]{2})|(?<=%2525[0-9A-F]{2}))"""
-    rb"""-{0,2}+([A-Z_][A-Z0-9_.\-]{0,80}+)%(?:25){0,2}+3[AD]""",
-    re.IGNORECASE,
+    rb"""-{0,2}+([A-Z_][A-Z0-9_.\-]{0,80}+)(?:%(?:25){0,2}+2[27])?+
+    (?:%(?:25){0,2}+3[AD]|(?:%(?:25){0,2}+5D|\])(?:=|%(?:25){0,2}+3D))
+    (?:\+|%(?:25){0,2}+20){0,8}+(?:%(?:25){0,2}+2[27])?+""",
+    re.IGNORECASE | re.VERBOSE,
 )
 _ENCODED_VALUE = re.compile(rb"""(?:[^\s"'\\&;<>%]|%(?!(?:25){0,2}+(?:26|22|27)))++""")
 _ENCODED_ACCOUNT = re.compile(
@@ -36,7 +38,7 @@ _PRIVATE_KEY = re.compile(
 
 def encoded(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
     """Yield the values behind names in a query that is itself a value of one, and passwords in such URLs."""
-    if b"%" not in data:
+    if b"%" not in data and b"]=" not in data:
         return
     end = 0
     for word in steps.of(_ENCODED.finditer(data)):

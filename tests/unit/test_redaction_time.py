@@ -21,6 +21,7 @@ MEBIBYTE = 1024 * 1024
         b'["token","a",', b"token    ", b"token:'", b"'token':\"", b"<token>", b'"path":"' + b"/" * 250,
         b'name:"password" value:[ ', b'name:"password",', b"a.",
         b"token:\n  ", b"name: token\n", b"token: a\n  ", b" \\n",
+        b"token%22", b"token%22%3A%22", b"token]=a", b"a%5D",
         b":\\/\\/a:b", b'"x-token",[', b'"--token",{"',
         b"token 'a", b"token -v ", b"password={a}x", b"'token','-v',", b'"password":"x",,',
     ],
