@@ -7,7 +7,8 @@ from typing import Any
 from panko_ingest.notification import is_deeper_than
 from panko_ingest.redaction import names
 from panko_ingest.redaction.names import GIVES_NOTHING_AWAY, HIDDEN, is_secret, role_of
-from panko_ingest.redaction.text import Steps, hide, may_hold_secrets, overwrite
+from panko_ingest.redaction.steps import Steps
+from panko_ingest.redaction.text import hide, may_hold_secrets, overwrite
 
 # What auditors need of a credential (CADF) and that opens nothing.
 _SAFE_OF_CREDENTIAL = frozenset(
@@ -40,6 +41,8 @@ def _redact_object(value: dict[str, Any], level: int, steps: Steps) -> dict[str,
     for key, child in value.items():
         role = role_of(key)
         if role in _SECRET:
+            if child.__class__ is int and key.endswith("tokens"):
+                continue  # how many there are, or may be
             cleaned = _hide(child, role, level, steps)
         else:
             roles |= role
@@ -89,16 +92,23 @@ def _redact_list(value: list[Any], level: int, steps: Steps) -> list[Any]:
     changed = False
     result = []
     hide_next = False
+    before: Any = None
     for child in value:
         cleaned = child
-        if hide_next and child.__class__ is str and child not in GIVES_NOTHING_AWAY:
+        if hide_next and child not in GIVES_NOTHING_AWAY:
             cleaned = HIDDEN
         elif (clean := _CLEANERS.get(child.__class__)) is not None:
             cleaned = clean(child, level, steps)
             if cleaned.__class__ is list and _is_pair_of_secret(cleaned):
                 cleaned = [cleaned[0], HIDDEN]
         # A flag or a header; a tag such as db-password stands beside others.
-        hide_next = child.__class__ is str and child.startswith(_FLAGS_AND_HEADERS) and is_secret(child)
+        # Also "node.session.auth.password", "-v", "...", as tools of storage have it.
+        hide_next = (
+            child.__class__ is str
+            and child.startswith(_FLAGS_AND_HEADERS)
+            and (is_secret(child) or (child[0] == "-" and before.__class__ is str and is_secret(before)))
+        )
+        before = child
         changed = changed or cleaned is not child
         result.append(cleaned)
     return result if changed else value

@@ -13,19 +13,22 @@ _NAMES = frozenset(
         # contexts: the catalog of a token, and all that Keystone said about it
         "servicecatalog", "authtokeninfo", "tokeninfo", "xservicecatalog",
         # servers: what a user puts into one at create and rebuild
-        "adminpass", "newpass", "rootpass", "userpass", "dbpass", "pass", "passphrase",
-        "userdata", "injectedfiles", "personality", "configdrive",
+        "rootpass", "userpass", "dbpass", "pass", "passphrase",
+        "userdata", "injectedfiles", "personality",
         # keys that open something: EC2, shares, VPNs, volumes, traces
         "cek", "dek", "kek", "sharedkey", "licensekey",
     }
 )  # fmt: skip
 _PARTS = ("password", "passwd", "pswd", "privatekey", "privkey", "authkey", "kubeconfig")
 _ENDS = (
-    "token", "tokens", "tokenid", "secret", "secrets", "secretuuid", "credential", "credentials", "creds",
+    "token", "tokens", "tokenid", "secret", "secrets", "secretuuid", "secretid",
+    "secretvalue", "secretpayload", "secretstring", "secretkeybase", "credential", "credentials", "creds",
     "secretkey", "secretkeys", "accesskey", "accesskeys", "apikey", "apikeys", "tempurlkey",
     "sslkey", "tlskey",
     "encryptionkey", "encryptedkey", "presharedkey", "signingkey", "masterkey", "hmackey", "fernetkey",
     "keyring", "psk", "pwd", "passcode", "passphrase", "otp", "cookie", "cookies", "authorization",
+    "adminpass", "newpass", "configdrive",
+    "providerauth", "snmpcommunity", "kgkey", "clientkeydata", "cakey", "samlresponse", "urlsignature",
     # what deployments of TripleO name so
     "cephclusterfsid", "octaviaheartbeatkey", "heartbeatkey", "cephmanilaclientkey", "cephclientkey",
     "cephadminkey", "cephrgwkey", "cephmdskey", "cephmonkey", "designaterndckey", "rndckey",

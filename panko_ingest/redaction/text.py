@@ -8,49 +8,40 @@ import re
 from collections.abc import Iterator
 
 from panko_ingest.redaction import names
+from panko_ingest.redaction.elements import elements
 from panko_ingest.redaction.names import HIDDEN, is_secret, is_secret_in_a_query, role_of
+from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps, TooMuchText
+from panko_ingest.redaction.urls import encoded, in_urls, private_keys
 
-_MOST_STEPS = 1_000_000
-_STEPS_OF_A_TEXT = 20
 _STEPS_OF_A_VALUE = 4
-_REACH = 1024  # bytes around a label in which its value is looked for, and that a URL's account can have
+_ROLES_OF_VALUES = frozenset({names.SECRET, names.OF_CREDENTIAL, names.VALUE})
+_REACH = 1024  # bytes around a label in which its value is looked for
 
-# Blanks, also as text of JSON writes them.
-_BLANKS = rb"(?:\s|\\{1,15}+[nrt]){0,64}+"
 # A name, and behind it what separates it from a value, or, in binary formats, what is no text.
 _NAME = re.compile(
     rb"""(?<![A-Za-z0-9_])(-{0,2}+)([A-Za-z_][A-Za-z0-9_.\-]{0,80}+)"""
-    rb"""(?=\\{0,15}+["']?\s{0,8}+(?:[:=>]|,%b[uU]?\\{0,15}+["'])|[^\x20-\x7e])""" % _BLANKS
+    rb"""(?=\\{0,15}+["']?\s{0,8}+(?:[:=>]|,%b(?:[bBrRuU]?\\{0,15}+["']|[\[{(0-9]))|[^\x20-\x7e])""" % BLANKS
 )
 # The letter comes first, as then the search skips what is none, such as times.
 _BEFORE_COLON = re.compile(r"([A-Za-z_](?<!\w.)[\w.\-]{0,80}+)\s{0,8}+:")
-_FLAG = re.compile(rb"(?<![^\s\"'])--([A-Za-z_][A-Za-z0-9_\-]{0,80}+)\s{1,8}+(?=[^\s\-])")
-_ENCODED = re.compile(
-    rb"""(?:(?<![A-Z0-9_.\-])|(?<=%[0-9A-F]{2})|(?<=%25[0-9A-F]{2})|(?<=%2525[0-9A-F]{2}))"""
-    rb"""-{0,2}+([A-Z_][A-Z0-9_.\-]{0,80}+)%(?:25){0,2}+3[AD]""",
-    re.IGNORECASE,
+_FLAG = re.compile(rb"(?<![^\s\"'])--([A-Za-z_][A-Za-z0-9_\-]{0,80}+)\s{1,8}+(?=-?+[^\s\-])")
+# What is told in words, and what tools of storage take: password 'a', and -n session.password -v a.
+# The blank comes first, as few are followed by a quote or a dash.
+_SPOKEN = re.compile(
+    rb"""(?<=[A-Za-z0-9_])\s{1,8}+(?:-{1,2}+[A-Za-z][A-Za-z\-]{0,40}+\s{1,8}+(?=[^\s\-])|(?=\\{0,15}+["'][^\s,;:)}\]]))"""
 )
-_ENCODED_VALUE = re.compile(rb"""(?:[^\s"'\\&;<>%]|%(?!(?:25){0,2}+(?:26|22|27)))++""")
-_ENCODED_ACCOUNT = re.compile(
-    rb"""%(?:25){0,2}+3A(?:%(?:25){0,2}+2F){2}[A-Z0-9_.\-]{0,80}+%(?:25){0,2}+3A"""
-    rb"""((?:[^\s"'\\&;<>%]|%(?!(?:25){0,2}+(?:26|22|27|2F|40)))++)(?=%(?:25){0,2}+40)""",
-    re.IGNORECASE,
+_FLAG_BEHIND_WORD = re.compile(r" -[A-Za-z][A-Za-z\-]*+ ")
+_LAST_NAME = re.compile(rb"(?<![A-Za-z0-9_.\-])[A-Za-z_][A-Za-z0-9_.\-]{0,80}+\Z")
+_FLAG_BETWEEN = re.compile(
+    rb""",%b[bBrRuU]?(\\{0,15}["'])--?[A-Za-z][A-Za-z\-]{0,40}+\1(?=\s{0,8},)""" % BLANKS
 )
-_ELEMENT = re.compile(rb"<(?:[\w.\-]{1,80}+:)?+([A-Za-z_][\w.\-]{0,80}+)(?:\s[^<>]{0,1024}+)?+(?<!/)>")
-# The text of an element, or of the first within it.
-_CONTENT = re.compile(
-    rb"(?:%b<(?:!--[^<>]{0,256}+|[A-Za-z_][^<>]{0,256}+)>){0,3}+%b"
-    rb"(?:<!\[CDATA\[([\x00-\xff]+?)(?=\]\]>|\Z)|([^<]+))" % (_BLANKS, _BLANKS)
-)
-_LABELLED_ELEMENT = re.compile(
-    rb"<([A-Za-z_]{1,40}+)>%b([A-Za-z_][\w.\-]{0,80}+)%b</\1>%b"
-    rb"<[A-Za-z_][^<>]{0,256}+(?<!/)>(?:<!\[CDATA\[)?+([^<]+)" % (_BLANKS, _BLANKS, _BLANKS)
-)
-_SEPARATOR = re.compile(rb"""(\\{0,15}+["'])?\s{0,8}+(:=?|=>|={1,3}+|>|,)(%b)""" % _BLANKS)
-_LIST_OPENED = re.compile(rb"""[\[(]%b[bBrRuU]?\\{0,15}["']?\Z""" % _BLANKS)
+_SEPARATOR = re.compile(rb"""(\\{0,15}+["'])?\s{0,8}+(:=?|=>|={1,3}+|>|,)(%b)""" % BLANKS)
+_LIST_OPENED = re.compile(rb"""[\[(]%b[bBrRuU]?\\{0,15}["']?\Z""" % BLANKS)
 _QUOTE = re.compile(rb"""(?:[bBrRuU]{0,2}|\$)(\\{0,15}+["'])""")
 _QUOTED_AFTER_FLAG = re.compile(rb"""\$?(\\{0,15}+["'])(?![\s,;:)}\]]|\Z)""")
 _BARE = re.compile(rb"""[^\s,}\]"'\\<>&]+""")
+_GOES_ON = re.compile(rb"""[)}\]]*+[^\s"'\\&;<>,:)}\]][^\s"'\\&;<>]*+""")
+_GOES_ON_IN_ARGUMENT = re.compile(rb"""[,)}\]]*+[^\s"'\\&;<>,)}\]][^\s"'\\&;<>]*+""")
 _WORD = re.compile(rb"[A-Za-z0-9_$!@%^]")
 _TO_DELIMITER = re.compile(rb"""[^\s"'\\&;<>]+""")
 # Of a line of a header, plain text or quoted words; a quote behind fewer backslashes ends the text around.
@@ -60,6 +51,10 @@ _PART_OF_LINE = re.compile(
     )""",
     re.VERBOSE,
 )
+_INDENT = re.compile(rb"""(?:\A|\n|\\n|["'])((?:\ |-\ )*+)\Z""")
+_NEXT_LINE = re.compile(rb"(?:[ \t\r]|\\{1,15}+r)*+(?:\n|\\{1,15}+n)(\ *+)(?=[^\s\\]|\\++[\"'])")
+_NEXT_ITEM = re.compile(rb"(?:\n|\\n)\ *+-\ ")
+_BARE_LABEL = re.compile(rb"[A-Za-z_/][A-Za-z0-9_./~\-]{0,255}+(?=[\s,}\\]|\Z)")
 _EMPTY_LINE = rb"(?:[\ \t\r]|\\{1,15}+r)*+"
 _BLOCK = re.compile(
     rb"""(?:[&!]\S{0,80}+[\ \t]++){0,2}+[|>][+\-\d]{0,2}+(?:[\ \t]{1,80}+\#[^\r\n"\\]{0,256}+)?+
@@ -67,54 +62,18 @@ _BLOCK = re.compile(
     % (_EMPTY_LINE, _EMPTY_LINE),
     re.VERBOSE,
 )
-_NOTHING = {b"null", b"true", b"false", b"None", b"True", b"False", b"~"}
 _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOTALL)
-_ACCOUNT = re.compile(rb"""://(?!\[[0-9A-Fa-f:.]{2,64}+\])[^/\s:@?#"'\\<>]{0,256}+:(?=[^\s"'\\<>])""")
-# What is no password: a port, of which only services of the web have an @ behind the path.
-_PORT = re.compile(rb"""\d{1,5}(?:[?#,\s"'\\<>]|\Z|/(?![^\s@?#,"'\\<>]{1,256}+@))""")
-_PORT_OF_WEB = re.compile(rb"""\d{1,5}(?:[/?#,\s"'\\<>]|\Z)""")
-_WEB = (b"http", b"https", b"ws", b"wss", b"docker", b"oci", b"git", b"svn", b"ssh", b"ftp")
-_IMAGES = (b"docker", b"oci")
-_URL_END = re.compile(rb"""[\s"'\\<>]""")
-_NEXT_ACCOUNT = re.compile(rb"@[A-Za-z0-9.\-_\[\]:%]{1,256}+,(?=([^\s:@/,]{0,256}+:)[^\s,@]{1,256}+@)")
-_PRIVATE_KEY = re.compile(
-    rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----([^\"'<]*?)(?=-----END|[\"'<]|\Z)"
-)
-
-
-class TooMuchText(Exception):
-    """There are more names in a text than are looked at."""
-
-
-class Steps:
-    """The work that is left for a document or a body, shared by all who look into it."""
-
-    def __init__(self) -> None:
-        self._left = _MOST_STEPS
-
-    def begin_text(self) -> bool:
-        """Count one more text, however short; tell whether there are steps left for it."""
-        self._left -= _STEPS_OF_A_TEXT
-        return self._left >= 0
-
-    def take(self, count: int = 1) -> None:
-        """:raises TooMuchText: none are left."""
-        self._left -= count
-        if self._left < 0:
-            raise TooMuchText
-
-    def of(self, found: Iterator[re.Match[bytes]]) -> Iterator[re.Match[bytes]]:
-        """Yield the matches, a step for each."""
-        for match in found:
-            self.take()
-            yield match
 
 
 def may_hold_secrets(value: str) -> bool:
     """Tell whether it can be that ``hide`` changes a text; cheap, as most texts are names and numbers."""
-    if "=" in value or '"' in value or "'" in value or "--" in value or ">" in value or "%" in value:
+    if "=" in value or '"' in value or "'" in value or ">" in value or "%" in value:
         return True
-    return ":" in value and ("@" in value or any(map(is_secret, _BEFORE_COLON.findall(value))))
+    if " " in value and ("--" in value or (" -" in value and _FLAG_BEHIND_WORD.search(value))):
+        return True
+    return ":" in value and (
+        "@" in value or not _ROLES_OF_VALUES.isdisjoint(map(role_of, _BEFORE_COLON.findall(value)))
+    )
 
 
 def hide(value: str, steps: Steps) -> str:
@@ -179,6 +138,8 @@ def _named(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
         if role in {names.LABEL, names.PATH}:
             if _is_label_of_secret(data, word.end(), role):
                 object_start, object_end = _object_around(data, word.end())
+                if next_item := _NEXT_ITEM.search(data, word.end(), object_end):
+                    object_end = next_item.start()
                 beside = [end for end in unlabelled if end > object_start]
                 unlabelled.clear()
         elif role == names.VALUE:
@@ -195,8 +156,11 @@ def _named(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
 
 def _is_label_of_secret(data: bytes, end_of_name: int, role: int) -> bool:
     separator = _SEPARATOR.match(data, end_of_name)
-    if separator is None or (quote := _QUOTE.match(data, separator.end())) is None:
+    if separator is None:
         return False
+    if (quote := _QUOTE.match(data, separator.end())) is None:
+        bare = _BARE_LABEL.match(data, separator.end()) if separator[2] == b":" else None
+        return bare is not None and names.names_a_secret(bare[0].decode("ascii"), role)
     label = data[quote.end() : quote.end() + 256].partition(quote[1])[0]
     return names.names_a_secret(label.decode("utf-8", "replace"), role)
 
@@ -215,19 +179,23 @@ def _value_after(
     separator = _SEPARATOR.match(data, end_of_name)
     if separator is None:
         # in a pickle the letter of an opcode follows the string at once
-        if is_secret(name) or is_secret(name[:-1]):
+        is_label = data.endswith(b": ", 0, start_of_name)  # of YAML, whose value has a key of its own
+        if not is_label and (is_secret(name) or is_secret(name[:-1])):
             binary = _BINARY.match(data, end_of_name)
             return binary.span(1) if binary else None
         return None
     quote, sign, _ = separator.groups()
     if not (is_secret(name) or (sign == b"=" and is_secret_in_a_query(name))):
         return None
-    is_flag = data.startswith(b"--", max(0, start_of_name - 2))
+    is_flag = name[:2] in {"X-", "x-"} or data.startswith(b"--", max(0, start_of_name - 2))
+    if sign == b"," and quote and (flag := _FLAG_BETWEEN.match(data, end_of_name + len(quote))):
+        return _value(data, flag.end(), steps, strict=True)
     if sign == b"," and not (
         quote and (is_flag or _LIST_OPENED.search(data, max(0, start_of_name - 80), start_of_name))
     ):
         return None
-    return _value(data, end_of_name, steps, strict=quote is not None)
+    lines = _nested(data, start_of_name, separator, steps) if quote is None and sign == b":" else None
+    return lines or _value(data, end_of_name, steps, strict=quote is not None)
 
 
 def _value(data: bytes, end_of_name: int, steps: Steps, *, strict: bool) -> tuple[int, int] | None:
@@ -243,18 +211,59 @@ def _value(data: bytes, end_of_name: int, steps: Steps, *, strict: bool) -> tupl
     if quote := _QUOTE.match(data, start):
         return _quoted(data, quote)
     if data[start : start + 1] in (b"[", b"{"):
-        return start, _closing_bracket(data, start, separator[1] or b'"', steps)
+        end = _closing_bracket(data, start, separator[1] or b'"', steps)
+        # What goes on behind a bracket was no list: {SSHA}, or a password that begins so.
+        goes_on = _GOES_ON_IN_ARGUMENT if not strict and separator[2] == b"=" else _GOES_ON
+        if more := goes_on.match(data, end):
+            end = more.end() if strict or separator[2] != b":" else _end_of_line(data, more.end(), steps)
+        return start, end
     if separator[2] == b":" and (block := _BLOCK.match(data, start)):
         return _block(data, block)
     if not strict and separator[2] == b":" and separator[3]:
-        end = start
-        while part := _PART_OF_LINE.match(data, end):
-            steps.take()
-            end = part.end()
+        end = _end_of_line(data, start, steps)
     else:
         bare = (_BARE if strict else _TO_DELIMITER).match(data, start)
         end = bare.end() if bare else start
-    return None if end == start or data[start:end].strip() in _NOTHING else (start, end)
+    return None if end == start or data[start:end].strip() in NOTHING else (start, end)
+
+
+def _nested(
+    data: bytes, start_of_name: int, separator: re.Match[bytes], steps: Steps
+) -> tuple[int, int] | None:
+    """Return where lines stand that belong to a key of YAML, or to a header, as they are deeper indented."""
+    start = separator.end()
+    if data.startswith(b"\\", start_of_name - 1):
+        start_of_name += 1  # behind the letter of an escaped line end
+    indent = _INDENT.search(data, max(0, start_of_name - 80), start_of_name)
+    if indent is None or _BLOCK.match(data, start):
+        return None
+    steps.take(_STEPS_OF_A_VALUE)
+    is_below = b"n" in separator[3] or b"\n" in separator[3]
+    depth = len(indent[1])
+    if is_below and not _is_deeper(separator[3], depth, data[start : start + 2]):
+        return None
+    end = first_end = _end_of_line(data, start, steps)
+    while end > start and (line := _NEXT_LINE.match(data, end)):
+        steps.take()
+        if not _is_deeper(line[1], depth, data[line.end() : line.end() + 2] if is_below else b""):
+            break
+        line_end = _end_of_line(data, line.end(), steps)
+        if line_end == line.end():
+            break
+        end = line_end
+    return (start, end) if end > first_end else None
+
+
+def _is_deeper(indent: bytes, depth: int, first: bytes) -> bool:
+    width = len(indent) - len(indent.rstrip(b" "))
+    return width > depth or (width == depth and first == b"- ")
+
+
+def _end_of_line(data: bytes, start: int, steps: Steps) -> int:
+    while part := _PART_OF_LINE.match(data, start):
+        steps.take()
+        start = part.end()
+    return start
 
 
 def _quoted(data: bytes, opening: re.Match[bytes]) -> tuple[int, int] | None:
@@ -306,79 +315,33 @@ def _closing_bracket(data: bytes, start: int, quote: bytes, steps: Steps) -> int
 
 
 def _of_flags(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
-    """Yield the values behind flags of a command line, such as ``--password``."""
+    """Yield the values behind flags of a command line, such as ``--password``, and behind words."""
     end = 0
     for flag in steps.of(_FLAG.finditer(data)):
-        if flag.start() >= end and is_secret(flag[1].decode("ascii")):
-            if quote := _QUOTED_AFTER_FLAG.match(data, flag.end()):
-                span = _quoted(data, quote)
-            else:
-                value = _TO_DELIMITER.match(data, flag.end())
-                span = value.span() if value else None
-            if span:
-                yield span
-                end = span[1]
-
-
-def _encoded(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
-    """Yield the values behind names in a query that is itself a value of one, and passwords in such URLs."""
-    if b"%" not in data:
-        return
-    end = 0
-    for word in steps.of(_ENCODED.finditer(data)):
         if (
-            word.start() >= end
-            and is_secret_in_a_query(word[1].decode("ascii"))
-            and (value := _ENCODED_VALUE.match(data, word.end()))
+            flag.start() >= end
+            and is_secret(flag[1].decode("ascii"))
+            and (span := _argument(data, flag.end()))
         ):
-            yield value.span()
-            end = value.end()
-    for account in steps.of(_ENCODED_ACCOUNT.finditer(data)):
-        yield account.span(1)
-
-
-def _elements(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
-    """Yield the texts of elements of XML."""
+            yield span
+            end = span[1]
     end = 0
-    for element in steps.of(_ELEMENT.finditer(data)):
-        if element.start() < end or not is_secret(element[1].decode("ascii")):
-            continue
-        if content := _CONTENT.match(data, element.end()):
-            end = content.end()
-            group = content.lastindex or 0
-            if content[group].strip() not in _NOTHING:
-                yield content.span(group)
-    for pair in steps.of(_LABELLED_ELEMENT.finditer(data)):
-        role = role_of(pair[1].decode("ascii"))
-        if role == names.LABEL and names.names_a_secret(pair[2].decode("ascii"), role):
-            yield pair.span(3)
+    for blank in steps.of(_SPOKEN.finditer(data)):
+        if (
+            blank.start() >= end
+            and (name := _LAST_NAME.search(data, max(0, blank.start() - 82), blank.start()))
+            and is_secret(name[0].decode("ascii"))
+            and (span := _argument(data, blank.end()))
+        ):
+            yield span
+            end = span[1]
 
 
-def _in_urls(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
-    """Yield the passwords in URLs, raw ``/``, ``,`` and ``@`` in them included."""
-    end = 0
-    for account in steps.of(_ACCOUNT.finditer(data)):
-        start = account.end()
-        is_web = data.endswith(_WEB, 0, account.start())
-        if start < end or (_PORT_OF_WEB if is_web else _PORT).match(data, start):
-            continue  # within a URL that was looked at, or a port
-        window = start + _REACH
-        url_end = _URL_END.search(data, start, window)
-        end = url_end.start() if url_end else min(window, len(data))
-        while (following := _NEXT_ACCOUNT.search(data, start, end)) is not None:
-            yield start, following.start()
-            start = following.end(1)
-        at = data.rfind(b"@", start, end)
-        if at > start:
-            yield start, at
-        elif start < end == len(data) and not data.endswith(_IMAGES, 0, account.start()):
-            yield start, end  # cut off before its host
+def _argument(data: bytes, start: int) -> tuple[int, int] | None:
+    if quote := _QUOTED_AFTER_FLAG.match(data, start):
+        return _quoted(data, quote)
+    value = _TO_DELIMITER.match(data, start)
+    return value.span() if value else None
 
 
-def _private_keys(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
-    for key in steps.of(_PRIVATE_KEY.finditer(data)):
-        if key.end(1) > key.start(1):
-            yield key.span(1)
-
-
-_FINDERS = (_named, _of_flags, _encoded, _elements, _in_urls, _private_keys)
+_FINDERS = (_named, _of_flags, encoded, elements, in_urls, private_keys)

@@ -24,11 +24,14 @@ OUR_NAMES = [
     "passcode", "otp", "totp", "kubeconfig", "kube_config", "cookie", "Set-Cookie", "ssl_key", "X-Auth-Token",
     "X-Subject-Token", "Authorization", "_context_auth_token", "token_id", "client_secret",
     "aws_secret_access_key",
-    "user_data", "psk", "hmac_key", "password2", "ADMIN_PASSWORD",
+    "user_data", "psk", "hmac_key", "password2", "ADMIN_PASSWORD", "secretValue", "secret_payload",
+    "SecretString", "provider_auth", "snmp_community", "ipmi_hex_kg_key", "client-key-data", "ca_key",
+    "SAMLResponse", "secret_id", "secret_key_base",
 ]  # fmt: skip
 
 names = st.sampled_from(OSLO_NAMES + OUR_NAMES)
-secrets = st.text("ABCDEFGHJKLMNPQRSTUVWXYZ23456789", min_size=10, max_size=14).map("Zq".__add__)
+# Without P, as PWD, PSK and OTP are names.
+secrets = st.text("ABCDEFGHJKLMNQRSTUVWXYZ23456789", min_size=10, max_size=14).map("Zq".__add__)
 
 
 def _by_key(name: str, secret: str) -> list[Any]:
@@ -53,7 +56,11 @@ def _by_label(name: str, secret: str) -> list[Any]:
         {"op": "add", "path": f"/{name}/a", "value": {"b": [secret]}},
         {"headers": [["Accept", "text/html"], [name, secret]]},
         ["mysql", f"--{name}", secret],
+        ["iscsiadm", "-n", f"{name}", "-v", secret],
         {"a": ["X-Auth-Token", secret]},
+        ["a", "X-Auth-Token", secret],
+        [f"--{name}", [secret]],
+        [f"--{name}", {"x": secret}],
     ]
 
 
@@ -77,6 +84,7 @@ def _in_text(name: str, secret: str) -> list[str]:
         f"https://h/v1/a?b=c&{name}={secret}&d=e",
         f"command --{name} {secret} --verbose",
         *_quoted(name, secret),
+        *_spoken(name, secret),
         *_in_yaml(name, secret),
         f"{name} == {secret}",
         *_in_xml(name, secret),
@@ -103,6 +111,11 @@ def _encoded(name: str, secret: str) -> list[str]:
         f"https://h/login?next=https%3A%2F%2Fx%2F%3F{name}%3D{secret}",
         f"https://h/login?next=https%253A%252F%252Fx%252F%253F{name}%253D{secret}",
         f"a%3Db%3B{name}%3D{secret}",
+        f"%7B%22{name}%22%3A%22{secret}%22%7D",
+        f"%7B%22{name}%22%3A+%22{secret}%22%7D",
+        f"{name}%3D%22{secret}%22",
+        f"user%5B{name}%5D={secret}&a=b",
+        f"user[{name}]={secret}&a=b",
         f"a%3Ab%0A{name}%3A%20{secret}",
         f"a=b%20--{name}%3D{secret}",
         f"https://h/login?next=https%3A%2F%2Fuser%3A{secret}%40x%2F",
@@ -124,12 +137,33 @@ def _quoted(name: str, secret: str) -> list[str]:
     ]
 
 
+def _spoken(name: str, secret: str) -> list[str]:
+    return [
+        f"iscsiadm -o update -n {name} -v {secret}",
+        f"('iscsiadm', '-n', '{name}', '-v', '{secret}')",
+        f"ALTER USER a WITH {name} '{secret}' EXPIRE",
+        f"the {name} '{secret}' is wrong",
+        f"command --{name} -{secret} --verbose",
+        f"{name}={{a}}{secret}",
+        f"{name}: {{SSHA}}{secret}",
+        f"{name}=[a]{secret}",
+    ]
+
+
 def _in_yaml(name: str, secret: str) -> list[str]:
     return [
         f"a:\n  {name}: |\n    {secret}\n  b: c\n",
         f'{name}: >-\n  it\'s "a"\n\n  {secret}\nb: c',
         f"{name}: !!str |2+  # a\r\n\r\n  a\r\n    {secret}\r\n",
         f"{name}: !!str '{secret}'",
+        f"a:\n  {name}:\n    type: string\n    hidden: true\n    default: {secret}\nb: c",
+        f"{name}:\n  - a\n  - {secret}\n",
+        f"a:\n  {name}:\n  - a\n  - '{secret}'\n",
+        f"- name: {name}\n  value: {secret}\n- name: a\n  value: b",
+        f"{{name: {name}, value: {secret}}}",
+        f"{name}: # note\n  {secret}\n",
+        f"{name}: a\n  {secret}\nb: c",
+        f"GET / HTTP/1.1\r\n{name}: Basic\r\n {secret}\r\nHost: h",
     ]
 
 
@@ -143,6 +177,9 @@ def _by_shape(secret: str) -> list[str]:
         f"wss://console:6080/?token={secret}",
         f"rabbit://user:{secret}@h1:5672,user:{secret}@h2:5672/vhost",
         f"postgresql://user:{secret}@h/d",
+        f'{{"url":"http:\\/\\/u:{secret}@h\\/","x',
+        f"(b'x-auth-token', b'{secret}')",
+        f"('a', 'X-Auth-Token', '{secret}')",
         f"amqp://user:a/{secret}@h:5672/",
         f"amqp://user:a,{secret}@h:5672/",
         f"amqp://user:{secret}@b@h:5672/",

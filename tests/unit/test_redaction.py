@@ -85,6 +85,11 @@ def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
             '<a><password type="s">x</password> <b c="d">e</b>',
             '<a><password type="s">***</password> <b c="d">e</b>',
         ),
+        ("a:\n  tokens:\n  - x\n  - y\n  b: c\n", "a:\n  tokens:\n  ***\n  b: c\n"),
+        (
+            "- name: PASSWORD\n  value: x\n- name: a\n  value: b",
+            "- name: PASSWORD\n  value: ***\n- name: a\n  value: b",
+        ),
         ("a%3Db%26token%3Dx%26c%3Dd", "a%3Db%26token%3D***%26c%3Dd"),
         ("mysql://user:12345/x@host/db", "mysql://user:***@host/db"),
         ("http://u:x@[2001:db8::5]:80/a", "http://u:***@[2001:db8::5]:80/a"),
@@ -107,6 +112,7 @@ def test_around_a_credential_in_text_all_stays(text: str, clean: str) -> None:
         "use '--password ' 'a'", "<token></token> <b>c</b>", "<name>vm</name><value>a</value>",
         "http://[2001:db8::5]:8080/a/me@example.org", "next=https%3A%2F%2Fh%3A5000%2Fa",
         '<password type="s"/><b>c</b>',
+        "no token -- ask", "the password ' a",
         "name: |\n  a\n", "docker://h:5000/a@sha256:b", "https://h:5000/a@sha256:b", "redis://h:6379/0",
         "mysql://h:3306/d?a=b@c", "kafka://h:9092,i:9092/a@b",
     ],
@@ -114,6 +120,12 @@ def test_around_a_credential_in_text_all_stays(text: str, clean: str) -> None:
 def test_text_without_a_credential_stays(text: str) -> None:
     assert redact([text, {"a": text}]) == [text, {"a": text}]
     assert overwrite(text.encode()) == text.encode()
+
+
+def test_how_many_tokens_there_are_is_no_credential() -> None:
+    document = {"max_tokens": 100, "tokens": 5}
+    assert redact(document) is document
+    assert redact({"tokens": ["5"]}) == {"tokens": "***"}
 
 
 def test_the_deepest_allowed_document_can_be_redacted() -> None:
@@ -297,6 +309,34 @@ def test_a_body_beyond_the_bounds_is_overwritten_too() -> None:
 def test_every_name_that_oslo_masks_is_known_and_more(name: str) -> None:
     assert is_secret(name)
     assert set(planted_secrets.OSLO_NAMES) >= set(strutils._SANITIZE_KEYS)
+
+
+_OSLO_SHAPES = [
+    "{}={}", "{} = {}", "{}='{}'", '{} = "{}"', "{} '{}'", "--{} {}", "<{}>{}</",
+    "'{}': '{}'", '"a {}": "{}"',
+    "'{}': u'{}'", "'{}', '-v', '{}'", "'{}', '--value', u'{}'", "{} -v {}", "{} --value {}",
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from(planted_secrets.OSLO_NAMES),
+    st.sampled_from(["", "my_", "os-", "node.auth.", "x"]),
+    st.sampled_from(["", "1", "22"]),
+    st.sampled_from(_OSLO_SHAPES),
+    st.text("{}[](),=!/+.@%", max_size=4),
+    st.text("{}[](),=!/+.@%", max_size=4),
+)
+def test_nothing_is_shown_that_oslo_masks(
+    name: str, prefix: str, digits: str, shape: str, before: str, after: str
+) -> None:
+    if shape == "{} '{}'":
+        before = before.lstrip(",)}]")  # or the quote may be one that ends what stands before it
+    secret = before + "Zq3SeCrEt7" + after
+    text = f"a {shape.format(prefix + name + digits, secret)} b"
+    if "Zq3SeCrEt7" in strutils.mask_password(text):
+        return
+    assert "Zq3SeCrEt7" not in redact([text])[0]
+    assert b"Zq3SeCrEt7" not in overwrite(text.encode())
 
 
 @given(planted_secrets.values)

@@ -19,7 +19,11 @@ MEBIBYTE = 1024 * 1024
         b"://a:x", b"://a:b@c,", b'"name":"token",', b'{"name":"token","value":"a"},', b'"path":"/token",',
         b"-----BEGIN PRIVATE KEY-----", b"-----BEGIN ", b"abc\xff", b"token\x00ab", b"--token ",
         b'["token","a",', b"token    ", b"token:'", b"'token':\"", b"<token>", b'"path":"' + b"/" * 250,
-        b'name:"password" value:[ ', b'name:"password",', b"a.", b'"password":"x",,',
+        b'name:"password" value:[ ', b'name:"password",', b"a.",
+        b"token:\n  ", b"name: token\n", b"token: a\n  ", b" \\n",
+        b"token%22", b"token%22%3A%22", b"token]=a", b"a%5D",
+        b":\\/\\/a:b", b'"x-token",[', b'"--token",{"',
+        b"token 'a", b"token -v ", b"password={a}x", b"'token','-v',", b'"password":"x",,',
     ],
 )  # fmt: skip
 def test_any_text_takes_time_in_proportion_to_its_size(piece: bytes) -> None:
@@ -42,6 +46,8 @@ _FRAGMENTS = [
     'name:"password" ', '"path":"/token",', "value:[ ", 'value:"', "value:{", "password:", "password=",
     "token: ", "--token ", "<token>", '<token a="', "://a:b", "://a:b@", "@a,", "token%3D", "token\x00abcd",
     "-----BEGIN PRIVATE KEY-----", "-----END", "password: |\n ", "password: |\\n ", 'Cookie: a="b" ',
+    "token:\n  - a", "token:\\n  - a", "token: a\n  ", "name: token\n", "value: a\n", "- ", "\n  a: ",
+    "token '", "token -v ", "password={a}x", "'token', '-v', '", "password: [a]x",
     "a.", '"', '"""', "'", "\\", '\\"', "{", "}", "[", "]", "<", ">", ",", "/", "%", "\n", "\\n", " ", "\xff",
 ]  # fmt: skip
 

@@ -1,0 +1,39 @@
+"""What all who look for credentials in text share: the steps they may take, and what no value is."""
+
+import re
+from collections.abc import Iterator
+
+_MOST_STEPS = 1_000_000
+_STEPS_OF_A_TEXT = 20
+
+# Blanks, also as text of JSON writes them.
+BLANKS = rb"(?:\s|\\{1,15}+[nrt]){0,64}+"
+NOTHING = {b"null", b"true", b"false", b"None", b"True", b"False", b"~"}
+
+
+class TooMuchText(Exception):
+    """There are more names in a text than are looked at."""
+
+
+class Steps:
+    """The work that is left for a document or a body, shared by all who look into it."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_STEPS
+
+    def begin_text(self) -> bool:
+        """Count one more text, however short; tell whether there are steps left for it."""
+        self._left -= _STEPS_OF_A_TEXT
+        return self._left >= 0
+
+    def take(self, count: int = 1) -> None:
+        """:raises TooMuchText: none are left."""
+        self._left -= count
+        if self._left < 0:
+            raise TooMuchText
+
+    def of(self, found: Iterator[re.Match[bytes]]) -> Iterator[re.Match[bytes]]:
+        """Yield the matches, a step for each."""
+        for match in found:
+            self.take()
+            yield match
