@@ -36,6 +36,7 @@ _FLAG_BETWEEN = re.compile(
     rb""",%b[bBrRuU]?(\\{0,15}["'])--?[A-Za-z][A-Za-z\-]{0,40}+\1(?=\s{0,8},)""" % BLANKS
 )
 _SEPARATOR = re.compile(rb"""(\\{0,15}+["'])?\s{0,8}+(:=?|=>|={1,3}+|>|,)(%b)""" % BLANKS)
+_END_OF_KEY = re.compile(rb"""\\{0,15}+["']\s{0,8}+:""")
 _LIST_OPENED = re.compile(rb"""[\[(]%b[bBrRuU]?\\{0,15}["']?\Z""" % BLANKS)
 _QUOTE = re.compile(rb"""(?:[bBrRuU]{0,2}|\$)(\\{0,15}+["'])""")
 _QUOTED_AFTER_FLAG = re.compile(rb"""\$?(\\{0,15}+["'])(?![\s,;:)}\]]|\Z)""")
@@ -67,9 +68,9 @@ _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOT
 
 def may_hold_secrets(value: str) -> bool:
     """Tell whether it can be that ``hide`` changes a text; cheap, as most texts are names and numbers."""
-    if "=" in value or '"' in value or "'" in value or ">" in value or "%" in value:
+    if "=" in value or '"' in value or "'" in value or "--" in value or ">" in value or "%" in value:
         return True
-    if " " in value and ("--" in value or (" -" in value and _FLAG_BEHIND_WORD.search(value))):
+    if " -" in value and _FLAG_BEHIND_WORD.search(value):
         return True
     return ":" in value and (
         "@" in value or not _ROLES_OF_VALUES.isdisjoint(map(role_of, _BEFORE_COLON.findall(value)))
@@ -195,7 +196,9 @@ def _value_after(
     ):
         return None
     lines = _nested(data, start_of_name, separator, steps) if quote is None and sign == b":" else None
-    return lines or _value(data, end_of_name, steps, strict=quote is not None)
+    span = lines or _value(data, end_of_name, steps, strict=quote is not None)
+    # The header is itself the value of a label then, and what follows it the next key.
+    return None if sign == b"," and span and _END_OF_KEY.match(data, span[1]) else span
 
 
 def _value(data: bytes, end_of_name: int, steps: Steps, *, strict: bool) -> tuple[int, int] | None:

@@ -454,3 +454,10 @@ def test_no_known_credential_of_the_corpus_is_left() -> None:
             assert json.dumps(token).encode() not in clean
             assert json.dumps(token).encode() not in broken
     assert hidden > 50
+
+
+@pytest.mark.parametrize("name", planted_secrets.OSLO_NAMES + planted_secrets.OUR_NAMES)
+def test_each_name_is_known_in_each_shape_whole_and_in_text(name: str) -> None:
+    for value in planted_secrets.every_value(name, SESAME):
+        assert SESAME not in json.dumps(redact(value)), value
+        assert SESAME.encode() not in overwrite(json.dumps(value).encode()), value
