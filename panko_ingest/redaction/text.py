@@ -7,11 +7,11 @@ the whole text: text with more names in it than anybody writes is refused, not r
 import re
 from collections.abc import Iterator
 
-from panko_ingest.redaction import names
+from panko_ingest.redaction import names, shapes
 from panko_ingest.redaction.elements import elements
 from panko_ingest.redaction.names import HIDDEN, is_secret, is_secret_in_a_query, role_of
 from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps, TooMuchText
-from panko_ingest.redaction.urls import encoded, in_urls, private_keys
+from panko_ingest.redaction.urls import encoded, in_urls
 
 _STEPS_OF_A_VALUE = 4
 _ROLES_OF_VALUES = frozenset({names.SECRET, names.OF_CREDENTIAL, names.VALUE})
@@ -70,7 +70,7 @@ def may_hold_secrets(value: str) -> bool:
     """Tell whether it can be that ``hide`` changes a text; cheap, as most texts are names and numbers."""
     if "=" in value or '"' in value or "'" in value or "--" in value or ">" in value or "%" in value:
         return True
-    if " -" in value and _FLAG_BEHIND_WORD.search(value):
+    if shapes.may_be_in(value) or (" -" in value and _FLAG_BEHIND_WORD.search(value)):
         return True
     return ":" in value and (
         "@" in value or not _ROLES_OF_VALUES.isdisjoint(map(role_of, _BEFORE_COLON.findall(value)))
@@ -347,4 +347,4 @@ def _argument(data: bytes, start: int) -> tuple[int, int] | None:
     return value.span() if value else None
 
 
-_FINDERS = (_named, _of_flags, encoded, elements, in_urls, private_keys)
+_FINDERS = (_named, _of_flags, encoded, elements, in_urls, shapes.private_keys, shapes.tokens)

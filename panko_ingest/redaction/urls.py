@@ -1,4 +1,4 @@
-"""Passwords and signatures in URLs, in what is encoded for them, and private keys."""
+"""Passwords and signatures in URLs, and in what is encoded for them."""
 
 import re
 from collections.abc import Iterator
@@ -31,9 +31,6 @@ _WEB = (b"http", b"https", b"ws", b"wss", b"docker", b"oci", b"git", b"svn", b"s
 _IMAGES = (b"docker", b"oci")
 _URL_END = re.compile(rb"""[\s"'\\<>]""")
 _NEXT_ACCOUNT = re.compile(rb"@[A-Za-z0-9.\-_\[\]:%]{1,256}+,(?=([^\s:@/,]{0,256}+:)[^\s,@]{1,256}+@)")
-_PRIVATE_KEY = re.compile(
-    rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----([^\"'<]*?)(?=-----END|[\"'<]|\Z)"
-)
 
 
 def encoded(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
@@ -72,10 +69,3 @@ def in_urls(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
             yield start, at
         elif start < end == len(data) and not data.endswith(_IMAGES, 0, account.start()):
             yield start, end  # cut off before its host
-
-
-def private_keys(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
-    """Yield what stands between the lines around private keys."""
-    for key in steps.of(_PRIVATE_KEY.finditer(data)):
-        if key.end(1) > key.start(1):
-            yield key.span(1)

@@ -1,0 +1,36 @@
+"""Credentials that are known by how they look, whatever stands beside them: private keys and tokens."""
+
+import re
+from collections.abc import Iterator
+
+from panko_ingest.redaction.steps import Steps
+
+SHORTEST_TOKEN = 60
+"""Characters that a token has at least."""
+
+_PRIVATE_KEY = re.compile(
+    rb"-{4,5} ?BEGIN [A-Za-z0-9 ]{0,40}(?:PRIVATE KEY(?: BLOCK)?|Static key V1) ?-{4,5}"
+    rb"([^\"'<]*?)(?=-{4,5} ?END|[\"'<]|\Z)"
+)
+# Keystone's Fernet tokens, and JSON web tokens.
+_TOKEN = re.compile(
+    rb"(?<![\w\-])(?:gAAAAA[\w\-]{54,}+={0,2}|eyJ[\w\-]{8,}+\.[\w\-]{8,}+(?:\.[\w\-]*+)?)", re.ASCII
+)
+
+
+def may_be_in(value: str) -> bool:
+    """Tell cheaply whether there may be a token in a text."""
+    return len(value) >= SHORTEST_TOKEN and ("gAAAAA" in value or "eyJ" in value)
+
+
+def private_keys(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
+    """Yield what stands between the lines around private keys."""
+    for key in steps.of(_PRIVATE_KEY.finditer(data)):
+        if key.end(1) > key.start(1):
+            yield key.span(1)
+
+
+def tokens(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
+    """Yield tokens of Keystone and JSON web tokens."""
+    for token in steps.of(_TOKEN.finditer(data)):
+        yield token.span()
