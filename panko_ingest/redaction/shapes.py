@@ -18,11 +18,6 @@ _TOKEN = re.compile(
 )
 
 
-def may_be_in(value: str) -> bool:
-    """Tell cheaply whether there may be a token in a text."""
-    return len(value) >= SHORTEST_TOKEN and ("gAAAAA" in value or "eyJ" in value)
-
-
 def private_keys(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
     """Yield what stands between the lines around private keys."""
     for key in steps.of(_PRIVATE_KEY.finditer(data)):

@@ -70,7 +70,9 @@ def may_hold_secrets(value: str) -> bool:
     """Tell whether it can be that ``hide`` changes a text; cheap, as most texts are names and numbers."""
     if "=" in value or '"' in value or "'" in value or "--" in value or ">" in value or "%" in value:
         return True
-    if shapes.may_be_in(value) or (" -" in value and _FLAG_BEHIND_WORD.search(value)):
+    if len(value) >= shapes.SHORTEST_TOKEN and ("gAAAAA" in value or "eyJ" in value):
+        return True
+    if " -" in value and _FLAG_BEHIND_WORD.search(value):
         return True
     return ":" in value and (
         "@" in value or not _ROLES_OF_VALUES.isdisjoint(map(role_of, _BEFORE_COLON.findall(value)))
