@@ -52,7 +52,7 @@ def _redact_object(value: dict[str, Any], level: int, steps: Steps) -> dict[str,
             cleaned = clean(child, level, steps)
         if cleaned is not child:
             changed[key] = cleaned
-    if roles & names.VALUE and roles > names.VALUE and _is_labelled_secret(value):
+    if roles & names.VALUE and roles > names.VALUE and _is_labelled_secret(value, steps):
         for key, child in value.items():
             if role_of(key) == names.VALUE and child not in GIVES_NOTHING_AWAY:
                 changed[key] = HIDDEN
@@ -78,12 +78,12 @@ def _is_safe(key: str, value: Any) -> bool:
     return key in _SAFE_OF_CREDENTIAL and all(part.__class__ is str for part in parts)
 
 
-def _is_labelled_secret(value: dict[Any, Any]) -> bool:
+def _is_labelled_secret(value: dict[Any, Any], steps: Steps) -> bool:
     """Tell whether an object is a pair, such as ``{"name": "password", "value": ...}``, of a credential."""
     return any(
         label.__class__ is str
         and (role := role_of(key)) in {names.LABEL, names.PATH}
-        and names.names_a_secret(label, role)
+        and (not steps.begin_text(label.count("/")) or names.names_a_secret(label, role))
         for key, label in value.items()
     )
 
@@ -123,7 +123,7 @@ def _is_pair_of_secret(pair: list[Any]) -> bool:
 
 def _redact_text(value: str, level: int, steps: Steps) -> str:
     """Hide what JSON, a URL, a header or the like in a text gives away."""
-    if not may_hold_secrets(value):
+    if not may_hold_secrets(value, steps):
         return value
     if not steps.begin_text():
         return HIDDEN

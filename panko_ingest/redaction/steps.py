@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterator
 
-_MOST_STEPS = 1_000_000
-_STEPS_OF_A_TEXT = 20
+_MOST_STEPS = 500_000
+_STEPS_OF_A_TEXT = 10
+_STEPS_OF_A_NAME = 2
 
 # Blanks, also as text of JSON writes them.
 BLANKS = rb"(?:\s|\\{1,15}+[nrt]){0,64}+"
@@ -21,9 +22,9 @@ class Steps:
     def __init__(self) -> None:
         self._left = _MOST_STEPS
 
-    def begin_text(self) -> bool:
-        """Count one more text, however short; tell whether there are steps left for it."""
-        self._left -= _STEPS_OF_A_TEXT
+    def begin_text(self, names: int = 0) -> bool:
+        """Count one more text, however short, and names in it; tell whether there are steps left for them."""
+        self._left -= _STEPS_OF_A_TEXT + names * _STEPS_OF_A_NAME
         return self._left >= 0
 
     def take(self, count: int = 1) -> None:

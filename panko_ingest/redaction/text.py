@@ -66,7 +66,7 @@ _BLOCK = re.compile(
 _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOTALL)
 
 
-def may_hold_secrets(value: str) -> bool:
+def may_hold_secrets(value: str, steps: Steps) -> bool:
     """Tell whether it can be that ``hide`` changes a text; cheap, as most texts are names and numbers."""
     if "=" in value or '"' in value or "'" in value or "--" in value or ">" in value or "%" in value:
         return True
@@ -74,8 +74,13 @@ def may_hold_secrets(value: str) -> bool:
         return True
     if " -" in value and _FLAG_BEHIND_WORD.search(value):
         return True
-    return ":" in value and (
-        "@" in value or not _ROLES_OF_VALUES.isdisjoint(map(role_of, _BEFORE_COLON.findall(value)))
+    if ":" not in value:
+        return False
+    if "@" in value:
+        return True
+    found = _BEFORE_COLON.findall(value)
+    return bool(found) and (
+        not steps.begin_text(len(found)) or not _ROLES_OF_VALUES.isdisjoint(map(role_of, found))
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import example, given, strategies as st
@@ -39,6 +40,24 @@ def test_any_number_of_texts_takes_time_in_proportion_to_their_size(piece: str) 
     started = time.process_time()
     redact(document)
     assert time.process_time() - started < 4.0
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"a{number}x:a{number}y:a{number}z:" for number in range(500_000)],
+        ["".join(f"a{number}x:" for number in range(1_500_000))],
+        [
+            {"path": "".join(f"/a{number}b{part}" for part in range(50)), "value": 1}
+            for number in range(40_000)
+        ],
+    ],
+    ids=["names in many texts", "names in one text", "names in paths"],
+)
+def test_ever_new_names_take_no_longer(texts: list[Any]) -> None:
+    started = time.process_time()
+    redact({"payload": texts})
+    assert time.process_time() - started < 3.0
 
 
 # Where values begin in many places, and end late or never.
