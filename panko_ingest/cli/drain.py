@@ -12,6 +12,7 @@ from oslo_config import cfg
 
 from panko_ingest import amqp, storage
 from panko_ingest.cli import arguments, output
+from panko_ingest.errors import ConfigError
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline import Budget, BusPipeline, RecordingThread
 from panko_ingest.workers.conversion import bus_pipeline, event_converter, message_processor
@@ -71,6 +72,12 @@ class _Drain:
         self._connection = connection
         self._converter = event_converter(conf)
         self._buses = buses(conf)
+        for bus in self._buses:
+            if bus.virtual_url is not None:
+                raise ConfigError(
+                    f"{bus.name} is an embedded transport, which does not tell what waits in it: that takes "
+                    "RabbitMQ"
+                )
         self._topology = topology(conf)
         self.queues = self._topology.names
         self.without_queues: list[amqp.Bus] = []
@@ -93,7 +100,7 @@ class _Drain:
         self.without_queues = []
         for bus in self._buses:
             states = amqp.queue_states(bus, self.queues)
-            if not states and bus.virtual_url is None:
+            if not states:
                 self.without_queues.append(bus)
             yield from states
 

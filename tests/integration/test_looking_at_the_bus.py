@@ -334,6 +334,15 @@ def test_a_drain_that_finds_none_of_its_queues_is_no_success(
     assert bus.count("notifications.info") == 1
 
 
+@pytest.mark.parametrize("name", ["drain", "tap"])
+def test_an_embedded_transport_is_refused_in_words(tmp_path: Path, sqlite_url: str, name: str) -> None:
+    config = configuration(tmp_path, f"sqla+sqlite:///{tmp_path}/bus.sqlite", sqlite_url)
+    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    done = subprocess.run(command(config, name), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is an embedded transport" in done.stderr
+
+
 @pytest.mark.parametrize("length", ["nan", "-1", "soon"])
 @pytest.mark.parametrize("name", ["drain", "tap"])
 def test_a_timeout_that_is_no_time_is_refused(config: Path, name: str, length: str) -> None:
