@@ -14,6 +14,7 @@ from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps, TooMuchText
 from panko_ingest.redaction.urls import encoded, in_urls
 
 _STEPS_OF_A_VALUE = 4
+_BYTES_OF_A_STEP = 256  # of a line whose end is looked for
 _ROLES_OF_VALUES = frozenset({names.SECRET, names.OF_CREDENTIAL, names.VALUE})
 _REACH = 1024  # bytes around a label in which its value is looked for
 
@@ -52,7 +53,7 @@ _PART_OF_LINE = re.compile(
     )""",
     re.VERBOSE,
 )
-_INDENT = re.compile(rb"""(?:\A|\n|\\n|["'])((?:\ |-\ )*+)\Z""")
+_INDENT = re.compile(rb"""(?:\A|\n|\\n|(?:\A|[:,=\s\[({])\\{0,15}+["'])((?:\ |-\ )*+)\Z""")
 _NEXT_LINE = re.compile(rb"(?:[ \t\r]|\\{1,15}+r)*+(?:\n|\\{1,15}+n)(\ *+)(?=[^\s\\]|\\++[\"'])")
 _NEXT_ITEM = re.compile(rb"(?:\n|\\n)\ *+-\ ")
 _BARE_LABEL = re.compile(rb"[A-Za-z_/][A-Za-z0-9_./~\-]{0,255}+(?=[\s,}\\]|\Z)")
@@ -271,7 +272,7 @@ def _is_deeper(indent: bytes, depth: int, first: bytes) -> bool:
 
 def _end_of_line(data: bytes, start: int, steps: Steps) -> int:
     while part := _PART_OF_LINE.match(data, start):
-        steps.take()
+        steps.take(1 + (part.end() - start) // _BYTES_OF_A_STEP)
         start = part.end()
     return start
 
