@@ -5,6 +5,7 @@ the whole text: text with more names in it than anybody writes is refused, not r
 """
 
 import re
+import sys
 from collections.abc import Iterator
 
 from panko_ingest.redaction import names, shapes
@@ -253,7 +254,8 @@ def _nested(
     depth = len(indent[1])
     if is_below and not _is_deeper(separator[3], depth, data[start : start + 2]):
         return None
-    end = first_end = _end_of_line(data, start, steps)
+    # A key of YAML has its lines near; or each key in a long line would have all of it read.
+    end = first_end = _end_of_line(data, start, steps, start + _REACH)
     while end > start and (line := _NEXT_LINE.match(data, end)):
         steps.take()
         if not _is_deeper(line[1], depth, data[line.end() : line.end() + 2] if is_below else b""):
@@ -270,8 +272,8 @@ def _is_deeper(indent: bytes, depth: int, first: bytes) -> bool:
     return width > depth or (width == depth and first == b"- ")
 
 
-def _end_of_line(data: bytes, start: int, steps: Steps) -> int:
-    while part := _PART_OF_LINE.match(data, start):
+def _end_of_line(data: bytes, start: int, steps: Steps, most: int = sys.maxsize) -> int:
+    while part := _PART_OF_LINE.match(data, start, most):
         steps.take(1 + (part.end() - start) // _BYTES_OF_A_STEP)
         start = part.end()
     return start
