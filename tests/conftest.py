@@ -54,7 +54,7 @@ def rabbitmq() -> Iterator[RabbitMQ]:
 def newest_rabbitmq() -> Iterator[RabbitMQ]:
     """A running RabbitMQ 4.3, the one of Debian forky; a test that stops it starts it again."""
     if debian() != "forky" and not FORKY.is_dir():
-        pytest.skip(f"needs RabbitMQ 4.3: make forky, which makes {FORKY}")
+        raise NotInstalledError(f"needs RabbitMQ 4.3: make forky, which makes {FORKY}")
     with RabbitMQ(tree=None if debian() == "forky" else FORKY) as server:
         yield server
 

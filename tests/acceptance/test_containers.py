@@ -76,6 +76,7 @@ def installed(distributions: tuple[Path, Path]) -> Iterator[Installation]:
 def container(
     installed: Installation, broker_url: str, postgresql_url: str
 ) -> Iterator[tuple[Daemon, Path | None, int]]:
+    # Not every kernel lets others make a user namespace, in which they might.
     if os.geteuid() != 0:
         pytest.skip("a namespace with a root of its own needs root")
     port = free_port()
@@ -158,6 +159,7 @@ def test_the_image_is_built_from_the_wheel_on_any_base_and_runs(
     tmp_path: Path, distributions: tuple[Path, Path]
 ) -> None:
     buildah = shutil.which("buildah")
+    # A long test: no builder is among what `make services` installs, and debootstrap works for root alone.
     if buildah is None or os.geteuid() != 0:
         pytest.skip("needs buildah, and root to make a base image")
     tree = tmp_path / "tree"

@@ -178,6 +178,7 @@ def limit_processes(service: Daemon, number: str) -> None:
 
 
 def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, broker_url: str) -> None:
+    # The kernel lets nobody else become another user, and does not count root's own processes.
     if os.geteuid() != 0:
         pytest.skip("needs root, to run the daemon as a user whose processes are limited")
     conf = configuration(
@@ -201,6 +202,7 @@ def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, b
 def test_it_needs_neither_shared_memory_files_nor_a_folder_to_write_to(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:
+    # Only a mount makes /dev/shm read-only, which the kernel grants root alone.
     if os.geteuid() != 0:
         pytest.skip("needs root, to mount")
     conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
