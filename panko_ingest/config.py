@@ -628,7 +628,12 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
     except cfg.Error as error:
         raise ConfigError(f"[DEFAULT] log_*, use_*: {option_lines.told(error)}") from None
     except Exception as error:
-        raise ConfigError(f"[DEFAULT] log_*, use_*: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"[DEFAULT] log_*, use_*: {type(error).__name__}") from error
+
+
+def _is_log_level(pair: str) -> bool:
+    _, _, level = pair.partition("=")
+    return level in logging.getLevelNamesMapping() or level.isdecimal()
 
 
 def _fault_of_log_file(error: log.LogConfigError) -> str:
@@ -659,13 +664,15 @@ def check(conf: cfg.ConfigOpts) -> None:
     :raises ConfigError: naming each option at fault.
     """
     faults = []
-    for group, options in _GROUPS.items():
-        values = conf if group is None else conf[group]
-        for option in options:
+    for group, options in _known().items():
+        values = conf if group == "DEFAULT" else conf[group]
+        for option in (option for option in options if option.dest in values):
             try:
                 getattr(values, option.dest)
             except (cfg.Error, ValueError, RecursionError) as error:
-                faults.append(f"[{group or 'DEFAULT'}] {option.name}: {option_lines.reason(option, error)}")
+                faults.append(f"[{group}] {option.name}: {option_lines.reason(option, error)}")
+    if not faults and not all(map(_is_log_level, conf.default_log_levels)):
+        faults.append("[DEFAULT] default_log_levels: is no list of logger=LEVEL, such as amqp=WARNING")
     if not faults:
         prefetch, batch_size = conf.notification.prefetch_count, conf.notification.batch_size
         if 0 < prefetch < batch_size:

@@ -5,6 +5,8 @@ and option, and never a value, which may be a password.
 """
 
 import argparse
+import codecs
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +24,9 @@ _OF_REFERENCES = (
     cfg.TemplateSubstitutionError,
     RecursionError,
 )
+_LINE_ENDS = re.compile(r"\r\n?|\n")
+"""What ends a line for whoever opens a file as text, unlike ``splitlines``."""
+
 _FILE_OPTIONS = ("--config-file", "--config-dir")
 _SHORTEST = len("--config-f")
 
@@ -54,10 +59,12 @@ def options(path: str) -> Iterator[Option]:
     """
     content = Path(path).read_bytes()
     try:
-        lines = content.decode().splitlines()
+        lines = _LINE_ENDS.split(content.decode())
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: is no UTF-8: write the file in that encoding") from None
+    if content.startswith(codecs.BOM_UTF8):
+        raise ConfigError(f"{path}:1: begins with a byte order mark: write the file without one")
     reader = _Reader(path)
     try:
         reader.parse()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 
+from kombu.transport import TRANSPORT_ALIASES
+
 from panko_ingest.amqp.tls import TlsSettings
 from panko_ingest.errors import ConfigError
 
@@ -114,6 +116,8 @@ def parse(
         # What is no scheme may be all of the URL up to a second one, and is shown nowhere.
         raise ConfigError("transport_url: no URL: write rabbit://user:password@host:5672/vhost")
     if scheme.partition("+")[0].lower() not in _AMQP_SCHEMES:
+        if scheme.partition("+")[0] not in TRANSPORT_ALIASES:
+            raise ConfigError("transport_url: the scheme is not known: write rabbit:// or amqps://")
         return Bus(name=f"{scheme}://", virtual_url=url)
 
     # kombu repeats the scheme before every host

@@ -50,6 +50,18 @@ TEXTS = {
         f"[DEFAULT]\nlog_file = {SECRET}$log_dir\nlog_dir = $log_file\n",
         "options stand for one another without end",
     ),
+    "a wrong line behind blanks that end no line": (
+        f"[DEFAULT]\n# a\x0cb\u2028c\n[notification]\nworkers = {SECRET}\n",
+        "{}:4 [notification] workers: is no number",
+    ),
+    "a byte order mark": (
+        f"\ufeff[database]\nconnection = postgresql://panko:{SECRET}@h/d\n",
+        "{}:1: begins with a byte order mark: write the file without one",
+    ),
+    "levels of the log that there are not": (
+        f"[DEFAULT]\ndefault_log_levels = amqp={SECRET}\n",
+        "[DEFAULT] default_log_levels: is no list of logger=LEVEL",
+    ),
 }
 
 WAYS = {
@@ -128,6 +140,24 @@ def test_no_refusal_of_a_configuration_quotes_it(
     path.write_text(content)
     line = refusal(program, ["--config-file", "~/x.conf"], capsys, monkeypatch)
     assert line.startswith(f"panko-ingest: {said.format(path)}")
+
+
+@pytest.mark.parametrize("program", ["panko-ingest", "panko-ingest-status"])
+@pytest.mark.parametrize(
+    "option",
+    ["[DEFAULT] debug", "[DEFAULT] log_rotate_interval", "[oslo_reports] file_event_handler_interval"],
+)
+def test_no_refusal_of_what_the_environment_sets_quotes_it(
+    home: Path,
+    option: str,
+    program: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    group, name = option.strip("[").split("] ")
+    monkeypatch.setenv(f"OS_{group}__{name}".upper(), SECRET)
+    line = refusal(program, ["--config-file", "/dev/null"], capsys, monkeypatch)
+    assert line.startswith(f"panko-ingest: {option}: is n")
 
 
 def test_a_configuration_of_the_log_that_is_none_is_not_quoted(

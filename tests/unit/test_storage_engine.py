@@ -193,6 +193,22 @@ def test_a_blank_option_of_tls_is_refused_by_name(scheme: str, option: str) -> N
         Connection(f"{scheme}://u:p@h/db?{option}&connect_timeout=5")
 
 
+@pytest.mark.parametrize(
+    ("url", "option"),
+    [
+        ("postgresql://u@h/d?port=S3cret", "port"),
+        ("mysql://u@h/d?connect_timeout=S3cret", "connect_timeout"),
+        ("mysql://u@h/d?charset=utf8&local_infile=S3cret", "local_infile"),
+        ("sqlite:////nowhere/d?timeout=S3cret", "timeout"),
+    ],
+)
+def test_a_value_that_no_option_can_have_is_refused_by_the_name_of_the_option(url: str, option: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Connection(url)
+    assert str(refused.value) == f"[database] connection: the value of {option} can't be used"
+    assert refused.value.__cause__ is None
+
+
 def test_an_unknown_scheme_is_refused_by_naming_those_there_are() -> None:
     with pytest.raises(ConfigError, match="installed: mariadb, mysql, postgresql, sqlite"):
         get_connection("mongodb://h/db")

@@ -156,6 +156,7 @@ def test_no_text_of_a_bus_holds_the_password() -> None:
         "amqp://u:s3cret@h:0/",
         "amqp://u:s3cret@h:-1/",
         "amqp://u:s3cret@[::1/nova",
+        "s3cret://u:p@h/",
     ],
 )
 def test_a_url_that_names_no_bus_is_refused_without_showing_its_password(url: str) -> None:

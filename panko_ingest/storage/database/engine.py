@@ -61,6 +61,8 @@ def make_engine(url: str, settings: StorageSettings) -> Engine:
         ) from error
     except exc.NoSuchModuleError as error:
         raise ConfigError(f"[database] connection: no driver for {parsed.drivername!r}") from error
+    except (exc.ArgumentError, ValueError):
+        raise ConfigError(f"[database] connection: {_option_at_fault(parsed)} can't be used") from None
     base.attach(engine, database)
     event.listen(engine, "handle_error", _drop_connections_that_cannot_write)
     if not isinstance(engine.pool, StaticPool):
@@ -132,6 +134,17 @@ def _other_driver(url: URL, database: base.Database, fault: str) -> str:
         f"[database] connection: the driver of {url.drivername}:// {fault}: "
         f"write {backend}:// in its place{ours}"
     )
+
+
+def _option_at_fault(url: URL) -> str:
+    """Name the option behind the ``?`` whose value its dialect can't take."""
+    dialect = url.get_dialect()()
+    for name, value in url.query.items():
+        try:
+            dialect.create_connect_args(url.set(query={name: value}))
+        except (exc.ArgumentError, ValueError):
+            return f"the value of {name}"
+    return "the value of an option"
 
 
 def _drop_connections_that_cannot_write(context: ExceptionContext) -> None:
