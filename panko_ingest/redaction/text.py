@@ -19,10 +19,12 @@ _BYTES_OF_A_STEP = 256  # of a line whose end is looked for
 _ROLES_OF_VALUES = frozenset({names.SECRET, names.OF_CREDENTIAL, names.VALUE})
 _REACH = 1024  # bytes around a label in which its value is looked for
 
+_FEW_BLANKS = rb"(?:\s|\\{1,15}+t){0,8}+"
 # A name, and behind it what separates it from a value, or, in binary formats, what is no text.
 _NAME = re.compile(
     rb"""(?<![A-Za-z0-9_])(-{0,2}+)([A-Za-z_][A-Za-z0-9_.\-]{0,80}+)"""
-    rb"""(?=\\{0,15}+["']?\s{0,8}+(?:[:=>]|,%b(?:[bBrRuU]?\\{0,15}+["']|[\[{(0-9]))|[^\x20-\x7e])""" % BLANKS
+    rb"""(?=(?:\\{0,15}+["'])?\]?%b(?:[:=>|]|,%b(?:[bBrRuU]?\\{0,15}+["']|[\[{(0-9]))|[^\x20-\x7e])"""
+    % (_FEW_BLANKS, BLANKS)
 )
 # The letter comes first, as then the search skips what is none, such as times.
 _BEFORE_COLON = re.compile(r"([A-Za-z_](?<!\w.)[\w.\-]{0,80}+)\s{0,8}+:")
@@ -37,7 +39,12 @@ _LAST_NAME = re.compile(rb"(?<![A-Za-z0-9_.\-])[A-Za-z_][A-Za-z0-9_.\-]{0,80}+\Z
 _FLAG_BETWEEN = re.compile(
     rb""",%b[bBrRuU]?(\\{0,15}["'])--?[A-Za-z][A-Za-z\-]{0,40}+\1(?=\s{0,8},)""" % BLANKS
 )
-_SEPARATOR = re.compile(rb"""(\\{0,15}+["'])?\s{0,8}+(:=?|=>|={1,3}+|>|,)(%b)""" % BLANKS)
+# Behind the bracket of a subscript, too: conf['password'] = 'a'.
+_SEPARATOR = re.compile(
+    rb"""(\\{0,15}+["'])?(?:\](?=\s{0,8}+[:=]))?%b(:=?|=>|={1,3}+|>|,|\|)(%b)""" % (_FEW_BLANKS, BLANKS)
+)
+_PLAIN_LINE = re.compile(rb"[^\s\"'\[{|>\\][^\r\n]*+")
+_IN_LINE = re.compile(rb"(?<=\w)'(?=\w)|[<>]|\\(?![\\nr\"'])")
 _END_OF_KEY = re.compile(rb"""\\{0,15}+["']\s{0,8}+:""")
 _LIST_OPENED = re.compile(rb"""[\[(]%b[bBrRuU]?\\{0,15}["']?\Z""" % BLANKS)
 _QUOTE = re.compile(rb"""(?:[bBrRuU]{0,2}|\$)(\\{0,15}+["'])""")
@@ -46,7 +53,9 @@ _BARE = re.compile(rb"""[^\s,}\]"'\\<>&]+""")
 _GOES_ON = re.compile(rb"""[)}\]]*+[^\s"'\\&;<>,:)}\]][^\s"'\\&;<>]*+""")
 _GOES_ON_IN_ARGUMENT = re.compile(rb"""[,)}\]]*+[^\s"'\\&;<>,)}\]][^\s"'\\&;<>]*+""")
 _WORD = re.compile(rb"[A-Za-z0-9_$!@%^]")
-_TO_DELIMITER = re.compile(rb"""[^\s"'\\&;<>]+""")
+_TO_DELIMITER = re.compile(
+    rb"""(?:(?:bearer|basic|digest|negotiate|token|apikey)[ \t]{1,8}+)?[^\s"'\\&;<>]++""", re.IGNORECASE
+)
 # Of a line of a header, plain text or quoted words; a quote behind fewer backslashes ends the text around.
 _PART_OF_LINE = re.compile(
     rb"""[^\r\n"'\\<>]++|(?<=[\s=(,:])(?![\\"']++(?:[\s,;:)}\]]|\Z))(?:
@@ -70,7 +79,15 @@ _BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOT
 
 def may_hold_secrets(value: str, steps: Steps) -> bool:
     """Tell whether it can be that ``hide`` changes a text; cheap, as most texts are names and numbers."""
-    if "=" in value or '"' in value or "'" in value or "--" in value or ">" in value or "%" in value:
+    if (
+        "=" in value
+        or '"' in value
+        or "'" in value
+        or "--" in value
+        or ">" in value
+        or "%" in value
+        or "|" in value
+    ):
         return True
     if len(value) >= shapes.SHORTEST_TOKEN and ("gAAAAA" in value or "eyJ" in value):
         return True
@@ -169,7 +186,7 @@ def _is_label_of_secret(data: bytes, end_of_name: int, role: int) -> bool:
     if separator is None:
         return False
     if (quote := _QUOTE.match(data, separator.end())) is None:
-        bare = _BARE_LABEL.match(data, separator.end()) if separator[2] == b":" else None
+        bare = _BARE_LABEL.match(data, separator.end()) if separator[2] in {b":", b"="} else None
         return bare is not None and names.names_a_secret(bare[0].decode("ascii"), role)
     label = data[quote.end() : quote.end() + 256].partition(quote[1])[0]
     return names.names_a_secret(label.decode("utf-8", "replace"), role)
@@ -195,7 +212,8 @@ def _value_after(
             return binary.span(1) if binary else None
         return None
     quote, sign, _ = separator.groups()
-    if not (is_secret(name) or (sign == b"=" and is_secret_in_a_query(name))):
+    is_named = is_secret(name) or (sign == b"=" and is_secret_in_a_query(name))
+    if not is_named or (sign == b"|" and not data.endswith(b"| ", 0, start_of_name)):
         return None
     is_flag = name[:2] in {"X-", "x-"} or data.startswith(b"--", max(0, start_of_name - 2))
     if sign == b"," and quote and (flag := _FLAG_BETWEEN.match(data, end_of_name + len(quote))):
@@ -204,7 +222,7 @@ def _value_after(
         quote and (is_flag or _LIST_OPENED.search(data, max(0, start_of_name - 80), start_of_name))
     ):
         return None
-    lines = _nested(data, start_of_name, separator, steps) if quote is None and sign == b":" else None
+    lines = _lines(data, start_of_name, separator, steps) if quote is None else None
     span = lines or _value(data, end_of_name, steps, strict=quote is not None)
     # The header is itself the value of a label then, and what follows it the next key.
     return None if sign == b"," and span and _END_OF_KEY.match(data, span[1]) else span
@@ -239,19 +257,38 @@ def _value(data: bytes, end_of_name: int, steps: Steps, *, strict: bool) -> tupl
     return None if end == start or data[start:end].strip() in NOTHING else (start, end)
 
 
-def _nested(
+def _lines(
     data: bytes, start_of_name: int, separator: re.Match[bytes], steps: Steps
 ) -> tuple[int, int] | None:
-    """Return where lines stand that belong to a key of YAML, or to a header, as they are deeper indented."""
-    start = separator.end()
+    """Return where lines stand that belong to a key as a whole: of YAML, or of a file of options."""
     if data.startswith(b"\\", start_of_name - 1):
         start_of_name += 1  # behind the letter of an escaped line end
     indent = _INDENT.search(data, max(0, start_of_name - 80), start_of_name)
-    if indent is None or _BLOCK.match(data, start):
+    if indent is None or separator[2] not in {b":", b"="}:
+        return None
+    if separator[2] == b":" and (nested := _nested(data, len(indent[1]), separator, steps)):
+        return nested
+    start = separator.end()
+    if not separator[3] or separator[3].strip(b" \t") or _BLOCK.match(data, start):
+        return None
+    if (line := _PLAIN_LINE.match(data, start)) is None:
+        return None
+    end = line.end()
+    if indent[0] not in {indent[1], b"\n" + indent[1]}:
+        end = _end_of_line(data, start, steps)
+        while _IN_LINE.match(data, end):
+            end = _end_of_line(data, end + 1, steps)
+    steps.take(1 + (end - start) // _BYTES_OF_A_STEP)
+    return None if data[start:end].strip() in NOTHING else (start, end)
+
+
+def _nested(data: bytes, depth: int, separator: re.Match[bytes], steps: Steps) -> tuple[int, int] | None:
+    """Return where lines stand that belong to a key of YAML, or to a header, as they are deeper indented."""
+    start = separator.end()
+    if _BLOCK.match(data, start):
         return None
     steps.take(_STEPS_OF_A_VALUE)
     is_below = b"n" in separator[3] or b"\n" in separator[3]
-    depth = len(indent[1])
     if is_below and not _is_deeper(separator[3], depth, data[start : start + 2]):
         return None
     # A key of YAML has its lines near; or each key in a long line would have all of it read.

@@ -87,6 +87,7 @@ def _in_text(name: str, secret: str) -> list[str]:
         *_spoken(name, secret),
         *_in_yaml(name, secret),
         f"{name} == {secret}",
+        *_assigned(name, secret),
         *_in_xml(name, secret),
         *_encoded(name, secret),
     ]
@@ -134,6 +135,19 @@ def _quoted(name: str, secret: str) -> list[str]:
         f'a,"{name}=""{secret}"""',
         f"{name}: Bearer '{secret}'",
         f"{name}: Digest username=\"x\", response='{secret}'\r\nHost: h",
+    ]
+
+
+def _assigned(name: str, secret: str) -> list[str]:
+    return [
+        f"{name}=Bearer {secret}",
+        f"a; {name} = Basic {secret}; b",
+        f"conf['{name}'] = '{secret}'",
+        f"{name}\t= {secret}",
+        f"name={name} value={secret}",
+        f"a:\n  {name}: it's <{secret}",
+        f"[a]\n{name} = it's;{secret}\n",
+        f"| id | 1 |\n| {name} | {secret} |",
     ]
 
 

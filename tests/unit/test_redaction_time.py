@@ -24,7 +24,8 @@ MEBIBYTE = 1024 * 1024
         b"token:\n  ", b"name: token\n", b"token: a\n  ", b" \\n",
         b"token%22", b"token%22%3A%22", b"token]=a", b"a%5D",
         b":\\/\\/a:b", b'"x-token",[', b'"--token",{"',
-        b"token 'a", b"token -v ", b"password={a}x", b"'token','-v',", b'"password":"x",,',
+        b"token = a'\n", b"| token | a", b"token']=", b"name=token value=a ", b"token=token=bearer  ",
+        b"token\\t", b"token 'a", b"token -v ", b"password={a}x", b"'token','-v',", b'"password":"x",,',
     ],
 )  # fmt: skip
 def test_any_text_takes_time_in_proportion_to_its_size(piece: bytes) -> None:
