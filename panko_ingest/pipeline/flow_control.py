@@ -164,6 +164,8 @@ class FlowControl:
         """Count what is committed, by queue: it is in hand no more, and windows grow by it."""
         for name, count in messages.items():
             state = self._queues[name]
+            if state.in_hand >= state.window:  # and was so all the time that the store was away
+                state.full_at = self._clock()
             state.in_hand -= count
             state.committed += count
             if state.committed * 2 >= state.ramp:

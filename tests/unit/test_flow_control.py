@@ -147,6 +147,23 @@ def test_buses_with_a_backlog_share_one_window_and_a_lone_one_has_it_all(buses: 
     assert [readers[0].turn() for _ in range(6)][-1] == FULL
 
 
+def test_backlogs_that_waited_for_a_store_that_was_away_share_one_window_at_once() -> None:
+    clock = Clock()
+    budget = Budget(FULL, 10**9)
+    readers = [Reader(budget, clock) for _ in range(5)]
+    for reader in readers:
+        reader.turn()
+        reader.receive(reader.follow())
+    clock.advance(60)
+    for reader in readers:
+        reader.settle(reader.in_hand)
+    for _ in range(6):
+        for reader in readers:
+            reader.turn()
+            clock.advance(0.001)
+            assert sum(reader.follow() for reader in readers) <= FULL
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Two buses of one budget, to which anything happens in any order."""
 
