@@ -26,13 +26,6 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.rabbitmq
 
 
-@pytest.fixture
-def ledger(sqlite_url: str) -> Iterator[Ledger]:
-    ledger = Ledger(sqlite_url)
-    yield ledger
-    ledger.close()
-
-
 def test_a_worker_reads_all_its_buses_and_one_that_is_gone_holds_up_no_other(
     tmp_path: Path, rabbitmq: RabbitMQ, ledger: Ledger
 ) -> None:

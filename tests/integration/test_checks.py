@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,6 @@ def findings(conf: Path) -> tuple[int, dict[str, list[tuple[str, str]]]]:
     for finding in json.loads(text):
         found.setdefault(finding["subject"], []).append((finding["level"], finding["text"]))
     return code, found
-
-
-@pytest.fixture
-def ledger(sqlite_url: str) -> Iterator[Ledger]:
-    ledger = Ledger(sqlite_url)
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -24,13 +23,6 @@ from tests.unit import planted_secrets
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
-
-
-@pytest.fixture
-def ledger(sqlite_url: str) -> Iterator[Ledger]:
-    ledger = Ledger(sqlite_url)
-    yield ledger
-    ledger.close()
 
 
 def test_every_line_is_json_where_that_is_asked_for(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:

@@ -1,6 +1,6 @@
 """The publishers that are really out there, and the queues they make."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,6 @@ pytestmark = pytest.mark.rabbitmq
 
 DURABLE = "oslo_messaging_rabbit.amqp_durable_queues=true"
 QUORUM = "oslo_messaging_rabbit.rabbit_quorum_queue=true"
-
-
-@pytest.fixture
-def ledger(sqlite_url: str) -> Iterator[Ledger]:
-    ledger = Ledger(sqlite_url)
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture

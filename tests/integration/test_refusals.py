@@ -1,6 +1,5 @@
 """One queue or exchange that the broker refuses, takes away or drops costs that one alone."""
 
-import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.amqp.urls import parse
 from panko_ingest.pipeline.flow_control import FIRST_WINDOW
+from tests.bodies import body
 from tests.bus import Bus
 from tests.faults.breaking import limit_deliveries
 from tests.ledger import Ledger
@@ -26,25 +26,6 @@ pytestmark = pytest.mark.rabbitmq
 
 INFO, WARN = "notifications.info", "notifications.warn"
 QUEUES = (INFO, WARN)
-
-
-def body() -> bytes:
-    message = {
-        "message_id": str(uuid.uuid4()),
-        "publisher_id": "compute.host1",
-        "event_type": "compute.instance.update",
-        "priority": "INFO",
-        "payload": {},
-        "timestamp": "2026-11-23 13:16:34.317715",
-    }
-    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
-
-
-@pytest.fixture
-def ledger(sqlite_url: str) -> Iterator[Ledger]:
-    ledger = Ledger(sqlite_url)
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture
@@ -285,6 +266,20 @@ def test_a_connection_that_is_lost_at_the_start_costs_few_messages_one_of_their_
         assert sum(map(bool, returns(again, 500))) <= FIRST_WINDOW
 
 
+def returns_and_in_hand(reader: Reader) -> list[tuple[int, int]]:
+    """Return a list that gets for each message how often it came back, and how many are in hand then."""
+    seen = []
+    received = reader.flow.received
+
+    def look(queue: str, size: int, returns: int) -> bool:
+        exceeded = received(queue, size, returns)
+        seen.append((returns, reader.flow.messages))
+        return exceeded
+
+    reader.flow.received = look  # type: ignore[method-assign]
+    return seen
+
+
 def test_messages_near_their_delivery_limit_are_read_one_by_one_and_none_is_dropped(
     broker_url: str, rabbitmq: RabbitMQ, bus: Bus, ledger: Ledger
 ) -> None:
@@ -296,15 +291,7 @@ def test_messages_near_their_delivery_limit_are_read_one_by_one_and_none_is_drop
             returns(consumer_that_dies, 50)
     wait_until(lambda: bus.count() == 50, 20, "all messages back with the broker")
     reader = Reader(broker_url, Topology((INFO,)), ledger.connection)
-    seen = []
-    received = reader.flow.received
-
-    def look(queue: str, size: int, returns: int) -> bool:
-        exceeded = received(queue, size, returns)
-        seen.append((returns, reader.flow.messages))
-        return exceeded
-
-    reader.flow.received = look  # type: ignore[method-assign]
+    seen = returns_and_in_hand(reader)
     with reader.running():
         wait_until(lambda: ledger.events() == 50, 30, "all events")
     assert {times for times, _ in seen} == {3}
@@ -336,15 +323,7 @@ def test_messages_that_only_the_newer_counter_counts_are_read_one_by_one_and_non
     assert max(one.get("x-acquired-count", 0) for one in headers) >= 3
     assert not any("x-delivery-count" in one for one in headers)
     reader = Reader(url, Topology((INFO,)), ledger.connection)
-    seen = []
-    received = reader.flow.received
-
-    def look(queue: str, size: int, returns: int) -> bool:
-        exceeded = received(queue, size, returns)
-        seen.append((returns, reader.flow.messages))
-        return exceeded
-
-    reader.flow.received = look  # type: ignore[method-assign]
+    seen = returns_and_in_hand(reader)
     with reader.running():
         wait_until(lambda: ledger.events() == 30, 30, "all events")
     assert min(times for times, _ in seen) >= 3

@@ -1,14 +1,13 @@
 """Queues of our own and of others: made, used as they are, waited for, or refused."""
 
-import json
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from panko_ingest import __version__
+from tests.bodies import body
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.ledger import Ledger
@@ -18,25 +17,6 @@ from tests.waiting import wait_until
 pytestmark = pytest.mark.rabbitmq
 
 Start = Callable[[str], Daemon]
-
-
-def body(event_type: str = "compute.instance.update") -> bytes:
-    message = {
-        "message_id": str(uuid.uuid4()),
-        "publisher_id": "compute.host1",
-        "event_type": event_type,
-        "priority": "INFO",
-        "payload": {},
-        "timestamp": "2026-11-23 13:16:34.317715",
-    }
-    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
-
-
-@pytest.fixture
-def ledger(sqlite_url: str) -> Iterator[Ledger]:
-    ledger = Ledger(sqlite_url)
-    yield ledger
-    ledger.close()
 
 
 @pytest.fixture
