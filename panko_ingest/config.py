@@ -586,7 +586,7 @@ def _refused_without_values() -> Iterator[None]:
         with contextlib.redirect_stderr(said):
             yield
     except SystemExit as error:
-        if error.code != 1:
+        if error.code not in {1, None}:  # older releases of oslo.config name no code
             raise
         # It has written which option of the command line, and its value, which may come from a file.
         shown = False
