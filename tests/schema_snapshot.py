@@ -58,7 +58,9 @@ def _options(connection: sa.Connection, inspector: sa.Inspector, name: str) -> A
             .scalars()
             .all()
         )
-    options = {
-        key: value for key, value in inspector.get_table_options(name).items() if "auto_increment" not in key
-    }
+    try:
+        found = inspector.get_table_options(name)
+    except NotImplementedError:  # older releases of SQLAlchemy know none of SQLite's
+        found = {}
+    options = {key: value for key, value in found.items() if "auto_increment" not in key}
     return sorted(options.items())

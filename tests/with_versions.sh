@@ -18,6 +18,6 @@ if ! cmp -s "$constraints" "$environment/constraints.txt" || [ pyproject.toml -n
         --group test --group figures --group benchmarks --group site
     cp "$constraints" "$environment/constraints.txt"
 fi
-export PANKO_INGEST_REQUIRE_SERVICES=1 PANKO_INGEST_RUN="$name"
+export PANKO_INGEST_REQUIRE_SERVICES=1 PANKO_INGEST_RUN="$name" PYTHONWARNINGS=ignore
 "$environment/bin/pytest" --numprocesses 2 --dist worksteal --override-ini filterwarnings= --disable-warnings \
     -p tests.compatibility --ignore tests/unit/test_architecture.py -m 'not long' "$@"
