@@ -66,6 +66,7 @@ _MEANINGS = {
         1194, 1195, 1034, 1033, 1016, 1017,  # damaged table
     ),
     ErrorClass.PERMANENT: (
+        167, 1467,  # ids used up, which older releases of PyMySQL give no class of their own
         1048, 1062, 1118, 1153, 1169, 1216, 1217, 1263, 1264, 1265, 1267, 1292, 1301, 1366, 1367, 1406,
         1411, 1439, 1451, 1452, 1526, 1557, 1586, 1690, 1761, 1762, 3819, 4025,
     ),
