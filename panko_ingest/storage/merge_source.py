@@ -15,7 +15,14 @@ import sqlalchemy as sa
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.models import DeadLetter as Letter, Event, Trait
 from panko_ingest.storage.source_connection import SourceConnection, TooMany, parts
-from panko_ingest.storage.tables import EVENT_TABLES, TRAIT_TABLES, DeadLetter, Event as EventRow, EventType
+from panko_ingest.storage.tables import (
+    EVENT_TABLES,
+    TRAIT_TABLES,
+    AnyJSONText,
+    DeadLetter,
+    Event as EventRow,
+    EventType,
+)
 
 _TRAITS = 20_000
 _MOST_TYPES = 10_000
@@ -169,7 +176,8 @@ class Source:
     def _events(self, heads: Sequence[Head]) -> list[FoundEvent]:
         names = self._names({head.event_type_id for head in heads})
         traits = self._traits(heads)
-        statement = sa.select(EventRow.id, EventRow.raw).where(EventRow.id.in_([one.id for one in heads]))
+        raw = sa.type_coerce(EventRow.raw, AnyJSONText).label("raw")
+        statement = sa.select(EventRow.id, raw).where(EventRow.id.in_([one.id for one in heads]))
         raws = {row.id: row.raw for row in self._connection.rows(statement)}
         found = []
         for head in heads:

@@ -70,24 +70,34 @@ class PreciseTimestamp(TypeDecorator[datetime.datetime]):
         return decimal_to_datetime(value) if value is not None and dialect.name == "mysql" else value
 
 
-class JSONText(TypeDecorator[dict[str, Any]]):
-    """A JSON object kept as text, as Panko's API reads it."""
+class AnyJSONText(TypeDecorator[Any]):
+    """A JSON value kept as text, as it is: others may have written one that is no object."""
 
     impl = LongText
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's signature
-        """Return the object as JSON text."""
+        """Return the value as JSON text."""
         return None if value is None else exact_json.dumps(value)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any]:  # noqa: ARG002 - SQLAlchemy's
-        """Return the object; nothing stored is an empty one, and what is damaged says so."""
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:  # noqa: ARG002 - SQLAlchemy's signature
+        """Return the value; nothing stored is an empty object, and what is damaged says so."""
         if not value:
             return {}
         try:
-            loaded = exact_json.loads(value)
+            return exact_json.loads(value)
         except ValueError:  # a MySQL that is not strict cuts off what is too long
             return {SALVAGED_KEY: [{"trait": "raw", "reason": "what is stored of it is no whole JSON"}]}
+
+
+class JSONText(AnyJSONText):
+    """A JSON object kept as text, as Panko's API reads it; any other value is read as an empty one."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> dict[str, Any]:
+        """Return the object."""
+        loaded = super().process_result_value(value, dialect)
         return loaded if isinstance(loaded, dict) else {}
 
 

@@ -90,7 +90,7 @@ class Validator:
         row = Row(index, event.message_id, event.event_type, event.generated)
         if not self._plain_event(event) or not self._plain_keys(event) or not self._sort_traits(event, row):
             return None
-        if event.raw:
+        if event.raw != {}:
             row.raw = self.raw_text(event.raw)
         return row if self._plain_texts(row) and self._raw_fits(row.raw) else None
 
@@ -272,11 +272,9 @@ class Validator:
             reasons.append({"trait": key, "reason": "had characters that the database can't store"})
         return clean
 
-    def _raw_with(self, raw: dict[str, Any], reasons: list[dict[str, str]]) -> str:
+    def _raw_with(self, raw: Any, reasons: list[dict[str, str]]) -> str:
         """Return raw as text that fits, with the reasons in it."""
-        if reasons:
-            raw = {**raw, SALVAGED_KEY: [*raw.get(SALVAGED_KEY, ()), *reasons]}
-        text = self.raw_text(raw) if raw else "{}"
+        text = self.raw_text(_with_reasons(raw, reasons) if reasons else raw)
         if self._raw_fits(text):
             return text
         reasons.append({"trait": "raw", "reason": f"dropped: {len(text)} characters are too many"})
@@ -287,14 +285,21 @@ class Validator:
         limit = self.limits.raw_bytes
         return len(text) * 4 <= limit or len(text.encode()) <= limit
 
-    def raw_text(self, raw: dict[str, Any]) -> str:
-        """Return a JSON object as text that any strict parser reads."""
+    def raw_text(self, raw: Any) -> str:
+        """Return a JSON value as text that any strict parser reads."""
         if not self.limits.bmp_only:
             try:
                 return orjson.dumps(raw).decode()
             except TypeError:
                 pass  # what JSON text can say and orjson can't: integers beyond 64 bits, lone surrogates
         return json.dumps(_clean(raw), separators=(",", ":"), default=str)
+
+
+def _with_reasons(raw: Any, reasons: list[dict[str, str]]) -> dict[str, Any]:
+    """Return raw with the reasons in it; what is no object, as another program may have left it, in one."""
+    whole = raw if isinstance(raw, dict) else {"raw": raw}
+    before = whole.get(SALVAGED_KEY, [])
+    return {**whole, SALVAGED_KEY: [*(before if isinstance(before, list) else [before]), *reasons]}
 
 
 def _clean(value: Any) -> Any:
