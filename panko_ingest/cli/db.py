@@ -91,7 +91,8 @@ def _add_merge(actions: Any) -> None:
         description="Copy what another event database has and this one has not: events, told apart by "
         "message_id, and dead letters. It may be Panko's, Ceilometer's or one of ours, on any kind of server "
         "and in any layout, and is only read. When it is interrupted, run it again. Exit code 1 if an event "
-        "or a dead letter could not be read there or stored here.",
+        "or a dead letter could not be read there or stored here, or if an event of another day has the "
+        "message_id of one here.",
     )
     source = action.add_mutually_exclusive_group(required=True)
     source.add_argument(
@@ -192,7 +193,7 @@ def merge(conf: cfg.ConfigOpts) -> int:
     with _progress("copying events") as show:
         merged = connection.merge(url, show)
     connection.close()
-    there = merged.events - merged.recorded - len(merged.refused)
+    there = merged.events - merged.recorded - len(merged.refused) - len(merged.left_out)
     output.write(
         f"{merged.events} events there: {merged.recorded} are new here, {there} were here already, "
         f"{len(merged.refused)} can't be stored"
@@ -202,11 +203,18 @@ def merge(conf: cfg.ConfigOpts) -> int:
         output.write(f"{len(merged.refused_letters)} dead letters can't be stored")
     if merged.named:
         output.write(f"{merged.named} events had no message_id and got one made of what is in them")
+    if merged.left_out:
+        output.write(
+            f"{len(merged.left_out)} events are left out: an event of another day has their message_id here, "
+            "where one can have it"
+        )
+    for message_id, generated in merged.left_out[:_REFUSED_SHOWN]:
+        output.write(f"left out: {message_id}, of {generated:%Y-%m-%d}")
     for message_id, reason in merged.refused[:_REFUSED_SHOWN]:
         output.write(f"not stored: {message_id}: {reason}")
     for row, reason in merged.refused_letters[:_REFUSED_SHOWN]:
         output.write(f"not stored: {row}: {reason}")
-    return int(bool(merged.refused or merged.refused_letters))
+    return int(bool(merged.refused or merged.left_out or merged.refused_letters))
 
 
 def _url_in(name: str) -> str:

@@ -36,6 +36,8 @@ class Merged(NamedTuple):
 
     ``refused`` are message_ids of events that can't be read there or stored here, each with the reason; where
     there is none, the row's number. ``refused_letters`` are the same of dead letters, by the rows' numbers.
+    ``left_out`` are message_ids and times of events whose message_id an event of another day has here: the
+    plain layout holds a message_id once, a partitioned one once in each partition.
     ``named`` counts events without a message_id, which got one made of what is in them, now or earlier.
     """
 
@@ -43,6 +45,7 @@ class Merged(NamedTuple):
     recorded: int
     named: int
     refused: list[tuple[str, str]]
+    left_out: list[tuple[str, datetime.datetime]]
     letters: int
     new_letters: int
     refused_letters: list[tuple[str, str]]

@@ -4,6 +4,7 @@ What is stored here already is told by its message_id (a dead letter by its dige
 a run which was interrupted is simply begun anew. What can't be read there or stored here costs itself alone.
 """
 
+import datetime
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ from panko_ingest.storage.schema.column_limits import read_limits
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.source_connection import opened
 from panko_ingest.storage.tables import DeadLetter, Event as EventRow
+
+_TIMES = datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31, 23, 59, 59)
 
 Record = Callable[[Sequence[Event]], RecordResult]
 """Stores events and tells what became of each."""
@@ -63,6 +66,7 @@ class _Merge:
         self._events = self._recorded = self._named = 0
         self._letters = self._new_letters = 0
         self._refused: list[tuple[str, str]] = []
+        self._left_out: list[tuple[str, datetime.datetime]] = []
         self._refused_letters: list[tuple[str, str]] = []
 
     def run(self) -> Merged:
@@ -80,6 +84,7 @@ class _Merge:
             self._recorded,
             self._named,
             self._refused,
+            self._left_out,
             self._letters,
             self._new_letters,
             self._refused_letters,
@@ -87,6 +92,7 @@ class _Merge:
 
     def _copy(self, page: Sequence[Head], *, by_day: bool) -> None:
         new = self._new(page, by_day=by_day)
+        self._note_left_out(sorted(set(page).difference(new)))
         unreadable = [head for head in new if head.fault]
         self._refused += [(head.name, head.fault) for head in unreadable]
         self._events += len(page) - len(new) + len(unreadable)
@@ -112,12 +118,34 @@ class _Merge:
             if ((head.message_id, head.generated) if by_day else (head.message_id,)) not in there
         ]
 
+    def _note_left_out(self, known: Sequence[Head]) -> None:
+        """Note those of which the event that has their message_id here is another day's."""
+        ids = [head.message_id for head in known if head.message_id]
+        if not ids:
+            return
+        with read_transaction(self._engine) as connection:
+            # A time that Python has not would make the others unreadable, too.
+            stored = connection.execute(
+                sa.select(EventRow.message_id, EventRow.generated).where(
+                    EventRow.message_id.in_(ids), EventRow.generated.between(*_TIMES)
+                )
+            )
+            days = {(row.message_id, row.generated.date()) for row in stored}
+        named = {message_id for message_id, _ in days}
+        self._left_out += [
+            (head.name, head.generated)
+            for head in known
+            if head.generated and head.message_id in named
+            if (head.message_id, head.generated.date()) not in days
+        ]
+
     def _store(self, found: Sequence[FoundEvent]) -> None:
         self._refused += [(one.head.name, one.fault) for one in found if one.event is None]
         events = [(one.head, one.event) for one in found if one.event is not None]
         result = self._record([event for _, event in events])
         self._recorded += len(result.recorded)
         self._refused += [(events[index][0].name, str(error)) for index, error in result.failed]
+        self._note_left_out([events[index][0] for index in result.duplicates])
         stored = (*result.recorded, *result.duplicates)
         self._named += sum(events[index][0].nameless for index in stored)
 

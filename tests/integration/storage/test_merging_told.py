@@ -1,14 +1,20 @@
 """``db merge`` tells of what came over changed or not at all, and why; all else is as it was there."""
 
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from panko_ingest.cli.main import main
 from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from tests.integration.storage.samples import make_event, make_events, rows
+from panko_ingest.storage.models import Event
+from panko_ingest.storage.schema import partitions
+from tests.integration.storage.samples import make_event, make_events, rows, stored_ids
+
+DAY = datetime.timedelta(days=1)
 
 
 def ignore(_done: int, _total: int) -> None:
@@ -26,6 +32,17 @@ def source(tmp_path: Path) -> Iterator[Connection]:
 
 def url_of(store: Connection) -> str:
     return store.engine.url.render_as_string(hide_password=False)
+
+
+def said_by_merge(
+    into: Connection, other: Connection, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> tuple[int, list[str]]:
+    """Run the command; return its exit code and the lines that it printed."""
+    configuration, theirs = folder / "panko-ingest.conf", folder / "theirs"
+    configuration.write_text(f"[database]\nconnection = {url_of(into)}\n")
+    theirs.write_text(url_of(other))
+    code = main(["--config-file", str(configuration), "db", "merge", "--from-file", str(theirs)])
+    return code, capsys.readouterr().out.splitlines()
 
 
 RAWS = ['["a", {"b": 1.5}]', '"text"', "17", "0", "false", "[]", '{"a":{"b":[1,null]}}']
@@ -60,3 +77,64 @@ def test_a_raw_that_is_no_object_of_an_event_with_a_trait_that_does_not_fit_is_k
     assert (merged.recorded, merged.refused) == (1, [])
     (event,) = store.get_events(EventFilter(salvaged=True))
     assert event.raw["raw"] == [1, 2]
+
+
+def events_of_two_days(*numbers: int) -> list[Event]:
+    """Return two events for each number, of one message_id and two days."""
+    events = make_events(max(numbers) + 1)
+    return [
+        Event(one.message_id, one.event_type, one.generated + day, list(one.traits), {})
+        for number in numbers
+        for one in (events[number],)
+        for day in (0 * DAY, 40 * DAY)
+    ]
+
+
+@pytest.mark.postgresql
+def test_events_of_one_message_id_on_two_days_are_not_said_to_be_here_where_only_one_can_be(
+    partitioned_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Connection(partitioned_url)
+    other.record_events(events_of_two_days(3, 5))
+    other.record_events(make_events(10, 20))
+    plain = Connection(f"sqlite:///{tmp_path}/ours.sqlite")
+    plain.upgrade()
+    plain.record_events(make_events(2, 20))
+    left_out = [
+        "2 events are left out: an event of another day has their message_id here, where one can have it",
+        "left out: m0003, of 2026-04-10",
+        "left out: m0005, of 2026-04-10",
+    ]
+
+    code, said = said_by_merge(plain, other, tmp_path, capsys)
+    assert said[0] == "14 events there: 10 are new here, 2 were here already, 0 can't be stored"
+    assert said[2:] == left_out
+    assert code == 1
+    assert len(stored_ids(plain)) == 12
+
+    code, said = said_by_merge(plain, other, tmp_path, capsys)
+    assert said[0] == "14 events there: 0 are new here, 12 were here already, 0 can't be stored"
+    assert said[2:] == left_out
+    assert code == 1
+    other.close()
+    plain.close()
+
+
+def test_an_event_of_another_day_is_here_only_if_one_of_its_day_is(
+    source: Connection, store: Connection
+) -> None:
+    """Where days are partitions, another month's has room beside it, and another day's has not."""
+    theirs, near, far = make_events(3)
+    ours = [theirs, *(Event(one.message_id, one.event_type, one.generated) for one in (near, far))]
+    ours[1].generated += DAY
+    ours[2].generated += 400 * DAY
+    source.record_events([theirs, near, far])
+    store.record_events(ours)
+
+    merged = store.merge(url_of(source), ignore)
+
+    with store.engine.connect() as connection:
+        partitioned = partitions.exist(connection)
+    expected = [("m0001", near.generated), ("m0002", far.generated)][: 1 if partitioned else 2]
+    assert merged.left_out == expected
+    assert merged.recorded == int(partitioned)
