@@ -203,6 +203,11 @@ def merge(conf: cfg.ConfigOpts) -> int:
         output.write(f"{len(merged.refused_letters)} dead letters can't be stored")
     if merged.named:
         output.write(f"{merged.named} events had no message_id and got one made of what is in them")
+    if merged.salvaged:
+        output.write(
+            f"{merged.salvaged} traits were changed or dropped, so that their events could be stored: "
+            "events list --salvaged"
+        )
     if merged.left_out:
         output.write(
             f"{len(merged.left_out)} events are left out: an event of another day has their message_id here, "

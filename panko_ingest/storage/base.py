@@ -38,11 +38,13 @@ class Merged(NamedTuple):
     there is none, the row's number. ``refused_letters`` are the same of dead letters, by the rows' numbers.
     ``left_out`` are message_ids and times of events whose message_id an event of another day has here: the
     plain layout holds a message_id once, a partitioned one once in each partition.
+    ``salvaged`` counts traits that were trimmed, changed or dropped so that their events could be stored.
     ``named`` counts events without a message_id, which got one made of what is in them, now or earlier.
     """
 
     events: int
     recorded: int
+    salvaged: int
     named: int
     refused: list[tuple[str, str]]
     left_out: list[tuple[str, datetime.datetime]]
@@ -134,7 +136,7 @@ class Statistics(NamedTuple):
     """What a connection did so far, and what it uses now."""
 
     salvaged: int = 0
-    """Traits trimmed, changed or dropped so that their events could be stored."""
+    """Traits of recorded events that were trimmed, changed or dropped."""
     conflicts: int = 0
     """Transactions run again because another one was in the way."""
     reconnects: int = 0

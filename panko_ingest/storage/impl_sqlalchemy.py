@@ -133,7 +133,7 @@ class Connection(base.Connection):
         self._recorder.forget()
 
     def merge(self, url: str, tell: Callable[[int, int], None]) -> Merged:
-        return merging.merge(url, self.engine, self._settings, self._recorder.record_what_can_be, tell)
+        return merging.merge(url, self.engine, self._settings, self._recorder, tell)
 
     def clear(self) -> None:
         deletion.clear(self.engine, self._settings)

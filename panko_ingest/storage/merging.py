@@ -10,15 +10,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from panko_ingest.storage.base import Merged, RecordResult
+from panko_ingest.storage.base import Merged
 from panko_ingest.storage.database import error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.merge_source import FoundEvent, FoundLetter, Head, LetterHead, Source
-from panko_ingest.storage.models import Event
 from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.recording.dead_letters import write_dead_letters
+from panko_ingest.storage.recording.recorder import Recorder
 from panko_ingest.storage.recording.validation import Validator
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.schema.column_limits import read_limits
@@ -28,25 +28,22 @@ from panko_ingest.storage.tables import DeadLetter, Event as EventRow
 
 _TIMES = datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31, 23, 59, 59)
 
-Record = Callable[[Sequence[Event]], RecordResult]
-"""Stores events and tells what became of each."""
-
 ToldProgress = Callable[[int, int], None]
 """Takes the number of events that were looked at, and of all."""
 
 
 def merge(
-    url: str, engine: sa.Engine, settings: StorageSettings, record: Record, tell: ToldProgress
+    url: str, engine: sa.Engine, settings: StorageSettings, recorder: Recorder, tell: ToldProgress
 ) -> Merged:
     """Copy what another database has and ours has not.
 
     :param url: of the other database.
-    :param record: stores events in ours.
+    :param recorder: stores events in ours.
     :raises ConfigError: it is the same database, or the URL can't be used.
     :raises StorageUnavailable: one of the two is away; what was copied stays.
     """
     with opened(url, engine) as connection:
-        return _Merge(Source(connection), engine, settings, record, tell).run()
+        return _Merge(Source(connection), engine, settings, recorder, tell).run()
 
 
 class _Merge:
@@ -55,13 +52,13 @@ class _Merge:
         source: Source,
         engine: sa.Engine,
         settings: StorageSettings,
-        record: Record,
+        recorder: Recorder,
         tell: ToldProgress,
     ) -> None:
         self._source = source
         self._engine = engine
         self._settings = settings
-        self._record = record
+        self._recorder = recorder
         self._tell = tell
         self._events = self._recorded = self._named = 0
         self._letters = self._new_letters = 0
@@ -73,7 +70,7 @@ class _Merge:
         """Copy page after page, in the order of ids."""
         with read_transaction(self._engine) as connection:
             by_day = partitions.exist(connection)
-        total = self._source.count()
+        total, salvaged = self._source.count(), self._recorder.salvaged
         for page in self._source.pages():
             self._copy(page, by_day=by_day)
             self._tell(self._events, max(total, self._events))
@@ -82,6 +79,7 @@ class _Merge:
         return Merged(
             self._events,
             self._recorded,
+            self._recorder.salvaged - salvaged,
             self._named,
             self._refused,
             self._left_out,
@@ -142,7 +140,7 @@ class _Merge:
     def _store(self, found: Sequence[FoundEvent]) -> None:
         self._refused += [(one.head.name, one.fault) for one in found if one.event is None]
         events = [(one.head, one.event) for one in found if one.event is not None]
-        result = self._record([event for _, event in events])
+        result = self._recorder.record_what_can_be([event for _, event in events])
         self._recorded += len(result.recorded)
         self._refused += [(events[index][0].name, str(error)) for index, error in result.failed]
         self._note_left_out([events[index][0] for index in result.duplicates])

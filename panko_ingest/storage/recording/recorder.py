@@ -38,7 +38,7 @@ class Recorder:
         self._types = EventTypes(engine)
         self._learned: _Learned | None = None
         self.salvaged = 0
-        """How many traits were trimmed, changed or dropped so far so that their events could be stored."""
+        """How many traits of the events recorded so far were trimmed, changed or dropped."""
         self.retries: Counter[ErrorClass] = Counter()
         """How many transactions were run again so far, and why."""
 
@@ -78,18 +78,20 @@ class Recorder:
         replayed: int | None,
     ) -> RecordResult:
         writer, validator = run_transaction(self._settings, self._learn, self._count_retry)
-        rows, failures, salvaged = validator.rows(events)
-        self.salvaged += salvaged
+        rows, failures = validator.rows(events)
+        changes = {row.index: row.changes for row in rows if row.changes}
         rows.sort(key=lambda row: row.message_id)
         batch = BatchTransaction(
             self._engine, self._types, writer, validator, rows, failures, letters, on_failure, replayed
         )
         try:
-            return run_transaction(self._settings, batch.store, self._count_retry).result()
+            result = run_transaction(self._settings, batch.store, self._count_retry).result()
         except StorageUnavailable:
             # Who knows what it is when it comes back: another schema, another layout, other event types.
             self.forget()
             raise
+        self.salvaged += sum(changes.get(index, 0) for index in result.recorded) if changes else 0
+        return result
 
     def prove(self) -> None:
         """Prove that the store takes rows, by some that are rolled back.

@@ -38,6 +38,8 @@ class Row:
     event_type: str
     generated: datetime.datetime
     raw: str = "{}"
+    changes: int = 0
+    """How many of its traits were trimmed, changed or dropped."""
     texts: list[Trait] = field(default_factory=list)
     ints: list[Trait] = field(default_factory=list)
     floats: list[Trait] = field(default_factory=list)
@@ -58,20 +60,13 @@ class Validator:
         bad += "\U00010000-\U0010ffff" if limits.bmp_only else ""
         self._bad_characters = re.compile(f"[{bad}]")
 
-    def rows(self, events: Sequence[Event]) -> tuple[list[Row], dict[int, Exception], int]:
-        """Return the rows of the events that can be stored, the errors of the others, and what was changed.
-
-        :returns: rows; errors by the event's index; the number of traits trimmed, changed or dropped.
-        """
+    def rows(self, events: Sequence[Event]) -> tuple[list[Row], dict[int, Exception]]:
+        """Return the rows of the events that can be stored, and the errors of the others by their index."""
         rows: list[Row] = []
         failures: dict[int, Exception] = {}
-        salvaged = 0
         for index, event in enumerate(events):
             try:
-                row = self._plain_row(index, event)
-                if row is None:
-                    row, changes = self._salvaged_row(index, event)
-                    salvaged += changes
+                row = self._plain_row(index, event) or self._salvaged_row(index, event)
             except StorageError as error:
                 failures[index] = error
             except Exception as error:
@@ -79,7 +74,7 @@ class Validator:
                 failures[index] = error
             else:
                 rows.append(row)
-        return rows, failures, salvaged
+        return rows, failures
 
     def text(self, value: str, length: int) -> str:
         """Return text that a column of that length takes."""
@@ -162,8 +157,8 @@ class Validator:
             self._keys.update(folded)
         return len(set(folded.values())) == len(names)
 
-    def _salvaged_row(self, index: int, event: Event) -> tuple[Row, int]:
-        """Return the row of an event with whatever of its traits can be stored, and the number of changes.
+    def _salvaged_row(self, index: int, event: Event) -> Row:
+        """Return the row of an event with whatever of its traits can be stored.
 
         :raises StorageError: the event itself can't be stored.
         """
@@ -181,7 +176,8 @@ class Validator:
             except _Unstorable as reason:
                 reasons.append({"trait": self.text(str(trait[0]), self.limits.key), "reason": str(reason)})
         row.raw = self._raw_with(event.raw, reasons)
-        return row, len(reasons)
+        row.changes = len(reasons)
+        return row
 
     def _name(self, event: Event, column: str, length: int) -> str:
         value = getattr(event, column)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from panko_ingest.cli.main import main
 from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from panko_ingest.storage.models import Event
+from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import partitions
 from tests.integration.storage.samples import make_event, make_events, rows, stored_ids
 
@@ -138,3 +138,24 @@ def test_an_event_of_another_day_is_here_only_if_one_of_its_day_is(
     expected = [("m0001", near.generated), ("m0002", far.generated)][: 1 if partitioned else 2]
     assert merged.left_out == expected
     assert merged.recorded == int(partitioned)
+
+
+def test_traits_that_were_changed_to_fit_are_counted_and_told(
+    source: Connection, tmp_path: Path, store: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.record_events([*make_events(5), make_event(5, Trait("note", Trait.TEXT_TYPE, "x"))])
+    with source.engine.begin() as connection:
+        connection.execute(
+            sa.text("UPDATE trait_text SET value = :long WHERE value IN ('state 1', 'state 5', 'x')"),
+            {"long": "y" * 300},
+        )
+
+    code, said = said_by_merge(store, source, tmp_path, capsys)
+    assert (code, said[2:]) == (
+        0,
+        ["3 traits were changed or dropped, so that their events could be stored: events list --salvaged"],
+    )
+    assert [event.message_id for event in store.get_events(EventFilter(salvaged=True))] == ["m0001", "m0005"]
+
+    code, said = said_by_merge(store, source, tmp_path, capsys)
+    assert (code, said[2:]) == (0, [])

@@ -112,6 +112,8 @@ def test_a_trait_that_does_not_fit_is_trimmed_or_dropped(
     assert len(read.traits) == before - (value is None)
     assert read.raw["payload"] == {"x": 1}
     assert store.statistics().salvaged == 1
+    store.record_events([event])
+    assert store.statistics().salvaged == 1, "a redelivery changes nothing more"
     # The caller's event is its own: it may be recorded again.
     assert event.raw == {"payload": {"x": 1}}
 
