@@ -14,10 +14,8 @@ from panko_ingest.delivery import Delivery
 from panko_ingest.errors import BrokerError, ConfigError
 
 _PREFETCH = 50
-_LOOK_EACH = 500
 # A tap that is not read, such as one whose output is paused, must not fill the broker's memory.
-_MOST_WAITING = 10_000
-_BOUNDS = {"x-max-length": _MOST_WAITING, "x-max-length-bytes": 64 * 1024 * 1024}
+_BOUNDS = {"x-max-length": 10_000, "x-max-length-bytes": 64 * 1024 * 1024}
 
 
 class Tap:
@@ -40,11 +38,12 @@ class Tap:
         """Whether more was published than was read, so that the broker dropped the oldest."""
         self._name = bus.name
         self._queue = f"panko-ingest.tap.{uuid.uuid4().hex}"
-        self._read = 0
+        self._left_out = f"{self._queue}.left-out"
         self._received: deque[Delivery] = deque()
         self._waker = Waker()
         self._link = self._connect(bus)
         try:
+            self._losses = self._watch_losses()
             self._channel = self._listen(exchanges, keys)
         except LINK_ERRORS as error:
             self.close()
@@ -62,9 +61,6 @@ class Tap:
                 return None
             delivery = self._received.popleft()
             self._channel.basic_ack(delivery.tag)
-            self._read += 1
-            if self._read % _LOOK_EACH == 0:
-                self._look_behind()
         except LINK_ERRORS as error:
             raise BrokerError(f"{self._name}: the connection is lost: {error}") from error
         return delivery
@@ -86,7 +82,8 @@ class Tap:
 
     def _listen(self, exchanges: Sequence[str], keys: Sequence[str]) -> Any:
         channel = self._link.channel()
-        channel.queue_declare(self._queue, exclusive=True, auto_delete=True, arguments=_BOUNDS)
+        arguments = {**_BOUNDS, "x-dead-letter-exchange": self._left_out}
+        channel.queue_declare(self._queue, exclusive=True, auto_delete=True, arguments=arguments)
         for exchange in exchanges:
             try:
                 for key in keys:
@@ -99,6 +96,18 @@ class Tap:
         self._link.consume(channel, self._queue, "tap", 1, self._received.append)
         return channel
 
-    def _look_behind(self) -> None:
-        waiting = self._channel.queue_declare(self._queue, passive=True).message_count
-        self.loses_messages = self.loses_messages or waiting >= _MOST_WAITING - _LOOK_EACH - _PREFETCH
+    def _watch_losses(self) -> Any:
+        """Have the broker send us the first message that it drops: nothing tells how many bytes wait."""
+        channel, name = self._link.channel(), self._left_out
+        channel.exchange_declare(name, "fanout", durable=False, auto_delete=True)
+        channel.queue_declare(name, exclusive=True, auto_delete=True, arguments={"x-max-length": 1})
+        channel.queue_bind(name, name)
+        channel.basic_qos(0, 1, False)
+        self._link.consume(channel, name, "left out", 1, self._note_loss)
+        return channel
+
+    def _note_loss(self, dropped: Delivery) -> None:
+        self.loses_messages = True
+        # One tells enough, and without a reader the queue goes.
+        self._losses.basic_cancel("left out", nowait=True)
+        self._losses.basic_ack(dropped.tag)
