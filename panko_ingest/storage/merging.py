@@ -183,9 +183,7 @@ class _Merge:
             new = [one for one in found if one.head.digest not in there]
             letters = [one.letter for one in new if one.letter is not None]
             write_dead_letters(connection, letters, Validator(read_limits(connection)))
-            for one in new:
-                _keep_times(connection, one.head.digest, one.times or {})
-        return len(new)
+            return sum(_keep_times(connection, one.head.digest, one.times or {}) for one in new)
 
 
 def _stored_digests(connection: sa.Connection, digests: Iterable[bytes]) -> set[bytes]:
@@ -193,5 +191,8 @@ def _stored_digests(connection: sa.Connection, digests: Iterable[bytes]) -> set[
     return {bytes(digest) for digest in connection.scalars(stored)}
 
 
-def _keep_times(connection: sa.Connection, digest: bytes, times: dict[str, Any]) -> None:
-    connection.execute(sa.update(DeadLetter).where(DeadLetter.digest == digest).values(times))
+def _keep_times(connection: sa.Connection, digest: bytes, times: dict[str, Any]) -> int:
+    """Give a dead letter that was just written the times of its source; return 1 if it is new, else 0."""
+    # More than one attempt: somebody else has stored it since we looked, and its times are its own.
+    ours = sa.update(DeadLetter).where(DeadLetter.digest == digest, DeadLetter.attempts == 1)
+    return connection.execute(ours.values(times)).rowcount

@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest.cli.main import main
-from panko_ingest.storage import EventFilter
+from panko_ingest.storage import DeadLetterFilter, EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import partitions
-from tests.integration.storage.samples import make_event, make_events, rows, stored_ids
+from tests.integration.storage.samples import count, make_event, make_events, make_letter, rows, stored_ids
 
 DAY = datetime.timedelta(days=1)
+OLD = "2026-01-02 03:04:05.678901"
 
 
 def ignore(_done: int, _total: int) -> None:
@@ -159,3 +160,31 @@ def test_traits_that_were_changed_to_fit_are_counted_and_told(
 
     code, said = said_by_merge(store, source, tmp_path, capsys)
     assert (code, said[2:]) == (0, [])
+
+
+def test_a_dead_letter_that_a_daemon_stores_meanwhile_keeps_its_times_and_is_not_new(
+    source: Connection, store: Connection
+) -> None:
+    if store.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite lets one transaction write at a time")
+    source.record_events([], [make_letter("both"), make_letter("theirs")])
+    with source.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE dead_letter SET first_at = :old, last_at = :old"), {"old": OLD})
+    daemon = Connection(url_of(store))
+
+    def store_meanwhile(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO dead_letter") and not count(store, "dead_letter"):
+            daemon.record_events([], [make_letter("both")])
+
+    sa.event.listen(store.engine, "before_cursor_execute", store_meanwhile)
+    merged = store.merge(url_of(source), ignore)
+
+    assert (merged.letters, merged.new_letters) == (2, 1)
+    seen = {
+        found.letter.digest.rstrip(b"."): found.last_at.isoformat(" ")
+        for summary in store.get_dead_letters(DeadLetterFilter())
+        if (found := store.get_dead_letter(summary.id))
+    }
+    assert seen.pop(b"theirs") == OLD
+    assert seen.pop(b"both") > OLD, "or it would expire too soon"
+    daemon.close()
