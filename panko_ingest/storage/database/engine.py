@@ -16,7 +16,7 @@ from sqlalchemy.pool import StaticPool
 
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage.database import base, error_classes, registry
-from panko_ingest.storage.database.pooling import ping_idle_connections
+from panko_ingest.storage.database.pooling import close_what_comes_back_late, ping_idle_connections
 from panko_ingest.storage.settings import StorageSettings
 
 _ALIASES = {"mariadb": "mysql"}
@@ -67,6 +67,7 @@ def make_engine(url: str, settings: StorageSettings) -> Engine:
     event.listen(engine, "handle_error", _drop_connections_that_cannot_write)
     if not isinstance(engine.pool, StaticPool):
         ping_idle_connections(engine)
+        close_what_comes_back_late(engine)
     return engine
 
 

@@ -25,6 +25,7 @@ BEGINNING = "panko_ingest.beginning"
 """Key of a pooled connection's ``info``: a statement that each of its transactions has to begin with."""
 
 _USED_AT = "panko_ingest.used_at"
+_POOL = "panko_ingest.pool"
 
 
 def is_pooler(connection: Any) -> bool:
@@ -51,6 +52,23 @@ def ping_idle_connections(engine: Engine) -> None:
     @event.listens_for(engine, "checkin")
     def _note(_connection: Any, record: Any) -> None:
         record.info[_USED_AT] = time.monotonic()
+
+
+def close_what_comes_back_late(engine: Engine) -> None:
+    """Close a connection that was out when its engine was disposed of, as soon as it comes back.
+
+    SQLAlchemy puts it into the old pool, where its session stays until garbage is collected.
+    """
+
+    @event.listens_for(engine, "connect")
+    def _note_pool(_connection: Any, record: Any) -> None:
+        record.info[_POOL] = weakref.ref(engine.pool)
+
+    @event.listens_for(engine, "checkin")
+    def _close(_connection: Any, record: Any) -> None:
+        pool = record.info.get(_POOL)
+        if pool is not None and pool() is not engine.pool:
+            record.invalidate()
 
 
 def roll_back_only_open_transactions(engine: Engine) -> None:

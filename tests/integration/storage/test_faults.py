@@ -1,5 +1,6 @@
 """What a store says when the server behind it is away, refuses, or hangs: on real servers."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 
@@ -315,3 +316,31 @@ def test_closing_gives_every_connection_back(
         lambda: server.execute(f"SELECT count(*) FROM {view} WHERE {column} = '{name}'") == [(0,)],
         what="no connection to the database",
     )
+
+
+def test_a_connection_that_was_out_when_the_store_was_closed_is_closed_as_it_comes_back(
+    server: PostgreSQL | MariaDB, store: Connection
+) -> None:
+    """Else its session would stay with a server that was given up until Python happens to collect garbage."""
+    number = "pg_backend_pid()" if isinstance(server, PostgreSQL) else "connection_id()"
+    view = (
+        "pg_stat_activity WHERE pid"
+        if isinstance(server, PostgreSQL)
+        else "information_schema.processlist WHERE id"
+    )
+    gc.disable()
+    try:
+        with store.engine.connect() as out:
+            session = out.execute(sa.text(f"SELECT {number}")).scalar_one()
+            store.close()
+            store.ping()
+            assert out.execute(sa.text(f"SELECT {number}")).scalar_one() == session, "it can be used still"
+        wait_until(
+            lambda: server.execute(f"SELECT count(*) FROM {view} = {session}") == [(0,)],
+            10,
+            "the session to end",
+        )
+    finally:
+        gc.enable()
+    with store.engine.connect() as another:
+        assert another.execute(sa.text(f"SELECT {number}")).scalar_one() != session
