@@ -80,8 +80,23 @@ def write_transaction(engine: Engine) -> Iterator[Connection]:
     """
     with engine.connect() as connection:
         connection = connection.execution_options(writes=True)  # noqa: PLW2901 - the same connection
-        with connection.begin():
+        with connection.begin(), unusable_if_interrupted(connection):
             yield connection
+
+
+@contextmanager
+def unusable_if_interrupted(connection: Connection) -> Iterator[None]:
+    """Give a connection up where the program is interrupted while it is in use.
+
+    A driver may be in the middle of a statement then: ROLLBACK would fail, and hide the interruption.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as interruption:
+        connection.invalidate(interruption)
+        raise
 
 
 @contextmanager

@@ -7,13 +7,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from panko_ingest.storage.database import error_classes
+from panko_ingest.storage.database.engine import unusable_if_interrupted
 from panko_ingest.storage.database.pooling import BEGINNING
 
 
 @contextmanager
 def driver_connection(engine: sa.Engine) -> Iterator[Any]:
     """Give a pooled connection as the driver's own; one that broke leaves the pool, with its like."""
-    with engine.connect() as connection:
+    with engine.connect() as connection, unusable_if_interrupted(connection):
         driver: Any = connection.connection.driver_connection
         try:
             if beginning := connection.info.get(BEGINNING):
