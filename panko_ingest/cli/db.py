@@ -67,7 +67,7 @@ def _add_sync(actions: Any) -> None:
         help="only tell what would be done, how long it takes and what is in its way; exit code 1 if "
         "anything is",
     )
-    action.set_defaults(run=sync)
+    action.set_defaults(run=sync, goes_on=True)
 
 
 def _add_partition(actions: Any) -> None:
@@ -81,7 +81,7 @@ def _add_partition(actions: Any) -> None:
     action.add_argument(
         "--partition-by", required=True, choices=["day", "week", "month"], help="what a partition holds"
     )
-    action.set_defaults(run=partition)
+    action.set_defaults(run=partition, goes_on=True)
 
 
 def _add_merge(actions: Any) -> None:
@@ -108,7 +108,7 @@ def _add_merge(actions: Any) -> None:
         help="a file that names it: a panko.conf, a ceilometer.conf or one of ours, of which [database] "
         "connection is taken, or the URL alone; - is standard input",
     )
-    action.set_defaults(run=merge)
+    action.set_defaults(run=merge, goes_on=True)
 
 
 def sync(conf: cfg.ConfigOpts) -> int:

@@ -56,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
     _add_filters(action)
     action.add_argument("--all", action="store_true", help="replay all of them")
     action.add_argument("--dry-run", action="store_true", help="only convert them")
-    action.set_defaults(run=replay)
+    action.set_defaults(run=replay, goes_on=True)
     action = actions.add_parser("purge", help="delete them")
     _add_filters(action)
     action.add_argument("--all", action="store_true", help="delete all of them")

@@ -20,7 +20,7 @@ def add_parser(subparsers: Any) -> None:
         "dead_letter_time_to_live, such as the daemon does every [expirer] interval.",
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing; show what would go")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, goes_on=True)
 
 
 def run(conf: cfg.ConfigOpts) -> int:

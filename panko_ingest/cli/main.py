@@ -18,9 +18,11 @@ from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
 _OUTPUT_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 EXIT_OK, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
+EXIT_INTERRUPTED = 130
 
 # A command's module offers add_parser(subparsers), which sets ``run``: a function of the configuration that
 # returns the exit code; a ConfigError, StorageUnavailable or BrokerError that it raises ends it with another.
+# It sets ``goes_on`` where the command, when it was interrupted and is run again, does the rest.
 COMMANDS = {
     "serve": "panko_ingest.cli.serve",
     "db": "panko_ingest.cli.db",
@@ -39,6 +41,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    conf: cfg.ConfigOpts | None = None
     _open_what_is_closed()
     try:
         conf = read(arguments)
@@ -52,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StorageUnavailable, BrokerError) as error:
         return fail(error, EXIT_UNREACHABLE)
     except KeyboardInterrupt:
-        return 130
+        if conf is not None and getattr(conf.command, "goes_on", False):
+            fail("interrupted: what is done stays, and the same command does the rest", EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         _forget_output()  # its reader has seen enough
         return EXIT_OK
