@@ -2,7 +2,8 @@
 
 Ids are drawn before a transaction commits, so that they show in another order than theirs. A follower keeps
 in mind which numbers it has not seen yet below the highest, and looks for them until no transaction that drew
-them can still be open; numbers that were given back are never seen.
+them can still be open; numbers that were given back are never seen. Where the numbers of partitioned tables
+begin again, after 10^12 events, new ones are found when those with higher numbers have expired.
 """
 
 import time

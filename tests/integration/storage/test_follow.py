@@ -12,7 +12,7 @@ from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.reading.follow import Follower
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.tables import datetime_to_decimal
-from tests.integration.storage.samples import START, make_event, make_events
+from tests.integration.storage.samples import START, connect, make_event, make_events
 from tests.services import PostgreSQL
 
 
@@ -187,4 +187,30 @@ def test_a_restart_of_the_database_costs_no_event(postgresql: PostgreSQL, postgr
     postgresql.restart()
     store.record_events(make_events(3, first=6))
     assert [event.message_id for event in follower.poll()] == [f"m{number:04}" for number in range(3, 9)]
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_nothing_is_skipped_or_shown_again_when_tables_become_partitioned_meanwhile(
+    postgresql_url: str, clock: Clock
+) -> None:
+    store = connect(postgresql_url, event_time_to_live="30d")
+    store.upgrade()
+    store.record_events(make_events(3))
+    follower = Follower(store._reader, EventFilter(), clock)
+    assert ids(follower) == []
+    with store.engine.connect() as slow:
+        draw(slow, store, "never", START)
+        slow.rollback()
+    store.record_events(make_events(4, first=3))
+    ahead = make_event(90)
+    ahead.generated = datetime.datetime.now() + datetime.timedelta(days=3)  # noqa: DTZ005 - near enough
+    store.record_events([ahead])
+    store.partition("day", lambda _done, _total: None)
+    store.record_events(make_events(3, first=7))
+    assert ids(follower) == [*(f"m{number:04}" for number in range(3, 7)), "m0090", "m0007", "m0008", "m0009"]
+    assert ids(follower) == []
+    clock.now += 200
+    store.record_events([make_event(10)])
+    assert ids(follower) == ["m0010"]
     store.close()
