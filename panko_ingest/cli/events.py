@@ -197,11 +197,15 @@ def _show(event: Event) -> None:
     output.table(("field", "value"), fields)
     kinds = Trait.get_name_by_type
     output.table(("trait", "type", "value"), [(t.name, kinds(t.dtype), str(t.value)) for t in event.traits])
-    if salvaged := event.raw.get(SALVAGED_KEY):
+    raw = dict(event.raw)
+    salvaged = raw.get(SALVAGED_KEY)
+    # What another program keeps under that key is a part of the document.
+    if isinstance(salvaged, list) and all(isinstance(one, dict) for one in salvaged):
+        del raw[SALVAGED_KEY]
         output.table(
             ("salvaged trait", "reason"), [(one.get("trait"), one.get("reason")) for one in salvaged]
         )
-    if raw := {key: value for key, value in event.raw.items() if key != SALVAGED_KEY}:
+    if raw:
         output.document(raw)
 
 

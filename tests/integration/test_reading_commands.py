@@ -244,6 +244,19 @@ def test_an_event_is_shown_in_full(stored: Run) -> None:
     assert "nope: no such event" in missing.err
 
 
+@pytest.mark.parametrize("kept", ["x", 7, [1, None], {"a": 1}])
+def test_what_another_program_kept_under_our_key_is_shown_as_it_is(
+    run: Run, sqlite_url: str, kept: object
+) -> None:
+    assert run("db", "sync").code == 0
+    store = Connection(sqlite_url)
+    store.record_events([Event("m", "x", ago(hours=1), [], {"_salvaged": kept})])
+    store.close()
+    answer = run("events", "show", "m")
+    assert (answer.code, answer.err) == (0, "")
+    assert json.loads(answer.out[answer.out.index("{") :]) == {"_salvaged": kept}
+
+
 def test_types_are_listed_with_their_traits(stored: Run) -> None:
     assert stored("events", "types").lines()[1:] == [
         "compute.instance.create.end",
