@@ -16,6 +16,7 @@ from panko_ingest.storage.database.engine import read_transaction, write_transac
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.merge_source import FoundEvent, FoundLetter, Head, LetterHead, Source
+from panko_ingest.storage.models import UNSTORABLE
 from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.recording.dead_letters import write_dead_letters
 from panko_ingest.storage.recording.recorder import Recorder
@@ -106,7 +107,7 @@ class _Merge:
         :param by_day: whether each day may have an event of the same message_id.
         """
         columns = [EventRow.message_id, EventRow.generated] if by_day else [EventRow.message_id]
-        ids = [head.message_id for head in page if head.message_id]
+        ids = _message_ids(page)
         with read_transaction(self._engine) as connection:
             stored = connection.execute(sa.select(*columns).where(EventRow.message_id.in_(ids)))
             there = {tuple(row) for row in stored}
@@ -118,7 +119,7 @@ class _Merge:
 
     def _note_left_out(self, known: Sequence[Head]) -> None:
         """Note those of which the event that has their message_id here is another day's."""
-        ids = [head.message_id for head in known if head.message_id]
+        ids = _message_ids(known)
         if not ids:
             return
         with read_transaction(self._engine) as connection:
@@ -184,6 +185,11 @@ class _Merge:
             letters = [one.letter for one in new if one.letter is not None]
             write_dead_letters(connection, letters, Validator(read_limits(connection)))
             return sum(_keep_times(connection, one.head.digest, one.times or {}) for one in new)
+
+
+def _message_ids(heads: Iterable[Head]) -> list[str]:
+    """Return the message_ids that any database can be asked for; of others, storing them tells."""
+    return [head.message_id for head in heads if head.message_id and not UNSTORABLE.search(head.message_id)]
 
 
 def _stored_digests(connection: sa.Connection, digests: Iterable[bytes]) -> set[bytes]:

@@ -188,3 +188,18 @@ def test_a_dead_letter_that_a_daemon_stores_meanwhile_keeps_its_times_and_is_not
     assert seen.pop(b"theirs") == OLD
     assert seen.pop(b"both") > OLD, "or it would expire too soon"
     daemon.close()
+
+
+def test_a_message_id_that_not_every_database_holds_costs_no_other_event(
+    source: Connection, store: Connection
+) -> None:
+    source.record_events(make_events(4))
+    with source.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE event SET message_id = 'a' || char(0) || 'b' WHERE id = 2"))
+
+    merged = store.merge(url_of(source), ignore)
+
+    assert merged.recorded + len(merged.refused) == 4
+    assert [name for name, _ in merged.refused] in ([], ["a\0b"])
+    again = store.merge(url_of(source), ignore)
+    assert (again.recorded, again.refused, again.left_out) == (0, merged.refused, [])
