@@ -1,8 +1,8 @@
 """The flood breaker: when nearly everything is a dead letter, something else is wrong. No I/O here."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 WINDOW = 1000
 PROBE_INTERVAL = 60.0
@@ -14,34 +14,16 @@ Source = tuple[str, str]
 
 @dataclass(slots=True)
 class Tally:
-    """How many messages were good and how many became dead letters, by source, and the latter's bytes."""
+    """Whose messages of a batch were good, whose became dead letters, and the latter's bytes."""
 
-    good: dict[Source, int] = field(default_factory=dict)
-    dead: dict[Source, int] = field(default_factory=dict)
+    good: Sequence[Source]
+    dead: Sequence[Source]
     dead_bytes: int = 0
-
-    @classmethod
-    def of(cls, outcomes: Iterable[tuple[Source, bool, int]]) -> "Tally":
-        """Return the tally of messages: source, whether it is a dead letter, and bytes of the body."""
-        tally = cls()
-        for source, is_dead, size in outcomes:
-            counts = tally.dead if is_dead else tally.good
-            counts[source] = counts.get(source, 0) + 1
-            tally.dead_bytes += size if is_dead else 0
-        return tally
 
     @property
     def messages(self) -> int:
         """How many there are."""
-        return sum(self.good.values()) + sum(self.dead.values())
-
-    def is_flooded(self, limit: float) -> bool:
-        """Whether more than this share is dead, and so of each source: one that is good keeps all going."""
-        dead = sum(self.dead.values())
-        return dead > limit * self.messages and all(
-            self.dead.get(source, 0) > limit * (count + self.dead.get(source, 0))
-            for source, count in self.good.items()
-        )
+        return len(self.good) + len(self.dead)
 
 
 class FloodBreaker:
@@ -62,7 +44,7 @@ class FloodBreaker:
         self._clock = clock
         self._hourly_bytes = hourly_bytes
         self._last: deque[Tally] = deque()
-        self._messages = 0
+        self._messages = self._dead = 0
         self._next_probe = 0.0
         self._flooded = False
         self._hour_began = clock()
@@ -102,27 +84,29 @@ class FloodBreaker:
 
     def _judge(self, tally: Tally) -> None:
         if self._flooded:
-            self._flooded = tally.is_flooded(self._limit)
+            self._flooded = self._is_flood([tally], tally.messages, len(tally.dead))
             return
         self._last.append(tally)
         self._messages += tally.messages
+        self._dead += len(tally.dead)
         while self._messages - self._last[0].messages >= WINDOW:
-            self._messages -= self._last.popleft().messages
-        if self._messages >= WINDOW and _together(self._last).is_flooded(self._limit):
+            gone = self._last.popleft()
+            self._messages -= gone.messages
+            self._dead -= len(gone.dead)
+        if self._messages >= WINDOW and self._is_flood(self._last, self._messages, self._dead):
             self._flooded = True
             self._last.clear()
-            self._messages = 0
+            self._messages = self._dead = 0
 
-
-def _together(tallies: Iterable[Tally]) -> Tally:
-    """Return the tally of all."""
-
-    def add(into: dict[Source, int], counts: Mapping[Source, int]) -> None:
-        for source, count in counts.items():
-            into[source] = into.get(source, 0) + count
-
-    together = Tally()
-    for tally in tallies:
-        add(together.good, tally.good)
-        add(together.dead, tally.dead)
-    return together
+    def _is_flood(self, tallies: Iterable[Tally], messages: int, dead: int) -> bool:
+        """Tell whether more than the limit is dead, and so of each source: one good one keeps all going."""
+        # So it is nearly always; and there may be as many sources to count as there are messages.
+        if dead <= self._limit * messages:
+            return False
+        good_of, dead_of = Counter[Source](), Counter[Source]()
+        for tally in tallies:
+            good_of.update(tally.good)
+            dead_of.update(tally.dead)
+        return all(
+            dead_of[source] > self._limit * (good + dead_of[source]) for source, good in good_of.items()
+        )

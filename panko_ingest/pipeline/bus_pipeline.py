@@ -176,7 +176,9 @@ class BusPipeline:
 
     def _judge(self, batch: Batch) -> None:
         breaker = self._breaker
-        breaker.record(Tally.of((one.source, one.is_dead, len(one.body)) for one in batch.deliveries))
+        dead = [one for one in batch.deliveries if one.is_dead]
+        good = [one.source for one in batch.deliveries if not one.is_dead]
+        breaker.record(Tally(good, [one.source for one in dead], sum(len(one.body) for one in dead)))
         if breaker.share_of_hourly_bytes > _SAY_LARGE and self._clock() >= self._say_large_at:
             self._say_large_at = self._clock() + HOUR
             LOG.warning(

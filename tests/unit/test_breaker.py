@@ -10,7 +10,7 @@ NOVA, CINDER = ("compute.host1", "compute.instance.update"), ("volume.host2", "v
 
 
 def tally(messages: int, dead: int, source: tuple[str, str] = NOVA, size: int = 1) -> Tally:
-    return Tally.of((source, number < dead, size) for number in range(messages))
+    return Tally([source] * (messages - dead), [source] * dead, size * dead)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_publisher_that_floods_does_not_stop_one_whose_messages_are_good(
 ) -> None:
     breaker = FloodBreaker(0.9, Clock())
     for bad, good in batches:
-        breaker.record(Tally.of([*[(NOVA, True, 1)] * bad, *[(CINDER, False, 1)] * good]))
+        breaker.record(Tally([CINDER] * good, [NOVA] * bad, bad))
         assert not breaker.open
 
 
@@ -97,10 +97,10 @@ def test_dead_letters_that_are_too_large_in_an_hour_open_it_whoever_else_is_good
     clock: Clock,
 ) -> None:
     breaker = FloodBreaker(0.9, clock, hourly_bytes=1000)
-    breaker.record(Tally.of([(NOVA, True, 600), (CINDER, False, 10**6)]))
+    breaker.record(Tally([CINDER], [NOVA], 600))
     assert not breaker.open
     assert breaker.share_of_hourly_bytes == 0.6
-    assert breaker.record(Tally.of([(NOVA, True, 600), (CINDER, False, 10)]))
+    assert breaker.record(Tally([CINDER], [NOVA], 600))
     assert breaker.open
     assert not breaker.probe_due
     clock.advance(HOUR)

@@ -44,7 +44,7 @@ def test_long_names_are_forgotten_with_their_messages(change: Callable[[int], di
         delivery = Delivery(json.dumps(message | change(number)).encode())
         outcome = processor.process(delivery)
         is_event = isinstance(outcome, Event)
-        breaker.record(Tally.of([(delivery.source, not is_event, 0)]))
+        breaker.record(Tally([delivery.source] * is_event, [delivery.source] * (not is_event)))
 
     take(0)
     tracemalloc.start()
