@@ -67,7 +67,8 @@ class Delivery:
 
         From RabbitMQ 4.3 on one header counts every return, and the other those that count as failures.
         """
-        if not self.redelivered and not self.headers:
+        # In a message that did not come back it is its publisher who wrote them.
+        if not self.redelivered:
             return 0
         counts = (self.headers.get("x-acquired-count"), self.headers.get("x-delivery-count"))
         return max((count for count in counts if isinstance(count, int)), default=0)

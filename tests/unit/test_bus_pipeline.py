@@ -101,10 +101,12 @@ class Line:
         self._thread.start()
         wait_until(self.pipeline.ready, 5, "a store that answers")
 
-    def deliver(self, body: bytes, returns: int = 0) -> None:
+    def deliver(self, body: bytes, returns: int = 0, *, redelivered: bool = False) -> None:
         self._tag += 1
-        headers = {"x-delivery-count": returns} if returns else {}
-        self.pipeline.accept(Delivery(body, headers=headers, tag=self._tag, queue=QUEUE))
+        headers = {"x-delivery-count": returns, "x-acquired-count": returns} if returns else {}
+        self.pipeline.accept(
+            Delivery(body, headers=headers, tag=self._tag, queue=QUEUE, redelivered=redelivered)
+        )
 
     def open(self) -> None:
         """Read the queue over a new channel."""
@@ -272,6 +274,17 @@ def test_one_publisher_that_floods_the_bus_does_not_keep_the_messages_of_others_
         assert len(store.events) == 200
     finally:
         line.stop()
+
+
+def test_a_count_of_returns_that_a_publisher_wrote_slows_nothing_down(line: Line) -> None:
+    whole = line.pipeline.window(QUEUE)
+    line.deliver(body(), returns=12)
+    near_limit = line.writer.metrics.near_limit
+    assert line.pipeline.window(QUEUE) == whole
+    assert near_limit._value.get() == 0
+    line.deliver(body(), returns=12, redelivered=True)
+    assert line.pipeline.window(QUEUE) < whole
+    assert near_limit._value.get() == 1
 
 
 def test_messages_that_the_store_does_not_take_are_left_to_the_broker_at_the_end(
