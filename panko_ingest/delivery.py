@@ -45,9 +45,10 @@ class Delivery:
         fault: str | None = None,
         tag: Any = None,
         channel: int = 0,
+        bytes_of_headers: int = 0,
     ) -> None:
         self.body = body
-        self.bytes_held = len(body)
+        self.bytes_held = len(body) + bytes_of_headers
         self.content_type = content_type
         self.content_encoding = content_encoding
         self.headers = headers or {}

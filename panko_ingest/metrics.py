@@ -178,7 +178,7 @@ class Metrics:
             "messages_in_flight", "Messages in hand that are not committed yet.", "bus"
         )
         self.bytes_in_flight = self._gauge(
-            "bytes_in_flight", "Bytes of the bodies of messages that are not committed yet.", "bus"
+            "bytes_in_flight", "Bytes of memory for the messages that are not committed yet.", "bus"
         )
         self.oldest_seconds = self._gauge(
             "oldest_in_hand_seconds",

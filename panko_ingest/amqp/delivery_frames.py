@@ -81,7 +81,7 @@ class Receiver:
 
     def take(self, body: bytes, properties: Properties, route: Route, tag: int, redelivered: bool) -> None:
         """Take the parts of a message."""
-        content_type, content_encoding, headers, fault = properties
+        content_type, content_encoding, headers, fault, bytes_of_headers = properties
         self._receive(
             Delivery(
                 body,
@@ -94,6 +94,7 @@ class Receiver:
                 fault,
                 tag,
                 self._number,
+                bytes_of_headers,
             )
         )
 

@@ -17,6 +17,8 @@ _MORE_FLAGS, _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS = 0x0001, 0x8000, 0x4000
 _LENGTH = Struct(">I")
 _SECONDS = Struct(">Q")
 _DECIMAL = Struct(">Bi")
+# An object takes many times its bytes here: a table of one entry has 7 and takes 190.
+_MEMORY_OF_A_BYTE = 32
 # RabbitMQ's letters, which differ from the specification's where brokers and clients do.
 _FIXED: dict[int, Struct] = {
     ord(letter): Struct(">" + code)
@@ -35,6 +37,8 @@ class Properties(NamedTuple):
     headers: Mapping[str, Any] | None = None
     fault: str | None = None
     """Why they can't be read; then the only header is all their bytes."""
+    bytes_held: int = 0
+    """How much memory the headers take at most."""
 
 
 def parse(data: bytes) -> Properties:
@@ -46,7 +50,7 @@ def parse(data: bytes) -> Properties:
         return _parse(data)
     except (struct.error, IndexError, ValueError) as error:
         fault = f"the message's properties can't be read: {error}"
-        return Properties(fault=fault, headers={"unreadable_properties": data})
+        return Properties(fault=fault, headers={"unreadable_properties": data}, bytes_held=len(data))
 
 
 def short_text(data: bytes, offset: int) -> tuple[str, int]:
@@ -73,7 +77,8 @@ def _parse(data: bytes) -> Properties:
         content_encoding, offset = short_text(data, offset)
     if flags & _HEADERS:
         headers, offset = _table(data, offset, 1)
-    return Properties(content_type, content_encoding, headers)
+    held = len(data) * _MEMORY_OF_A_BYTE if headers else 0
+    return Properties(content_type, content_encoding, headers, bytes_held=held)
 
 
 def _text(data: bytes) -> str:

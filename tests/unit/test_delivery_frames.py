@@ -163,3 +163,15 @@ def test_header_values_that_differ_in_every_message_are_not_kept_for_ever() -> N
     for known in (delivery_frames._properties, delivery_frames._routes):
         assert len(known) <= known._MOST
         assert all(len(data) <= known._LONGEST for data in known)
+
+
+def test_headers_count_as_memory_beside_the_body() -> None:
+    messages = [
+        delivered(b"{}", {}),
+        delivered(b"{}", {"application_headers": {"h": [{}] * 1000}}),
+        delivered(b"{}", {"application_headers": {"h": [{}] * 1000}}, pieces=2),
+    ]
+    found = Reader([bytes_of([frame for message in messages for frame in message])]).read()
+    plain, *heavy = [delivery["bytes_held"] for delivery in found]
+    assert plain == len(b"{}")
+    assert all(held > 64_000 for held in heavy)

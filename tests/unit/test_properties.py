@@ -2,6 +2,7 @@
 
 import datetime
 import struct
+import tracemalloc
 from decimal import Decimal
 from typing import Any
 
@@ -109,3 +110,37 @@ def test_properties_that_cannot_be_read_become_a_dead_letter_that_keeps_them(dat
     assert outcome.stage == "decode"
     assert outcome.error.startswith("the message's properties can't be read: ")
     assert outcome.headers == {"unreadable_properties": data}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        b"V" * 20_000,
+        (b"F" + table(b"")) * 4000,
+        (b"F" + table(b"\0V")) * 3000,
+        (b"F" + table(b"\x01aA" + table(b""))) * 2000,
+        (b"A" + table(b"V")) * 3000,
+        (b"A" + table(b"A" + table(b"A" + table(b"V")))) * 1500,
+        b"".join(b"F" + table(struct.pack(">BH", 2, number) + b"V") for number in range(2000)),
+        struct.pack(">cBi", b"D", 0, 9) * 3000,
+        struct.pack(">cQ", b"T", 9) * 2000,
+        struct.pack(">cH", b"u", 65535) * 6000,
+        b"S" + long_text(b"\xff" * 20_000),
+        b"S" + long_text("a𝄞".encode() * 4000),
+        (b"S" + long_text("𝄞".encode())) * 2000,
+    ],
+)
+def test_what_headers_take_in_memory_is_counted(values: bytes) -> None:
+    data = struct.pack(">H", 0x2000) + table(short_text(b"h") + b"A" + table(values))
+    tracemalloc.start()
+    read = properties.parse(data)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert read.fault is None
+    assert taken <= read.bytes_held + 2000
+    assert read.bytes_held <= 50 * len(data)
+
+
+def test_what_is_in_no_header_takes_nothing() -> None:
+    read = properties.parse(amqp.Message("", content_type="application/json")._serialize_properties())
+    assert read.bytes_held == 0
