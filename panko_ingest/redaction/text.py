@@ -43,7 +43,8 @@ _FLAG_BETWEEN = re.compile(
 _SEPARATOR = re.compile(
     rb"""(\\{0,15}+["'])?(?:\](?=\s{0,8}+[:=]))?%b(:=?|=>|={1,3}+|>|,|\|)(%b)""" % (_FEW_BLANKS, BLANKS)
 )
-_PLAIN_LINE = re.compile(rb"[^\s\"'\[{|>\\][^\r\n]*+")
+_PLAIN = re.compile(rb"[^\s\"'\[{|>\\]")
+_PLAIN_LINE = re.compile(_PLAIN.pattern + rb"[^\r\n]*+")
 _IN_LINE = re.compile(rb"(?<=\w)'(?=\w)|[<>]|\\(?![\\nr\"'])")
 _END_OF_KEY = re.compile(rb"""\\{0,15}+["']\s{0,8}+:""")
 _LIST_OPENED = re.compile(rb"""[\[(]%b[bBrRuU]?\\{0,15}["']?\Z""" % BLANKS)
@@ -271,13 +272,13 @@ def _lines(
     start = separator.end()
     if not separator[3] or separator[3].strip(b" \t") or _BLOCK.match(data, start):
         return None
-    if (line := _PLAIN_LINE.match(data, start)) is None:
+    # A line around may be all of the text, and each key in it would have the rest of it read.
+    is_in_line = indent[0] not in {indent[1], b"\n" + indent[1]}
+    if (line := (_PLAIN if is_in_line else _PLAIN_LINE).match(data, start)) is None:
         return None
-    end = line.end()
-    if indent[0] not in {indent[1], b"\n" + indent[1]}:
-        end = _end_of_line(data, start, steps)
-        while _IN_LINE.match(data, end):
-            end = _end_of_line(data, end + 1, steps)
+    end = _end_of_line(data, start, steps) if is_in_line else line.end()
+    while is_in_line and _IN_LINE.match(data, end):
+        end = _end_of_line(data, end + 1, steps)
     steps.take(1 + (end - start) // _BYTES_OF_A_STEP)
     return None if data[start:end].strip() in NOTHING else (start, end)
 

@@ -26,6 +26,7 @@ MEBIBYTE = 1024 * 1024
         b":\\/\\/a:b", b'"x-token",[', b'"--token",{"',
         b"token = a'\n", b"| token | a", b"token']=", b"name=token value=a ", b"token=token=bearer  ",
         b"token\\t", b"token 'a", b"token -v ", b"password={a}x", b"'token','-v',", b'"password":"x",,',
+        b"'token: a", b'["Set-Cookie: a',
     ],
 )  # fmt: skip
 def test_any_text_takes_time_in_proportion_to_its_size(piece: bytes) -> None:
@@ -67,6 +68,7 @@ _FRAGMENTS = [
     "token: ", "--token ", "<token>", '<token a="', "://a:b", "://a:b@", "@a,", "token%3D", "token\x00abcd",
     "-----BEGIN PRIVATE KEY-----", "-----END", "password: |\n ", "password: |\\n ", 'Cookie: a="b" ',
     "token:\n  - a", "token:\\n  - a", "token: a\n  ", "name: token\n", "value: a\n", "- ", "\n  a: ",
+    "'token: a", '["Set-Cookie: a',
     "token '", "token -v ", "password={a}x", "'token', '-v', '", "password: [a]x",
     "a.", '"', '"""', "'", "\\", '\\"', "{", "}", "[", "]", "<", ">", ",", "/", "%", "\n", "\\n", " ", "\xff",
 ]  # fmt: skip
