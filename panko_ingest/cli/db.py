@@ -223,6 +223,9 @@ def merge(conf: cfg.ConfigOpts) -> int:
 
 
 def _url_in(name: str) -> str:
+    if "://" in name:  # which no error is to quote
+        _hide(name)
+        raise ConfigError("--from-file: is a URL: write it into a file, or give it by --from")
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except OSError as error:

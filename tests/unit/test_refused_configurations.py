@@ -189,6 +189,16 @@ def test_no_refusal_of_another_databases_configuration_quotes_it(
     assert line.startswith(f"panko-ingest: --from-file: {said.format(theirs)}")
 
 
+def test_a_url_in_place_of_the_file_that_names_another_database_is_not_quoted(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, url = home / "ours.conf", f"mysql://panko:{SECRET}@h/panko"
+    ours.write_text(f"[database]\nconnection = sqlite:///{home}/ours.sqlite\n")
+    monkeypatch.setitem(PROGRAMS, "merge", (main.main, ["db", "merge", "--from-file", url]))
+    line = refusal("merge", ["--config-file", str(ours)], capsys, monkeypatch)
+    assert line.startswith("panko-ingest: --from-file: is a URL")
+
+
 def test_a_source_elsewhere_that_can_not_be_read_is_refused_and_not_quoted(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
