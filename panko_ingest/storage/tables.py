@@ -86,7 +86,8 @@ class AnyJSONText(TypeDecorator[Any]):
             return {}
         try:
             return exact_json.loads(value)
-        except ValueError:  # a MySQL that is not strict cuts off what is too long
+        # A MySQL that is not strict cuts off what is too long; another program may have nested it too deep.
+        except (ValueError, RecursionError):
             return {SALVAGED_KEY: [{"trait": "raw", "reason": "what is stored of it is no whole JSON"}]}
 
 

@@ -77,6 +77,21 @@ def test_an_event_of_another_database_that_is_not_stored_is_told_escaped(
     assert output.splitlines()[-1] == f"not stored: {SHOWN}: it has no time"
 
 
+@pytest.mark.parametrize("raw", ["[" * 50_000, *(f'{{"_salvaged": {odd}}}' for odd in ("5", '"x"', "[1]"))])
+def test_what_another_program_stored_as_raw_keeps_no_event_from_being_shown(
+    command: Command, tmp_path: Path, raw: str
+) -> None:
+    command.store.record_events([event("odd"), event("plain")])
+    with sqlite3.connect(tmp_path / "ours.sqlite") as ours:
+        ours.execute("UPDATE event SET raw = ? WHERE message_id = 'odd'", (raw,))
+    output, errors = command("events", "list")
+    assert {"odd", "plain"} <= set(output.split())
+    assert not errors
+    output, errors = command("events", "show", "odd", "plain")
+    assert {"odd", "plain"} <= set(output.split())
+    assert not errors
+
+
 def test_the_body_of_a_dead_letter_is_escaped_on_a_terminal(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
