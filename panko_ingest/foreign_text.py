@@ -61,7 +61,18 @@ def _traceback(text: str) -> str:
     return "\n".join(line if prefixed and line.startswith(prefix) else f"    {line}" for line in lines)
 
 
-_GUARDS: dict[str, Callable[[str], str]] = {"exc_text": _traceback, "error_summary": _argument}
+def _arguments(values: Any) -> Any:
+    """Return the arguments of a line; a log in JSON shows them beside it."""
+    if isinstance(values, Mapping):
+        return {name: _argument(value) for name, value in values.items()}
+    return tuple(map(_argument, values))
+
+
+_GUARDS: dict[str, Callable[[Any], Any]] = {
+    "args": _arguments,
+    "exc_text": _traceback,
+    "error_summary": _argument,
+}
 
 
 class _Record(logging.LogRecord):
@@ -75,13 +86,8 @@ class _Record(logging.LogRecord):
         super().__setattr__(name, guard(value) if guard and value else value)
 
     def getMessage(self) -> str:  # noqa: N802 - its base class calls it so
-        arguments: Any = self.args
-        if isinstance(arguments, Mapping):
-            arguments = {name: _argument(value) for name, value in arguments.items()}
-        elif arguments:
-            arguments = tuple(map(_argument, arguments))
         message = str(self.msg)
-        return escaped(message % arguments if arguments else message, "\n").replace("\n", "\n    ")
+        return escaped(message % self.args if self.args else message, "\n").replace("\n", "\n    ")
 
 
 def guard_log() -> None:

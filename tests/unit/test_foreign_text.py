@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, strategies as st
-from oslo_log.formatters import ContextFormatter
+from oslo_log.formatters import ContextFormatter, JSONFormatter
 
 from panko_ingest import config, foreign_text
 from panko_ingest.cli import output
@@ -105,6 +105,19 @@ def test_no_argument_forges_a_line_of_the_log_or_makes_it_long(
     assert len(lines[0]) < 1000
     assert lines[1] == foreign_text.escaped(EVIL)
     assert lines[2] == "refused: one\n    two\\x1b[2J"
+
+
+def test_no_argument_makes_a_log_in_json_long(logger: logging.Logger) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JSONFormatter())
+    logger.handlers = [handler]
+    logger.warning("%s: trait %s", EVIL, "x" * 1_000_000)
+    logger.warning("%(name)s", {"name": "x" * 1_000_000})
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first["message"].startswith("a\\x1b[2J\\x9b2J\\r\\n2026-01-01 CRITICAL")
+    assert len(stream.getvalue()) < 6000
+    assert second["args"]["name"] == second["message"]
 
 
 def test_no_error_makes_the_log_long(logger: logging.Logger, lines: list[str]) -> None:
