@@ -7,6 +7,7 @@ from typing import Any
 from oslo_config import cfg
 
 _PATIENCE = 3.0
+_LARGEST = 1024 * 1024
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to ask one that listens there
 
 
@@ -18,22 +19,39 @@ def readiness(conf: cfg.ConfigOpts) -> dict[str, Any] | None:
     connection = http.client.HTTPConnection(_EVERYWHERE.get(host, host), port, timeout=_PATIENCE)
     try:
         connection.request("GET", "/readyz")
-        found = json.loads(connection.getresponse().read())
+        found = json.loads(connection.getresponse().read(_LARGEST))
     except (OSError, http.client.HTTPException, ValueError, RecursionError):
         return None
     finally:
         connection.close()
+    return found if _is_ours(found) else None
+
+
+def _is_ours(found: Any) -> bool:
+    """Tell whether a daemon of ours can have said that: the port is anybody's on the host while none runs."""
     match found:
         case {
             "ok": bool(),
-            "checks": dict(),
+            "checks": dict(checks),
             "figures": {
                 "readers": int(),
                 "readers_consuming": int(),
-                "consuming": list(),
-                "per_second": dict(),
-                "since_start": {"dead_letters": dict()},
+                "consuming": [*consuming],
+                "per_second": dict(rates),
+                "since_start": {
+                    "received": int(),
+                    "recorded": int(),
+                    "duplicates": int(),
+                    "dropped": int(),
+                    "workers_lost": int(),
+                    "dead_letters": dict(letters),
+                },
+                "last_expiry": None | str(),
+                "expiry_backlog": int(),
             },
         }:
-            return dict(found)
-    return None  # something else answers there
+            numbers = [*consuming, *rates.values(), *letters.values()]
+            return all(isinstance(number, int | float) for number in numbers) and all(
+                isinstance(check, dict) and {"ok", "text"} <= check.keys() for check in checks.values()
+            )
+    return False

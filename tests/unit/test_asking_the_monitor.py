@@ -1,0 +1,71 @@
+"""What answers on the monitor's port need not be a daemon of ours."""
+
+import copy
+import json
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from panko_ingest.cli import monitor
+from panko_ingest.workers.endpoint import Endpoint, Page
+
+OURS: dict[str, Any] = {
+    "ok": True,
+    "checks": {"database": {"ok": True, "text": "answers"}},
+    "figures": {
+        "readers": 1,
+        "readers_consuming": 1,
+        "consuming": [1],
+        "per_second": {"received": 0.5},
+        "since_start": {
+            "received": 1, "recorded": 1, "duplicates": 0, "dropped": 0, "workers_lost": 0,
+            "dead_letters": {"decode": 1},
+        },
+        "last_expiry": None,
+        "expiry_backlog": 0,
+    },
+}  # fmt: skip
+
+
+def answered(document: Any) -> Any:
+    """Return what commands take for the daemon's answer where that is served."""
+    page = Page(HTTPStatus.OK, "application/json", json.dumps(document).encode())
+    endpoint = Endpoint("127.0.0.1", 0, {"/readyz": lambda: page})
+    thread = threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        conf: Any = SimpleNamespace(
+            monitor=SimpleNamespace(host="127.0.0.1", port=endpoint.server_address[1])
+        )
+        return monitor.readiness(conf)
+    finally:
+        endpoint.shutdown()
+        endpoint.server_close()
+        thread.join(10)
+
+
+def test_a_daemon_of_ours_is_known_by_what_it_says() -> None:
+    assert answered(OURS) == OURS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said.update(checks={"expirer": 1}),
+        lambda said: said.update(checks={"database": {"ok": True}}),
+        lambda said: said["figures"].update(consuming=["a"]),
+        lambda said: said["figures"].update(per_second={"received": "a"}),
+        lambda said: said["figures"].pop("expiry_backlog"),
+        lambda said: said["figures"]["since_start"].pop("received"),
+        lambda said: said["figures"]["since_start"].update(dead_letters={"decode": "many"}),
+        lambda said: said.update(more="x" * 2_000_000),
+    ],
+)
+def test_what_no_daemon_of_ours_says_is_no_answer(change: Callable[[dict[str, Any]], object]) -> None:
+    said = copy.deepcopy(OURS)
+    change(said)
+    assert answered(said) is None
