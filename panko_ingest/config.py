@@ -38,6 +38,8 @@ _OSLO_CONFIG_LOG = logging.getLogger(cfg.__name__)
 
 _QUIET_LIBRARIES = ["alembic=WARN", "cotyledon=WARN"]
 
+_ACCOUNT = re.compile(r"://\S*@")
+
 _MOST_DEFAULT_WORKERS = 16
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -602,7 +604,8 @@ def _refused_without_values() -> Iterator[None]:
     finally:
         _OSLO_CONFIG_LOG.removeFilter(_refuse_unread_source)
         if shown:
-            sys.stderr.write(said.getvalue())
+            # argparse repeats words that it does not know, of which one may be a URL.
+            sys.stderr.write(_ACCOUNT.sub("://***@", said.getvalue()))
 
 
 def _refuse_unread_source(record: logging.LogRecord) -> bool:

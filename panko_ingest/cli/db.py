@@ -251,7 +251,7 @@ def _url_of_configuration(name: str, text: str) -> str:
         copy.flush()
         try:
             option_lines.check([copy.name], {"database": urls})
-            other([], default_config_files=[copy.name], default_config_dirs=[])
+            other([], default_config_files=[copy.name], default_config_dirs=[], use_env=False)
             return config.database_url(other)
         except cfg.Error as error:
             reason = option_lines.told(error)

@@ -160,6 +160,39 @@ def test_no_refusal_of_what_the_environment_sets_quotes_it(
     assert line.startswith(f"panko-ingest: {option}: is n")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--transport-url", f"rabbit://u:{SECRET}@h/"],
+        [f"postgresql://u:{SECRET}@h/d"],
+        ["--config-file", "x.conf", f"--connection=mysql://u:{SECRET}@h/d", "check"],
+    ],
+)
+def test_what_is_no_command_line_is_refused_without_the_password_of_a_url(
+    home: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "x.conf").touch()
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("sys.argv", ["panko-ingest", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    output, errors = capsys.readouterr()
+    assert (ended.value.code, output) == (2, "")
+    assert "://***@h/" in errors
+    assert SECRET not in errors
+
+
+def test_another_databases_configuration_is_read_from_its_file_and_not_from_our_environment(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = home / "panko.conf"
+    theirs.write_text("[database]\nconnection = nowhere://h/d\n")
+    monkeypatch.setenv("OS_DATABASE__CONNECTION", f"sqlite:///{home}/ours.sqlite")
+    monkeypatch.setitem(PROGRAMS, "merge", (main.main, ["db", "merge", "--from-file", str(theirs)]))
+    line = refusal("merge", ["--config-file", "/dev/null"], capsys, monkeypatch)
+    assert "nowhere" in line
+
+
 def test_a_configuration_of_the_log_that_is_none_is_not_quoted(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
