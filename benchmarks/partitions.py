@@ -146,7 +146,7 @@ from oslo_config import cfg
 from panko_ingest import config
 from panko_ingest.storage.impl_sqlalchemy import Connection
 conf = cfg.ConfigOpts()
-config.register_opts(conf, ["database"])
+config.register_opts(conf)
 conf.set_override("event_time_to_live", "30d", "database")
 Connection(sys.argv[1], conf).partition("day", lambda done, total: None)
 """

@@ -524,10 +524,10 @@ def set_defaults() -> None:
     log.set_defaults(default_log_levels=[*log.get_default_log_levels(), *_QUIET_LIBRARIES])
 
 
-def register_opts(conf: cfg.ConfigOpts, groups: Iterable[str | None] = tuple(_GROUPS)) -> None:
+def register_opts(conf: cfg.ConfigOpts) -> None:
     """Register our options on ``conf``; registering them again is harmless."""
-    for group in groups:
-        conf.register_opts(_GROUPS[group], group=group)
+    for group, options in _GROUPS.items():
+        conf.register_opts(options, group=group)
 
 
 def prepare_service(

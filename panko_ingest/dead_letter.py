@@ -9,7 +9,7 @@ from panko_ingest.redaction import overwrite, redact, redact_body
 from panko_ingest.storage.models import DeadLetter
 
 MAX_BODY = 16 * 1024 * 1024
-"""Bytes of a body that are looked at and kept at most; a database may take less."""
+"""Bytes of a body above which it is cut, which the error then says; a database may take less."""
 
 _MAX_ERROR = 2000
 _MAX_HEADER_DEPTH = 50  # what can be written as JSON by any library
@@ -24,7 +24,6 @@ def from_delivery(
     event_type: str | None = None,
     max_size: int = MAX_MESSAGE_SIZE,
     max_depth: int = MAX_DEPTH,
-    max_body: int = MAX_BODY,
     unread: bool = False,
 ) -> DeadLetter:
     """Return the dead letter of a delivered message: its body without credentials, and the reason.
@@ -34,7 +33,6 @@ def from_delivery(
     :param stage: where it failed; that of the error, or ``crash`` for one that nobody foresaw.
     :param message_id: of the notification, where it is known; so is ``event_type``.
     :param max_size: the bounds within which the message was decoded; so is ``max_depth``.
-    :param max_body: bytes above which the body is cut, which the error then says.
     :param unread: nothing in the message is looked at, and so none of it kept.
     """
     body, reason = delivery.body, str(error)
@@ -44,11 +42,11 @@ def from_delivery(
         headers, headers_redacted = {"withheld": "with the body"}, True
     else:
         if len(body) > max_size:  # nobody reads more of it than is kept
-            body = body[:max_body]
+            body = body[:MAX_BODY]
         body, redacted, withheld = clean_body(delivery, body, max_size, max_depth)
         reason += withheld
-        if len(delivery.body) > max_body and not withheld:
-            body = body[:max_body]
+        if len(delivery.body) > MAX_BODY and not withheld:
+            body = body[:MAX_BODY]
             reason += f" (the body is cut: {len(body)} of {len(delivery.body)} bytes are kept)"
         headers, headers_redacted = clean_headers(delivery)
     return DeadLetter(

@@ -38,13 +38,10 @@ class Declared(NamedTuple):
 
 
 class Metrics:
-    """The metrics of one process.
+    """The metrics of one process."""
 
-    :param registry: where they are collected; a new one by default.
-    """
-
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
         self.declared: list[Declared] = []
         self._declare_messages()
         self._declare_times()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from panko_ingest.errors import PankoIngestError
 from panko_ingest.shared_metrics import SharedMetrics, Totals
 from panko_ingest.shared_state import SharedState, State
 from panko_ingest.workers.rates import Rates
@@ -38,13 +39,11 @@ class Verdict(NamedTuple):
 class Probe:
     """Asks something now and then whether it answers, and remembers what it said.
 
-    :param ask: returns if all is well; otherwise raises an error whose text says what is not.
-    :param errors: what ``ask`` raises.
+    :param ask: returns if all is well; otherwise raises an error of ours whose text says what is not.
     """
 
-    def __init__(self, ask: Callable[[], None], errors: tuple[type[Exception], ...]) -> None:
+    def __init__(self, ask: Callable[[], None]) -> None:
         self._ask = ask
-        self._errors = errors
         self._asked_at: float | None = None
         self._answered_at: float | None = None
         self._error: str | None = None
@@ -54,7 +53,7 @@ class Probe:
         self._asked_at = time.monotonic()
         try:
             self._ask()
-        except self._errors as error:
+        except PankoIngestError as error:
             self._error = str(error)
         else:
             self._error = None

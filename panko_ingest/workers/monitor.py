@@ -9,8 +9,7 @@ from http import HTTPStatus
 import orjson
 
 from panko_ingest import __version__, amqp, config
-from panko_ingest.errors import BrokerError
-from panko_ingest.storage import StorageUnavailable, get_connection
+from panko_ingest.storage import get_connection
 from panko_ingest.workers.endpoint import Endpoint, Page
 from panko_ingest.workers.health import PROBE_INTERVAL, Health, Probe, Verdict, WatchedBus
 from panko_ingest.workers.sources import topology
@@ -50,10 +49,9 @@ class MonitorService(Worker):
         ingests = conf.command.only != "expirer"
         url = config.database_url(conf) if ingests else config.expirer_database_url(conf)
         connection = get_connection(url, conf)
-        database = Probe(connection.ping, (StorageUnavailable,))
+        database = Probe(connection.ping)
         watched = {
-            bus.name: WatchedBus(bus.title, Probe(partial(self._reach, bus), (BrokerError,)))
-            for bus in self.settings.buses
+            bus.name: WatchedBus(bus.title, Probe(partial(self._reach, bus))) for bus in self.settings.buses
         }
         for probe in (database, *(bus.probe for bus in watched.values())):
             probe.watch(self._stopping)

@@ -2,7 +2,6 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
 
 from panko_ingest.shared_metrics import SharedMetrics, Totals
 
@@ -20,22 +19,18 @@ MINUTES = (1, 5)
 
 
 class Rates:
-    """Looks at the counters now and then, and keeps what it saw in the last minutes.
+    """Looks at the counters now and then, and keeps what it saw in the last minutes."""
 
-    :param clock: monotonic seconds.
-    """
-
-    def __init__(self, shared_metrics: SharedMetrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, shared_metrics: SharedMetrics) -> None:
         self._shared_metrics = shared_metrics
-        self._clock = clock
         self.totals = shared_metrics.totals()
         self.per_second = dict.fromkeys(_COUNTED, 0.0)
-        self._looked_at = clock()
+        self._looked_at = time.monotonic()
         self._seen = deque([(self._looked_at, self._counts())])
 
     def look(self) -> str:
         """Look again, and return the most important figures in words."""
-        now, totals = self._clock(), self._shared_metrics.totals()
+        now, totals = time.monotonic(), self._shared_metrics.totals()
         seconds = now - self._looked_at
         if seconds > 0:
             self.per_second = {

@@ -22,27 +22,19 @@ class StoreWatch:
     """Looks at what a worker has in hand, and asks the store for the cause when nothing of it is committed.
 
     :param totals: returns what the metrics of this worker add up to.
-    :param clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        metrics: Metrics,
-        totals: Callable[[], Totals],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, connection: Connection, metrics: Metrics, totals: Callable[[], Totals]) -> None:
         self._connection = connection
         self._metrics = metrics
         self._totals = totals
-        self._clock = clock
         self._committed = -1.0
-        self._since = clock()
+        self._since = time.monotonic()
         self._told = False
 
     def look(self) -> None:
         """Look; called about once a second. It never waits for the store."""
-        totals, now = self._totals(), self._clock()
+        totals, now = self._totals(), time.monotonic()
         self._metrics.pool_in_use.set(self._connection.statistics().connections_in_use)
         committed, in_hand = totals["batch_messages_sum"], int(totals["messages_in_flight"])
         if committed != self._committed or not in_hand:
@@ -61,13 +53,13 @@ class StoreWatch:
             "Nothing was written to the event database for %.0f s, %d messages are in hand: %s",
             silent,
             in_hand,
-            cause(self._connection),
+            _cause(self._connection),
         )
 
 
-def cause(connection: Connection, patience: float = _ANSWER_WITHIN) -> str:
-    """Return in words why a store does not get on, as far as it tells within so many seconds."""
-    asked = Asked("the database", connection.lock_waits, patience)
+def _cause(connection: Connection) -> str:
+    """Return in words why a store does not get on, as far as it tells in time."""
+    asked = Asked("the database", connection.lock_waits, _ANSWER_WITHIN)
     waits = asked.answer()
     if waits is None:
         return asked.error

@@ -51,21 +51,15 @@ class Notifier:
 class Supervisor:
     """Watches the shared state.
 
-    :param hang_limit: seconds without a heartbeat after which a worker is killed, and started again, where
-        its slot says no other. By default 30, or half of what systemd's watchdog allows if that is less.
+    A worker without a heartbeat for 30 s, or for half of what systemd's watchdog allows if that is less, is
+    killed, and started again, where its slot says no other time.
     """
 
-    def __init__(
-        self,
-        shared: SharedState,
-        notifier: Notifier,
-        shared_metrics: SharedMetrics,
-        hang_limit: float | None = None,
-    ) -> None:
+    def __init__(self, shared: SharedState, notifier: Notifier, shared_metrics: SharedMetrics) -> None:
         self._shared = shared
         self._notifier = notifier
         self._rates = Rates(shared_metrics)
-        self._hang_limit = hang_limit or min(HANG_LIMIT, notifier.watchdog_interval / 2 or HANG_LIMIT)
+        self._hang_limit = min(HANG_LIMIT, notifier.watchdog_interval / 2 or HANG_LIMIT)
         self._ready = False
         self._stopping = False
         self._status_at = 0.0

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from panko_ingest import dead_letter
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import ConvertError, DecodeError
@@ -57,12 +59,11 @@ def test_credentials_are_in_no_part_of_a_dead_letter() -> None:
     assert delivered.body == body
 
 
-def test_a_body_too_large_for_a_database_is_cut_and_that_is_said() -> None:
+def test_a_body_too_large_for_a_database_is_cut_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     body = b'{"a": "' + b"x" * 2000 + b'", "password": "' + SESAME.encode() + b'"'
+    monkeypatch.setattr(dead_letter, "MAX_BODY", len(body) - 12)
     for max_size in (10, 100_000):
-        letter = dead_letter.from_delivery(
-            delivery(body), DecodeError("no JSON"), max_body=len(body) - 12, max_size=max_size
-        )
+        letter = dead_letter.from_delivery(delivery(body), DecodeError("no JSON"), max_size=max_size)
         assert letter.error == (f"no JSON (the body is cut: {len(body) - 12} of {len(body)} bytes are kept)")
         assert len(letter.body) == len(body) - 12
         assert SESAME.encode()[:8] not in letter.body

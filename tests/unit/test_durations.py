@@ -8,7 +8,7 @@ from panko_ingest import config
 
 def time_to_live(text: str) -> float:
     conf = cfg.ConfigOpts()
-    config.register_opts(conf, ["database"])
+    config.register_opts(conf)
     conf.set_override("event_time_to_live", text, "database")
     value: float = conf.database.event_time_to_live
     return value

@@ -33,7 +33,7 @@ def refuse() -> None:
 
 def health_of(shared: SharedState, files: SharedMetrics, database: Probe, max_lag: float = 0.0) -> Health:
     database.look()
-    bus = Probe(answer, ())
+    bus = Probe(answer)
     bus.look()
     return Health(shared, files, database, {"here": WatchedBus("vhost nova", bus)}, max_lag, expires=True)
 
@@ -43,11 +43,11 @@ def reasons(verdict: health.Verdict) -> dict[str, str]:
 
 
 def test_a_probe_tells_what_its_last_look_found(clock: Clock) -> None:
-    probe = Probe(refuse, (StorageUnavailable,))
+    probe = Probe(refuse)
     assert probe.verdict() == (False, "not asked yet")
     probe.look()
     assert probe.verdict() == (False, "does not answer, or not as it should: `panko-ingest status` tells why")
-    good = Probe(answer, ())
+    good = Probe(answer)
     good.look()
     assert good.verdict() == (True, "answers")
     clock.now += 60
@@ -56,7 +56,7 @@ def test_a_probe_tells_what_its_last_look_found(clock: Clock) -> None:
 
 def test_a_worker_that_is_just_being_replaced_is_alive_and_one_that_stays_away_is_not(clock: Clock) -> None:
     shared = SharedState(workers=1, buses=1)
-    verdicts = health_of(shared, SharedMetrics(), Probe(answer, ()))
+    verdicts = health_of(shared, SharedMetrics(), Probe(answer))
     (slot,) = shared.slots()
     slot.occupy(os.getpid())
     assert verdicts.alive().ok
@@ -79,7 +79,7 @@ def test_a_question_that_hangs_is_told_as_such_although_the_last_one_was_answere
                 clock.now += seconds
                 verdicts.append(probe.verdict())
 
-    probe = Probe(ask, ())
+    probe = Probe(ask)
     probe.look()
     clock.now += 1
     probe.look()
@@ -99,7 +99,7 @@ def in_files(files: SharedMetrics, lag: float, connections: int, breakers: int) 
 
 def test_readiness_names_everything_that_is_not_as_it_should_be(clock: Clock) -> None:
     files = SharedMetrics()
-    verdicts = health_of(SharedState(1, 1), files, Probe(refuse, (StorageUnavailable,)), max_lag=60.0)
+    verdicts = health_of(SharedState(1, 1), files, Probe(refuse), max_lag=60.0)
     in_files(files, lag=61.0, connections=0, breakers=1)
     found = reasons(verdicts.ready())
     assert found["database"] == "does not answer, or not as it should: `panko-ingest status` tells why"
@@ -107,14 +107,14 @@ def test_readiness_names_everything_that_is_not_as_it_should_be(clock: Clock) ->
     assert found["lag"] == "61.0 s, more than [monitor] max_lag (60 s): vhost nova"
     assert found["flood breaker"].endswith("see `panko-ingest dead-letters list`: vhost nova")
 
-    verdicts = health_of(SharedState(1, 1), files, Probe(answer, ()), max_lag=60.0)
+    verdicts = health_of(SharedState(1, 1), files, Probe(answer), max_lag=60.0)
     in_files(files, lag=59.0, connections=1, breakers=0)
     assert verdicts.ready().ok
 
 
 def test_readiness_names_what_of_a_bus_is_refused_and_that_its_batches_are_not_stored(clock: Clock) -> None:
     files = SharedMetrics()
-    verdicts = health_of(SharedState(1, 1), files, Probe(answer, ()))
+    verdicts = health_of(SharedState(1, 1), files, Probe(answer))
     if os.fork() == 0:
         bus = files.join("ingester-0").of_bus("here")
         bus.connections.set(1)
@@ -135,7 +135,7 @@ def test_readiness_names_what_of_a_bus_is_refused_and_that_its_batches_are_not_s
 
 def test_an_expirer_that_cannot_work_is_named_but_its_reason_is_for_those_on_the_host(clock: Clock) -> None:
     shared = SharedState(1, 1)
-    verdicts = health_of(shared, SharedMetrics(), Probe(answer, ()))
+    verdicts = health_of(shared, SharedMetrics(), Probe(answer))
     slot = shared.service_slot("expirer")
     slot.occupy(os.getpid())
     slot.beat(consuming=False)

@@ -19,7 +19,7 @@ def test_the_page_of_an_outage_tells_no_host_role_or_error() -> None:
         nobody.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{nobody.getsockname()[1]}"
         (bus,) = buses = [amqp.parse(f"rabbit://reader:word@{place}/nova")]
-        probe = Probe(refuse, (StorageUnavailable,))
+        probe = Probe(refuse)
         probe.look()
         watched = {bus.name: WatchedBus(bus.title, probe)}
         health = Health(SharedState(workers=1, buses=1), SharedMetrics(), probe, watched, 0.0, expires=False)

@@ -94,7 +94,7 @@ def refuse_the_word(store: Connection, word: str) -> None:
 def connect(url: str, **options: Any) -> Connection:
     """Return a store under some options of [database]."""
     conf = cfg.ConfigOpts()
-    config.register_opts(conf, ["database"])
+    config.register_opts(conf)
     for name, value in options.items():
         conf.set_override(name, value, "database")
     return Connection(url, conf)
