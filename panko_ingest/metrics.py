@@ -1,6 +1,6 @@
 """Every metric of the project, declared once with its help text.
 
-``docs/metrics.md`` is made from this list, by ``make docs``. Counters and
+``docs/metrics.md`` is made from this list by ``docs/generate.py``. Counters and
 histograms add up over the processes of the daemon, also those that ended; gauges are those of living
 processes. Everything is counted once a batch, nothing once a message.
 """
@@ -275,24 +275,3 @@ class BusMetrics:
         if reason is not None or name in self._refusals:
             self._refusals.add(name)
             self._refused.labels(self._bus, name).set(reason is not None)
-
-
-def document() -> str:
-    """Return the list of all metrics as Markdown."""
-    lines = [
-        "# Metrics",
-        "",
-        "Served at `http://HOST:PORT/metrics` of `[monitor]`. Counters and histograms add up over all",
-        "processes of the daemon since it was started, restarts of workers included; gauges are those of",
-        "the processes that are alive. `bus` is the host names, ports and vhost of a messaging URL.",
-        "",
-        "[monitoring.md](monitoring.md) shows how it looks, and what to watch first.",
-        "",
-        "This page is made from the list in `panko_ingest/metrics.py` by `make docs`.",
-        "",
-        "| metric | type | labels | meaning |",
-        "|---|---|---|---|",
-    ]
-    for name, kind, labels, meaning in Metrics().declared:
-        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {meaning} |")
-    return "\n".join(lines) + "\n"

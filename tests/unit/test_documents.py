@@ -156,6 +156,7 @@ def test_generated_documents_are_current() -> None:
     for path, fresh in (
         (generate.OPTIONS_PAGE, generate.options_page),
         (generate.INDEX_PAGE, generate.index_page),
+        (generate.METRICS_PAGE, lambda _page: generate.metrics_page()),
         (generate.MANUAL_PAGE, lambda _page: generate.manual.page()),
     ):
         page = path.read_text()
