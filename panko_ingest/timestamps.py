@@ -8,6 +8,9 @@ import iso8601
 _SECONDS, _MICROSECONDS = 19, 26  # lengths of YYYY-MM-DD HH:MM:SS, without and with microseconds
 _UTC = ("Z", "+00:00", "+0000")
 
+EARLIEST = datetime.datetime(1, 1, 1)
+"""The start of the calendar: nothing is older."""
+
 
 def parse(value: Any) -> datetime.datetime:
     """Return the naive UTC time that ``value`` (ISO 8601 text, or a datetime) names.
@@ -33,12 +36,12 @@ def age(moment: datetime.datetime) -> float:
     return max(0.0, (utc_now() - moment).total_seconds())
 
 
-def ago(seconds: float) -> datetime.datetime:
+def ago(seconds: float, now: datetime.datetime | None = None) -> datetime.datetime:
     """Return the naive UTC time that was so many seconds ago; the earliest of all for too many."""
     try:
-        return utc_now() - datetime.timedelta(seconds=seconds)
+        return (now or utc_now()) - datetime.timedelta(seconds=seconds)
     except OverflowError:
-        return datetime.datetime(1, 1, 1)
+        return EARLIEST
 
 
 def _parse_common(text: str) -> datetime.datetime | None:

@@ -7,10 +7,12 @@ import datetime
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from panko_ingest import timestamps
 from panko_ingest.storage.database import base as databases
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
@@ -24,9 +26,6 @@ BATCH_SIZE = 1000
 """Rows deleted in one transaction, where nothing measures how long it takes."""
 
 _NO_EVENT = 2**63 - 1
-
-EARLIEST = datetime.datetime(1, 1, 1)
-"""The start of the calendar: nothing is older."""
 
 
 class DeletedBatch(NamedTuple):
@@ -51,19 +50,6 @@ Clock = Callable[[], datetime.datetime]
 
 DeleteBatch = Callable[[sa.Connection, int, datetime.datetime | None], DeletedBatch]
 """Deletes the oldest, at most so many, no older than a time."""
-
-
-def utc_now() -> datetime.datetime:
-    """Return the time as it is stored: naive UTC."""
-    return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-
-
-def limit_of(ttl: float, now: datetime.datetime) -> datetime.datetime:
-    """Return the time before which everything is expired; the earliest of all where nothing can be."""
-    try:
-        return now - datetime.timedelta(seconds=ttl)
-    except OverflowError:
-        return EARLIEST
 
 
 class AtOnce:
@@ -116,21 +102,13 @@ def clear_expired_events(
     engine: sa.Engine, settings: StorageSettings, ttl: float, max_count: int | None = None
 ) -> int:
     """Delete events older than ``ttl`` seconds; see ``Connection.clear_expired_data``."""
-    limit = limit_of(ttl, utc_now())
-
-    def delete(connection: sa.Connection, count: int, start: datetime.datetime | None) -> DeletedBatch:
-        return delete_events(connection, limit, count, start=start)
-
+    delete = partial(delete_events, limit=timestamps.ago(ttl))
     return delete_in_batches(engine, settings, delete, AtOnce(), max_count).rows
 
 
 def clear_expired_dead_letters(engine: sa.Engine, settings: StorageSettings, ttl: float) -> int:
     """Delete dead letters that were last seen more than ``ttl`` seconds ago; return how many."""
-    limit = limit_of(ttl, utc_now())
-
-    def delete(connection: sa.Connection, count: int, _start: datetime.datetime | None) -> DeletedBatch:
-        return _delete_dead_letters(connection, limit, count)
-
+    delete = partial(_delete_dead_letters, limit=timestamps.ago(ttl))
     return delete_in_batches(engine, settings, delete, AtOnce()).rows
 
 
@@ -169,25 +147,26 @@ def delete_lost_traits(engine: sa.Engine, settings: StorageSettings, pace: AtOnc
     """
     oldest = sa.select(sa.func.coalesce(sa.func.min(Event.id), _NO_EVENT)).scalar_subquery()
     newest = sa.select(sa.func.coalesce(sa.func.max(Event.id), -1)).scalar_subquery()
-    done = 0
-    for table in TRAITS:
-        for lost in (table.event_id < oldest, table.event_id > newest):
-            look = sa.select(table.event_id).where(lost).order_by(table.event_id)
+    return sum(
+        delete_in_batches(engine, settings, partial(_delete_traits, table=table, which=lost), pace).rows
+        for table in TRAITS
+        for lost in (table.event_id < oldest, table.event_id > newest)
+    )
 
-            def delete(
-                connection: sa.Connection,
-                count: int,
-                _start: datetime.datetime | None,
-                look: sa.Select[int] = look,
-                name: str = table.__tablename__,
-            ) -> DeletedBatch:
-                found = connection.scalars(look.limit(count)).all()
-                ids = sorted(set(found))
-                rows = databases.of(connection).delete_by_id(connection, name, "event_id", ids) if ids else 0
-                return DeletedBatch(len(found), rows)
 
-            done += delete_in_batches(engine, settings, delete, pace).rows
-    return done
+def _delete_traits(
+    connection: sa.Connection,
+    count: int,
+    _start: datetime.datetime | None,
+    *,
+    table: Any,
+    which: sa.ColumnElement[bool],
+) -> DeletedBatch:
+    look = sa.select(table.event_id).where(which).order_by(table.event_id)
+    found = connection.scalars(look.limit(count)).all()
+    ids = sorted(set(found))
+    delete = databases.of(connection).delete_by_id
+    return DeletedBatch(len(found), delete(connection, table.__tablename__, "event_id", ids) if ids else 0)
 
 
 def _delete_unused_event_types(engine: sa.Engine, settings: StorageSettings) -> None:
@@ -208,16 +187,17 @@ def _delete_unused_event_types(engine: sa.Engine, settings: StorageSettings) -> 
 
 def delete_events(
     connection: sa.Connection,
-    limit: datetime.datetime,
     count: int,
-    among: sa.ColumnElement[bool] | None = None,
     start: datetime.datetime | None = None,
+    *,
+    limit: datetime.datetime,
+    among: sa.ColumnElement[bool] | None = None,
 ) -> DeletedBatch:
     """Delete the oldest events before ``limit`` with their traits, at most ``count`` of them.
 
-    :param among: only of these events.
     :param start: only events since then: an index keeps its deleted entries as long as anybody may
         still see them, and who begins at the oldest passes over all of them.
+    :param among: only of these events.
 
     Ids are read first: a DELETE by a list of ids locks those rows and nothing else. Event types
     stay, also those without events: writers keep their ids in memory.
@@ -242,7 +222,9 @@ def _delete_by_ids(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, 
     return delete(connection, Event.__tablename__, "id", ids), traits
 
 
-def _delete_dead_letters(connection: sa.Connection, limit: datetime.datetime, count: int) -> DeletedBatch:
+def _delete_dead_letters(
+    connection: sa.Connection, count: int, _start: datetime.datetime | None, *, limit: datetime.datetime
+) -> DeletedBatch:
     oldest = sa.select(DeadLetter.id).where(DeadLetter.last_at < limit)
     # In order of id, as the writers hold them.
     ids = sorted(connection.scalars(oldest.order_by(DeadLetter.last_at, DeadLetter.id).limit(count)))

@@ -8,25 +8,24 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
+from panko_ingest import timestamps
 from panko_ingest.storage.database import leases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.leases import Lease
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.expiry.deletion import (
-    EARLIEST,
     AtOnce,
     Clock,
     DeletedBatch,
     delete_events,
     delete_in_batches,
     delete_lost_traits,
-    limit_of,
-    utc_now,
 )
 from panko_ingest.storage.expiry.pacing import Pace
 from panko_ingest.storage.expiry.results import BACKLOG_LIMIT, ExpiryReport
@@ -36,6 +35,8 @@ from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES, Event
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PATIENCE = 300.0
 """Seconds to try for tables that are in use, at most."""
@@ -52,90 +53,58 @@ def expire(
     clock: Clock | None = None,
 ) -> ExpiryReport:
     """Delete all events older than ``ttl`` seconds; see ``Connection.expire``."""
-    now = (clock or utc_now)()
+    now = (clock or timestamps.utc_now)()
     with read_transaction(engine) as connection:
         partitioned = partitions.exist(connection)
     if ttl <= 0 and not partitioned:
         return ExpiryReport()
+    kind = _PartitionedRound if partitioned else _Round
     with leases.held(engine, settings, leases.EXPIRY) as lease:
         if lease is None:
             return ExpiryReport(stood_by=True)
-        if partitioned:
-            _make_partitions(engine, settings, lease, now, budget, stopping)
-        if ttl <= 0:
-            return ExpiryReport()
-        kind = _PartitionedRound if partitioned else _Round
-        return kind(engine, settings, lease, limit_of(ttl, now), Pace(batch_size), budget, stopping).run()
+        limit, stopping = timestamps.ago(ttl, now), stopping or threading.Event()
+        this = kind(engine, settings, lease, limit, Pace(batch_size), budget, stopping)
+        this.make_partitions(now.date())
+        return this.run() if ttl > 0 else ExpiryReport()
 
 
-def _make_partitions(
-    engine: sa.Engine,
-    settings: StorageSettings,
-    lease: Lease,
-    now: datetime.datetime,
-    budget: float | None,
-    stopping: threading.Event | None,
-) -> None:
-    def split() -> int:
-        lease.prove()
-        return partition_ddl.split(engine, settings.partition_by, now.date())
-
-    try:
-        if partition_ddl.patiently(split, _patience(budget), stopping) is None:
-            LOG.warning(
-                "No new partitions were made, because the tables were in use: the next round tries again"
-            )
-    except StorageUnavailable as error:
-        if not error.operator:
-            raise
-        # Old events can go all the same.
-        LOG.error("No new partitions were made: %s", error)
-
-
-def _patience(budget: float | None) -> float:
-    return min(budget / 4, _PATIENCE) if budget else _PATIENCE
-
-
+@dataclass
 class _Round(AtOnce):
-    """Batch after batch, until nothing is left, the time is up, or somebody wants us to stop."""
+    """Batch after batch, until nothing is left, the time is up, or somebody wants us to stop.
 
-    def __init__(
-        self,
-        engine: sa.Engine,
-        settings: StorageSettings,
-        lease: Lease,
-        limit: datetime.datetime,
-        pace: Pace,
-        budget: float | None,
-        stopping: threading.Event | None,
-    ) -> None:
-        self._engine = engine
-        self._settings = settings
-        self._lease = lease
-        self._lost = False
-        self._limit = limit
-        self._pace = pace
-        self._started = time.monotonic()
-        self._budget = budget
-        self._among: sa.ColumnElement[bool] | None = None
-        self._deadline = self._started + budget if budget else None
-        self._stopping = stopping or threading.Event()
-        self._ids = 0
+    ``budget`` is in seconds from ``started`` on, 0 or None for any; ``ids`` what :meth:`_ids_used` told last.
+    """
+
+    engine: sa.Engine
+    settings: StorageSettings
+    lease: Lease
+    limit: datetime.datetime
+    pace: Pace
+    budget: float | None
+    stopping: threading.Event
+    among: sa.ColumnElement[bool] | None = None
+    started: float = 0.0
+    ids: int = 0
+    has_lost_lease: bool = False
+
+    def make_partitions(self, today: datetime.date) -> None:
+        """Make those that will be needed."""
 
     def run(self) -> ExpiryReport:
         """Delete, and report."""
+        self.started = time.monotonic()
         dropped = self._drop()
-        self._ids = self._ids_used()
-        done = delete_in_batches(self._engine, self._settings, self._delete, self)
-        lost = delete_lost_traits(self._engine, self._settings, self)
-        finished = done.finished and not self._lost
+        self.ids = self._ids_used()
+        done = delete_in_batches(self.engine, self.settings, self._delete, self)
+        lost = delete_lost_traits(self.engine, self.settings, self)
+        finished = done.finished and not self.has_lost_lease
         return ExpiryReport(
             dropped.events + done.rows,
             dropped.traits + done.traits + lost,
             done.batches,
-            time.monotonic() - self._started,
-            0 if finished else count_expired(self._engine, self._limit, BACKLOG_LIMIT),
-            oldest_event(self._engine),
+            time.monotonic() - self.started,
+            0 if finished else count_expired(self.engine, self.limit, BACKLOG_LIMIT),
+            oldest_event(self.engine),
             partitions=dropped.names,
         )
 
@@ -145,32 +114,32 @@ class _Round(AtOnce):
 
     def size(self) -> int | None:
         """Return how many events to delete now; None when the round is over."""
-        late = self._deadline is not None and time.monotonic() >= self._deadline
-        return None if late or self._lost or self._stopping.is_set() else self._pace.size
+        late = self.budget and time.monotonic() >= self.started + self.budget
+        return None if late or self.has_lost_lease or self.stopping.is_set() else self.pace.size
 
     def _delete(self, connection: sa.Connection, count: int, start: datetime.datetime | None) -> DeletedBatch:
-        if not self._lease.renew(connection):
+        if not self.lease.renew(connection):
             LOG.warning("This round of expiry ends here, because another expirer has taken over")
-            self._lost = True
+            self.has_lost_lease = True
             return DeletedBatch()
-        return delete_events(connection, self._limit, count, self._among, start)
+        return delete_events(connection, count, start, limit=self.limit, among=self.among)
 
     def rest(self, batch: DeletedBatch, seconds: float) -> None:
         """Pause for the writers' sake, and count what they write."""
-        before, self._ids = self._ids, self._ids_used()
-        self._pace.deleted(batch.found, seconds, self._ids - before)
-        pause = self._pace.pause(seconds)
+        before, self.ids = self.ids, self._ids_used()
+        self.pace.deleted(batch.found, seconds, self.ids - before)
+        pause = self.pace.pause(seconds)
         if pause <= 0:
             return
         started = time.monotonic()
-        self._stopping.wait(pause)
+        self.stopping.wait(pause)
         paused = time.monotonic() - started
-        before, self._ids = self._ids, self._ids_used()
-        self._pace.paused(paused, self._ids - before)
+        before, self.ids = self.ids, self._ids_used()
+        self.pace.paused(paused, self.ids - before)
 
     def _ids_used(self) -> int:
         """Return a number that grows with each event that anybody writes."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self.engine) as connection:
             return int(connection.scalar(sa.select(sa.func.max(Event.id))) or 0)
 
 
@@ -185,24 +154,46 @@ class _Dropped(NamedTuple):
 class _PartitionedRound(_Round):
     """First the partitions that are expired as a whole, then what the limit cuts."""
 
+    def make_partitions(self, today: datetime.date) -> None:
+        """Split new ones off the last one, ahead of need."""
+
+        def split() -> int:
+            self.lease.prove()
+            return partition_ddl.split(self.engine, self.settings.partition_by, today)
+
+        try:
+            if self._patiently(split) is None:
+                LOG.warning(
+                    "No new partitions were made, because the tables were in use: the next round tries again"
+                )
+        except StorageUnavailable as error:
+            if not error.operator:
+                raise
+            # Old events can go all the same.
+            LOG.error("No new partitions were made: %s", error)
+
+    def _patiently(self, work: Callable[[], T]) -> T | None:
+        seconds = min(self.budget / 4, _PATIENCE) if self.budget else _PATIENCE
+        return partition_ddl.patiently(work, seconds, self.stopping)
+
     def _drop(self) -> _Dropped:
         # Counted beforehand: it may take longer than anybody shall wait for the tables.
-        with read_transaction(self._engine) as connection:
-            old = partitions.expired(partitions.found(connection), self._limit)
+        with read_transaction(self.engine) as connection:
+            old = partitions.expired(partitions.found(connection), self.limit)
             dropped = _Dropped(*_content(connection, old), tuple(one.suffix for one in old))
-        today = partitions.id_after(self._limit.date()) if self._limit > EARLIEST else 0
-        self._among = Event.id < today
+        today = partitions.id_after(self.limit.date()) if self.limit > timestamps.EARLIEST else 0
+        self.among = Event.id < today
         if not old:
             return _Dropped()
         # Also where they can't be dropped now: what is in them is not worth deleting row by row.
-        self._among = sa.and_(self._among, Event.id >= partitions.end_of(old))
+        self.among = sa.and_(self.among, Event.id >= partitions.end_of(old))
         names = ", ".join(dropped.names)
 
         def drop() -> bool:
-            self._lease.prove()
-            return partition_ddl.drop(self._engine, old)
+            self.lease.prove()
+            return partition_ddl.drop(self.engine, old)
 
-        done = partition_ddl.patiently(drop, _patience(self._budget), self._stopping)
+        done = self._patiently(drop)
         if done:
             LOG.info("Dropped the partitions %s", names)
         elif done is None:
@@ -210,7 +201,7 @@ class _PartitionedRound(_Round):
         return dropped if done else _Dropped()
 
     def _ids_used(self) -> int:
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self.engine) as connection:
             return int(connection.exec_driver_sql(partitions.SEQUENCE_VALUE).scalar_one())
 
 

@@ -5,9 +5,10 @@ import time
 
 import sqlalchemy as sa
 
+from panko_ingest import timestamps
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.retry import run_transaction
-from panko_ingest.storage.expiry.deletion import BATCH_SIZE, EARLIEST, Clock, delete_events, limit_of, utc_now
+from panko_ingest.storage.expiry.deletion import BATCH_SIZE, Clock, delete_events
 from panko_ingest.storage.expiry.expiry_round import about_rows, oldest_event
 from panko_ingest.storage.expiry.results import ExpiredByAge, ExpiryForecast, PartitionForecast
 from panko_ingest.storage.schema import partitions
@@ -28,7 +29,7 @@ def forecast(
     """Return what ``expire`` would do now; see ``Connection.forecast_expiry``."""
     if ttl <= 0:
         return ExpiryForecast()
-    limit = limit_of(ttl, (clock or utc_now)())
+    limit = timestamps.ago(ttl, (clock or timestamps.utc_now)())
     ages = _ages(engine, limit)
     events = sum(age.events for age in ages)
     found = _partitions(engine, limit)
@@ -58,14 +59,14 @@ def _partition(connection: sa.Connection, one: Partition, *, dropped: bool) -> P
 
 
 def _ages(engine: sa.Engine, limit: datetime.datetime) -> tuple[ExpiredByAge, ...]:
-    ends = [limit_of(days * 86400, limit) for days in _AGES]
-    starts = [*ends[1:], EARLIEST]
+    ends = [timestamps.ago(days * 86400, limit) for days in _AGES]
+    starts = [*ends[1:], timestamps.EARLIEST]
     found = []
     # A count of a range of the index each, where one statement of conditions would read the table.
     with read_transaction(engine) as connection:
         for days, start, end in zip(_AGES, starts, ends, strict=True):
             statement = sa.select(sa.func.count()).select_from(Event).where(Event.generated < end)
-            if start > EARLIEST:
+            if start > timestamps.EARLIEST:
                 statement = statement.where(Event.generated >= start)
             found.append(ExpiredByAge(days, int(connection.scalar(statement) or 0)))
     return tuple(age for age in found if age.events)
@@ -81,7 +82,7 @@ def _seconds(engine: sa.Engine, settings: StorageSettings, limit: datetime.datet
             writing = connection.execution_options(writes=True)
             with writing.begin() as transaction:
                 started = time.perf_counter()
-                batch = delete_events(writing, limit, BATCH_SIZE)
+                batch = delete_events(writing, BATCH_SIZE, limit=limit)
                 spent = time.perf_counter() - started
                 transaction.rollback()
         return spent / max(1, batch.found) * events

@@ -19,11 +19,11 @@ from panko_ingest.storage.database import base as databases, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.error_classes import ErrorClass
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.expiry.deletion import utc_now
 from panko_ingest.storage.schema import partition_parents, partitions, revisions
 from panko_ingest.storage.schema.partitions import KEYS, Partition, first_id
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES
+from panko_ingest.timestamps import utc_now
 
 LOG = logging.getLogger(__name__)
 

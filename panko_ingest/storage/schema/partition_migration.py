@@ -19,12 +19,12 @@ from panko_ingest.errors import ConfigError
 from panko_ingest.storage.database import base as databases
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.expiry.deletion import utc_now
 from panko_ingest.storage.schema import partition_ddl, partition_parents, partitions, revisions
 from panko_ingest.storage.schema.partition_parents import PLAIN_IDS
 from panko_ingest.storage.schema.partitions import KEYS, PLAIN_SUFFIX, SEQUENCE_BITS, Partition, first_id
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES
+from panko_ingest.timestamps import utc_now
 
 LOG = logging.getLogger(__name__)
 
