@@ -251,10 +251,9 @@ class Totals:
         """The sum over all labels; 0 for what was never written."""
         return sum(self._samples.get(name, {}).values())
 
-    def by_label(self, name: str) -> Iterator[tuple[str, float]]:
-        """Yield value after value of a metric with one label, with that label."""
-        for labels, value in self.by_labels(name):
-            yield labels[0], value
+    def by_label(self, name: str) -> dict[str, float]:
+        """Return the values of a metric with one label, by that label."""
+        return {labels[0]: value for labels, value in self.by_labels(name)}
 
     def by_labels(self, name: str) -> Iterator[tuple[tuple[str, ...], float]]:
         """Yield value after value of a metric, with all its labels."""

@@ -14,8 +14,8 @@ from panko_ingest import amqp, storage
 from panko_ingest.cli import arguments, output
 from panko_ingest.errors import ConfigError
 from panko_ingest.metrics import Metrics
-from panko_ingest.pipeline import Budget, BusPipeline, RecordingThread
-from panko_ingest.workers.conversion import bus_pipeline, event_converter, message_processor
+from panko_ingest.pipeline import BusPipeline, RecordingThread
+from panko_ingest.workers.conversion import budget, bus_pipeline, event_converter, message_processor
 from panko_ingest.workers.sources import buses, topology
 
 _LOOK_INTERVAL = 0.5
@@ -106,13 +106,13 @@ class _Drain:
 
     def _read(self, end: float | None) -> None:
         """Read until queues look empty or the time is over; then commit and acknowledge what is in hand."""
-        options = self._conf.notification
-        writer = RecordingThread(self._connection, self.metrics, most=options.batch_size)
-        budget = Budget(options.prefetch_count or 2 * options.batch_size, options.max_bytes_in_flight)
+        most = self._conf.notification.batch_size
+        writer = RecordingThread(self._connection, self.metrics, most=most)
+        shared_budget = budget(self._conf)
         pipelines, consumers = [], []
         for bus in self._buses:
             processor = message_processor(self._conf, self._converter)
-            pipeline = bus_pipeline(self._conf, processor, bus, budget, writer, self.metrics)
+            pipeline = bus_pipeline(self._conf, processor, bus, shared_budget, writer, self.metrics)
             consumer = amqp.AmqpConsumer(bus, self._topology, pipeline, binds_again=True)
             pipeline.wake = consumer.wake
             pipelines.append(pipeline)

@@ -51,6 +51,12 @@ def message_processor(
     )
 
 
+def budget(conf: cfg.ConfigOpts) -> Budget:
+    """Return the bounds of what a process may have in hand."""
+    options = conf.notification
+    return Budget(options.prefetch_count or 2 * options.batch_size, options.max_bytes_in_flight)
+
+
 def bus_pipeline(
     conf: cfg.ConfigOpts,
     processor: MessageProcessor,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from panko_ingest.errors import PankoIngestError
 from panko_ingest.shared_metrics import SharedMetrics, Totals
-from panko_ingest.shared_state import SharedState, State
+from panko_ingest.shared_state import SharedState, Slot, State
 from panko_ingest.workers.rates import Rates
 from panko_ingest.workers.supervisor import HANG_LIMIT
 
@@ -119,10 +119,6 @@ class Health:
         self._expires = expires
         self.rates = Rates(shared_metrics)
 
-    def look(self) -> None:
-        """Measure the rates since the last look."""
-        self.rates.look()
-
     @property
     def readers(self) -> tuple[int, int]:
         """How many readers there are, and how many of them consume now."""
@@ -139,25 +135,14 @@ class Health:
         """Tell whether every worker is there and gives signs of life."""
         subjects = {}
         for number, slot in enumerate(self._shared.slots()):
-            text = "gives signs of life"
-            if slot.seconds_since_cleared:
-                text = f"no process for {slot.seconds_since_cleared:.0f} s"
-            elif slot.seconds_since_heartbeat > _LONGEST_WITHOUT_HEARTBEAT:
-                text = f"process {slot.pid} gave no sign of life for {slot.seconds_since_heartbeat:.0f} s"
-            subjects[f"reader {number}"] = (
-                slot.seconds_since_cleared <= _LONGEST_VACANT
-                and slot.seconds_since_heartbeat <= _LONGEST_WITHOUT_HEARTBEAT,
-                text,
-            )
+            if vacant_for := slot.seconds_since_cleared:
+                verdict = vacant_for <= _LONGEST_VACANT, f"no process for {vacant_for:.0f} s"
+            else:
+                verdict = _signs_of_life(slot, _LONGEST_WITHOUT_HEARTBEAT)
+            subjects[f"reader {number}"] = verdict
         for name, slot in self._shared.occupied():
             if not name.startswith("reader"):
-                silent_for = slot.seconds_since_heartbeat
-                subjects[name] = (
-                    silent_for <= (slot.hang_limit or _LONGEST_WITHOUT_HEARTBEAT),
-                    f"process {slot.pid} gave no sign of life for {silent_for:.0f} s"
-                    if silent_for > _LONGEST_WITHOUT_HEARTBEAT
-                    else "gives signs of life",
-                )
+                subjects[name] = _signs_of_life(slot, slot.hang_limit or _LONGEST_WITHOUT_HEARTBEAT)
         return Verdict(subjects)
 
     def ready(self) -> Verdict:
@@ -196,8 +181,8 @@ class Health:
 
     def _titles(self, totals: Totals, metric: str, limit: float = 0.0) -> str:
         """Return what those buses are called of which a metric is over a limit."""
-        over = {name for name, value in totals.by_label(metric) if value > limit}
-        return ", ".join(bus.title for name, bus in self._buses.items() if name in over)
+        values = totals.by_label(metric)
+        return ", ".join(bus.title for name, bus in self._buses.items() if values.get(name, 0.0) > limit)
 
     def figures(self) -> dict[str, Any]:
         """Return what the daemon did and does, as plain data."""
@@ -208,7 +193,7 @@ class Health:
             "readers_consuming": consuming,
             "consuming": self.consuming,
             "lag_seconds": totals.largest("oldest_in_hand_seconds"),
-            "in_hand": [int(count) for _, count in totals.by_label("messages_in_flight")],
+            "in_hand": list(map(int, totals.by_label("messages_in_flight").values())),
             "unwritten_seconds": round(totals.largest("unwritten_seconds"), 1),
             "per_second": {name: round(rate, 3) for name, rate in self.rates.per_second.items()},
             "since_start": {
@@ -217,7 +202,9 @@ class Health:
                 "duplicates": int(totals["events_duplicate_total"]),
                 "dropped": int(totals["messages_dropped_total"]),
                 "dead_letters": {
-                    stage: int(count) for stage, count in totals.by_label("dead_letters_total") if count
+                    stage: int(count)
+                    for stage, count in totals.by_label("dead_letters_total").items()
+                    if count
                 },
                 "workers_lost": int(totals["workers_lost_total"]),
             },
@@ -226,20 +213,27 @@ class Health:
         }
 
 
+def _signs_of_life(slot: Slot, limit: float) -> tuple[bool, str]:
+    silent_for, text = slot.seconds_since_heartbeat, "gives signs of life"
+    if silent_for > _LONGEST_WITHOUT_HEARTBEAT:
+        text = f"process {slot.pid} gave no sign of life for {silent_for:.0f} s"
+    return silent_for <= limit, text
+
+
 def _bus(totals: Totals, name: str, probe: Probe) -> tuple[bool, str]:
     """Return whether all of a bus is read and stored; if not, what isn't, by names that are no secret."""
-    count = int(dict(totals.by_label("broker_connections")).get(name, 0))
+    count = int(totals.by_label("broker_connections").get(name, 0))
     if not count:
         answers, text = probe.verdict()
         return False, "the broker answers, but no worker is connected to it" if answers else text
-    in_hand = int(dict(totals.by_label("messages_in_flight")).get(name, 0))
+    in_hand = int(totals.by_label("messages_in_flight").get(name, 0))
     refused = [
         what for (bus, what), workers in totals.by_labels("broker_refusals") if workers and bus == name
     ]
     text, ok = f"{count} connections, {in_hand} messages in hand", True
     if refused:
         text, ok = f"{text}; the broker refuses {', '.join(refused)}: the log tells why", False
-    if dict(totals.by_label("batches_not_stored")).get(name):
+    if totals.by_label("batches_not_stored").get(name):
         text, ok = f"{text}; the database takes other batches, but not its last one: the log tells why", False
     return ok, text
 

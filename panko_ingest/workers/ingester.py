@@ -17,16 +17,11 @@ from oslo_config import cfg
 
 from panko_ingest import __version__, amqp
 from panko_ingest.metrics import Metrics
-from panko_ingest.pipeline import (
-    Budget,
-    MessageProcessor,
-    PoisonGuard,
-    RecordingThread,
-)
+from panko_ingest.pipeline import Budget, PoisonGuard, RecordingThread
 from panko_ingest.shared_state import Slot, State
 from panko_ingest.storage import get_connection_from_config
 from panko_ingest.workers import guru_report
-from panko_ingest.workers.conversion import bus_pipeline, message_processor
+from panko_ingest.workers.conversion import budget, bus_pipeline, message_processor
 from panko_ingest.workers.sources import topology
 from panko_ingest.workers.store_watch import StoreWatch
 from panko_ingest.workers.supervisor import HANG_LIMIT
@@ -108,13 +103,9 @@ class IngestService(Worker):
         writer = self._writer = RecordingThread(
             connection, metrics, beat=recording.beat, most=conf.notification.batch_size
         )
-        budget = Budget(
-            conf.notification.prefetch_count or 2 * conf.notification.batch_size,
-            conf.notification.max_bytes_in_flight,
-        )
+        shared_budget = budget(conf)
         for number, slot in enumerate(slots):
-            processor = message_processor(conf, self.settings.converter, PoisonGuard(self._shared, slot))
-            self._consumers.append(self._consumer(number, processor, budget, writer, metrics, slot))
+            self._consumers.append(self._consumer(number, slot, shared_budget, writer, metrics))
         watch = StoreWatch(
             connection, metrics, lambda: self._shared_metrics.totals(self.place(self.worker_id))
         )
@@ -166,15 +157,10 @@ class IngestService(Worker):
             open_ends -= done
 
     def _consumer(
-        self,
-        number: int,
-        processor: MessageProcessor,
-        budget: Budget,
-        writer: RecordingThread,
-        metrics: Metrics,
-        slot: Slot,
+        self, number: int, slot: Slot, budget: Budget, writer: RecordingThread, metrics: Metrics
     ) -> amqp.AmqpConsumer:
         bus = self.settings.buses[number]
+        processor = message_processor(self._conf, self.settings.converter, PoisonGuard(self._shared, slot))
         deaths = lambda: self._shared.deaths  # noqa: E731 - read anew each time
         pipeline = bus_pipeline(self._conf, processor, bus, budget, writer, metrics, deaths)
         gauges = metrics.of_bus(bus.name)

@@ -11,7 +11,7 @@ from typing import Any
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SERVICES, SharedState, Slot, State
 from panko_ingest.workers.live_config import LiveConfig
-from panko_ingest.workers.process_manager import ProcessManager, ending_all
+from panko_ingest.workers.process_manager import ProcessManager, ending_all, send
 from panko_ingest.workers.supervisor import Supervisor
 from panko_ingest.workers.worker import Worker
 
@@ -170,11 +170,7 @@ class Master:
         if not pid or pid in self._told_to_stop or slot.version == self._live_config.version:
             return False
         self._told_to_stop.add(pid)
-        try:
-            os.kill(pid, signal.SIGTERM)
-        except ProcessLookupError:
-            return False
-        return True
+        return send(pid, signal.SIGTERM)
 
     def _is_beginning(self, number: int, recording: Slot) -> bool:
         if number >= self._live_config.settings.workers or recording.age > _TURN_PATIENCE:
@@ -193,7 +189,4 @@ class Master:
         for pid in {slot.pid for slot in self._slots()}:
             LOG.error("Process %d did not end in graceful_shutdown_timeout", pid)
             self._exit_code = 1
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+            send(pid, signal.SIGKILL)

@@ -42,7 +42,7 @@ class MonitorService(Worker):
         threading.Thread(target=endpoint.serve_forever, name="endpoint", daemon=True).start()
         while not self._stopping.wait(PROBE_INTERVAL):
             slot.beat()
-            self._health.look()
+            self._health.rates.look()
 
     def _watch(self) -> Health:
         conf = self._conf
@@ -69,7 +69,7 @@ class MonitorService(Worker):
 
     def _reach(self, bus: amqp.Bus) -> None:
         """Ask the broker only when no worker is connected to it."""
-        if not dict(self._shared_metrics.totals().by_label("broker_connections")).get(bus.name):
+        if not self._shared_metrics.totals().by_label("broker_connections").get(bus.name):
             amqp.reach(bus)
 
     def _listen(self, beat: Callable[[], None]) -> Endpoint | None:

@@ -13,6 +13,8 @@ from typing import Any
 import cotyledon
 from cotyledon.types import ServiceId, WorkerId
 
+from panko_ingest.backoff import pauses
+
 LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
@@ -44,8 +46,9 @@ class ProcessManager(cotyledon.ServiceManager):
         }
 
     def _start_worker(self, service_id: ServiceId, worker_id: WorkerId) -> None:
-        pause = _FIRST_PAUSE
-        while not self._dead.is_set():
+        for pause in pauses(_FIRST_PAUSE, _LONGEST_PAUSE):
+            if self._dead.is_set():
+                return
             try:
                 super()._start_worker(service_id, worker_id)
             except OSError as error:
@@ -56,7 +59,6 @@ class ProcessManager(cotyledon.ServiceManager):
             else:
                 return
             self._dead.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _child_supervisor_thread(self) -> None:
         with ending_all("Workers could not be started any more"):
@@ -76,6 +78,15 @@ def _runs(pid: int) -> bool:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:
         return False
+
+
+def send(pid: int, number: int) -> bool:
+    """Send a signal to a process; return whether it was there."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SharedState, Slot, State
+from panko_ingest.workers.process_manager import send
 from panko_ingest.workers.rates import Rates
 
 LOG = logging.getLogger(__name__)
@@ -134,8 +135,4 @@ class Supervisor:
 def _kill(pid: int, name: str, silent_for: float) -> bool:
     """Kill a process that hangs; return whether it was there."""
     LOG.error("Worker process %d (%s) made no progress for %.0f s: killing it", pid, name, silent_for)
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
+    return send(pid, signal.SIGKILL)

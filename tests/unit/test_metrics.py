@@ -64,7 +64,7 @@ def test_metrics_of_several_processes_add_up() -> None:
         in_a_process(lambda: work(f"ingester-{number}", float(number)))  # noqa: B023 - called at once
     totals = shared.totals()
     assert totals["messages_received_total"] == 30
-    assert dict(totals.by_label("bytes_in_flight")) == {"here": 300}
+    assert totals.by_label("bytes_in_flight") == {"here": 300}
     assert totals.largest("oldest_in_hand_seconds") == 2
     assert totals["batch_messages_count"] == 3
     text = shared.exposition().decode()
