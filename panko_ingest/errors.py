@@ -27,8 +27,6 @@ class MessageError(PankoIngestError):
 class DecodeError(MessageError):
     """The delivered bytes are no notification within the configured bounds."""
 
-    stage = "decode"
-
 
 class ConvertError(MessageError):
     """A notification without a usable message_id, event_type or timestamp."""

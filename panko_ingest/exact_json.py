@@ -18,6 +18,8 @@ _OUTLINE = bytes(
 _LONG_NUMBERS = b"0" * 20, b"-" + b"0" * 19
 _IN_ALL = b"0" * 19
 
+_KINDS = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
+
 
 def outline(text: bytes | str) -> bytes:
     """Return the text with nothing but its digits (each as 0), minuses and opening brackets (as ``[``)."""
@@ -39,6 +41,11 @@ def loads(text: bytes | str) -> Any:
     except orjson.JSONDecodeError:
         return json.loads(text)
     return json.loads(text) if has_long_number(outline(text)) else value
+
+
+def kind(value: Any) -> str:
+    """Return what a value of a JSON document is, in words."""
+    return _KINDS.get(type(value), "a number")
 
 
 def dumps(value: Any, indent: Literal[2] | None = None) -> str:

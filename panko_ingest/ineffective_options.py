@@ -3,7 +3,7 @@
 import difflib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -100,10 +100,6 @@ def _suggest(group: str, name: str, known: dict[str, list[str]]) -> str | None:
             return f"[{other}] {name}"
     for candidates in ({group: known.get(group, [])}, known):
         by_name = {option: other for other, names in candidates.items() for option in names}
-        if close := _closest(name, list(by_name)):
+        for close in difflib.get_close_matches(name, by_name, n=1, cutoff=_SURE_ENOUGH):
             return f"[{by_name[close]}] {close}"
     return None
-
-
-def _closest(name: str, names: Sequence[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=_SURE_ENOUGH)), None)

@@ -9,6 +9,7 @@ import orjson
 
 from panko_ingest import compression, exact_json
 from panko_ingest.errors import DecodeError
+from panko_ingest.exact_json import kind
 
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 MAX_DEPTH = 100
@@ -155,7 +156,7 @@ def parse_text(text: bytes | str, max_size: int, max_depth: int) -> tuple[dict[s
     """
     document = _parse_json(text, max_size)
     if document.__class__ is not dict:
-        raise DecodeError(f"the body is {_kind(document)}, not an object")
+        raise DecodeError(f"the body is {kind(document)}, not an object")
     if not is_enveloped(document):
         document = _within_bounds(document, text, max_depth)
         return document, document
@@ -189,13 +190,13 @@ def wrap_again(document: dict[str, Any], inner: dict[str, Any]) -> dict[str, Any
 def _open_envelope(document: dict[str, Any], max_size: int, max_depth: int) -> dict[str, Any]:
     version, message = document[_VERSION_KEY], document[_MESSAGE_KEY]
     if version.__class__ in {dict, list} or str(version).partition(".")[0] != "2":
-        shown = _kind(version) if version.__class__ in {dict, list} else repr(str(version)[:32])
+        shown = kind(version) if version.__class__ in {dict, list} else repr(str(version)[:32])
         raise DecodeError(f"envelope version {shown} is unknown: 2.0 and bare 1.0 are read")
     if message.__class__ is not str:
-        raise DecodeError(f"{_MESSAGE_KEY} is {_kind(message)}, not JSON text")
+        raise DecodeError(f"{_MESSAGE_KEY} is {kind(message)}, not JSON text")
     inner = _parse_json(message, max_size)
     if inner.__class__ is not dict:
-        raise DecodeError(f"{_MESSAGE_KEY} is {_kind(inner)}, not an object")
+        raise DecodeError(f"{_MESSAGE_KEY} is {kind(inner)}, not an object")
     return _within_bounds(inner, message, max_depth)
 
 
@@ -281,8 +282,3 @@ def _decode_text(body: bytes, encoding: Any) -> str:
         return body.decode(codec)
     except ValueError as error:
         raise DecodeError(f"the body is not in its content encoding: {error}") from error
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")

@@ -11,7 +11,7 @@ from panko_ingest.converter import definitions, values
 from panko_ingest.converter.definitions import EventDefinition
 from panko_ingest.errors import ConvertError
 from panko_ingest.redaction import redact
-from panko_ingest.storage.models import MAX_NAME, SALVAGED_KEY, Event
+from panko_ingest.storage.models import MAX_NAME, SALVAGED_KEY, UNSTORABLE, Event
 
 LOG = foreign_text.logger_about_messages(__name__)
 
@@ -147,7 +147,7 @@ def _check_text(name: str, value: Any, most: int | None) -> None:
         raise ConvertError(f"{name} is empty")
     if most is not None and len(value) > most:
         raise ConvertError(f"{name} has {len(value)} characters, more than {most}")
-    if not values.is_storable(value):
+    if UNSTORABLE.search(value):
         raise ConvertError(f"{name} has characters that no database stores (NUL or half of a surrogate pair)")
 
 

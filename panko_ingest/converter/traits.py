@@ -4,16 +4,13 @@ import copy
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from jsonpath_ng import Child, JSONPath
 from jsonpath_ng.ext.parser import parse
 
 from panko_ingest.converter import values
-
-
-class _Plugin(Protocol):
-    def trait_values(self, match_list: Any) -> Any: ...
+from panko_ingest.converter.plugins import TraitPlugin
 
 
 @cache
@@ -43,7 +40,7 @@ class TraitDefinition:
         name: str,
         dtype: int,
         fields: Sequence[str],
-        plugin: _Plugin | None = None,
+        plugin: TraitPlugin | None = None,
         line: int = 0,
     ) -> None:
         self.name = name

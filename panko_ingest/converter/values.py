@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from panko_ingest import timestamps
+from panko_ingest.exact_json import kind
 from panko_ingest.storage.models import UNSTORABLE, Trait, TraitValue
 
 Faults = list[tuple[str, str]]
@@ -13,11 +14,6 @@ Faults = list[tuple[str, str]]
 
 LARGEST_INT = 2**63 - 1
 _REPLACEMENT = "\ufffd"
-
-
-def is_storable(value: str) -> bool:
-    """Tell whether every database stores the text: no NUL, no half of a surrogate pair."""
-    return UNSTORABLE.search(value) is None
 
 
 def text(value: Any, name: str, faults: Faults) -> str | None:
@@ -40,7 +36,7 @@ def integer(value: Any, name: str, faults: Faults) -> int | None:
     try:
         result = int(value)
     except (TypeError, ValueError, OverflowError):  # the last one for an infinite float
-        faults.append((name, f"dropped: {_kind(value)} is no integer"))
+        faults.append((name, f"dropped: {kind(value)} is no integer"))
         return None
     if -LARGEST_INT - 1 <= result <= LARGEST_INT:
         return result
@@ -57,7 +53,7 @@ def real(value: Any, name: str, faults: Faults) -> float | None:
     except OverflowError:
         result = math.inf
     except (TypeError, ValueError):
-        faults.append((name, f"dropped: {_kind(value)} is no number"))
+        faults.append((name, f"dropped: {kind(value)} is no number"))
         return None
     if math.isfinite(result):
         return result
@@ -72,7 +68,7 @@ def moment(value: Any, name: str, faults: Faults) -> datetime.datetime | None:
     try:
         return timestamps.parse(value)
     except ValueError:
-        faults.append((name, f"dropped: {_kind(value)} is no ISO 8601 time"))
+        faults.append((name, f"dropped: {kind(value)} is no ISO 8601 time"))
         return None
 
 
@@ -83,8 +79,3 @@ CONVERTERS: dict[int, Callable[[Any, str, Faults], TraitValue]] = {
     Trait.DATETIME_TYPE: moment,
 }
 """For each type of trait the function ``(value, trait, faults) -> value or None``."""
-
-
-def _kind(value: Any) -> str:
-    names = {str: "text", dict: "an object", list: "a list", bool: "a boolean"}
-    return names.get(type(value), "a number")
