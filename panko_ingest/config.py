@@ -42,7 +42,8 @@ _ACCOUNT = re.compile(r"://\S*@")
 
 _MOST_DEFAULT_WORKERS = 16
 
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+"""Of a unit of time."""
 
 
 class Duration(types.ConfigType):
@@ -62,7 +63,7 @@ class Duration(types.ConfigType):
         match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([smhdw]?)\s*", str(value))
         if match is None:
             raise ValueError("is no duration: write seconds, or a number and s, m, h, d or w")
-        seconds = float(match[1]) * _UNITS[match[2]]
+        seconds = float(match[1]) * SECONDS[match[2]]
         if self.minimum is not None and seconds < self.minimum:
             raise ValueError(f"is shorter than {self.minimum:g} s")
         return seconds

@@ -31,7 +31,7 @@ def escaped(text: str, keep: str = "") -> str:
     )
 
 
-def escaped_error(error: Exception) -> str:
+def escaped_error(error: object) -> str:
     """Return the text of an error, which may quote a server that need not be the right one."""
     return escaped(str(error), keep="\n")
 

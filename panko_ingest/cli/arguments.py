@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from panko_ingest import timestamps
+from panko_ingest import config, timestamps
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage.models import Trait
 
@@ -17,7 +17,6 @@ MOMENT = "an age such as 90s, 15m, 2h, 3d or 1w, or now, today, yesterday, or an
 """What :func:`moment` takes, in words."""
 
 _LONGEST_NAME = 255
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 # Whole words only: a month or a millisecond is no minute.
 _WORDS = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?|w(?:(?:ee)?ks?)?"
 _PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_WORDS})(?![a-z])\s*")
@@ -53,12 +52,9 @@ def age(text: str) -> datetime.timedelta:
     wanted = text.strip().lower()
     if not _AGE.fullmatch(wanted):
         raise argparse.ArgumentTypeError(f"{text!r} is no age: write for example 15m, 2h, 3d or 1w")
-    lengths: dict[str, float] = {}
-    for number, unit in _PART.findall(wanted):
-        name = _UNITS[unit[0]]
-        lengths[name] = lengths.get(name, 0) + float(number)
+    lengths = (float(number) * config.SECONDS[unit[0]] for number, unit in _PART.findall(wanted))
     try:
-        length = datetime.timedelta(**lengths)
+        length = datetime.timedelta(seconds=sum(lengths))
         timestamps.utc_now() - length
     except OverflowError:
         raise argparse.ArgumentTypeError(f"{text!r} is no age: it begins before any calendar") from None

@@ -215,10 +215,9 @@ def merge(conf: cfg.ConfigOpts) -> int:
         )
     for message_id, generated in merged.left_out[:_REFUSED_SHOWN]:
         output.write(f"left out: {message_id}, of {generated:%Y-%m-%d}")
-    for message_id, reason in merged.refused[:_REFUSED_SHOWN]:
-        output.write(f"not stored: {message_id}: {reason}")
-    for row, reason in merged.refused_letters[:_REFUSED_SHOWN]:
-        output.write(f"not stored: {row}: {reason}")
+    for refused in (merged.refused, merged.refused_letters):
+        for what, reason in refused[:_REFUSED_SHOWN]:
+            output.write(f"not stored: {what}: {reason}")
     return int(bool(merged.refused or merged.left_out or merged.refused_letters))
 
 

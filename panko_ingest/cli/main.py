@@ -12,7 +12,7 @@ from oslo_config import cfg
 
 from panko_ingest import config
 from panko_ingest.errors import BrokerError, ConfigError
-from panko_ingest.foreign_text import escaped
+from panko_ingest.foreign_text import escaped_error
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
 
 _OUTPUT_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -115,8 +115,7 @@ def _forget_output() -> None:
 
 def fail(error: object, code: int) -> int:
     """Say on standard error why a command ends; return its exit code."""
-    said = escaped(str(error), keep="\n")
-    sys.stderr.write(f"panko-ingest: {said}\n")
+    sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
     return code
 
 

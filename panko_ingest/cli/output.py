@@ -72,18 +72,17 @@ def json_list(items: Iterable[Any]) -> None:
     """Write a JSON list with one item a line, as they come."""
     opening = "["
     for item in items:
-        sys.stdout.write(f"{opening}\n{json_line(item)}")
+        sys.stdout.write(f"{opening}\n{_json_line(item)}")
         opening = ","
     sys.stdout.write("[]\n" if opening == "[" else "\n]\n")
 
 
 def json_lines(items: Iterable[Any]) -> None:
     """Write JSON with one item a line, and nothing around them."""
-    sys.stdout.writelines(f"{json_line(item)}\n" for item in items)
+    sys.stdout.writelines(f"{_json_line(item)}\n" for item in items)
 
 
-def json_line(item: Any) -> str:
-    """Return an item as JSON on one line; what JSON does not know as its text."""
+def _json_line(item: Any) -> str:
     return escaped_json(exact_json.dumps(item))
 
 
