@@ -20,14 +20,15 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
-def _fast_lzma(data: bytes) -> bytes:
-    return lzma.compress(data, preset=0)
+_Method = tuple[Callable[[], _Decompressor], Callable[[bytes], bytes]]
 
-
-_METHODS: dict[str, tuple[Callable[[], _Decompressor], Callable[[bytes], bytes]]] = {
+_METHODS: dict[str, _Method] = {
     "application/x-gzip": (lambda: zlib.decompressobj(_ZLIB_OR_GZIP), zlib.compress),
     "application/x-bz2": (bz2.BZ2Decompressor, bz2.compress),
-    "application/x-lzma": (lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY), _fast_lzma),
+    "application/x-lzma": (
+        lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY),
+        lambda data: lzma.compress(data, preset=0),
+    ),
 }
 _ALIASES = {
     "gzip": "application/x-gzip",
@@ -39,7 +40,7 @@ _ALIASES = {
 }
 
 
-def _method(name: Any) -> tuple[Callable[[], _Decompressor], Callable[[bytes], bytes]]:
+def _method(name: Any) -> _Method:
     method = _METHODS.get(_ALIASES.get(name, name)) if isinstance(name, str) else None
     if method is None:
         raise DecodeError(f"compression {str(name)[:64]!r} is not supported")

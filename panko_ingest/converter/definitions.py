@@ -42,19 +42,10 @@ class EventDefinition:
         self.patterns = patterns
         self.traits = dict(traits)
         self.line = line
-        self._types = TypePatterns(patterns)
+        self.types = TypePatterns(patterns)
 
     def __repr__(self) -> str:
         return f"EventDefinition({', '.join(self.patterns)})"
-
-    @property
-    def matches_everything(self) -> bool:
-        """Whether it is a definition for events of all types."""
-        return self._types.matches_everything
-
-    def match(self, event_type: str) -> bool:
-        """Tell whether it is for events of this type."""
-        return self._types.match(event_type)
 
     @cached_property
     def to_traits(self) -> Callable[[dict[str, Any], values.Faults], list[Trait]]:

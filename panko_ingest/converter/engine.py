@@ -43,7 +43,7 @@ class EventConverter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.definitions = list(event_definitions)[::-1]
-        if not drop_unmatched and not any(known.matches_everything for known in self.definitions):
+        if not drop_unmatched and not any(known.types.matches_everything for known in self.definitions):
             self.definitions.append(EventDefinition(["*"], definitions.default_traits()))
         self._store_raw = frozenset(priority.lower() for priority in store_raw)
         self._known: dict[str, EventDefinition | None] = {}
@@ -75,7 +75,7 @@ class EventConverter:
         except TypeError:
             raise ConvertError("event_type is no text") from None
         _check_text("event_type", event_type, MAX_NAME)
-        found = next((known for known in self.definitions if known.match(event_type)), None)
+        found = next((known for known in self.definitions if known.types.match(event_type)), None)
         if len(self._known) >= _MOST_TYPES:
             self._known.clear()
         self._known[event_type] = found

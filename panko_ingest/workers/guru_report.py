@@ -6,6 +6,7 @@ Threads with their stacks, the configuration without its secrets, and the messag
 
 import logging
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from oslo_config import cfg
@@ -14,19 +15,11 @@ from oslo_reports.models.with_default_views import ModelWithDefaultViews
 
 from panko_ingest import __version__
 
-
-class _Package:
-    @staticmethod
-    def vendor_string() -> str:
-        return "OpenStack"
-
-    @staticmethod
-    def product_string() -> str:
-        return "panko-ingest"
-
-    @staticmethod
-    def version_string_with_package() -> str:
-        return __version__
+_PACKAGE = SimpleNamespace(
+    vendor_string=lambda: "OpenStack",
+    product_string=lambda: "panko-ingest",
+    version_string_with_package=lambda: __version__,
+)
 
 
 class _Collected:
@@ -65,7 +58,7 @@ def install(conf: cfg.ConfigOpts, in_force: Callable[[], cfg.ConfigOpts]) -> Non
     :param in_force: returns the configuration to show.
     """
     add_section("Configuration in force", lambda: _Collected(in_force()).options)
-    _Report.setup_autorun(_Package, service_name="panko-ingest", conf=conf)
+    _Report.setup_autorun(_PACKAGE, service_name="panko-ingest", conf=conf)
 
 
 def add_section(title: str, look: Callable[[], Mapping[str, Any]]) -> None:

@@ -152,7 +152,7 @@ def test_compiled_definitions_give_the_same_as_plain_ones_on_the_corpus() -> Non
         for sample in samples():
             message = Notification.decode(sample.body).message
             for candidate in compared:
-                if candidate.match(message["event_type"]):
+                if candidate.types.match(message["event_type"]):
                     compiled, plain = both(candidate, message)
                     assert compiled == plain, sample.name
 

@@ -83,7 +83,7 @@ def test_our_definitions_know_every_service_of_the_corpus() -> None:
 
 def _is_catch_all(converter: EventConverter, event_type: str) -> bool:
     definition = converter.definition_of(event_type)
-    return definition is None or definition.matches_everything
+    return definition is None or definition.types.matches_everything
 
 
 def test_the_priority_is_the_golden_one() -> None:

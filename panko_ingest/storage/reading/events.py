@@ -147,7 +147,8 @@ def matching(
     )
     if event_filter.event_type:
         # Not by a join: MariaDB would begin with the small table and sort all events of the type.
-        ids = reader.values(_type_ids(event_filter.event_type))
+        names = request_values.texts(event_filter.event_type, "event_type")
+        ids = reader.values(sa.select(EventType.id).where(EventType.desc.in_(names)))
         if not ids:
             return None
         statement = statement.where(
@@ -172,11 +173,6 @@ def matching(
             sa.type_coerce(EventRow.raw, sa.Text).contains(f'"{SALVAGED_KEY}"', autoescape=True)
         )
     return statement
-
-
-def _type_ids(names: str | Iterable[str]) -> sa.Select[int]:
-    wanted = request_values.texts(names, "event_type")
-    return sa.select(EventType.id).where(EventType.desc.in_(wanted))
 
 
 def _having_traits(
