@@ -3,7 +3,6 @@
 import difflib
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -55,7 +54,8 @@ class IneffectiveOption:
 def find(conf: cfg.ConfigOpts) -> list[IneffectiveOption]:
     """Return the options in the configuration files that nothing in ``conf`` reads, in their order."""
     known = _known(conf)
-    read = {(group, name) for group, names in known.items() for name in names} | set(_old_names())
+    read = {(group, name) for group, names in known.items() for name in names}
+    read |= option_lines.old_names(dict(config.list_opts())).keys()
     found = []
     for path in option_lines.read_by(conf):
         torn = False
@@ -77,13 +77,6 @@ def _known(conf: cfg.ConfigOpts) -> dict[str, list[str]]:
     groups = [name for name in conf if isinstance(conf[name], cfg.ConfigOpts.GroupAttr)]
     plain = [name for name in conf if name not in groups]
     return {"DEFAULT": plain} | {group: list(conf[group]) for group in groups}
-
-
-def _old_names() -> Iterator[tuple[str, str]]:
-    for group, options in config.list_opts():
-        for option in options:
-            for old in option.deprecated_opts:
-                yield old.group or group, old.name or option.dest
 
 
 def _describe(

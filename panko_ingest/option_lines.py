@@ -7,7 +7,7 @@ and option, and never a value, which may be a password.
 import argparse
 import codecs
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,18 +134,24 @@ def _paths(files: Iterable[str], folders: Iterable[str]) -> Iterator[str]:
         yield from (str(path) for path in found if not path.name.startswith("."))
 
 
-def check(paths: Iterable[str], known: Mapping[str, Iterable[cfg.Opt]]) -> None:
+def old_names(known: Mapping[str, Collection[cfg.Opt]]) -> dict[tuple[str, str], cfg.Opt]:
+    """Return the options that have another name, too, or another group, by each of those."""
+    return {
+        (old.group or group, (old.name or option.dest).replace("-", "_")): option
+        for group, options_there in known.items()
+        for option in options_there
+        for old in option.deprecated_opts
+    }
+
+
+def check(paths: Iterable[str], known: Mapping[str, Collection[cfg.Opt]]) -> None:
     """Look for what can't be used.
 
     :param known: the options that are read, by group.
     :raises ConfigError: a line for each fault, with file, line and option.
     """
-    by_name, by_old_name = {}, {}
-    for group, registered in known.items():
-        for option in registered:
-            by_name[group, option.dest] = option
-            for old in option.deprecated_opts:
-                by_old_name[old.group or group, (old.name or option.dest).replace("-", "_")] = option
+    by_name = {(group, option.dest): option for group, there in known.items() for option in there}
+    by_old_name = old_names(known)
     faults = []
     for path in paths:
         try:

@@ -12,7 +12,7 @@ import yaml
 from panko_ingest.converter import values
 from panko_ingest.converter.compiler import compile_traits
 from panko_ingest.converter.globs import TypePatterns
-from panko_ingest.converter.traits import TraitDefinition
+from panko_ingest.converter.traits import TraitDefinition, parse_path
 from panko_ingest.errors import DefinitionError
 from panko_ingest.storage.models import DEFINITION_TYPES, MAX_NAME, Trait
 
@@ -201,7 +201,7 @@ class _Reader:
 
     def _check_path(self, line: int, where: str, field: str) -> None:
         try:
-            TraitDefinition("", Trait.TEXT_TYPE, [field])
+            parse_path(field)
         except Exception as error:  # noqa: BLE001 - jsonpath-ng has no common base of what it raises
             self._fault(line, f"{where}: {field!r} is no JSONPath: {error}")
             return
