@@ -44,8 +44,7 @@ def head() -> str:
 @functools.cache
 def usable_revisions() -> tuple[str, ...]:
     """Return the revisions that this release can work with: the newest and the one before it."""
-    script = ScriptDirectory.from_config(_alembic())
-    newest = script.get_revision("head")
+    newest = _script().get_revision("head")
     return tuple(str(revision) for revision in (newest.revision, newest.down_revision) if revision)
 
 
@@ -81,14 +80,9 @@ def pending_rewrites(engine: sa.Engine, *, dry_run: bool = False) -> dict[str, s
     :raises StorageUnavailable: the database can't be reached.
     """
     found: dict[str, str] = {}
-    try:
-        with (_looking if dry_run else migrating)(engine) as connection:
-            for revision in _pending(connection, "head"):
-                found |= _rewrites(connection, revision)
-    except sa.exc.SQLAlchemyError as error:
-        raise unavailable(error) from error
-    except (CommandError, RevisionError) as error:
-        raise StorageUnavailable(f"db sync: {error}", operator=True) from error
+    with _refusals_told(), (_looking if dry_run else migrating)(engine) as connection:
+        for revision in _pending(connection, "head"):
+            found |= _rewrites(connection, revision)
     return found
 
 
@@ -97,10 +91,8 @@ def obstacles(connection: sa.Connection) -> list[str]:
 
     :raises StorageUnavailable: the schema is of another release.
     """
-    try:
+    with _refusals_told():
         pending = _pending(connection, "head")
-    except (CommandError, RevisionError) as error:
-        raise StorageUnavailable(f"db sync: {error}", operator=True) from error
     hooks = [getattr(revision.module, "obstacles", None) for revision in pending]
     return [text for look in hooks if look for text in look(connection)]
 
@@ -138,8 +130,15 @@ def upgrade(
         before_sleep=tenacity.before_sleep_log(LOG, logging.INFO),
         reraise=True,
     )
-    try:
+    with _refusals_told():
         again(_upgrade, engine, version or "head", postpone_rewrites, block_cluster)
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """Tell what alembic or the database refuses as an error of the store."""
+    try:
+        yield
     except (CommandError, RevisionError) as error:
         raise StorageUnavailable(f"db sync: {error}", operator=True) from error
     except sa.exc.SQLAlchemyError as error:
@@ -148,14 +147,11 @@ def upgrade(
 
 def _upgrade(engine: sa.Engine, target: str, postpone_rewrites: bool, block_cluster: bool) -> None:
     with migrating(engine) as connection:
-        if postpone_rewrites or (not block_cluster and _on_cluster(connection)):
-            target = _before_rewrites(connection, target)
+        # On SQLite a transaction is open already; elsewhere alembic begins its own, after this one.
+        with nullcontext() if connection.in_transaction() else connection.begin():
+            if postpone_rewrites or (not block_cluster and databases.of(connection).is_cluster(connection)):
+                target = _before_rewrites(connection, target)
         command.upgrade(_alembic(connection), target)
-
-
-def _on_cluster(connection: sa.Connection) -> bool:
-    with nullcontext() if connection.in_transaction() else connection.begin():
-        return databases.of(connection).is_cluster(connection)
 
 
 @contextmanager
@@ -260,6 +256,11 @@ def _alembic(connection: sa.Connection | None = None) -> Config:
     return config
 
 
+@functools.cache
+def _script() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_alembic())
+
+
 def _revision(connection: sa.Connection) -> str | None:
     context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
     return context.get_current_revision()
@@ -267,8 +268,7 @@ def _revision(connection: sa.Connection) -> str | None:
 
 def _pending(connection: sa.Connection, target: str) -> list[Script]:
     """Return the revisions between the database's and the target, the next one first."""
-    script = ScriptDirectory.from_config(_alembic())
-    return list(script.iterate_revisions(target, _revision(connection) or "base"))[::-1]
+    return list(_script().iterate_revisions(target, _revision(connection) or "base"))[::-1]
 
 
 def _rewrites(connection: sa.Connection, revision: Script) -> dict[str, str]:
@@ -277,17 +277,14 @@ def _rewrites(connection: sa.Connection, revision: Script) -> dict[str, str]:
 
 
 def _before_rewrites(connection: sa.Connection, target: str) -> str:
-    # On SQLite a transaction is open already; elsewhere alembic begins its own, after this one.
-    with nullcontext() if connection.in_transaction() else connection.begin():
-        for revision in _pending(connection, target):
-            if _rewrites(connection, revision):
-                return str(revision.down_revision)
+    for revision in _pending(connection, target):
+        if _rewrites(connection, revision):
+            return str(revision.down_revision)
     return target
 
 
-@functools.cache
-def _known() -> frozenset[str]:
-    return frozenset(script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions())
+def _known() -> set[str]:
+    return {script.revision for script in _script().walk_revisions()}
 
 
 def _explain(revision: str | None, tables: set[str]) -> str:
