@@ -41,8 +41,6 @@ def forecast(
 
 def _partitions(engine: sa.Engine, limit: datetime.datetime) -> tuple[PartitionForecast, ...]:
     with read_transaction(engine) as connection:
-        if not partitions.exist(connection):
-            return ()
         there = partitions.found(connection)
         whole = partitions.expired(there, limit)
         touched = [one for one in there if one.start is None or one.start <= limit.date()]

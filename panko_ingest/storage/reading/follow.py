@@ -126,7 +126,7 @@ def _days(bases: Sequence[int]) -> dict[str, Any]:
 
 def _bases(connection: sa.Connection) -> list[int]:
     """Return what the ids of each day begin with, behind 0 for those that lead to no day; else nothing."""
-    if not partitions.exist(connection):
-        return []
     days = [day.toordinal() for one in partitions.found(connection) for day in (one.start, one.end) if day]
+    if not days:
+        return []
     return [0, *(day << partitions.SEQUENCE_BITS for day in range(min(days) - 1, max(days) + _DAYS_AHEAD))]

@@ -102,25 +102,22 @@ def split(engine: sa.Engine, width: str, today: datetime.date, most_moved: int |
     :raises StorageUnavailable: there are more of them.
     """
     with read_transaction(engine) as connection:
-        if not partitions.exist(connection):
+        if not _to_split(connection, width, today):
             return 0
-        new = _to_split(partitions.found(connection), width, today)
-    if not new:
-        return 0
     with write_transaction(engine) as connection:
         lock_tables(connection)
         # Another process may have been quicker.
-        new = _to_split(partitions.found(connection), width, today)
-        if new:
+        if new := _to_split(connection, width, today):
             _split(connection, new, most_moved)
         return max(0, len(new) - 1)
 
 
-def _to_split(there: Sequence[Partition], width: str, today: datetime.date) -> list[Partition]:
-    start = there[-1].start
-    if start is None:
+def _to_split(connection: sa.Connection, width: str, today: datetime.date) -> list[Partition]:
+    there = partitions.found(connection)
+    if not there or there[-1].start is None:
         return []
-    return partitions.missing(start, partitions.width_of(list(there)) if width == "none" else width, today)
+    width = partitions.width_of(there) if width == "none" else width
+    return partitions.missing(there[-1].start, width, today)
 
 
 def _split(connection: sa.Connection, new: Sequence[Partition], most_moved: int | None) -> None:
@@ -232,32 +229,22 @@ def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:
     """
     width = settings.partition_by
     with read_transaction(engine) as connection:
-        partitioned = partitions.exist(connection)
-        there = partitions.found(connection) if partitioned else []
-        late = partitioned and connection.exec_driver_sql(_EVENTS_WRITTEN_TO_LAST).scalar()
-    if not partitioned:
+        there = partitions.found(connection)
+        late = there and connection.exec_driver_sql("SELECT exists(SELECT FROM event_last)").scalar()
+    if not there:
         if width != "none":
             yield Finding("warning", "partitions", f"the tables are plain, though partition_by is {width}")
         return
     width = partitions.width_of(there) if width == "none" else width
-    if reason := partitions.too_many(width, settings.event_time_to_live):
-        yield Finding("failure", "partitions", reason)
+    level = "warning"
+    if text := partitions.too_many(width, settings.event_time_to_live):
+        level = "failure"
     elif len(there) > partitions.MOST:
-        yield Finding(
-            "warning",
-            "partitions",
-            f"there are {len(there)}, more than {partitions.MOST}: is the expirer running?",
-        )
+        text = f"there are {len(there)}, more than {partitions.MOST}: is the expirer running?"
     elif there[-1].start is None or there[-1].start <= utc_now().date():
-        yield Finding(
-            "warning",
-            "partitions",
-            "the last one is in use already: run `panko-ingest db sync`, and see that the expirer runs",
-        )
+        text = "the last one is in use already: run `panko-ingest db sync`, and see that the expirer runs"
     elif late:
-        yield Finding("warning", "partitions", "the last one holds events of the future: is a clock wrong?")
+        text = "the last one holds events of the future: is a clock wrong?"
     else:
-        yield Finding("ok", "partitions", f"{len(there)}, made up to {there[-1].start}")
-
-
-_EVENTS_WRITTEN_TO_LAST = "SELECT exists(SELECT FROM event_last)"
+        level, text = "ok", f"{len(there)}, made up to {there[-1].start}"
+    yield Finding(level, "partitions", text)

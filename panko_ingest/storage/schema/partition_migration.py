@@ -11,6 +11,7 @@ import datetime
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -83,12 +84,12 @@ class _Migration:
         if not done:
             self._prove()
             started = time.monotonic()
-            self._patiently(lambda: self._exchange(first_day))
+            self._patiently(partial(self._exchange, first_day))
             # Let those who waited have their turn before the next partitions keep them waiting again.
             time.sleep(min(1.0, 2 * (time.monotonic() - started)))
         # The partition after the first may be a short one, and does not tell the width.
         until = max(today, partitions.period_end(first_day, width))
-        self._patiently(lambda: partition_ddl.split(self._engine, width, until))
+        self._patiently(partial(partition_ddl.split, self._engine, width, until))
 
     def _look(self, connection: sa.Connection, today: datetime.date) -> datetime.date:
         """Refuse what can't be done; return the day from which on ids are to lead to days."""
@@ -131,8 +132,8 @@ class _Migration:
             }
         read = 0
         for table in EVENT_TABLES:
-            self._patiently(lambda: self._constrain(table))  # noqa: B023 - called at once
-            self._patiently(lambda: self._validate(table))  # noqa: B023
+            self._patiently(partial(self._constrain, table))
+            self._patiently(partial(self._validate, table))
             read += sizes[table]
             self._tell(read, sum(sizes.values()))
 

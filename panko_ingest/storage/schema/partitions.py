@@ -68,7 +68,7 @@ def first_id(day: datetime.date) -> int:
 
 def id_after(day: datetime.date) -> int:
     """Return an id larger than any that an event of a day can have."""
-    return (day.toordinal() + 1) << SEQUENCE_BITS
+    return first_id(day) + (1 << SEQUENCE_BITS)
 
 
 def id_in_sql(number: str) -> str:
@@ -89,39 +89,34 @@ def exist(connection: sa.Connection) -> bool:
 
 
 def found(connection: sa.Connection) -> list[Partition]:
-    """Return the partitions that there are, the oldest first."""
+    """Return the partitions that there are, the oldest first; none where the tables are plain."""
+    if not databases.of(connection).has_partitions:
+        return []
     bounds = connection.exec_driver_sql(
         "SELECT pg_get_expr(c.relpartbound, c.oid), relname FROM pg_inherits i "
-        "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass('event')"
+        "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass('event') AND c.relispartition"
     )
-    matches = [(match, name) for bound, name in bounds if (match := _BOUNDS.search(bound))]
     partitions = [
-        Partition(_day(match[1]), _day(match[2]), name == f"event_{PLAIN_SUFFIX}") for match, name in matches
+        Partition(_day(match[1]), _day(match[2]), name == f"event_{PLAIN_SUFFIX}")
+        for bound, name in bounds
+        if (match := _BOUNDS.search(bound))
     ]
     return sorted(partitions, key=lambda partition: partition.start or datetime.date.min)
 
 
 def first_day(connection: sa.Connection) -> datetime.date | None:
     """Return the day from which on ids lead to days; None where the tables are plain."""
-    if not databases.of(connection).has_partitions:
+    there = found(connection)
+    if not there:
         return None
-    partitioned, bound = connection.exec_driver_sql(
-        "SELECT (SELECT relkind = 'p' FROM pg_class WHERE oid = to_regclass('event')), "
-        "(SELECT pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
-        "WHERE i.inhparent = to_regclass('event') AND relname = %s)",
-        (f"event_{PLAIN_SUFFIX}",),
-    ).one()
-    if not partitioned:
-        return None
-    match = _BOUNDS.search(bound or "")
-    return (match and _day(match[2])) or datetime.date.min
+    return next((one.end for one in there if one.plain and one.end), datetime.date.min)
 
 
 def _day(number: str | None) -> datetime.date | None:
     return datetime.date.fromordinal(int(number) >> SEQUENCE_BITS) if number else None
 
 
-def width_of(partitions: list[Partition]) -> str:
+def width_of(partitions: Sequence[Partition]) -> str:
     """Return the width of the newest bounded partition, as ``partition_by`` would say it."""
     for partition in reversed(partitions):
         if partition.start and partition.end:
@@ -185,8 +180,7 @@ def expired(partitions: list[Partition], limit: datetime.datetime) -> list[Parti
 
 def end_of(partitions: Sequence[Partition]) -> int:
     """Return the smallest id beyond bounded partitions, the oldest of which comes first."""
-    end = partitions[-1].end
-    return (end or datetime.date.max).toordinal() << SEQUENCE_BITS
+    return first_id(partitions[-1].end or datetime.date.max)
 
 
 def live(width: str, ttl: float) -> float:
