@@ -58,9 +58,10 @@ def _options(connection: sa.Connection, inspector: sa.Inspector, name: str) -> A
             .scalars()
             .all()
         )
-    try:
-        found = inspector.get_table_options(name)
-    except NotImplementedError:  # older releases of SQLAlchemy know none of SQLite's
-        found = {}
-    options = {key: value for key, value in found.items() if "auto_increment" not in key}
+    if connection.dialect.name == "sqlite":
+        found = connection.exec_driver_sql("SELECT wr, strict FROM pragma_table_list WHERE name = ?", (name,))
+        return [tuple(row) for row in found]
+    options = {
+        key: value for key, value in inspector.get_table_options(name).items() if "auto_increment" not in key
+    }
     return sorted(options.items())

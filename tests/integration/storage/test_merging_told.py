@@ -162,11 +162,19 @@ def test_traits_that_were_changed_to_fit_are_counted_and_told(
     assert (code, said[2:]) == (0, [])
 
 
+# Where two can write at a time.
+@pytest.mark.parametrize(
+    "database_url",
+    [
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("partitioned", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+    indirect=True,
+)
 def test_a_dead_letter_that_a_daemon_stores_meanwhile_keeps_its_times_and_is_not_new(
     source: Connection, store: Connection
 ) -> None:
-    if store.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite lets one transaction write at a time")
     source.record_events([], [make_letter("both"), make_letter("theirs")])
     with source.engine.begin() as connection:
         connection.execute(sa.text("UPDATE dead_letter SET first_at = :old, last_at = :old"), {"old": OLD})
