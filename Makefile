@@ -15,6 +15,8 @@ PANKO := $(RUN)/panko
 EVENTS ?= 10000
 # more words for what is run, as in: make test ARGS='-k sqlite'
 ARGS ?=
+# how many run tests at once: on two cores three, as many tests wait for a server most of the time
+PROCESSES ?= 3
 
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest
@@ -27,7 +29,7 @@ AUDITED ?= constraints.txt
 CONSTRAINTS ?=
 PYTHONS ?= 3.11 3.12 3.13 3.14
 define with-versions
-PANKO_INGEST_RUN_COMMAND='make $@' tests/with_versions.sh $(1) $(2) $(3) $(ARGS)
+PANKO_INGEST_RUN_COMMAND='make $@' PROCESSES=$(PROCESSES) tests/with_versions.sh $(1) $(2) $(3) $(ARGS)
 $(BIN)/python -m tests.compatibility
 endef
 
@@ -60,7 +62,7 @@ walk-through-cluster: venv services dist ## the same in a cloud: Galera behind H
 	$(BIN)/python -m tests.walk_through cluster $(RUN)/walk-through-cluster $$(ls -t dist/*.whl | head -n 1)
 
 test: venv services lint ## lint, then every test but the long ones; installs servers from Debian if missing
-	$(PYTEST) -p tests.compatibility --numprocesses 2 --dist worksteal -m 'not long' $(ARGS)
+	$(PYTEST) -p tests.compatibility --numprocesses $(PROCESSES) --dist worksteal -m 'not long' $(ARGS)
 
 lint: venv ## check style, types and layers
 	$(BIN)/ruff check
@@ -135,7 +137,7 @@ test-upgrade: venv services ## two releases on one database while its schema is 
 
 test-faults: venv services ## break things for real, the long way; writes docs/faults.md
 	rm -f test-results/faults.jsonl
-	$(PYTEST) --numprocesses 2 --dist worksteal tests/faults $(ARGS)
+	$(PYTEST) --numprocesses $(PROCESSES) --dist worksteal tests/faults $(ARGS)
 	$(BIN)/python -m tests.faults.report > docs/faults.md
 
 test-panko: venv services ## adopt what the published Panko made, move from Ceilometer: PANKO_PYTHON=python3.8 EVENTS=1000000

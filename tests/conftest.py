@@ -5,6 +5,7 @@ test noticing.
 """
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from tests.services.server import FORKY, debian
 # In CI the same cases every time: what is new there is the change, not the luck.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("project")
+
+
+# A shell's job in the background ignores SIGINT, and so would every program that a test starts to interrupt it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _skip_what_is_not_installed() -> Generator[None, None, None]:
