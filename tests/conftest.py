@@ -20,7 +20,7 @@ hypothesis.settings.register_profile("project", deadline=None, derandomize=bool(
 hypothesis.settings.load_profile("project")
 
 
-# A shell's job in the background ignores SIGINT, and so would every program that a test starts to interrupt it.
+# What a shell starts in the background ignores SIGINT, and so would every program that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

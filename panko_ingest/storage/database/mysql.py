@@ -92,6 +92,19 @@ LEFT JOIN information_schema.processlist session ON session.id = holder.trx_mysq
 WHERE waiter.trx_mysql_thread_id IN (SELECT id FROM information_schema.processlist WHERE {_OURS})
 """  # noqa: S608 - ours
 
+_TRUSTED = {
+    "sql_select_limit": str(2**64 - 1),
+    "sql_big_selects": "1",
+    "max_sort_length": "1024",
+    "foreign_key_checks": "1",
+    "unique_checks": "1",
+    "completion_type": "NO_CHAIN",
+}
+"""Settings that change what statements find, keep or do, and the values that we rely on.
+
+They are set only where a server has others: a proxy may not pass them on.
+"""
+
 
 class Database(base.Database):
     """MySQL and MariaDB, by PyMySQL or another driver."""
@@ -99,7 +112,8 @@ class Database(base.Database):
     driver = "pymysql"
     extra = "panko-ingest[mysql]"
     sorts_before_it_limits = True
-    now = "UNIX_TIMESTAMP(NOW(6))"
+    # Whose hour does not come twice in autumn, whatever zone the server is in.
+    now = "(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1000000)"
     codes: ClassVar[Mapping[Code, ErrorClass]] = {
         code: what for what, codes in _MEANINGS.items() for code in codes
     }
@@ -309,8 +323,12 @@ def _set_session(connection: Any, cursor: Any, settings: StorageSettings) -> Non
         cursor.execute(statement)
     if settings.mysql_wsrep_sync_wait is not None:
         cursor.execute(f"SET SESSION wsrep_sync_wait = {settings.mysql_wsrep_sync_wait:d}")
-    cursor.execute(f"SELECT @@sql_mode, @@pseudo_thread_id, {_OWN_VERSION}")
-    sql_mode, session, version = cursor.fetchone()
+    names = ", ".join(f"@@SESSION.{name}" for name in _TRUSTED)
+    cursor.execute(f"SELECT @@sql_mode, @@pseudo_thread_id, {_OWN_VERSION}, {names}")
+    sql_mode, session, version, *found = cursor.fetchone()
+    for (name, value), its in zip(_TRUSTED.items(), found, strict=True):
+        if str(its) != value:
+            cursor.execute(f"SET SESSION {name} = {value}")
     if "STRICT_ALL_TABLES" not in sql_mode:
         raise ConfigError(
             f"[database] connection: the server keeps sql_mode {sql_mode!r}; a strict one is needed, or "

@@ -226,6 +226,15 @@ class Database(base.Database):
             },
             base.LOSES_WHAT_WAS_ACKNOWLEDGED,
         )
+        yield from base.judge_settings(
+            {
+                "session_replication_role": connection.exec_driver_sql(
+                    "SHOW session_replication_role"
+                ).scalar_one()
+            },
+            {"session_replication_role": ("origin",)},
+            "references are not checked, and an event whose type is gone is stored and never found",
+        )
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
         if encoding == "UTF8":
             yield Finding(OK, "encoding", encoding)
@@ -367,6 +376,8 @@ def _set_session(connection: Any, settings: StorageSettings, of_transaction: str
         "max_parallel_workers_per_gather": "0",
         # Where a server or a role shortens floats, others than were stored would be read.
         "extra_float_digits": "3",
+        # The arrays of a few events hold NULL.
+        "array_nulls": "on",
     }
     if of_transaction == "false":
         values |= _KEEPALIVES

@@ -1,0 +1,92 @@
+"""Settings of a server that would change what statements find, keep or do: our sessions have their own."""
+
+import dataclasses
+import datetime
+
+import pytest
+
+from panko_ingest.findings import WARNING
+from panko_ingest.storage import EventFilter
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event, Trait
+from tests.integration.storage.samples import START, letter_for, make_event, stored
+from tests.services import MariaDB, PostgreSQL
+
+
+def long_named(number: int) -> Event:
+    """Return an event whose message_id differs from others' far behind its beginning."""
+    event = make_event(number)
+    return dataclasses.replace(
+        event, message_id=f"{'m' * 34}{number:06}", generated=START + datetime.timedelta(seconds=number // 10)
+    )
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "sql_select_limit=5",
+        "max_join_size=100",
+        "completion_type='RELEASE'",
+    ],
+)
+def test_settings_of_mariadb_change_nothing(mariadb: MariaDB, mariadb_url: str, setting: str) -> None:
+    mariadb.execute(f"SET GLOBAL {setting}")
+    store = Connection(mariadb_url)
+    try:
+        store.upgrade()
+        events = [long_named(number) for number in range(1300)]
+        assert len(store.record_events(events, (), letter_for).recorded) == len(events)
+        again = store.record_events(events, (), letter_for)
+        assert len(again.duplicates) == len(events)
+        for direction in ("asc", "desc"):
+            page = store.get_events(EventFilter(), {"sort": [("message_id", direction)]})
+            found = [event.message_id for event in page]
+            assert found == sorted((event.message_id for event in events), reverse=direction == "desc")
+        assert not [one for one in store.check() if one.level == "failure"]
+    finally:
+        store.close()
+        mariadb.execute(f"SET GLOBAL {setting.partition('=')[0]} = DEFAULT")
+
+
+@pytest.mark.mariadb
+def test_mariadb_checks_references_for_us_though_it_does_not_for_others(
+    mariadb: MariaDB, mariadb_url: str
+) -> None:
+    mariadb.execute("SET GLOBAL foreign_key_checks = 0")
+    store = Connection(mariadb_url)
+    try:
+        store.upgrade()
+        store.record_events([make_event(1)])
+        name = mariadb_url.rpartition("/")[2]
+        mariadb.execute(f"DELETE FROM {name}.event", f"DELETE FROM {name}.event_type")
+        store.record_events([make_event(2)])
+        assert [event.message_id for event in stored(store)] == ["m0002"]
+    finally:
+        store.close()
+        mariadb.execute("SET GLOBAL foreign_key_checks = 1")
+
+
+@pytest.mark.postgresql
+def test_a_trait_without_a_value_stays_so_where_arrays_hold_no_null(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    postgresql.execute(f"ALTER DATABASE {postgresql_url.rpartition('/')[2]} SET array_nulls = off")
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events([make_event(1, Trait("nothing", Trait.TEXT_TYPE, None))])
+    (event,) = stored(store)
+    assert Trait("nothing", Trait.TEXT_TYPE, None) in event.traits
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_a_role_whose_references_are_not_checked_is_told(postgresql: PostgreSQL, postgresql_url: str) -> None:
+    name = postgresql_url.rpartition("/")[2]
+    postgresql.execute(f"ALTER DATABASE {name} SET session_replication_role = replica")
+    store = Connection(postgresql_url)
+    store.upgrade()
+    (told,) = [one for one in store.check() if one.subject == "session_replication_role"]
+    assert told.level == WARNING
+    assert "references are not checked" in told.text
+    store.close()
