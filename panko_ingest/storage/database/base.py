@@ -145,6 +145,9 @@ class Database:
     def check_references_now(self, connection: Connection) -> None:
         """Let this transaction's statements be refused at once, not at COMMIT, for a broken constraint."""
 
+    def commit_after_what_was_found(self, connection: Connection) -> None:
+        """Let COMMIT of this transaction wait until all that it has found stored is safe as well."""
+
     def insert_if_absent(self, table: Any, key: str) -> sa.Insert:  # noqa: ARG002 - for those that can
         """Return an INSERT that leaves out rows whose value in the unique column ``key`` is there already."""
         return sa.insert(table)

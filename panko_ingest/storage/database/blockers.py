@@ -63,8 +63,11 @@ def end_while_waiting(engine: Engine, patience: float, end: Callable[[Connection
         with lock:
             if threading.current_thread() is looking:
                 return
+            if looking is not None and not looking.is_alive():  # a fork takes over names, but no thread
+                looking = None
+                out.clear()
             out[id(connection)] = time.monotonic()
-            if looking is None or not looking.is_alive():  # a fork takes over the name, but not the thread
+            if looking is None:
                 looking = threading.Thread(target=look, name="blockers", daemon=True)
                 looking.start()
 

@@ -15,8 +15,7 @@ from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.pool import StaticPool
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage.database import base, error_classes, registry
-from panko_ingest.storage.database.pooling import close_what_comes_back_late, ping_idle_connections
+from panko_ingest.storage.database import base, error_classes, pooling, registry
 from panko_ingest.storage.settings import StorageSettings
 
 _ALIASES = {"mariadb": "mysql"}
@@ -65,9 +64,11 @@ def make_engine(url: str, settings: StorageSettings) -> Engine:
         raise ConfigError(f"[database] connection: {_option_at_fault(parsed)} can't be used") from None
     base.attach(engine, database)
     event.listen(engine, "handle_error", _drop_connections_that_cannot_write)
+    pooling.count_connections(engine)
     if not isinstance(engine.pool, StaticPool):
-        ping_idle_connections(engine)
-        close_what_comes_back_late(engine)
+        pooling.start_over_in_children(engine)
+        pooling.ping_idle_connections(engine)
+        pooling.close_what_comes_back_late(engine)
     return engine
 
 

@@ -92,6 +92,10 @@ LEFT JOIN information_schema.processlist session ON session.id = holder.trx_mysq
 WHERE waiter.trx_mysql_thread_id IN (SELECT id FROM information_schema.processlist WHERE {_OURS})
 """  # noqa: S608 - ours
 
+_REFUSED_LOGINS = {
+    1044, 1045, 1049, 1129, 1130, 1251, 1524, 1698, 2049, 2054, 2058, 2059, 2061,
+}  # fmt: skip
+
 _TRUSTED = {
     "sql_select_limit": str(2**64 - 1),
     "sql_big_selects": "1",
@@ -167,21 +171,7 @@ class Database(base.Database):
 
     def refuses_login(self, error: BaseException) -> bool:
         """Tell so by the number."""
-        return self.code_of(error) in {
-            1044,
-            1045,
-            1049,
-            1129,
-            1130,
-            1251,
-            1524,
-            1698,
-            2049,
-            2054,
-            2058,
-            2059,
-            2061,
-        }
+        return self.code_of(error) in _REFUSED_LOGINS
 
     def encryption(self, connection: Connection) -> str:
         """Ask the server for the cipher, and PyMySQL for what it verified."""

@@ -21,6 +21,10 @@ One that broke sooner is found by its first statement, and the transaction is ru
 
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the MySQL protocol
 
+_pooled: weakref.WeakSet[Engine] = weakref.WeakSet()
+_watchdogs: weakref.WeakSet["_Watchdog"] = weakref.WeakSet()
+_made: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
+
 BEGINNING = "panko_ingest.beginning"
 """Key of a pooled connection's ``info``: a statement that each of its transactions has to begin with."""
 
@@ -69,6 +73,35 @@ def close_what_comes_back_late(engine: Engine) -> None:
         pool = record.info.get(_POOL)
         if pool is not None and pool() is not engine.pool:
             record.invalidate()
+
+
+def count_connections(engine: Engine) -> None:
+    """Count the connections that an engine makes; see :func:`connections_made`."""
+    _made[engine] = 0
+
+    @event.listens_for(engine, "connect")
+    def _count(_connection: Any, _record: Any) -> None:
+        _made[engine] += 1
+
+
+def connections_made(engine: Engine) -> int:
+    """Return how many connections an engine has made: with each it may have met another server."""
+    return _made[engine]
+
+
+def start_over_in_children(engine: Engine) -> None:
+    """Have a process that is forked make connections of its own: those here go on being its parent's."""
+    _pooled.add(engine)
+
+
+def _start_over() -> None:
+    for watchdog in _watchdogs:
+        watchdog.start_over()
+    for engine in _pooled:
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_start_over)
 
 
 def roll_back_only_open_transactions(engine: Engine) -> None:
@@ -121,6 +154,11 @@ class _Watchdog:
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
+        self.start_over()
+        _watchdogs.add(self)
+
+    def start_over(self) -> None:
+        """Watch nothing: what is out in a process that was forked is its parent's."""
         self._lock = threading.Lock()
         self._out: dict[int, tuple[float, weakref.ref[Any]]] = {}
         self._thread: threading.Thread | None = None
@@ -128,8 +166,7 @@ class _Watchdog:
     def watch(self, connection: Any) -> None:
         with self._lock:
             self._out[id(connection)] = (time.monotonic() + self._patience, weakref.ref(connection))
-            # A fork takes over the attribute, but not the thread.
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="database watchdog", daemon=True)
                 self._thread.start()
 

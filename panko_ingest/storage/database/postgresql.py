@@ -285,6 +285,16 @@ class Database(base.Database):
         """Check deferred constraints with each statement."""
         connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
 
+    def commit_after_what_was_found(self, connection: Connection) -> None:
+        """Write something: a COMMIT that has nothing to write does not wait for a synchronous standby.
+
+        After a crash the server has transactions for which it was still waiting, and shows them.
+        """
+        connection.exec_driver_sql(
+            "SELECT pg_logical_emit_message(true, 'panko-ingest', '') "
+            "WHERE current_setting('synchronous_standby_names') <> ''"
+        )
+
     def insert_if_absent(self, table: Any, key: str) -> sa.Insert:
         """Return an INSERT that does nothing where the key is there."""
         return postgresql.insert(table).on_conflict_do_nothing(index_elements=[key])

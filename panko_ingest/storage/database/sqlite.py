@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import StaticPool
@@ -28,6 +28,7 @@ _NETWORK_FILE_SYSTEMS = {
     "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 _FOREVER = 2**31 - 1
+_IDENTITY = "panko_ingest.file"
 _LOCK_LOOKS, _LOCK_PAUSE = 1.0, 0.001
 # A batch of a thousand events changes more than SQLite's 2 MB of cache, and fills its log of 4 MB. Each time
 # the log is full (here: of 64 MB) one writer puts it into the file, and all wait.
@@ -74,6 +75,7 @@ class Database(base.Database):
         else:
             refuse_network_file_system(path)
             engine = create_engine(url, connect_args=arguments, **base.pool_arguments(settings))
+            _follow_file(engine, path)
             if not _is_uri(url) or url.query.get("mode", "rwc") == "rwc":
                 event.listen(engine, "do_connect", partial(_make_private_file, path))
 
@@ -191,6 +193,27 @@ def _make_private_file(path: Path, *_: object) -> None:
     """Make a file that is absent for its owner alone: events tell who did what."""
     with contextlib.suppress(OSError):  # SQLite tells why
         path.touch(mode=0o600, exist_ok=True)
+
+
+def _follow_file(engine: Engine, path: Path) -> None:
+    """Connect anew where somebody has put another file, or none, in the place of the one that is open."""
+
+    @event.listens_for(engine, "connect")
+    def _note(_connection: Any, record: Any) -> None:
+        record.info[_IDENTITY] = _identity(path)
+
+    @event.listens_for(engine, "checkout")
+    def _check(_connection: Any, record: Any, _proxy: Any) -> None:
+        if _identity(path) != record.info[_IDENTITY]:
+            raise exc.DisconnectionError(f"{path} is another file by now")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _file(url: URL) -> Path | None:

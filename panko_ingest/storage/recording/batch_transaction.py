@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from panko_ingest.storage.base import RecordResult
 from panko_ingest.storage.database import base as databases, error_classes
 from panko_ingest.storage.database.engine import write_transaction
+from panko_ingest.storage.database.pooling import connections_made
 from panko_ingest.storage.models import DeadLetter
 from panko_ingest.storage.recording import fault_search, probe
 from panko_ingest.storage.recording.dead_letters import (
@@ -33,7 +34,9 @@ from panko_ingest.storage.recording.dead_letters import (
 )
 from panko_ingest.storage.recording.event_types import EventTypes
 from panko_ingest.storage.recording.validation import Row, Validator
+from panko_ingest.storage.recording.writers.driver import driver_connection
 from panko_ingest.storage.recording.writers.portable import PortableWriter, TypeIds, stored_ids
+from panko_ingest.storage.schema.column_limits import read_limits
 
 _LOOKS = 3
 
@@ -53,6 +56,10 @@ class Outcome:
         return RecordResult(
             tuple(sorted(self.recorded)), tuple(sorted(self.duplicates)), tuple(sorted(self.failed.items()))
         )
+
+
+class LimitsChanged(Exception):
+    """Events were refused, and the tables can hold other things than we knew: nothing is stored yet."""
 
 
 class _LeftOut(Exception):
@@ -81,6 +88,7 @@ class BatchTransaction:
         """Store the batch by the first attempt that the database takes.
 
         :raises StorageUnavailable: the store refuses for reasons of its own.
+        :raises LimitsChanged: events are refused that were made for tables as they no longer are.
         """
         try:
             if self._may_go_directly():
@@ -116,8 +124,12 @@ class BatchTransaction:
         )
 
     def _write_directly(self) -> None:
+        connections = connections_made(self.engine)
         ids = self.types.resolve({row.event_type for row in self.rows})
-        written = self.writer.write_directly(self.engine, self.rows, ids)
+        with driver_connection(self.engine) as driver:
+            if connections_made(self.engine) != connections:
+                return  # perhaps to another server, where ids stand for other types: the next attempt asks
+            written = self.writer.write_directly(driver, self.rows, ids)
         self.recorded += [row.index for row in self.rows if row.message_id in written]
         self.rows = [row for row in self.rows if row.message_id not in written]
 
@@ -126,9 +138,12 @@ class BatchTransaction:
         outcome = Outcome(recorded=list(self.recorded), failed=dict(self.failures))
         if not self.rows and not self.letters and not (outcome.failed and self.on_failure):
             return outcome
+        connections = connections_made(self.engine)
         type_ids = self._type_ids(at_once, outcome)
         write = self._write_at_once if at_once else self._write_one_by_one
         with write_transaction(self.engine) as connection:
+            if connections_made(self.engine) != connections:
+                type_ids = self.types.confirm(connection, type_ids)
             pending = [row for row in self.rows if row.event_type in type_ids]
             while pending:
                 firsts, others = _first_of_each(pending)
@@ -143,6 +158,10 @@ class BatchTransaction:
                     lambda connection: probe.write(connection, self.writer, self.validator),
                     others_passed=len(outcome.recorded) > len(self.recorded),
                 )
+                if read_limits(connection) != self.validator.limits:
+                    raise LimitsChanged
+            if outcome.duplicates:
+                databases.of(connection).commit_after_what_was_found(connection)
             letters = list(self.letters)
             if self.on_failure:
                 letters += [self.on_failure(index, error) for index, error in outcome.failed.items()]

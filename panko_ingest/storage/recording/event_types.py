@@ -5,13 +5,15 @@ sorted order: two workers that meet the same new names neither deadlock nor look
 snapshot that can't show it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from panko_ingest.storage.database import base as databases
 from panko_ingest.storage.database.engine import write_transaction
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.database.pooling import connections_made
+from panko_ingest.storage.errors import StorageConflict, StorageUnavailable
 from panko_ingest.storage.tables import EventType
 
 _ATTEMPTS = 3
@@ -22,24 +24,24 @@ MOST_KNOWN = 10_000
 
 
 class EventTypes:
-    """The ids of event types met lately. Threads may share one."""
+    """The ids of event types met lately, which are those of one server. Threads may share one."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        # Replaced, and added to, but nothing is ever taken out of it: another thread may be reading.
-        self._ids: dict[str, int] = {}
+        self.forget()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._known.ids)
 
     def learn(self, connection: sa.Connection) -> None:
         """Know what is stored before the first event of each type has to wait for it."""
+        self.forget()
         statement = sa.select(EventType.desc, EventType.id).limit(MOST_KNOWN)
-        self._ids = dict(connection.execute(statement).all())
+        self._known.ids.update(connection.execute(statement).all())
 
     def forget(self) -> None:
-        """Drop what is known, because one of the ids turned out to be gone."""
-        self._ids = {}
+        """Drop what is known, because one of the ids turned out to be gone, or may stand for another type."""
+        self._known = _Known(connections_made(self._engine))
 
     def resolve(self, names: Iterable[str]) -> dict[str, int]:
         """Return the ids of names, of which the new ones get stored.
@@ -47,41 +49,67 @@ class EventTypes:
         :raises StorageUnavailable: somebody deletes them as fast as we make them.
         :raises sqlalchemy.exc.DBAPIError: the database refuses one of them.
         """
+        if self._known.connections != connections_made(self._engine):
+            # After a failover that lost the last transactions, an id may stand for another type.
+            self.forget()
         wanted = set(names)
-        known = self._ids
-        found = {name: known[name] for name in wanted if name in known}
+        known = self._known
+        found = {name: known.ids[name] for name in wanted if name in known.ids}
         if len(found) == len(wanted):
             return found
         unknown = wanted - found.keys()
         for attempt in range(_ATTEMPTS):
-            found |= self._read(sorted(unknown))
-            if not (absent := sorted(unknown - found.keys())):
-                self._keep({name: found[name] for name in unknown})
+            with self._engine.connect() as connection:
+                found |= _read(connection, sorted(unknown))
+            if absent := sorted(unknown - found.keys()):
+                with write_transaction(self._engine) as connection:
+                    # The second time whatever is in the way is to say so.
+                    absent_only = databases.of(connection).insert_if_absent(EventType, "desc")
+                    insert = sa.insert(EventType) if attempt else absent_only
+                    connection.execute(insert, [{"desc": name} for name in absent])
+                    # Outside of transactions a proxy may have a replica answer, which lags behind.
+                    found |= _read(connection, absent)
+            if not unknown - found.keys():
+                self._keep(known, {name: found[name] for name in unknown})
                 return found
-            with write_transaction(self._engine) as connection:
-                # The second time whatever is in the way is to say so.
-                absent_only = databases.of(connection).insert_if_absent(EventType, "desc")
-                insert = sa.insert(EventType) if attempt else absent_only
-                connection.execute(insert, [{"desc": name} for name in absent])
         raise StorageUnavailable(f"event types vanish as soon as they are stored: {', '.join(absent)}")
 
-    def _keep(self, found: dict[str, int]) -> None:
-        if len(self._ids) + len(found) > MOST_KNOWN:
-            self._ids = {}
-        self._ids.update(found)
+    def confirm(self, connection: sa.Connection, ids: Mapping[str, int]) -> dict[str, int]:
+        """Return the ids that the server behind a connection has for the same names.
 
-    def _read(self, names: list[str]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        with self._engine.connect() as connection:
-            for start in range(0, len(names), _NAMES_PER_STATEMENT):
-                part = names[start : start + _NAMES_PER_STATEMENT]
-                rows = connection.execute(
-                    sa.select(EventType.desc, EventType.id).where(EventType.desc.in_(part))
-                ).all()
-                found.update((name, number) for name, number in rows if name in part)
-                if len(found) < start + len(part) and any(name not in part for name, _ in rows):
-                    found |= _read_one_by_one(connection, [name for name in part if name not in found])
+        :raises StorageConflict: it has not all of them.
+        """
+        found = _read(connection, sorted(ids))
+        if gone := sorted(ids.keys() - found.keys()):
+            raise StorageConflict(f"event types are gone with the server that had them: {', '.join(gone)}")
         return found
+
+    def _keep(self, known: "_Known", found: dict[str, int]) -> None:
+        if len(known.ids) + len(found) > MOST_KNOWN:
+            self._known = known = _Known(known.connections)
+        known.ids.update(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """Replaced, and added to, but nothing is ever taken out of it: another thread may be reading."""
+
+    connections: int
+    """How many had been made by then: one that was made later may lead to another server."""
+    ids: dict[str, int] = field(default_factory=dict)
+
+
+def _read(connection: sa.Connection, names: list[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for start in range(0, len(names), _NAMES_PER_STATEMENT):
+        part = names[start : start + _NAMES_PER_STATEMENT]
+        rows = connection.execute(
+            sa.select(EventType.desc, EventType.id).where(EventType.desc.in_(part))
+        ).all()
+        found.update((name, number) for name, number in rows if name in part)
+        if len(found) < start + len(part) and any(name not in part for name, _ in rows):
+            found |= _read_one_by_one(connection, [name for name in part if name not in found])
+    return found
 
 
 def _read_one_by_one(connection: sa.Connection, names: list[str]) -> dict[str, int]:

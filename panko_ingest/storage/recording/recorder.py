@@ -13,7 +13,7 @@ from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.models import DeadLetter, Event
 from panko_ingest.storage.recording import fault_search, probe
-from panko_ingest.storage.recording.batch_transaction import BatchTransaction, OnFailure
+from panko_ingest.storage.recording.batch_transaction import BatchTransaction, LimitsChanged, OnFailure
 from panko_ingest.storage.recording.event_types import EventTypes
 from panko_ingest.storage.recording.validation import Validator
 from panko_ingest.storage.recording.writers.portable import PortableWriter
@@ -86,6 +86,9 @@ class Recorder:
         )
         try:
             result = run_transaction(self._settings, batch.store, self._count_retry).result()
+        except LimitsChanged:
+            self.forget()
+            return self._record(events, letters, on_failure, replayed)
         except StorageUnavailable:
             # Who knows what it is when it comes back: another schema, another layout, other event types.
             self.forget()

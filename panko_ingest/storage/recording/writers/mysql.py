@@ -13,7 +13,6 @@ from panko_ingest.storage.recording.sql_text import (
     values_of_traits,
 )
 from panko_ingest.storage.recording.validation import Row
-from panko_ingest.storage.recording.writers.driver import driver_connection
 from panko_ingest.storage.recording.writers.portable import (
     PortableWriter,
     TypeIds,
@@ -55,7 +54,8 @@ class MariadbWriter(PortableWriter):
 
     def insert(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> None:
         """Write events of which none is stored; see :class:`PortableWriter`."""
-        expect_all(rows, len(self._write(connection, rows, type_ids, "")))
+        written = self._write(connection, rows, type_ids, "")
+        expect_all(rows, sum(row.message_id in written for row in rows))
 
     def _write(
         self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds, ignore: str
@@ -69,13 +69,13 @@ class MariadbWriter(PortableWriter):
                 _execute(connection, _insert_traits(table), values)
         return set(ids)
 
-    def write_directly(self, engine: sa.Engine, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         """Write one event by a block of statements, and COMMIT; see :class:`PortableWriter`.
 
         It does without IGNORE, and is refused when the event is stored already.
         """
         (row,) = rows
-        with driver_connection(engine) as driver, driver.cursor() as cursor:
+        with driver.cursor() as cursor:
             (event,) = _values_of_events(rows, type_ids, cursor.mogrify)
             statements = [f"INSERT INTO {_EVENT} VALUES {event}"]  # noqa: S608 - ours
             for table, traits in traits_by_table(rows, {row.message_id: 0}):

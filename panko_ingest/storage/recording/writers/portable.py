@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.recording.sql_text import Traits
 from panko_ingest.storage.recording.validation import Row
 from panko_ingest.storage.tables import (
@@ -86,14 +85,13 @@ class PortableWriter:
                 ],
             )
 
-    def write_directly(self, engine: sa.Engine, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
-        """Do as ``write`` in a transaction of its own, and commit it.
+    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+        """Do as ``write`` in a transaction of its own, on a connection of the driver's, and commit it.
 
         What a few events cost is not their rows but the way there: BEGIN, a statement for each table,
-        COMMIT, and what SQLAlchemy does around each. So quicker writers use the driver itself.
+        COMMIT, and what SQLAlchemy does around each.
         """
-        with write_transaction(engine) as connection:
-            return self.write(connection, rows, type_ids)
+        raise NotImplementedError
 
 
 def expect_all(rows: Sequence[Row], written: int) -> None:

@@ -10,7 +10,6 @@ from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.recording.sql_text import array_text, copy_of_events, copy_of_traits
 from panko_ingest.storage.recording.validation import Row
 from panko_ingest.storage.recording.writers import references
-from panko_ingest.storage.recording.writers.driver import driver_connection
 from panko_ingest.storage.recording.writers.portable import (
     PortableWriter,
     TypeIds,
@@ -123,16 +122,15 @@ class PostgresqlWriter(PortableWriter):
     def _id(self, number: int, _row: Row) -> int:
         return number
 
-    def write_directly(self, engine: sa.Engine, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         """Write by one statement for all tables, and COMMIT; see :class:`PortableWriter`.
 
         COMMIT does not come with it, which would save a round trip: a server that hangs when it is asked,
         and comes back after we have given up, would store what we say is not stored.
         """
         statement, parameters = self._at_once(rows, type_ids)
-        with driver_connection(engine) as driver:
-            written = {message_id for (message_id,) in driver.execute(statement, parameters).fetchall()}
-            driver.commit()
+        written = {message_id for (message_id,) in driver.execute(statement, parameters).fetchall()}
+        driver.commit()
         return written
 
     def _at_once(self, rows: Sequence[Row], type_ids: TypeIds) -> tuple[str, tuple[str, ...]]:

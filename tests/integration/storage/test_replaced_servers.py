@@ -1,0 +1,184 @@
+"""The server, the file or the process is another one than before, and nobody has told the store."""
+
+import multiprocessing
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest.storage import EventFilter, StorageUnavailable
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Trait
+from tests.integration.storage.samples import (
+    count,
+    letter_for,
+    make_event,
+    make_events,
+    rows,
+    stored,
+    stored_ids,
+)
+from tests.services import MariaDB, PostgreSQL
+from tests.waiting import wait_until
+
+LENGTHS = pytest.mark.parametrize("length", [1, 30], ids=["one event", "a batch"])
+
+_RESET_IDS = {
+    "postgresql": "SELECT setval(pg_get_serial_sequence('event_type', 'id'), 1)",
+    "mysql": "ALTER TABLE event_type AUTO_INCREMENT = 2",
+}
+_END_SESSIONS = {
+    "postgresql": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    "mysql": "SELECT CONCAT('KILL ', id) FROM information_schema.processlist "
+    "WHERE db = DATABASE() AND id <> CONNECTION_ID()",
+}
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def served(request: pytest.FixtureRequest) -> Iterator[tuple[Connection, Connection]]:
+    """Two stores of one database, as two workers have them."""
+    url = request.getfixturevalue(f"{request.param}_url")
+    one, other = Connection(url), Connection(url)
+    one.upgrade()
+    yield one, other
+    one.close()
+    other.close()
+
+
+def fail_over(store: Connection, *lost: str) -> None:
+    """End all sessions, as a failover does to a replica that had not got the last statements."""
+    dialect = store.engine.dialect.name
+    with sa.create_engine(store.engine.url, isolation_level="AUTOCOMMIT").connect() as connection:
+        for statement in (*lost, _RESET_IDS[dialect]):
+            connection.exec_driver_sql(statement)
+        for end in connection.exec_driver_sql(_END_SESSIONS[dialect]).scalars().all():
+            if isinstance(end, str):
+                connection.exec_driver_sql(end)
+    connection.engine.dispose()
+
+
+@LENGTHS
+def test_ids_of_event_types_that_a_failover_lost_are_not_given_to_events_of_others(
+    served: tuple[Connection, Connection], length: int
+) -> None:
+    store, other = served
+    store.record_events([make_event(0, event_type="first")])
+    store.record_events([make_event(1, event_type="compute.instance.delete.end")])
+    lost = "(SELECT id FROM event WHERE message_id = 'm0001')"
+    traits = [
+        f"DELETE FROM trait_{kind} WHERE event_id = {lost}" for kind in ("text", "int", "float", "datetime")
+    ]
+    fail_over(
+        store,
+        *traits,
+        "DELETE FROM event WHERE message_id = 'm0001'",
+        "DELETE FROM event_type WHERE id = 2",
+    )
+    other.record_events([make_event(2, event_type="image.create")])
+    assert rows(other, "SELECT id FROM event_type WHERE event_type.id = 2") == [(2,)]
+    events = [
+        make_event(number, event_type="compute.instance.delete.end") for number in range(10, 10 + length)
+    ]
+    store.record_events(events, (), letter_for)
+    types = {event.message_id: event.event_type for event in stored(other)}
+    assert types == {"m0000": "first", "m0002": "image.create"} | {
+        event.message_id: event.event_type for event in events
+    }
+
+
+def _read_again_and_again(store: Connection, expected: list[str]) -> None:
+    for _ in range(50):
+        found = [event.message_id for event in store.get_events(EventFilter())]
+        assert found == expected
+
+
+def test_processes_that_are_forked_have_connections_of_their_own(store: Connection) -> None:
+    store.record_events(make_events(20))
+    expected = stored_ids(store)
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_read_again_and_again, args=(store, expected)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [child.exitcode for child in children] == [0, 0, 0]
+    assert stored_ids(store) == expected
+
+
+@pytest.mark.parametrize("way", ["replaced", "deleted"])
+@LENGTHS
+def test_events_do_not_go_into_a_file_that_nobody_sees_any_more(
+    sqlite_url: str, tmp_path: Path, way: str, length: int
+) -> None:
+    store = Connection(sqlite_url)
+    store.upgrade()
+    file, backup = tmp_path / "events.sqlite", tmp_path / "backup.sqlite"
+    store.record_events(make_events(3))
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copy(file, backup)
+    if way == "replaced":
+        backup.replace(file)
+    else:
+        file.unlink()
+        with pytest.raises(StorageUnavailable, match="db sync"):
+            store.record_events(make_events(length, first=10), (), letter_for)
+        Connection(sqlite_url).upgrade()
+    store.record_events(make_events(length, first=10), (), letter_for)
+    reader = Connection(sqlite_url)
+    there = 3 if way == "replaced" else 0
+    assert count(reader, "event") == there + length
+    reader.close()
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_an_event_is_no_duplicate_before_a_synchronous_standby_has_it(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events(make_events(3))
+    postgresql.execute("ALTER SYSTEM SET synchronous_standby_names = 'one'")
+    postgresql.execute("SELECT pg_reload_conf()")
+    try:
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        wait_until(
+            lambda: postgresql.execute("SHOW synchronous_standby_names")[0][0] == "one", 10, "the setting"
+        )
+        found = []
+        again = threading.Thread(target=lambda: found.append(store.record_events(make_events(3))))
+        again.start()
+        wait_until(lambda: postgresql.execute(waiting)[0][0], 10, "a COMMIT that waits for the standby")
+        assert not found
+    finally:
+        postgresql.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        postgresql.execute("SELECT pg_reload_conf()")
+    again.join(30)
+    assert found[0].duplicates == (0, 1, 2)
+    store.close()
+
+
+@pytest.mark.mariadb
+def test_what_a_table_can_hold_is_learned_anew_before_an_event_is_refused_for_it(
+    mariadb: MariaDB, mariadb_url: str
+) -> None:
+    store = Connection(mariadb_url)
+    store.upgrade()
+    store.record_events(make_events(3))
+    name = mariadb_url.rpartition("/")[2]
+    mariadb.execute(f"ALTER TABLE {name}.trait_text CONVERT TO CHARACTER SET utf8mb3")
+    smile = Trait("display_name", Trait.TEXT_TYPE, "smile \N{GRINNING FACE}")
+    result = store.record_events([make_event(10, smile), *make_events(3, first=20)], (), letter_for)
+    assert result.recorded == (0, 1, 2, 3)
+    assert count(store, "dead_letter") == 0
+    store.close()
