@@ -4,7 +4,7 @@ import datetime
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from panko_ingest.findings import Finding
@@ -31,7 +31,8 @@ class RecordResult(NamedTuple):
     failed: tuple[tuple[int, Exception], ...] = ()
 
 
-class Merged(NamedTuple):
+@dataclass
+class Merged:
     """What came of a merge: events and dead letters that were there, and those that are new here.
 
     ``refused`` are message_ids of events that can't be read there or stored here, each with the reason; where
@@ -42,15 +43,15 @@ class Merged(NamedTuple):
     ``named`` counts events without a message_id, which got one made of what is in them, now or earlier.
     """
 
-    events: int
-    recorded: int
-    salvaged: int
-    named: int
-    refused: list[tuple[str, str]]
-    left_out: list[tuple[str, datetime.datetime]]
-    letters: int
-    new_letters: int
-    refused_letters: list[tuple[str, str]]
+    events: int = 0
+    recorded: int = 0
+    salvaged: int = 0
+    named: int = 0
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[tuple[str, datetime.datetime]] = field(default_factory=list)
+    letters: int = 0
+    new_letters: int = 0
+    refused_letters: list[tuple[str, str]] = field(default_factory=list)
 
 
 class EventFilter:

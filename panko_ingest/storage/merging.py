@@ -61,42 +61,29 @@ class _Merge:
         self._settings = settings
         self._recorder = recorder
         self._tell = tell
-        self._events = self._recorded = self._named = 0
-        self._letters = self._new_letters = 0
-        self._refused: list[tuple[str, str]] = []
-        self._left_out: list[tuple[str, datetime.datetime]] = []
-        self._refused_letters: list[tuple[str, str]] = []
+        self._merged = Merged()
 
     def run(self) -> Merged:
         """Copy page after page, in the order of ids."""
         with read_transaction(self._engine) as connection:
             by_day = partitions.exist(connection)
-        total, salvaged = self._source.count(), self._recorder.salvaged
+        merged, total, salvaged = self._merged, self._source.count(), self._recorder.salvaged
         for page in self._source.pages():
             self._copy(page, by_day=by_day)
-            self._tell(self._events, max(total, self._events))
+            self._tell(merged.events, max(total, merged.events))
         for letters in self._source.pages_of_letters():
             self._copy_letters(letters)
-        return Merged(
-            self._events,
-            self._recorded,
-            self._recorder.salvaged - salvaged,
-            self._named,
-            self._refused,
-            self._left_out,
-            self._letters,
-            self._new_letters,
-            self._refused_letters,
-        )
+        merged.salvaged = self._recorder.salvaged - salvaged
+        return merged
 
     def _copy(self, page: Sequence[Head], *, by_day: bool) -> None:
         new = self._new(page, by_day=by_day)
         self._note_left_out(sorted(set(page).difference(new)))
         unreadable = [head for head in new if head.fault]
-        self._refused += [(head.name, head.fault) for head in unreadable]
-        self._events += len(page) - len(new) + len(unreadable)
+        self._merged.refused += [(head.name, head.fault) for head in unreadable]
+        self._merged.events += len(page) - len(new) + len(unreadable)
         for found in self._source.events([head for head in new if not head.fault]):
-            self._events += len(found)
+            self._merged.events += len(found)
             self._store(found)
             # It is not to be in memory while the next ones are read.
             found.clear()
@@ -131,7 +118,7 @@ class _Merge:
             )
             days = {(row.message_id, row.generated.date()) for row in stored}
         named = {message_id for message_id, _ in days}
-        self._left_out += [
+        self._merged.left_out += [
             (head.name, head.generated)
             for head in known
             if head.generated and head.message_id in named
@@ -139,25 +126,27 @@ class _Merge:
         ]
 
     def _store(self, found: Sequence[FoundEvent]) -> None:
-        self._refused += [(one.head.name, one.fault) for one in found if one.event is None]
+        self._merged.refused += [(one.head.name, one.fault) for one in found if one.event is None]
         events = [(one.head, one.event) for one in found if one.event is not None]
         result = self._recorder.record_what_can_be([event for _, event in events])
-        self._recorded += len(result.recorded)
-        self._refused += [(events[index][0].name, str(error)) for index, error in result.failed]
+        self._merged.recorded += len(result.recorded)
+        self._merged.refused += [(events[index][0].name, str(error)) for index, error in result.failed]
         self._note_left_out([events[index][0] for index in result.duplicates])
         stored = (*result.recorded, *result.duplicates)
-        self._named += sum(events[index][0].nameless for index in stored)
+        self._merged.named += sum(events[index][0].nameless for index in stored)
 
     def _copy_letters(self, page: Sequence[LetterHead]) -> None:
         with read_transaction(self._engine) as connection:
             there = _stored_digests(connection, (head.digest for head in page))
         new = [head for head in page if head.digest not in there]
         unreadable = [head for head in new if head.fault]
-        self._refused_letters += [(head.name, head.fault) for head in unreadable]
-        self._letters += len(page) - len(new) + len(unreadable)
+        self._merged.refused_letters += [(head.name, head.fault) for head in unreadable]
+        self._merged.letters += len(page) - len(new) + len(unreadable)
         for found in self._source.letters([head for head in new if not head.fault]):
-            self._letters += len(found)
-            self._refused_letters += [(one.head.name, one.fault) for one in found if one.letter is None]
+            self._merged.letters += len(found)
+            self._merged.refused_letters += [
+                (one.head.name, one.fault) for one in found if one.letter is None
+            ]
             self._store_letters([one for one in found if one.letter is not None])
             found.clear()
 
@@ -166,14 +155,14 @@ class _Merge:
         if not found:
             return
         try:
-            self._new_letters += run_transaction(self._settings, lambda: self._write_letters(found))
+            self._merged.new_letters += run_transaction(self._settings, lambda: self._write_letters(found))
         except StorageUnavailable:
             raise
         except Exception as error:
             if not fault_search.may_be_a_rows(error):
                 raise
             if len(found) == 1:
-                self._refused_letters.append((found[0].head.name, error_classes.describe(error)))
+                self._merged.refused_letters.append((found[0].head.name, error_classes.describe(error)))
                 return
             for one in found:
                 self._store_letters([one])
