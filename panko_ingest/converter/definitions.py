@@ -139,21 +139,18 @@ class _Reader:
         if patterns:
             where = f"definition {number} ({', '.join(patterns)[:80]})"
         traits = self._traits(where, entry)
-        if patterns is None or traits is None:
+        if not patterns or traits is None:
             return None
         return EventDefinition(patterns, {**self._defaults, **traits}, entry.line)
 
-    def _patterns(self, where: str, entry: _Mapping) -> list[str] | None:
+    def _patterns(self, where: str, entry: _Mapping) -> list[str]:
         line = entry.lines.get("event_type", entry.line)
         if "event_type" not in entry:
             self._fault(line, f"{where}: event_type is missing")
-            return None
-        patterns = entry["event_type"]
-        if isinstance(patterns, str):
-            patterns = [patterns]
-        if not isinstance(patterns, list) or not patterns or not all(isinstance(p, str) for p in patterns):
+            return []
+        patterns = _texts(entry["event_type"])
+        if not patterns:
             self._fault(line, f"{where}: event_type must be text or a list of text")
-            return None
         return patterns
 
     def _traits(self, where: str, entry: _Mapping) -> dict[str, TraitDefinition] | None:
@@ -189,12 +186,9 @@ class _Reader:
         return TraitDefinition(name, dtype, fields, plugin, line)
 
     def _fields(self, line: int, where: str, config: Mapping[Any, Any]) -> list[str]:
-        fields = config.get("fields")
-        if isinstance(fields, str):
-            fields = [fields]
-        if not isinstance(fields, list) or not fields or not all(isinstance(f, str) for f in fields):
+        fields = _texts(config.get("fields"))
+        if not fields:
             self._fault(line, f"{where}: fields must be a JSONPath or a list of them")
-            return []
         for field in fields:
             self._check_path(line, where, field)
         return fields
@@ -240,3 +234,10 @@ class _Reader:
 
     def _warn(self, line: int, reason: str) -> None:
         self.warnings.append(f"{self.path}:{line}: {reason}")
+
+
+def _texts(value: Any) -> list[str]:
+    """Return a text, or a list of texts, as a list; an empty one for anything else."""
+    if isinstance(value, str):
+        return [value]
+    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else []
