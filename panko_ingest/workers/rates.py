@@ -23,21 +23,17 @@ class Rates:
 
     def __init__(self, shared_metrics: SharedMetrics) -> None:
         self._shared_metrics = shared_metrics
-        self.totals = shared_metrics.totals()
         self.per_second = dict.fromkeys(_COUNTED, 0.0)
-        self._looked_at = time.monotonic()
-        self._seen = deque([(self._looked_at, self._counts())])
+        self._seen = deque([(time.monotonic(), _counts(shared_metrics.totals()))])
 
     def look(self) -> str:
         """Look again, and return the most important figures in words."""
         now, totals = time.monotonic(), self._shared_metrics.totals()
-        seconds = now - self._looked_at
-        if seconds > 0:
-            self.per_second = {
-                name: (totals[metric] - self.totals[metric]) / seconds for name, metric in _COUNTED.items()
-            }
-        self.totals, self._looked_at = totals, now
-        self._seen.append((now, self._counts()))
+        counts = _counts(totals)
+        then, before = self._seen[-1]
+        if now > then:
+            self.per_second = {name: (counts[name] - before[name]) / (now - then) for name in _COUNTED}
+        self._seen.append((now, counts))
         while len(self._seen) > 1 and self._seen[1][0] <= now - 60.0 * max(MINUTES):
             self._seen.popleft()
         return _words(self.per_second, totals)
@@ -50,8 +46,9 @@ class Rates:
         )
         return {name: (counts[name] - before[name]) / max(now - then, 1e-9) for name in _COUNTED}
 
-    def _counts(self) -> dict[str, float]:
-        return {name: self.totals[metric] for name, metric in _COUNTED.items()}
+
+def _counts(totals: Totals) -> dict[str, float]:
+    return {name: totals[metric] for name, metric in _COUNTED.items()}
 
 
 def _words(rates: dict[str, float], totals: Totals) -> str:
