@@ -1,7 +1,7 @@
 """Which batches are recorded together: buses take turns, small batches share a transaction. No I/O here."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -166,19 +166,20 @@ def _piece(waiting: _Waiting, batch: Batch, start: int, most: int, first: int) -
     )
 
 
-def parts(pieces: Sequence[Piece], result: RecordResult) -> Iterator[RecordResult]:
+def parts(pieces: Sequence[Piece], result: RecordResult) -> list[RecordResult]:
     """Tell the result of each piece apart, by the positions of its events in their batch."""
-    for piece in pieces:
-        end = piece.first + len(piece.events)
-        shift = piece.events.start - piece.first
+    return [_part(piece, result) for piece in pieces]
 
-        def own(
-            indexes: Sequence[int], first: int = piece.first, end: int = end, shift: int = shift
-        ) -> tuple[int, ...]:
-            return tuple(index + shift for index in indexes if first <= index < end)
 
-        yield RecordResult(
-            own(result.recorded),
-            own(result.duplicates),
-            tuple((index + shift, error) for index, error in result.failed if piece.first <= index < end),
-        )
+def _part(piece: Piece, result: RecordResult) -> RecordResult:
+    end = piece.first + len(piece.events)
+    shift = piece.events.start - piece.first
+
+    def own(indexes: Sequence[int]) -> tuple[int, ...]:
+        return tuple(index + shift for index in indexes if piece.first <= index < end)
+
+    return RecordResult(
+        own(result.recorded),
+        own(result.duplicates),
+        tuple((index + shift, error) for index, error in result.failed if piece.first <= index < end),
+    )
