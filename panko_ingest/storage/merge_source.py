@@ -17,6 +17,7 @@ from panko_ingest.storage.models import DeadLetter as Letter, Event, Trait
 from panko_ingest.storage.source_connection import SourceConnection, TooMany, parts
 from panko_ingest.storage.tables import (
     EVENT_TABLES,
+    STORED_TYPES,
     TRAIT_TABLES,
     AnyJSONText,
     DeadLetter,
@@ -26,7 +27,6 @@ from panko_ingest.storage.tables import (
 
 _TRAITS = 20_000
 _MOST_TYPES = 10_000
-_TYPES = (Trait.TEXT_TYPE, Trait.INT_TYPE, Trait.FLOAT_TYPE, Trait.DATETIME_TYPE)
 _NAMESPACE = uuid.UUID("5d0b6bd2-6b0c-5f6e-9d1e-2f4f0f6a7c11")
 _LETTER_FIELDS = [name for name in Letter.__dataclass_fields__ if name in DeadLetter.__table__.columns]
 _DIGEST_SIZE = 32
@@ -197,7 +197,7 @@ class Source:
 
     def _traits(self, heads: Sequence[Head]) -> dict[int, list[Trait]]:
         traits: dict[int, list[Trait]] = {head.id: [] for head in heads}
-        for dtype in _TYPES:
+        for dtype in STORED_TYPES:
             table = TRAIT_TABLES[dtype]
             # Their ids lie side by side: a range of them is found at once, however many there are.
             statement = sa.select(table.event_id, table.key, table.value).where(

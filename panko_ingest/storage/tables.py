@@ -294,6 +294,9 @@ TRAIT_TABLES: dict[int, type[TraitText | TraitInt | TraitFloat | TraitDatetime]]
 }
 """The table of each type number of ``models.Trait``."""
 
+STORED_TYPES = tuple(dtype for dtype in TRAIT_TABLES if dtype != Trait.NONE_TYPE)
+"""The types that a trait can have when it is read: one without a type is a text then."""
+
 TRAITS = tuple(dict.fromkeys(TRAIT_TABLES.values()))
 """The tables of traits, in the order in which writers and readers come to them."""
 

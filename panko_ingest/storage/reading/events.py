@@ -24,6 +24,7 @@ from panko_ingest.storage.reading.paging import Rows, Statement
 from panko_ingest.storage.reading.read_access import ReadAccess
 from panko_ingest.storage.tables import (
     IDENTIFIER_KEYS,
+    STORED_TYPES,
     TRAIT_TABLES,
     Event as EventRow,
     EventType,
@@ -39,7 +40,6 @@ _Compare = Callable[[Any, Any], Any]
 _OPERATORS: dict[str, _Compare] = {
     name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
 }
-_STORED_TYPES = (Trait.TEXT_TYPE, Trait.INT_TYPE, Trait.FLOAT_TYPE, Trait.DATETIME_TYPE)
 
 _LOOKS_LIKE = {
     Trait.INT_TYPE: re.compile(r"[-+]?\d+"),
@@ -111,7 +111,7 @@ def _count_of(type_id: int, start: datetime.datetime | None, end: datetime.datet
 def get_trait_types(reader: ReadAccess, event_type: str) -> Iterator[dict[str, Any]]:
     """Yield the name and data_type of each trait that events of the type have."""
     event_type = request_values.text(event_type, "event_type")
-    for dtype in _STORED_TYPES:
+    for dtype in STORED_TYPES:
         table = TRAIT_TABLES[dtype]
         keys = (
             sa.select(table.key)
@@ -236,7 +236,7 @@ def _parse_trait_filter(trait_filter: Mapping[str, Any]) -> _TraitFilter:
         values = _readings(key, str(value), ordered=name not in {"eq", "ne"})
     else:
         dtype = Trait.get_type_by_name(str(type_name))
-        if dtype not in _STORED_TYPES:
+        if dtype not in STORED_TYPES:
             raise InvalidRequest(f"traits_filter: {key}: {type_name!r} is no type of a trait")
         values = [(dtype, _convert(dtype, value, key))]
     return key, _OPERATORS[name], values
@@ -305,7 +305,7 @@ def _type_names(connection: sa.Connection, type_ids: Iterable[int]) -> dict[int,
 
 def _traits(event_ids: Sequence[int], name: str | None, connection: sa.Connection) -> list[tuple[int, Trait]]:
     found = []
-    for dtype in _STORED_TYPES:
+    for dtype in STORED_TYPES:
         table = TRAIT_TABLES[dtype]
         statement = sa.select(table.event_id, table.key, table.value).where(table.event_id.in_(event_ids))
         if name is not None:
