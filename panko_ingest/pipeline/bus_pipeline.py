@@ -32,7 +32,6 @@ class BusPipeline:
     :param flow: says how much may be in hand.
     :param hold_limit: seconds that a batch may wait for the store before it is given back.
     :param bus: what the metrics call it.
-    :param wake: ends the wait of the bus's thread.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class BusPipeline:
         hold_limit: float,
         bus: str = "",
         clock: Callable[[], float] = time.monotonic,
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._processor = processor
         self._batcher = batcher
@@ -60,7 +58,8 @@ class BusPipeline:
         self._measure_at = 0.0
         self._hold_limit = hold_limit
         self._clock = clock
-        self.wake = wake
+        self.wake: Callable[[], None] = lambda: None
+        """Ends the wait of the bus's thread; its consumer, which is made of this, puts its own here."""
         self.session = 0
         self._outstanding: deque[Batch] = deque()
         self._settled: queue.SimpleQueue[Batch] = queue.SimpleQueue()
