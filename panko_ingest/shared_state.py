@@ -171,6 +171,18 @@ class SharedState:
         workers = range(self._memory.workers) if worker is None else [worker]
         return [self.bus_slot(number, bus) for number in workers for bus in range(self._memory.buses)]
 
+    def vacancies(self) -> list[float]:
+        """Return for each of these slots the seconds for which nobody was there to use it.
+
+        None are counted while its worker works, by an older configuration with fewer buses, or ends.
+        """
+        return [
+            min(self.bus_slot(number, bus).seconds_since_cleared, recording.seconds_since_cleared)
+            for number in range(self._memory.workers)
+            for recording in [self.recording_slot(number)]
+            for bus in range(self._memory.buses)
+        ]
+
     def bus_slot(self, worker: int, bus: int) -> Slot:
         """Return the slot of one bus thread."""
         slot: Slot = self._memory.ingesters[worker][bus]

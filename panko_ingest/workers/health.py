@@ -134,8 +134,10 @@ class Health:
     def alive(self) -> Verdict:
         """Tell whether every worker is there and gives signs of life."""
         subjects = {}
-        for number, slot in enumerate(self._shared.slots()):
-            if vacant_for := slot.seconds_since_cleared:
+        for number, (slot, vacant_for) in enumerate(
+            zip(self._shared.slots(), self._shared.vacancies(), strict=True)
+        ):
+            if vacant_for:
                 verdict = vacant_for <= _LONGEST_VACANT, f"no process for {vacant_for:.0f} s"
             else:
                 verdict = _signs_of_life(slot, _LONGEST_WITHOUT_HEARTBEAT)

@@ -108,9 +108,10 @@ class Supervisor:
 
     def _making_progress(self) -> bool:
         """Whether everybody gave a sign of life lately, or was replaced."""
-        return all(
-            slot.seconds_since_heartbeat <= self._limit_of(slot) / 3 for _, slot in self._shared.occupied()
-        ) and all(slot.seconds_since_cleared <= self._hang_limit for slot in self._shared.slots())
+        if max(self._shared.vacancies(), default=0.0) > self._hang_limit:
+            return False
+        slots = (slot for _, slot in self._shared.occupied())
+        return all(slot.seconds_since_heartbeat <= self._limit_of(slot) / 3 for slot in slots)
 
     def _notify(self, reloading: bool) -> None:
         slots = self._shared.slots()

@@ -1,5 +1,9 @@
 """What the daemon tells systemd, at a notify socket as systemd has it."""
 
+import contextlib
+import http.client
+import itertools
+import os
 import re
 import signal
 import socket
@@ -12,7 +16,9 @@ import pytest
 
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
+from tests.faults.conftest import HOOKS
 from tests.ledger import Ledger, load
+from tests.services.server import free_port
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -48,6 +54,11 @@ class NotifySocket:
             f"{pattern!r} among {self.received[-20:]}",
         )
 
+    def longest_silence(self, since: float) -> float:
+        """Return the seconds between two signs of life that were furthest apart, the last one up to now."""
+        beats = [at for at, state in self.received if state == "WATCHDOG=1" and at >= since]
+        return max(later - at for at, later in itertools.pairwise([since, *beats, time.monotonic()]))
+
     def watchdogs_since(self, moment: float) -> int:
         return sum(state == "WATCHDOG=1" and at > moment for at, state in self.received)
 
@@ -61,6 +72,25 @@ def notify(tmp_path: Path) -> Iterator[NotifySocket]:
 
 def daemon(conf: Path, notify: NotifySocket, **environment: str) -> Daemon:
     return Daemon(conf, environment={"NOTIFY_SOCKET": str(notify.path), **environment})
+
+
+def hooks(**constants: float) -> dict[str, str]:
+    """Return an environment in which constants of ``panko_ingest.workers`` are others."""
+    changes = (
+        f"panko_ingest.workers.{name.replace('__', ':_')}={value}" for name, value in constants.items()
+    )
+    path = os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path, "FAULT_SET": " ".join(changes)}
+
+
+def status(port: int, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
 
 
 def test_systemd_is_told_when_the_daemon_consumes_reloads_and_stops(
@@ -134,3 +164,35 @@ def test_waiting_for_a_broker_is_no_hanging(tmp_path: Path, sqlite_url: str, not
         wait_until(lambda: notify.watchdogs_since(seen) > 2, 15, "the watchdog fed")
         assert "READY" not in notify.states()
         assert service.stop() == 0
+
+
+def test_a_new_bus_whose_broker_is_away_leaves_the_daemon_alive_while_workers_take_turns(
+    tmp_path: Path, broker_url: str, sqlite_url: str, notify: NotifySocket
+) -> None:
+    port = free_port()
+    conf = configuration(tmp_path, broker_url, sqlite_url, f"port = {port}\n[notification]\nworkers = 3\n")
+    impatient = hooks(health__LONGEST_VACANT=7, master__TURN_PATIENCE=6)
+    Ledger(sqlite_url).close()
+    # A turn takes 6 s, and the last worker's comes after two others: later than the 9 s of the watch.
+    service = daemon(conf, notify, WATCHDOG_USEC="18000000", **impatient)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        before = {worker.pid for worker in service.workers}
+        text = conf.read_text()
+        urls = f"messaging_urls = {broker_url}\nmessaging_urls = amqp://guest:guest@127.0.0.1:9/\n"
+        wait_until(lambda: status(port, "/healthz")[0] == 200, 30, "the monitor")
+        conf.write_text(text.replace("[notification]\n", f"[notification]\n{urls}"))
+        reloaded = time.monotonic()
+        service.signal(signal.SIGHUP)
+        answers = []
+
+        def all_new() -> bool:
+            with contextlib.suppress(ConnectionRefusedError):  # the monitor itself is replaced
+                answers.append(status(port, "/healthz"))
+            return len(service.workers) == 3 and not before & {worker.pid for worker in service.workers}
+
+        wait_until(all_new, 60, "three new workers", interval=0.2)
+        assert time.monotonic() - reloaded > 9
+        assert {code for code, _ in answers} == {200}, answers
+        assert notify.longest_silence(since=reloaded) < 8

@@ -126,3 +126,21 @@ def test_every_thread_that_works_is_watched_by_its_name_also_in_a_worker_too_man
     assert shared.service_slot("expirer").hang_limit == 100
     shared.record_death(1)
     assert "recording thread 1" not in dict(shared.occupied())
+
+
+def test_a_worker_that_still_works_by_an_older_configuration_leaves_no_vacancy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("panko_ingest.shared_state.time.monotonic", lambda: now)
+    shared = SharedState(workers=2, buses=1)
+    for slot in (*shared.slots(0), shared.recording_slot(0)):
+        slot.occupy(10)
+    now += 5
+    assert shared.vacancies() == [0, 5], "the second worker has not come"
+    shared.resize(workers=2, buses=2)
+    now += 60
+    assert shared.vacancies() == [0, 0, 65, 60]
+    shared.record_death(0)
+    now += 2
+    assert shared.vacancies() == [2, 2, 67, 62]
