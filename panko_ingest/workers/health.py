@@ -1,6 +1,7 @@
 """Whether the daemon is alive, and whether it does its work; if not, why not."""
 
 import datetime
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from panko_ingest.errors import PankoIngestError
 from panko_ingest.shared_metrics import SharedMetrics, Totals
 from panko_ingest.shared_state import SharedState, Slot, State
+from panko_ingest.workers.awake import Awake
 from panko_ingest.workers.rates import Rates
 from panko_ingest.workers.supervisor import HANG_LIMIT
 
@@ -69,13 +71,16 @@ class Probe:
 
         threading.Thread(target=run, name="probe", daemon=True).start()
 
-    def verdict(self) -> tuple[bool, str]:
-        """Return what the last answer was, or that there is none."""
+    def verdict(self, awake: float = math.inf) -> tuple[bool, str]:
+        """Return what the last answer was, or that there is none.
+
+        :param awake: seconds since this process last stood still.
+        """
         asked, answered = self._asked_at, self._answered_at
         if asked is None:
             return False, "not asked yet"
         waits = answered is None or answered < asked
-        waited = time.monotonic() - asked
+        waited = min(time.monotonic() - asked, awake)
         if waited > (PROBE_INTERVAL if waits else 3 * PROBE_INTERVAL):
             return False, f"no answer for {waited:.0f} s"
         if answered is None:
@@ -118,6 +123,12 @@ class Health:
         self._max_lag = max_lag
         self._expires = expires
         self.rates = Rates(shared_metrics)
+        self._awake = Awake(1.5 * PROBE_INTERVAL)
+
+    def look(self) -> None:
+        """Look at the rates, and at the clock; called at each interval of the probes."""
+        self._awake.seconds()
+        self.rates.look()
 
     @property
     def readers(self) -> tuple[int, int]:
@@ -134,25 +145,31 @@ class Health:
     def alive(self) -> Verdict:
         """Tell whether every worker is there and gives signs of life."""
         subjects = {}
-        for number, (slot, vacant_for) in enumerate(
-            zip(self._shared.slots(), self._shared.vacancies(), strict=True)
-        ):
-            if vacant_for:
+        places = zip(self._shared.slots(), self._shared.vacancies(), strict=True)
+        for number, (slot, vacant) in enumerate(places):
+            if vacant_for := min(vacant, self._awake.seconds()):
                 verdict = vacant_for <= _LONGEST_VACANT, f"no process for {vacant_for:.0f} s"
             else:
-                verdict = _signs_of_life(slot, _LONGEST_WITHOUT_HEARTBEAT)
+                verdict = self._signs_of_life(slot, _LONGEST_WITHOUT_HEARTBEAT)
             subjects[f"reader {number}"] = verdict
         for name, slot in self._shared.occupied():
             if not name.startswith("reader"):
-                subjects[name] = _signs_of_life(slot, slot.hang_limit or _LONGEST_WITHOUT_HEARTBEAT)
+                subjects[name] = self._signs_of_life(slot, slot.hang_limit or _LONGEST_WITHOUT_HEARTBEAT)
         return Verdict(subjects)
+
+    def _signs_of_life(self, slot: Slot, limit: float) -> tuple[bool, str]:
+        silent_for, text = min(slot.seconds_since_heartbeat, self._awake.seconds()), "gives signs of life"
+        if silent_for > _LONGEST_WITHOUT_HEARTBEAT:
+            text = f"process {slot.pid} gave no sign of life for {silent_for:.0f} s"
+        return silent_for <= limit, text
 
     def ready(self) -> Verdict:
         """Tell whether events can get from the brokers to the database now, and soon enough."""
         totals = self._shared_metrics.totals()
-        subjects = {"database": self._database.verdict()}
+        awake = self._awake.seconds()
+        subjects = {"database": self._database.verdict(awake)}
         for number, (name, bus) in enumerate(self._buses.items(), 1):
-            ok, text = _bus(totals, name, bus.probe)
+            ok, text = _bus(totals, name, bus.probe.verdict(awake))
             subjects[f"broker {number}"] = ok, f"{bus.title}: {text}"
         if self._buses:
             subjects["recording"] = _recording(totals)
@@ -215,18 +232,11 @@ class Health:
         }
 
 
-def _signs_of_life(slot: Slot, limit: float) -> tuple[bool, str]:
-    silent_for, text = slot.seconds_since_heartbeat, "gives signs of life"
-    if silent_for > _LONGEST_WITHOUT_HEARTBEAT:
-        text = f"process {slot.pid} gave no sign of life for {silent_for:.0f} s"
-    return silent_for <= limit, text
-
-
-def _bus(totals: Totals, name: str, probe: Probe) -> tuple[bool, str]:
+def _bus(totals: Totals, name: str, probed: tuple[bool, str]) -> tuple[bool, str]:
     """Return whether all of a bus is read and stored; if not, what isn't, by names that are no secret."""
     count = int(totals.by_label("broker_connections").get(name, 0))
     if not count:
-        answers, text = probe.verdict()
+        answers, text = probed
         return False, "the broker answers, but no worker is connected to it" if answers else text
     in_hand = int(totals.by_label("messages_in_flight").get(name, 0))
     refused = [

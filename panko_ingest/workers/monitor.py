@@ -42,7 +42,7 @@ class MonitorService(Worker):
         threading.Thread(target=endpoint.serve_forever, name="endpoint", daemon=True).start()
         while not self._stopping.wait(PROBE_INTERVAL):
             slot.beat()
-            self._health.rates.look()
+            self._health.look()
 
     def _watch(self) -> Health:
         conf = self._conf

@@ -9,6 +9,7 @@ from panko_ingest.deadline import Asked
 from panko_ingest.metrics import Metrics
 from panko_ingest.shared_metrics import Totals
 from panko_ingest.storage import Connection
+from panko_ingest.workers.awake import Awake
 
 LOG = logging.getLogger(__name__)
 
@@ -16,6 +17,7 @@ SLOW = 5.0
 """Seconds that messages are in hand without one being committed, after which the log says so."""
 
 _ANSWER_WITHIN = 3.0
+_LONGEST_BETWEEN_LOOKS = 3.0
 
 
 class StoreWatch:
@@ -31,6 +33,7 @@ class StoreWatch:
         self._committed = -1.0
         self._since = time.monotonic()
         self._told = False
+        self._awake = Awake(_LONGEST_BETWEEN_LOOKS)
 
     def look(self) -> None:
         """Look; called about once a second. It never waits for the store."""
@@ -39,7 +42,7 @@ class StoreWatch:
         committed, in_hand = totals["batch_messages_sum"], int(totals["messages_in_flight"])
         if committed != self._committed or not in_hand:
             self._committed, self._since = committed, now
-        silent = now - self._since
+        silent = min(now - self._since, self._awake.seconds())
         self._metrics.unwritten_seconds.set(silent)
         if self._told and silent < SLOW:
             self._told = False

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SharedState, Slot, State
+from panko_ingest.workers.awake import Awake
 from panko_ingest.workers.process_manager import send
 from panko_ingest.workers.rates import Rates
 
@@ -17,6 +18,7 @@ LOG = logging.getLogger(__name__)
 HANG_LIMIT = 30.0
 _STATUS_INTERVAL = 5.0
 _PATIENCE = 1.0
+_LONGEST_TICK = 5.0
 # While we wait for a broker or a database, systemd is to wait with us.
 _START_EXTENSION_USEC = 60_000_000
 
@@ -53,7 +55,8 @@ class Supervisor:
     """Watches the shared state.
 
     A worker without a heartbeat for 30 s, or for half of what systemd's watchdog allows if that is less, is
-    killed, and started again, where its slot says no other time.
+    killed, and started again, where its slot says no other time. After the master stood still, and so perhaps
+    everybody, that time begins anew.
     """
 
     def __init__(self, shared: SharedState, notifier: Notifier, shared_metrics: SharedMetrics) -> None:
@@ -65,6 +68,7 @@ class Supervisor:
         self._stopping = False
         self._status_at = 0.0
         self._unheard_since: dict[int, float] = {}
+        self._awake = Awake(_LONGEST_TICK)
 
     def stopping(self) -> None:
         """Note that the daemon is told to stop; who hangs now is ended all the same."""
@@ -89,7 +93,7 @@ class Supervisor:
 
     def _kill_hung(self) -> None:
         for name, slot in self._shared.occupied():
-            pid, silent_for = slot.pid, slot.seconds_since_heartbeat
+            pid, silent_for = slot.pid, self._silence_of(slot)
             hangs = pid not in {0, os.getpid()} and silent_for > self._limit_of(slot)
             if hangs and not _kill(pid, name, silent_for):
                 slot.clear()
@@ -100,18 +104,20 @@ class Supervisor:
         heard = {slot.pid for _, slot in self._shared.occupied()}
         self._unheard_since = {pid: self._unheard_since.get(pid, now) for pid in processes.keys() - heard}
         for pid, since in self._unheard_since.items():
-            if now - since > self._hang_limit:
-                _kill(pid, processes[pid], now - since)
+            if (silent_for := min(now - since, self._awake.seconds())) > self._hang_limit:
+                _kill(pid, processes[pid], silent_for)
 
     def _limit_of(self, slot: Slot) -> float:
         return slot.hang_limit or self._hang_limit
 
+    def _silence_of(self, slot: Slot) -> float:
+        return min(slot.seconds_since_heartbeat, self._awake.seconds())
+
     def _making_progress(self) -> bool:
         """Whether everybody gave a sign of life lately, or was replaced."""
-        if max(self._shared.vacancies(), default=0.0) > self._hang_limit:
+        if min(max(self._shared.vacancies(), default=0.0), self._awake.seconds()) > self._hang_limit:
             return False
-        slots = (slot for _, slot in self._shared.occupied())
-        return all(slot.seconds_since_heartbeat <= self._limit_of(slot) / 3 for slot in slots)
+        return all(self._silence_of(slot) <= self._limit_of(slot) / 3 for _, slot in self._shared.occupied())
 
     def _notify(self, reloading: bool) -> None:
         slots = self._shared.slots()

@@ -74,11 +74,9 @@ def daemon(conf: Path, notify: NotifySocket, **environment: str) -> Daemon:
     return Daemon(conf, environment={"NOTIFY_SOCKET": str(notify.path), **environment})
 
 
-def hooks(**constants: float) -> dict[str, str]:
+def hooks(*constants: str) -> dict[str, str]:
     """Return an environment in which constants of ``panko_ingest.workers`` are others."""
-    changes = (
-        f"panko_ingest.workers.{name.replace('__', ':_')}={value}" for name, value in constants.items()
-    )
+    changes = (f"panko_ingest.workers.{constant}" for constant in constants)
     path = os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path, "FAULT_SET": " ".join(changes)}
 
@@ -171,7 +169,7 @@ def test_a_new_bus_whose_broker_is_away_leaves_the_daemon_alive_while_workers_ta
 ) -> None:
     port = free_port()
     conf = configuration(tmp_path, broker_url, sqlite_url, f"port = {port}\n[notification]\nworkers = 3\n")
-    impatient = hooks(health__LONGEST_VACANT=7, master__TURN_PATIENCE=6)
+    impatient = hooks("health:_LONGEST_VACANT=7", "master:_TURN_PATIENCE=6")
     Ledger(sqlite_url).close()
     # A turn takes 6 s, and the last worker's comes after two others: later than the 9 s of the watch.
     service = daemon(conf, notify, WATCHDOG_USEC="18000000", **impatient)
@@ -196,3 +194,32 @@ def test_a_new_bus_whose_broker_is_away_leaves_the_daemon_alive_while_workers_ta
         assert time.monotonic() - reloaded > 9
         assert {code for code, _ in answers} == {200}, answers
         assert notify.longest_silence(since=reloaded) < 8
+
+
+def test_a_daemon_that_was_paused_as_a_whole_goes_on_with_all_its_workers(
+    tmp_path: Path, broker_url: str, sqlite_url: str, notify: NotifySocket
+) -> None:
+    port = free_port()
+    conf = configuration(tmp_path, broker_url, sqlite_url, f"port = {port}\n[notification]\nworkers = 2\n")
+    limits = hooks("supervisor:HANG_LIMIT=7", "health:_LONGEST_WITHOUT_HEARTBEAT=7")
+    ledger = Ledger(sqlite_url)
+    service = daemon(conf, notify, WATCHDOG_USEC="60000000", **limits)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        wait_until(lambda: status(port, "/healthz")[0] == 200, 30, "the monitor")
+        wait_until(lambda: status(port, "/readyz")[0] == 200, 30, "readiness")
+        pids = {child.pid for child in service.process.children()}
+        paused = time.monotonic()
+        os.killpg(service.process.pid, signal.SIGSTOP)
+        wait_until(lambda: time.monotonic() > paused + 10, 15)
+        os.killpg(service.process.pid, signal.SIGCONT)
+        woken = time.monotonic()
+        answers = [status(port, path) for path in ("/healthz", "/readyz")]
+        assert [answer for answer in answers if answer[0] != 200] == []
+        bus.publish(load(50))
+        wait_until(lambda: ledger.events() == 50, 30, "the events")
+        wait_until(lambda: notify.watchdogs_since(woken) > 2, 30, "the watch at work")
+        assert {child.pid for child in service.process.children()} == pids
+        assert "killing it" not in service.log
+    ledger.close()

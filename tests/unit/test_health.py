@@ -17,6 +17,12 @@ class Clock:
         for module in (health, __import__("panko_ingest.shared_state", fromlist=["time"])):
             monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
 
+    def run(self, seconds: int, verdicts: Health) -> None:
+        """Let so much time pass while the monitor is running."""
+        for _ in range(0, seconds, 5):
+            self.now += 5
+            verdicts.look()
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -63,11 +69,27 @@ def test_a_worker_that_is_just_being_replaced_is_alive_and_one_that_stays_away_i
     slot.clear()
     clock.now += 5
     assert verdicts.alive().ok
-    clock.now += 30
+    clock.run(30, verdicts)
     assert reasons(verdicts.alive()) == {"reader 0": "no process for 35 s"}
     slot.occupy(42)
-    clock.now += 20
+    clock.run(20, verdicts)
     assert reasons(verdicts.alive()) == {"reader 0": "process 42 gave no sign of life for 20 s"}
+
+
+def test_a_time_in_which_everybody_stood_still_is_held_against_nobody(clock: Clock) -> None:
+    shared = SharedState(workers=2, buses=1)
+    shared.slots()[0].occupy(42)
+    verdicts = health_of(shared, SharedMetrics(), Probe(answer))
+    verdicts.look()
+    clock.now += 60
+    assert verdicts.alive().ok
+    assert verdicts.ready().subjects["database"] == (True, "answers")
+    clock.run(20, verdicts)
+    assert reasons(verdicts.alive()) == {
+        "reader 0": "process 42 gave no sign of life for 20 s",
+        "reader 1": "no process for 20 s",
+    }
+    assert reasons(verdicts.ready())["database"] == "no answer for 20 s"
 
 
 def test_a_question_that_hangs_is_told_as_such_although_the_last_one_was_answered(clock: Clock) -> None:
