@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from panko_ingest import threads
 from panko_ingest.errors import PankoIngestError
 
 T = TypeVar("T")
@@ -24,8 +25,11 @@ class Asked(Generic[T]):
         self._error = f"{subject}: no answer within {patience:.0f} s"
         self._ask = ask
         self._deadline = time.monotonic() + patience
-        self._thread = threading.Thread(target=self._run, name=subject, daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        try:
+            self._thread = threads.start(self._run, subject)
+        except OSError as error:
+            self._error = f"{subject}: {error}"
 
     def _run(self) -> None:
         try:
@@ -36,7 +40,8 @@ class Asked(Generic[T]):
 
     def answer(self) -> T | None:
         """Return the answer; None where there is none, or none in time."""
-        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        if self._thread is not None:
+            self._thread.join(max(0.0, self._deadline - time.monotonic()))
         return self._answer
 
     @property

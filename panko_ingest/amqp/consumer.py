@@ -2,11 +2,11 @@
 
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 
+from panko_ingest import threads
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
 from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
@@ -188,7 +188,7 @@ class AmqpConsumer:
                 opening.set_exception(error)
             self._waker.wake()
 
-        threading.Thread(target=connect, name="connecting", daemon=True).start()
+        threads.start(connect, "connecting")
         while not opening.done():
             if self._stopping:
                 raise ConnectionAbortedError("given up, for the consumer is to stop")

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -10,7 +9,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import amqp, storage
+from panko_ingest import amqp, storage, threads
 from panko_ingest.cli import arguments, output
 from panko_ingest.errors import ConfigError
 from panko_ingest.metrics import Metrics
@@ -162,5 +161,5 @@ def _start(work: Callable[[], None]) -> Future[None]:
         else:
             done.set_result(None)
 
-    threading.Thread(target=run, daemon=True).start()
+    threads.start(run, "draining")
     return done

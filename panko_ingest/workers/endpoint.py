@@ -12,6 +12,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
+from panko_ingest import threads
+
 LOG = logging.getLogger(__name__)
 
 MAX_REQUEST = 8 * 1024
@@ -69,7 +71,10 @@ class Endpoint(socketserver.TCPServer):
                 return
         with self._lock:
             self._unfinished[request] = time.monotonic()
-        threading.Thread(target=self._process, args=(request, client_address), daemon=True).start()
+        try:
+            threads.start(self._process, "page", request, client_address)
+        except OSError:  # one after the other is better than none
+            self._process(request, client_address)
 
     def page(self, path: str, request: socket.socket) -> Page | None:
         """Return a page, None where there is none of that name."""

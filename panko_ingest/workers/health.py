@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from panko_ingest import threads
 from panko_ingest.errors import PankoIngestError
 from panko_ingest.shared_metrics import SharedMetrics, Totals
 from panko_ingest.shared_state import SharedState, Slot, State
@@ -69,7 +70,7 @@ class Probe:
                 self.look()
                 stopping.wait(PROBE_INTERVAL)
 
-        threading.Thread(target=run, name="probe", daemon=True).start()
+        threads.start(run, "probe")
 
     def verdict(self, awake: float = math.inf) -> tuple[bool, str]:
         """Return what the last answer was, or that there is none.

@@ -116,12 +116,11 @@ class IngestService(Worker):
             self._stop_threads()
         LOG.info("Worker %d reads from %s", self.worker_id, ", ".join(c.bus.name for c in self._consumers))
         with ThreadPoolExecutor(len(self._consumers) + 1) as threads:
-            reading = [
-                threads.submit(self._read, consumer, slot)
-                for consumer, slot in zip(self._consumers, slots, strict=True)
-            ]
-            writing = threads.submit(writer.run)
-            try:
+            reading: list[Future[None]] = []
+            try:  # also where there is a thread for some of them only
+                writing = threads.submit(writer.run)
+                for consumer, slot in zip(self._consumers, slots, strict=True):
+                    reading.append(threads.submit(self._read, consumer, slot))
                 self._wait_for_end(reading, writing, watch.look)
             finally:
                 self._stop_threads()

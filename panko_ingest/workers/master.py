@@ -4,10 +4,10 @@ import gc
 import logging
 import os
 import signal
-import threading
 import time
 from typing import Any
 
+from panko_ingest import threads
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SERVICES, SharedState, Slot, State
 from panko_ingest.workers.live_config import LiveConfig
@@ -76,7 +76,7 @@ class Master:
         self._manager.register_hooks(on_terminate=self._stopping, on_dead_worker=self._worker_died)
         self._shared.service_slot("master").occupy(os.getpid())
         for work in (self._watch, self._follow_signals):
-            threading.Thread(target=work, name=f"master: {work.__name__}", daemon=True).start()
+            threads.start(work, f"master: {work.__name__}")
         # What is there now the workers share with us, until a collection writes its marks into it.
         gc.collect()
         gc.freeze()

@@ -1,14 +1,13 @@
 """The service that tells others how the daemon is: /metrics, /healthz and /readyz."""
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 
 import orjson
 
-from panko_ingest import __version__, amqp, config
+from panko_ingest import __version__, amqp, config, threads
 from panko_ingest.storage import get_connection
 from panko_ingest.workers.endpoint import Endpoint, Page
 from panko_ingest.workers.health import PROBE_INTERVAL, Health, Probe, Verdict, WatchedBus
@@ -39,7 +38,7 @@ class MonitorService(Worker):
         endpoint = self._listen(slot.beat)
         if endpoint is None:
             return
-        threading.Thread(target=endpoint.serve_forever, name="endpoint", daemon=True).start()
+        threads.start(endpoint.serve_forever, "endpoint")
         while not self._stopping.wait(PROBE_INTERVAL):
             slot.beat()
             self._health.look()

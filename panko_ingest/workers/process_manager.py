@@ -4,6 +4,7 @@ import contextlib
 import logging
 import mmap
 import os
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.context import ForkContext
@@ -59,6 +60,19 @@ class ProcessManager(cotyledon.ServiceManager):
             else:
                 return
             self._dead.wait(pause)
+
+    def _shutdown(self) -> None:
+        try:
+            super()._shutdown()
+        except (
+            RuntimeError
+        ):  # it waits for the newest workers in threads, of which there may be none to be had
+            self._run_hooks("terminate")
+            for process in self._child_processes:
+                process.terminate()
+            for process in self._child_processes:
+                process.join()
+            sys.exit(0)
 
     def _child_supervisor_thread(self) -> None:
         with ending_all("Workers could not be started any more"):

@@ -1,10 +1,11 @@
 """Notices a store that keeps a worker's messages waiting, and says why, once."""
 
+import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable
 
+from panko_ingest import threads
 from panko_ingest.deadline import Asked
 from panko_ingest.metrics import Metrics
 from panko_ingest.shared_metrics import Totals
@@ -48,8 +49,9 @@ class StoreWatch:
             self._told = False
             LOG.info("The event database takes what it was slow to take")
         if not self._told and silent >= SLOW:
-            self._told = True
-            threading.Thread(target=self._tell, args=(silent, in_hand), name="cause", daemon=True).start()
+            with contextlib.suppress(OSError):  # the next look tries again
+                threads.start(self._tell, "cause", silent, in_hand)
+                self._told = True
 
     def _tell(self, silent: float, in_hand: int) -> None:
         LOG.warning(

@@ -1,5 +1,6 @@
 """What could end the master, or leave it without workers: nothing does but being told to stop."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -7,16 +8,19 @@ import signal
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import psutil
 import pytest
 
+from panko_ingest.workers.endpoint import MAX_THREADS
 from tests.bus import Bus
 from tests.daemon import COMMAND, Daemon, configuration
 from tests.faults.conftest import HOOKS
-from tests.ledger import Ledger
+from tests.ledger import Ledger, load
 from tests.services.server import find_program, free_port
 from tests.waiting import wait_until
 
@@ -172,9 +176,10 @@ def open_folder() -> Iterator[Path]:
 
 
 def limit_processes(service: Daemon, number: str) -> None:
-    """Let the user of a daemon have only so many."""
-    limiter = (find_program("prlimit", "util-linux"), f"--pid={service.process.pid}", f"--nproc={number}:")
-    subprocess.run([find_program("setpriv", "util-linux"), *AS_STRANGER, *limiter], check=True)
+    """Let the user of a daemon have only so many, threads among them."""
+    for process in (service.process, *service.process.children()):
+        limiter = (find_program("prlimit", "util-linux"), f"--pid={process.pid}", f"--nproc={number}:")
+        subprocess.run([find_program("setpriv", "util-linux"), *AS_STRANGER, *limiter], check=True)
 
 
 def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, broker_url: str) -> None:
@@ -197,6 +202,48 @@ def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, b
         limit_processes(service, "1000")
         wait_until(lambda: set(reader_pids(service)) - gone, 30, "a worker in its place")
         assert service.stop() == 0
+
+
+def test_threads_that_cannot_be_started_cost_neither_the_buses_that_are_read_nor_the_monitor(
+    open_folder: Path, broker_url: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run the daemon as a user whose processes are limited")
+    port, url = free_port(), f"sqlite:///{open_folder}/events.sqlite"
+    more = (
+        f"port = {port}\n[DEFAULT]\ngraceful_shutdown_timeout = 3\n[notification]\nworkers = 1\n"
+        f"messaging_urls = {broker_url}\nmessaging_urls = amqp://guest:guest@127.0.0.1:9/\n"
+    )
+    conf = configuration(open_folder, broker_url, url, more)
+    ledger = Ledger(url)
+    for path in open_folder.iterdir():
+        path.chmod(0o666)
+    service = Daemon(conf, command=(find_program("setpriv", "util-linux"), *AS_STRANGER, *COMMAND))
+    healthz = f"http://127.0.0.1:{port}/healthz"
+
+    def is_alive() -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(healthz, timeout=5) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+        return False
+
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1 and is_alive(), 30, "a consumer and the monitor")
+        (worker,) = service.workers
+        limit_processes(service, "1")
+        service.wait_for_log(r"127.0.0.1:9/: OSError: no thread can be started .*TasksMax=")
+        assert all(is_alive() for _ in range(3 * MAX_THREADS))
+        bus.publish(load(50))
+        wait_until(lambda: ledger.events() == 50, 30, "the events")
+        limit_processes(service, "1000")
+        end = len(service.log)
+        wait_until(lambda: "127.0.0.1:9/: ConnectionRefused" in service.log[end:], 40, "another try")
+        assert all(is_alive() for _ in range(3 * MAX_THREADS))
+        assert [worker.pid for worker in service.workers] == [worker.pid]
+        limit_processes(service, "1")
+        # A worker that can't start the thread by which it ends is killed after graceful_shutdown_timeout.
+        assert service.stop() in {0, 1}
+    ledger.close()
 
 
 def test_it_needs_neither_shared_memory_files_nor_a_folder_to_write_to(

@@ -47,6 +47,10 @@ def test_commands_write_by_what_escapes_the_text_of_others() -> None:
     assert [line for line in by_themselves if "escaped" not in line and "{said}" not in line] == []
 
 
+def test_every_thread_is_started_where_it_is_known_that_the_system_may_refuse_it() -> None:
+    assert [name for name, text in modules() if "threading.Thread(" in text] == ["threads.py"]
+
+
 def test_no_module_is_longer_than_one_reads_at_a_sitting() -> None:
     long = {
         name: count

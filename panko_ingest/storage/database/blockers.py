@@ -1,5 +1,6 @@
 """Sessions of ours whose client is gone, which keep others waiting: found while we wait, and ended."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -8,6 +9,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, event, exc
+
+from panko_ingest import threads
 
 LOG = logging.getLogger(__name__)
 
@@ -68,8 +71,8 @@ def end_while_waiting(engine: Engine, patience: float, end: Callable[[Connection
                 out.clear()
             out[id(connection)] = time.monotonic()
             if looking is None:
-                looking = threading.Thread(target=look, name="blockers", daemon=True)
-                looking.start()
+                with contextlib.suppress(OSError):  # no transaction fails for it: the next one tries again
+                    looking = threads.start(look, "blockers")
 
     @event.listens_for(engine, "checkin")
     def _forget(connection: Any, _record: Any) -> None:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from panko_ingest import threads
 from panko_ingest.findings import OK, WARNING, Finding
 from panko_ingest.storage.database import base as databases
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
@@ -236,8 +237,11 @@ def _kept(lease: Lease) -> Iterator[None]:
             except (sa.exc.SQLAlchemyError, StorageUnavailable) as error:
                 LOG.warning("A lease could not be renewed: %s", error)
 
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
+    try:
+        thread = threads.start(renew, "lease")
+    except OSError as error:
+        lease.release()
+        raise StorageUnavailable(str(error)) from None
     try:
         yield
     finally:

@@ -10,6 +10,8 @@ from typing import Any
 
 from sqlalchemy import Engine, event, exc
 
+from panko_ingest import threads
+
 CONNECT_TIMEOUT = 10
 """Seconds to wait for a database server to answer."""
 
@@ -167,8 +169,8 @@ class _Watchdog:
         with self._lock:
             self._out[id(connection)] = (time.monotonic() + self._patience, weakref.ref(connection))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="database watchdog", daemon=True)
-                self._thread.start()
+                with contextlib.suppress(OSError):  # no transaction fails for it: the next one tries again
+                    self._thread = threads.start(self._run, "database watchdog")
 
     def release(self, connection: Any) -> None:
         with self._lock:

@@ -1,6 +1,7 @@
 """What a store says when the server behind it is away, refuses, or hangs: on real servers."""
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -344,3 +345,23 @@ def test_a_connection_that_was_out_when_the_store_was_closed_is_closed_as_it_com
         gc.enable()
     with store.engine.connect() as another:
         assert another.execute(sa.text(f"SELECT {number}")).scalar_one() != session
+
+
+@pytest.mark.postgresql
+def test_a_transaction_does_not_fail_because_no_thread_can_be_started_to_watch_it(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    first = connect(postgresql_url)
+    first.upgrade()
+    first.close()
+    store, before = connect(postgresql_url), set(threading.enumerate())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        store.record_events(make_events(3))
+    store.record_events(make_events(3, first=3))
+    assert {thread.name for thread in {*threading.enumerate()} - before} == {"blockers", "database watchdog"}
+    assert len(stored_ids(store)) == 6
+    store.close()

@@ -1,0 +1,21 @@
+"""Threads beside the work, which the system may refuse."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+def start(work: Callable[..., object], name: str, *arguments: Any) -> threading.Thread:
+    """Start a thread that does not keep the process from ending.
+
+    :raises OSError: the system has no thread for us now, as it may have no file or no memory.
+    """
+    thread = threading.Thread(target=work, name=name, args=arguments, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise OSError(
+            f"no thread can be started ({error}): raise the limit of processes and threads "
+            "(TasksMax=, pids.max, ulimit -u)"
+        ) from None
+    return thread
