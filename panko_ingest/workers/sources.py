@@ -1,6 +1,7 @@
 """Which buses and queues the configuration names."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 from oslo_config import cfg
@@ -14,7 +15,8 @@ LOG = logging.getLogger(__name__)
 def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
     """Return the buses to read from.
 
-    :raises ConfigError: a URL can't be used, or is of a transport that ``require_durable`` forbids.
+    :raises ConfigError: a URL can't be used, names the bus of another one, or is of a transport that
+        ``require_durable`` forbids.
     """
     rabbit = conf.oslo_messaging_rabbit
     tls = amqp.TlsSettings(
@@ -34,6 +36,12 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
         )
         for url in config.messaging_urls(conf)
     ]
+    # Metrics, status and the page tell buses apart by their names.
+    if twice := [name for name, count in Counter(bus.name for bus in found).items() if count > 1]:
+        raise ConfigError(
+            f"[notification] messaging_urls: {', '.join(twice)} is there more than once: write one line for it "
+            "(more [notification] workers read it faster)"
+        )
     for name in () if rabbit.ssl else ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
         if rabbit[name] and any(broker.tls is None for bus in found for broker in bus.brokers):
             raise ConfigError(

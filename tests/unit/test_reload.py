@@ -86,6 +86,10 @@ def test_a_good_configuration_comes_into_force(path: Path, live_config: LiveConf
             "require_durable = true\nmessaging_urls = sqla+sqlite:///bus.sqlite",
             "sqla+sqlite:// is an embedded",
         ),
+        (
+            "messaging_urls = rabbit://a:SECRET@one/v\nmessaging_urls = rabbit://b:SECRET@one:5672/v",
+            "[notification] messaging_urls: one:5672/v is there more than once",
+        ),
         ("[event]\ndefinitions_cfg_file = nowhere.yaml", "[event] definitions_cfg_file"),
     ],
 )
