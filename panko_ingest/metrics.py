@@ -235,7 +235,7 @@ class Metrics:
             "expiry_seconds", "Time that a round of expiry takes.", _ROUND_SECONDS
         )
         self.expiry_failures = self._counter(
-            "expiry_failures", "Rounds of expiry that the database did not let come to their end."
+            "expiry_failures", "Rounds of expiry that did not come to their end; the log tells why."
         )
         self.last_expiry = self._gauge(
             "expiry_last_success_timestamp_seconds",

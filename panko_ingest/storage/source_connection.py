@@ -15,6 +15,7 @@ from panko_ingest.storage.database import base as databases, error_classes
 from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.database.error_classes import ErrorClass
 from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.far_times import FarTime
 from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import Base
@@ -162,11 +163,14 @@ class SourceConnection:
     def rows(self, statement: sa.Executable) -> Sequence[Row]:
         """Return rows; what one of them holds may make it fail with an error of any kind."""
         try:
-            return self._connection.execute(statement).all()
+            found = self._connection.execute(statement).all()
         except sa.exc.SQLAlchemyError as error:
             if _is_a_values(error):
                 raise
             raise _unavailable(error) from error
+        for time in (value for row in found for value in row if isinstance(value, FarTime)):
+            raise ValueError(f"{time.stored} is no time, or beyond the calendar")
+        return found
 
 
 def parts(heads: Sequence[_H]) -> Iterator[list[_H]]:

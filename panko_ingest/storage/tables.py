@@ -7,6 +7,7 @@ tables and columns and the form of the values are Panko's. What differs is what 
 
 import datetime
 import decimal
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
@@ -30,6 +31,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 from panko_ingest import exact_json
+from panko_ingest.storage import far_times
 from panko_ingest.storage.models import MAX_MESSAGE_ID, MAX_NAME, SALVAGED_KEY, Trait
 
 IDENTIFIER_KEYS = ("project_id", "user_id", "resource_id", "instance_id", "request_id")
@@ -56,7 +58,10 @@ def decimal_to_datetime(seconds: decimal.Decimal) -> datetime.datetime:
 
 
 class PreciseTimestamp(TypeDecorator[datetime.datetime]):
-    """Naive UTC to the microsecond: DECIMAL(20,6) seconds on MySQL, a timestamp without zone elsewhere."""
+    """Naive UTC to the microsecond: DECIMAL(20,6) seconds on MySQL, a timestamp without zone elsewhere.
+
+    What is stored and is no such time, as another program may leave it, is read as a ``FarTime``.
+    """
 
     impl = DateTime().with_variant(mysql.DECIMAL(precision=20, scale=6), "mysql")
     cache_ok = True
@@ -68,6 +73,27 @@ class PreciseTimestamp(TypeDecorator[datetime.datetime]):
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime.datetime | None:
         """Return what the driver gave as naive UTC."""
         return decimal_to_datetime(value) if value is not None and dialect.name == "mysql" else value
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
+        """Return what makes a value the driver's: of a ``FarTime`` what is stored."""
+        bind = super().bind_processor(dialect)
+        return lambda value: (
+            value.stored if isinstance(value, far_times.FarTime) else bind(value) if bind else value
+        )
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Return what makes the driver's value one of ours."""
+        read = super().result_processor(dialect, coltype)
+
+        def process(value: Any) -> Any:
+            try:
+                return read(value) if read else value
+            except (ValueError, TypeError, OverflowError):
+                # As the database sorts them: SQLite has numbers before all text.
+                late = value > 0 if dialect.name == "mysql" else isinstance(value, str) and value > "9"
+                return far_times.nearest(value, late=late)
+
+        return process
 
 
 class AnyJSONText(TypeDecorator[Any]):

@@ -52,8 +52,8 @@ class ExpirerService(Worker):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._slot = self._shared.service_slot(self.name)
-        self._waits_for_database = False
-        self._stopping: _Heartbeat = _Heartbeat(lambda: self._slot.beat(not self._waits_for_database))
+        self._cannot_work = False
+        self._stopping: _Heartbeat = _Heartbeat(lambda: self._slot.beat(not self._cannot_work))
         self._finished = threading.Event()
 
     def run(self) -> None:
@@ -78,19 +78,22 @@ class ExpirerService(Worker):
         pause = random.uniform(0, min(interval, 10.0))
         while not self._stopping.wait(pause):
             started = time.monotonic()
-            refusal = None
+            refusal: Exception | None = None
             try:
                 report = run_round(connection, self._conf, self._stopping, metrics)
-            except StorageUnavailable as error:
+            except Exception as error:  # noqa: BLE001 - a row that nobody foresaw must not end expiry for ever
                 refusal = error
             else:
                 # Who stood by looks soon again whether the one at work is still there.
                 pause = interval - (time.monotonic() - started)
                 pause = max(0.0, min(pause, _TRY_AGAIN) if report.stood_by else pause)
-            self._waits_for_database = refusal is not None
+            self._cannot_work = refusal is not None
             if refusal is not None:  # outside of the clause, where oslo.log would add its text once more
                 metrics.expiry_failures.inc()
-                LOG.warning("Expiry has to wait for the event database: %s", refusal)
+                if isinstance(refusal, StorageUnavailable):
+                    LOG.warning("Expiry has to wait for the event database: %s", refusal)
+                else:
+                    LOG.error("A round of expiry failed, and is tried again", exc_info=refusal)
                 pause = min(interval, _TRY_AGAIN)
         connection.close()
 

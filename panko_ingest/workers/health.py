@@ -177,10 +177,10 @@ class Health:
             subjects["flood breaker"] = self._breaker(totals)
             subjects["lag"] = self._lag(totals)
         if self._expires:
-            waits = self._shared.service_slot("expirer").state is State.WAITING
+            fails = self._shared.service_slot("expirer").state is State.WAITING
             subjects["expirer"] = (
-                not waits,
-                "waits for the database: `panko-ingest status` and the log tell why" if waits else "works",
+                not fails,
+                "its last round failed: `panko-ingest status` and the log tell why" if fails else "works",
             )
         return Verdict(subjects)
 

@@ -12,6 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -359,6 +360,25 @@ def test_why_an_expirer_can_not_work_is_told_by_status_on_the_host_and_not_by_th
             check=False,
         )
         assert "DELETE on event" in str(json.loads(done.stdout)["expirer"])
+
+
+def test_an_expirer_whose_round_fails_for_an_unforeseen_reason_tells_it_and_tries_again(
+    tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
+) -> None:
+    sqlite_ledger.connection.record_events(events_of(load(10)))
+    more = "[database]\nevent_time_to_live = 1d\n[expirer]\ninterval = 1\n"
+    with closing(sqlite3.connect(sqlite_ledger.url.removeprefix("sqlite:///"))) as database:
+        database.execute(
+            "CREATE TRIGGER kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'is kept'); END"
+        )
+        monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, more, "--only", "expirer")
+        with monitor.daemon.running():
+            monitor.daemon.wait_for_log("A round of expiry failed")
+            wait_until(lambda: monitor.says("/readyz", False), 10, "unreadiness")
+            assert not monitor.document("/readyz")["checks"]["expirer"]["ok"]
+            database.execute("DROP TRIGGER kept")
+            wait_until(lambda: sqlite_ledger.events() == 0, 30, "the events to expire")
+            wait_until(lambda: monitor.says("/readyz", True), 10, "readiness")
 
 
 def events_of(bodies: list[bytes]) -> list[Event]:

@@ -161,6 +161,6 @@ def test_an_expirer_that_cannot_work_is_named_but_its_reason_is_for_those_on_the
     slot = shared.service_slot("expirer")
     slot.occupy(os.getpid())
     slot.beat(consuming=False)
-    assert reasons(verdicts.ready())["expirer"].startswith("waits for the database: `panko-ingest status`")
+    assert reasons(verdicts.ready())["expirer"].startswith("its last round failed: `panko-ingest status`")
     slot.beat()
     assert "expirer" not in reasons(verdicts.ready())

@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, OK, Finding
+from panko_ingest.storage import far_times
 from panko_ingest.storage.database import base, blockers, pooling
 from panko_ingest.storage.database.base import Code
 from panko_ingest.storage.errors import ErrorClass
@@ -142,6 +143,7 @@ class Database(base.Database):
 
         @event.listens_for(engine, "connect")
         def _set_up(connection: Any, record: Any) -> None:
+            far_times.read_as_limits(connection)
             if pooling.is_pooler(connection):
                 # What we set in a session of the server, and prepare there, others would meet.
                 record.info[pooling.BEGINNING] = _set_session(connection, settings, "true")

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from panko_ingest.storage.errors import InvalidMarker, InvalidRequest
+from panko_ingest.storage.far_times import FarTime
 from panko_ingest.storage.models import Event, Marker
 from panko_ingest.storage.reading.read_access import ReadAccess
 from panko_ingest.storage.schema import partitions
@@ -117,13 +118,14 @@ def pages(
     first_day: datetime.date | None,
 ) -> Iterator[Rows]:
     """Yield the rows that a statement finds, page by page, from behind a position on."""
-    columns = [getattr(_COLUMNS[key], direction)() for key, direction in sort]
+    columns = [getattr(_COLUMNS[name], way)() for name, way in sort]
     ordered = statement.order_by(*columns).limit(size)
-    first = sort[0] if first_day else ("", "")
+    key, direction = sort[0]
     while size:
         page = ordered if after is None else ordered.where(_behind(sort, after))
-        if first_day and first[0] == "generated" and after is not None:
-            start, end = (after["generated"], None) if first[1] == "asc" else (None, after["generated"])
+        # Who left a time that is none did not choose the id by its day.
+        if first_day and key == "generated" and after and not isinstance(after[key], FarTime):
+            start, end = (after[key], None) if direction == "asc" else (None, after[key])
             page = page.where(*ids_of_days(start, end, first_day))
         if statement.get_execution_options().get("ids_first"):
             page = _ids_first(page, columns)
@@ -132,7 +134,7 @@ def pages(
             yield rows
         if len(rows) < size:
             return
-        after = {key: getattr(rows[-1], key) for key in _COLUMNS}
+        after = {name: getattr(rows[-1], name) for name in _COLUMNS}
 
 
 def _ids_first(page: Statement, order: Sequence[sa.ColumnElement[Any]]) -> Statement:
