@@ -346,7 +346,7 @@ class Connection(ABC):
         :param batch_size: events in a transaction; 0 for as many as are deleted in 100 ms.
         :param budget: seconds after which to leave the rest to the next round; None for none.
         :param stopping: ends the round between two batches when it is set.
-        :param clock: returns the time, naive UTC.
+        :param clock: returns the time, naive UTC; else it is the earlier one of the host's and the server's.
         :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
         """
 

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
-from panko_ingest.storage.database import leases
+from panko_ingest.storage.database import clocks, leases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.leases import Lease
 from panko_ingest.storage.errors import StorageUnavailable
@@ -53,7 +53,7 @@ def expire(
     clock: Clock | None = None,
 ) -> ExpiryReport:
     """Delete all events older than ``ttl`` seconds; see ``Connection.expire``."""
-    now = (clock or timestamps.utc_now)()
+    now = clock() if clock else clocks.now(engine)
     with read_transaction(engine) as connection:
         partitioned = partitions.exist(connection)
     if ttl <= 0 and not partitioned:

@@ -6,6 +6,7 @@ import time
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
+from panko_ingest.storage.database import clocks
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.expiry.deletion import BATCH_SIZE, Clock, delete_events
@@ -29,7 +30,7 @@ def forecast(
     """Return what ``expire`` would do now; see ``Connection.forecast_expiry``."""
     if ttl <= 0:
         return ExpiryForecast()
-    limit = timestamps.ago(ttl, (clock or timestamps.utc_now)())
+    limit = timestamps.ago(ttl, clock() if clock else clocks.now(engine))
     ages = _ages(engine, limit)
     events = sum(age.events for age in ages)
     found = _partitions(engine, limit)

@@ -15,7 +15,7 @@ import tenacity
 
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import Finding
-from panko_ingest.storage.database import base as databases, error_classes
+from panko_ingest.storage.database import base as databases, clocks, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.error_classes import ErrorClass
 from panko_ingest.storage.errors import StorageUnavailable
@@ -46,7 +46,7 @@ def sync(engine: sa.Engine, settings: StorageSettings) -> None:
     """
     if not databases.of(engine).has_partitions:
         return
-    today = utc_now().date()
+    today = clocks.now(engine).date()
     with revisions.migrating(engine) as connection:
         patient, width = connection.engine, settings.partition_by
 

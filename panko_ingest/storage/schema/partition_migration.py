@@ -17,7 +17,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage.database import base as databases
+from panko_ingest.storage.database import base as databases, clocks
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.schema import partition_ddl, partition_parents, partitions, revisions
@@ -25,7 +25,6 @@ from panko_ingest.storage.schema.partition_parents import PLAIN_IDS
 from panko_ingest.storage.schema.partitions import KEYS, PLAIN_SUFFIX, SEQUENCE_BITS, Partition, first_id
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES
-from panko_ingest.timestamps import utc_now
 
 LOG = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class _Migration:
 
     def run(self, width: str) -> None:
         """Go on from wherever the last run ended."""
-        today = utc_now().date()
+        today = clocks.now(self._engine).date()
         with read_transaction(self._engine) as connection:
             done = partitions.exist(connection)
             first_day = today if done else self._look(connection, today)

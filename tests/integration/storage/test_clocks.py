@@ -1,0 +1,74 @@
+"""A host whose clock is wrong expires nothing too early."""
+
+import datetime
+import logging
+from pathlib import Path
+
+import pytest
+
+from panko_ingest import timestamps
+from panko_ingest.cli.main import main
+from panko_ingest.storage.database.engine import read_transaction
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event
+from panko_ingest.storage.schema import partitions
+from tests.integration.storage.samples import count, make_letter
+from tests.waiting import wait_until
+
+YEAR = 365 * 86400.0
+
+
+@pytest.fixture
+def served(store: Connection) -> Connection:
+    """A store whose server has a clock of its own, with an event and a dead letter of now."""
+    if store.engine.dialect.name == "sqlite":
+        pytest.skip("its clock is the host's")
+    store.record_events([Event("now", "a", timestamps.utc_now(), [], {})], [make_letter("now")])
+    return store
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, years: int) -> None:
+    ahead = timestamps.utc_now() + years * datetime.timedelta(days=365)
+    monkeypatch.setattr(timestamps, "utc_now", lambda: ahead)
+
+
+def test_a_host_whose_clock_is_years_ahead_deletes_nothing_of_now(
+    served: Connection,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    conf = tmp_path / "panko-ingest.conf"
+    conf.write_text(
+        f"[database]\nconnection = {database_url}\nevent_time_to_live = 365d\n"
+        "[expirer]\ndead_letter_time_to_live = 365d\n"
+    )
+    set_clock(monkeypatch, years=10)
+
+    assert main(["--config-file", str(conf), "expire"]) == 0
+    assert served.forecast_expiry(YEAR).events == 0
+    assert served.clear_expired_data(YEAR) == 0
+    assert (count(served, "event"), count(served, "dead_letter")) == (1, 1)
+    with read_transaction(served.engine) as connection:
+        starts = [one.start for one in partitions.found(connection) if one.start]
+    assert all(start < timestamps.utc_now().date() - datetime.timedelta(days=3000) for start in starts)
+
+
+def test_clocks_that_differ_are_told_once(
+    served: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_clock(monkeypatch, years=10)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            served.expire(YEAR)
+    (told,) = [text for text in caplog.messages if "clock" in text]
+    assert "s ahead of that of the database server" in told
+
+
+def test_a_host_whose_clock_is_years_behind_deletes_less(
+    served: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock(monkeypatch, years=-1)
+    assert served.clear_expired_data(0) == 0
+    monkeypatch.undo()
+    wait_until(lambda: served.clear_expired_data(0) == 1, 10, "the event to be of the past")
