@@ -4,6 +4,7 @@ import datetime
 import fnmatch
 import heapq
 import itertools
+import operator
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -324,12 +325,11 @@ def timeline(
         )
         for key in traits
     ]
-    once = (next(same) for _, same in itertools.groupby(heapq.merge(*lists, key=_position), _position))
-    return itertools.islice(once, limit)
-
-
-def _position(event: Event) -> tuple[Any, str]:
-    return event.generated, str(event.message_id)
+    # Within a moment, each database sorts message_ids in an order of its own.
+    moment = operator.attrgetter("generated")
+    merged = itertools.groupby(heapq.merge(*lists, key=moment), moment)
+    once = ({str(event.message_id): event for event in same}.values() for _, same in merged)
+    return itertools.islice(itertools.chain.from_iterable(once), limit)
 
 
 def _timeline_row(event: Event) -> list[Any]:
