@@ -137,7 +137,7 @@ def list_events(conf: cfg.ConfigOpts) -> int:
     event_filter = storage.EventFilter(
         start_timestamp=command.since,
         end_timestamp=command.until,
-        event_type=types,
+        event_type=types or None,
         traits_filter=command.trait,
         salvaged=command.salvaged,
     )

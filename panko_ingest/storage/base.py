@@ -60,7 +60,7 @@ class EventFilter:
     :param start_timestamp: oldest ``generated``, inclusive: a datetime or ISO 8601 text, in UTC where it has
         no zone. Kept as naive UTC.
     :param end_timestamp: newest ``generated``, inclusive, likewise.
-    :param event_type: one name, or several of which any may hold.
+    :param event_type: one name, or several of which any may hold: with an empty list, no event does.
     :param traits_filter: ``{"key": k, "string"|"integer"|"float"|"datetime": value, "op": op}`` each,
         with op one of eq, lt, le, ne, gt, ge (eq where absent); all must hold. ``"any": text`` in the
         place of a type stands for every type that the text can be read as.
@@ -326,6 +326,7 @@ class Connection(ABC):
 
         :param max_count: one batch of at most so many; 0 or None: all of them, in batches.
         :returns: the number of events deleted.
+        :raises InvalidRequest: one of the two is negative, or no number.
         """
 
     @abstractmethod

@@ -134,7 +134,7 @@ def test_each_account_of_the_documents_can_do_its_job(store: Store) -> None:
         assert summary.attempts == 2
     with store.connection("panko_expirer") as expirer:
         assert expirer.clear_expired_data(3600, 100) == 3
-        assert expirer.clear_expired_dead_letters(-3600) == 1
+        assert expirer.clear_expired_dead_letters(0) == 1
 
 
 @pytest.mark.postgresql
@@ -188,7 +188,7 @@ def test_partitions_are_written_with_few_rights_and_expired_by_their_owner(parti
         assert len(again.duplicates) == 1
     with partitioned_store.connection("panko_owner") as owner:
         assert owner.clear_expired_data(30 * 86400, 100) == 2
-        assert owner.clear_expired_dead_letters(-3600) == 1
+        assert owner.clear_expired_dead_letters(0) == 1
 
 
 EVENT_TABLES = ("event", "trait_text", "trait_int", "trait_float", "trait_datetime")

@@ -113,6 +113,8 @@ def test_events_can_be_found_by_one_type_and_by_several(connection: Connection) 
     both = ["compute.instance.update", "volume.create.end"]
     assert len(ids(connection, EventFilter(event_type=both))) == len(EVENTS)
     assert ids(connection, EventFilter(event_type="no.such.type")) == []
+    assert ids(connection, EventFilter(event_type=[])) == []
+    assert len(ids(connection, EventFilter(event_type=""))) == len(EVENTS), "as in Panko"
 
 
 FILTERS = [
@@ -322,6 +324,7 @@ def test_traits_of_a_type_can_be_read_all_or_by_name(connection: Connection) -> 
     )
     assert {one.name for one in connection.get_traits("volume.create.end", "load")} == {"load"}
     assert list(connection.get_traits("no.such.type")) == []
+    assert list(connection.get_traits("")) == []
 
 
 def test_salvaged_events_can_be_told_from_the_others(empty: Connection) -> None:
@@ -407,6 +410,15 @@ MISTAKES: dict[str, Callable[[Connection], Any]] = {
     "traits of halves": lambda store: list(store.get_traits("a", "\ud800")),
     "trait types of": lambda store: list(store.get_trait_types("a\0b")),
     "trait types of halves": lambda store: list(store.get_trait_types("\ud800")),
+    "sort of text": lambda store: store.get_events(EventFilter(), {"sort": "generated"}),
+    "sort of keys": lambda store: store.get_events(EventFilter(), {"sort": ["generated"]}),
+    "sort of no list": lambda store: store.get_events(EventFilter(), {"sort": 5}),
+    "sort by a list": lambda store: store.get_events(EventFilter(), {"sort": [([], "asc")]}),
+    "expired for less than 0 s": lambda store: store.clear_expired_data(-1),
+    "expired for no number": lambda store: store.clear_expired_data(float("nan")),
+    "expired for text": lambda store: store.clear_expired_data("86400"),  # type: ignore[arg-type]
+    "expired, less than 0": lambda store: store.clear_expired_data(1, -5),
+    "dead letters expired for less than 0 s": lambda store: store.clear_expired_dead_letters(-1),
     "dead letter": lambda store: store.get_dead_letter(BEYOND),
     "dead letter of no number": lambda store: store.get_dead_letter("a"),  # type: ignore[arg-type]
     "dead letters' ids": lambda store: list(store.get_dead_letters(DeadLetterFilter(ids=[BEYOND]))),

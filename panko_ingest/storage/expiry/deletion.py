@@ -16,6 +16,7 @@ from panko_ingest import timestamps
 from panko_ingest.storage.database import base as databases, clocks
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
+from panko_ingest.storage.reading import request_values
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import TRAITS, DeadLetter, Event, EventType
@@ -102,12 +103,16 @@ def clear_expired_events(
     engine: sa.Engine, settings: StorageSettings, ttl: float, max_count: int | None = None
 ) -> int:
     """Delete events older than ``ttl`` seconds; see ``Connection.clear_expired_data``."""
+    if max_count is not None:
+        max_count = request_values.count(max_count, "max_count")
+    ttl = request_values.seconds(ttl, "ttl")
     delete = partial(delete_events, limit=timestamps.ago(ttl, clocks.now(engine)))
     return delete_in_batches(engine, settings, delete, AtOnce(), max_count).rows
 
 
 def clear_expired_dead_letters(engine: sa.Engine, settings: StorageSettings, ttl: float) -> int:
     """Delete dead letters that were last seen more than ``ttl`` seconds ago; return how many."""
+    ttl = request_values.seconds(ttl, "ttl")
     delete = partial(_delete_dead_letters, limit=timestamps.ago(ttl, clocks.now(engine)))
     return delete_in_batches(engine, settings, delete, AtOnce()).rows
 

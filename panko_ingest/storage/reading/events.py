@@ -129,7 +129,7 @@ def get_traits(reader: ReadAccess, event_type: str, trait_type: str | None = Non
     if trait_type is not None:
         trait_type = request_values.text(trait_type, "trait_type")
     first_day = paging.first_day(reader)
-    statement = matching(reader, EventFilter(event_type=event_type), first_day=first_day)
+    statement = matching(reader, EventFilter(event_type=[event_type]), first_day=first_day)
     if statement is None:
         return
     narrow: Statement = statement.with_only_columns(EventRow.id, EventRow.generated, EventRow.message_id)
@@ -145,7 +145,7 @@ def matching(
     statement = sa.select(
         EventRow.id, EventRow.generated, EventRow.message_id, EventRow.event_type_id, EventRow.raw
     )
-    if event_filter.event_type:
+    if event_filter.event_type not in (None, ""):
         # Not by a join: MariaDB would begin with the small table and sort all events of the type.
         names = request_values.texts(event_filter.event_type, "event_type")
         ids = reader.values(sa.select(EventType.id).where(EventType.desc.in_(names)))

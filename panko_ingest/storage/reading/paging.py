@@ -51,9 +51,13 @@ def complete_sort(sort: Iterable[tuple[str, str]], *, by_day: bool) -> Sort:
 
     :param by_day: whether a message_id may be that of several events.
     """
+    try:
+        pairs = [(key, direction) for key, direction in sort]
+    except (TypeError, ValueError):
+        raise InvalidRequest(f"sort: {sort!r} is no list of pairs of a key and a direction") from None
     complete: dict[str, str] = {}
-    for key, direction in sort:
-        if key not in _COLUMNS or direction not in Event.SUPPORT_DIRS:
+    for key, direction in pairs:
+        if key not in tuple(_COLUMNS) or direction not in Event.SUPPORT_DIRS:
             raise InvalidRequest(
                 f"sort: {key} {direction}: keys are {', '.join(_COLUMNS)}, directions "
                 f"{', '.join(Event.SUPPORT_DIRS)}"

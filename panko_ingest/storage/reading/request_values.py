@@ -58,6 +58,16 @@ def count(value: Any, name: str) -> int:
     return int(value)
 
 
+def seconds(value: Any, name: str) -> float:
+    """Return a length of time, 0 or more.
+
+    :raises InvalidRequest: it is none.
+    """
+    if not isinstance(value, int | float) or not value >= 0:  # no NaN either
+        raise InvalidRequest(f"{name}: {value!r} is no number of seconds, 0 or more")
+    return value
+
+
 def moment(value: Any, name: str) -> datetime.datetime:
     """Return a datetime or ISO 8601 text as naive UTC.
 

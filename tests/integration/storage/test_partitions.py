@@ -421,7 +421,7 @@ def test_a_writer_that_knew_the_plain_tables_keeps_its_events_and_finds_out(
     store = Connection(postgresql_url)
     store.upgrade()
     store.record_events([event("a", 0)])
-    store.clear_expired_data(-DAY * 10000)
+    store.expire(DAY, clock=lambda: NOON + datetime.timedelta(days=30))
     events = [event(f"b{number}", 0) for number in range(length)]
     with write_transaction(store.engine) as connection:
         partition_ddl.create(connection, "day", TODAY)
