@@ -51,3 +51,17 @@ def test_a_history_shows_the_events_of_one_moment_once_whatever_the_order_of_the
     store.close()
     assert listed("history", "R") == ["a1", "B2", "c3", "d4"]
     assert listed("history", "R", "--limit", "2") == ["a1", "B2"]
+
+
+def test_a_glob_may_stand_for_more_types_than_a_statement_has_parameters(
+    icu_url: str, listed: Callable[..., list[str]]
+) -> None:
+    store = Connection(icu_url)
+    store.upgrade()
+    store.record_events([Event("a", "made.up", MOMENT, []), Event("b", "other", MOMENT, [])])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO event_type (\"desc\") SELECT 'made.up.' || i FROM generate_series(1, 66000) AS i"
+        )
+    store.close()
+    assert listed("list", "--type", "made.*") == ["a"]

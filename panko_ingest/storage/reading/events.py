@@ -48,6 +48,7 @@ _LOOKS_LIKE = {
 }
 
 _TYPES_AT_ONCE = 100
+_NAMES_AT_ONCE = 1000
 
 _Counted = sa.Select[int, int]
 _TraitFilter = tuple[str, _Compare, list[tuple[int, TraitValue]]]
@@ -148,11 +149,19 @@ def matching(
     if event_filter.event_type not in (None, ""):
         # Not by a join: MariaDB would begin with the small table and sort all events of the type.
         names = request_values.texts(event_filter.event_type, "event_type")
-        ids = reader.values(sa.select(EventType.id).where(EventType.desc.in_(names)))
+        ids = [
+            type_id
+            for first in range(0, len(names), _NAMES_AT_ONCE)
+            for type_id in reader.values(
+                sa.select(EventType.id).where(EventType.desc.in_(names[first : first + _NAMES_AT_ONCE]))
+            )
+        ]
         if not ids:
             return None
+        # As text: a statement has 65,535 parameters at most, and a publisher may make up more types.
+        several = sa.bindparam("types", ids, sa.BigInteger, expanding=True, literal_execute=True)
         statement = statement.where(
-            EventRow.event_type_id == ids[0] if len(ids) == 1 else EventRow.event_type_id.in_(ids)
+            EventRow.event_type_id == ids[0] if len(ids) == 1 else EventRow.event_type_id.in_(several)
         )
     if event_filter.message_id:
         statement = statement.where(
