@@ -89,6 +89,9 @@ def _old_sql(name: str) -> list[cfg.DeprecatedOpt]:
 
 
 MAX_PREFETCH = 65535
+MAX_HEARTBEAT = 65535
+MAX_NAME = 255
+"""Bytes of a queue's, an exchange's or a virtual host's name in AMQP."""
 """Messages that AMQP has numbers for to let a consumer have unacknowledged; twice a batch must fit."""
 
 DEFAULT_OPTS = [
@@ -312,6 +315,7 @@ OSLO_MESSAGING_RABBIT_OPTS = [
         "heartbeat_timeout_threshold",
         default=60,
         min=0,
+        max=MAX_HEARTBEAT,
         help="Seconds without a sign of life after which a broker counts as dead. 0: no heartbeat.",
     ),
 ]
@@ -692,8 +696,22 @@ def check(conf: cfg.ConfigOpts) -> None:
             )
             if not conf[group][name]
         ]
+        faults += _names_too_long(conf)
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def _names_too_long(conf: cfg.ConfigOpts) -> Iterator[str]:
+    options = conf.notification
+    queues = queue_names(conf.oslo_messaging_notifications.topics, options.priorities)
+    for option, names in (
+        ("[oslo_messaging_notifications] topics", queues),
+        ("[notification] pool", [options.pool or ""]),
+        ("[notification] notification_control_exchanges", options.notification_control_exchanges),
+    ):
+        longest = max((len(name.encode()) for name in names), default=0)
+        if longest > MAX_NAME:
+            yield f"{option}: a name of {longest} bytes, of which AMQP takes {MAX_NAME}"
 
 
 def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:

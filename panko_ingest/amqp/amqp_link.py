@@ -11,7 +11,7 @@ from kombu.connection import Connection
 
 from panko_ingest.amqp import framing
 from panko_ingest.amqp.delivery_frames import Receiver
-from panko_ingest.amqp.link import CONSUMER_TIMEOUT, Waker
+from panko_ingest.amqp.link import CONSUMER_TIMEOUT, PRIORITY, Waker
 from panko_ingest.amqp.urls import Broker
 from panko_ingest.delivery import Delivery
 
@@ -96,8 +96,10 @@ class AmqpLink:
         receive: Callable[[Delivery], None],
         timeout: float | None = None,
     ) -> None:
-        """Start a consumer whose deliveries go to ``receive``."""
-        arguments = None if timeout is None else {CONSUMER_TIMEOUT: int(timeout * 1000)}
+        """Start a consumer whose deliveries go to ``receive``; a stream refuses it, for its priority."""
+        arguments = {PRIORITY: 0}
+        if timeout is not None:
+            arguments[CONSUMER_TIMEOUT] = int(timeout * 1000)
         channel.basic_consume(
             queue, consumer_tag=tag, callback=Receiver(queue, number, receive), arguments=arguments
         )

@@ -5,6 +5,7 @@ whatever the socket holds and cut frames out of it. A frame is taken whole or no
 that stops in the middle of one neither blocks the thread nor loses anything.
 """
 
+import math
 import socket
 import time
 from ssl import SSLContext
@@ -30,6 +31,7 @@ from panko_ingest.amqp.delivery_frames import DeliveryAssembler, DeliveryParts
 _HEADER = Struct(">BHI")
 _FRAME_END = 0xCE
 _READ_SIZE = 256 * 1024
+_LARGEST_BEFORE_TUNING = 128 * 1024
 
 
 class _ReadAhead:
@@ -38,6 +40,9 @@ class _ReadAhead:
     _buffer = b""
     _position = 0
     sock: Any = None
+    largest_frame = _LARGEST_BEFORE_TUNING
+    give_up_at = math.inf
+    """When, by the monotonic clock, the handshake has to be over."""
 
     def frame_buffered(self) -> bool:
         """Whether a whole frame is here already, so that reading one can't block."""
@@ -50,11 +55,18 @@ class _ReadAhead:
     def read_frame(self, unpack: Any = None) -> tuple[int, int, bytes]:  # noqa: ARG002
         """Return the next frame as ``(type, channel, payload)``, waiting for it if need be.
 
-        :raises TimeoutError: no whole frame came within the socket's timeout.
+        :raises TimeoutError: none came within the socket's timeout, or the handshake is not over in time.
         :raises OSError: the connection is gone.
         """
-        while not self.frame_buffered():
+        if not self.frame_buffered():
+            # Not one for each of its bytes: a proxy may pass them on one by one.
+            patience = self.sock.gettimeout()
+            deadline = time.monotonic() + (math.inf if patience is None else patience)
             self.read_available()
+            while not self.frame_buffered():
+                self._expect_before(deadline)
+                self.read_available()
+        self._expect_before(self.give_up_at)
         position = self._position
         frame_type, channel, size = _HEADER.unpack_from(self._buffer, position)
         start = position + _HEADER.size
@@ -64,11 +76,17 @@ class _ReadAhead:
         self._position = end + 1
         return frame_type, channel, self._buffer[start:end]
 
+    @staticmethod
+    def _expect_before(deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the broker takes too long for what it has to say")
+
     def read_available(self) -> None:
         """Take what the socket holds; blocks only while it holds nothing.
 
         :raises TimeoutError: nothing came within the socket's timeout.
         :raises OSError: the connection is gone.
+        :raises UnexpectedFrame: a frame is larger than was agreed on.
         """
         chunk = self._quick_recv(_READ_SIZE)  # type: ignore[attr-defined]
         if not chunk:
@@ -77,6 +95,10 @@ class _ReadAhead:
         rest = self._buffer[self._position :]
         self._buffer = rest + chunk if rest else chunk
         self._position = 0
+        if len(self._buffer) >= _HEADER.size:
+            size = _HEADER.unpack_from(self._buffer)[2]
+            if size > self.largest_frame:
+                raise UnexpectedFrame(f"a frame of {size} bytes, of at most {self.largest_frame}")
 
     def next_delivery(self) -> delivery_frames.DeliveryFrame | None:
         """Return the delivery that comes next, None where something else does; it is not taken yet."""
@@ -178,10 +200,13 @@ class Connection(pyamqp.Connection):
     def connect(self, callback: Any = None) -> Any:
         """Connect; what was opened is closed again if that fails, however it does."""
         try:
-            return super().connect(callback)
+            answer = super().connect(callback)
         except BaseException:
             self.collect()
             raise
+        self.transport.give_up_at = math.inf
+        self.transport.largest_frame = self.frame_max
+        return answer
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         try:
@@ -206,7 +231,9 @@ class Connection(pyamqp.Connection):
             write_timeout=write_timeout,
             socket_settings=socket_settings,
         )
-        return _SslTransport(host, ssl=ssl, **kwargs) if ssl else _TcpTransport(host, **kwargs)
+        transport = _SslTransport(host, ssl=ssl, **kwargs) if ssl else _TcpTransport(host, **kwargs)
+        transport.give_up_at = time.monotonic() + 2 * connect_timeout  # to connect, and to shake hands
+        return transport
 
     def handle_available(self) -> None:
         """Take what is at hand and dispatch every whole frame of it."""

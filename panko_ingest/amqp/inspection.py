@@ -7,7 +7,7 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from panko_ingest.amqp import management, queue_limits
 from panko_ingest.amqp.amqp_link import AmqpLink
-from panko_ingest.amqp.link import LINK_ERRORS, Waker
+from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker
 from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.tls import ANY_NAME_TAKEN
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
@@ -58,6 +58,16 @@ def queue_states(bus: Bus, names: Sequence[str]) -> list[QueueState]:
     if bus.virtual_url is not None:
         return []
     return _visit(bus, lambda link: list(_states(link, names)))
+
+
+def streams(bus: Bus, names: Sequence[str]) -> dict[str, str]:
+    """Return those of the queues that are streams, and why they are not read; none of a virtual transport.
+
+    :raises BrokerError: no broker lets us in.
+    """
+    if bus.virtual_url is not None:
+        return {}
+    return _visit(bus, lambda link: {name: IS_STREAM for name in names if _is_stream(link, name)})
 
 
 def our_consumers(interface: Management | None) -> Mapping[str, int] | None:
@@ -179,6 +189,9 @@ def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]
 
 def _queue(link: AmqpLink, topology: Topology, state: QueueState, known: Known) -> Iterator[Finding]:
     subject = f"queue {state.name}"
+    if _is_stream(link, state.name):
+        yield Finding(FAILURE, subject, f"{IS_STREAM}; it is not read")
+        return
     yield Finding(OK, subject, f"{state.messages} messages wait, {state.consumers} consumers")
     if not _may_read(link, state.name):
         yield _lacking(subject, "read", state.name)
@@ -255,7 +268,16 @@ def _lacking(subject: str, right: str, queue: str) -> Finding:
 
 
 def _may_read(link: AmqpLink, queue: str) -> bool:
-    return _is_allowed(link, "basic_consume", queue, arguments={"x-priority": "none"})
+    return not isinstance(_refusal_to_read(link, queue), AccessRefused)
+
+
+def _is_stream(link: AmqpLink, queue: str) -> bool:
+    # A stream knows no priority at all; any other queue knows but this one not.
+    return "rabbit_stream_queue" in str(_refusal_to_read(link, queue))
+
+
+def _refusal_to_read(link: AmqpLink, queue: str) -> Exception | None:
+    return _refusal(link, "basic_consume", queue, arguments={PRIORITY: "none"})
 
 
 def _may_make(link: AmqpLink, queue: str) -> bool:
@@ -281,12 +303,15 @@ def _is_there(link: AmqpLink, exchange: str) -> bool | None:
 
 
 def _is_allowed(link: AmqpLink, method: str, *args: Any, **kwargs: Any) -> bool:
+    return not isinstance(_refusal(link, method, *args, **kwargs), AccessRefused)
+
+
+def _refusal(link: AmqpLink, method: str, *args: Any, **kwargs: Any) -> Exception | None:
     channel: Any = link.channel()
     try:
         getattr(channel, method)(*args, **kwargs)
-    except AccessRefused:
-        return False
-    except (NotFound, PreconditionFailed):
-        return True
+    except (AccessRefused, NotFound, PreconditionFailed) as error:
+        refusal: Exception = error
+        return refusal
     channel.close()
-    return True
+    return None

@@ -13,6 +13,14 @@ from panko_ingest.delivery import Delivery
 # What ends a connection and nothing more. Anything else is a fault of ours and ends the worker.
 LINK_ERRORS = (AMQPError, KombuError, OSError)
 
+PRIORITY = "x-priority"
+"""The argument of a consumer that every queue takes but a stream."""
+
+IS_STREAM = (
+    "it is a stream, of which no message is ever taken and acknowledged: let it be a classic or a quorum "
+    "queue ([oslo_messaging_rabbit] rabbit_quorum_queue of the publishers), or set [notification] pool"
+)
+
 CONSUMER_TIMEOUT = "x-consumer-timeout"
 """The argument of a consumer that wants a time limit of its own."""
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from amqp.exceptions import AMQPError, ChannelError, PreconditionFailed
 
-from panko_ingest.amqp.link import CONSUMER_TIMEOUT, Channel, Link
+from panko_ingest.amqp.link import CONSUMER_TIMEOUT, IS_STREAM, PRIORITY, Channel, Link
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.backoff import Pace
 from panko_ingest.delivery import Delivery
@@ -163,6 +163,8 @@ class QueueChannel:
         try:
             self._link.consume(channel, self.queue, tag, self._number, self._take, self._timeout)
         except PreconditionFailed as refusal:
+            if PRIORITY in str(refusal):
+                raise ChannelError(IS_STREAM) from None
             # RabbitMQ 4.3 lets the consumers of quorum queues ask; those of classic queues have no time limit
             # there, and are refused. Before, it was ignored.
             if self._timeout is None or CONSUMER_TIMEOUT not in str(refusal):

@@ -19,8 +19,9 @@ from panko_ingest.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
 
+# The end is missing where names are long.
 _INEQUIVALENT = re.compile(
-    r"inequivalent arg '(?P<argument>[^']+)'.*received (?P<wanted>.+?) but current is (?P<there>.+)"
+    r"inequivalent arg '(?P<argument>[^']+)'(?:.*received (?P<wanted>.+?) but current is (?P<there>.+))?"
 )
 
 
@@ -143,7 +144,7 @@ class TopologyKeeper:
             )
         except PreconditionFailed as error:
             match = _INEQUIVALENT.search(str(error))
-            if match:
+            if match and match["wanted"]:
                 return f"{match['argument']}: wanted {match['wanted']}, there is {match['there']}"
             return str(error)
         return None
@@ -158,7 +159,9 @@ class TopologyKeeper:
             self._ask("queue_declare", name, durable=True, auto_delete=False)
         except PreconditionFailed as error:
             match = _INEQUIVALENT.search(str(error))
-            if match and match["argument"] == "durable":
+            if not match:
+                raise
+            if match["argument"] == "durable":
                 raise ConfigError(
                     f"queue {name!r} is transient: it loses its messages when the broker restarts. "
                     "Make the publishers declare it durable ([oslo_messaging_rabbit] "

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote, unquote
 from kombu.transport import TRANSPORT_ALIASES
 
 from panko_ingest.amqp.tls import TlsSettings
+from panko_ingest.config import MAX_HEARTBEAT, MAX_NAME
 from panko_ingest.errors import ConfigError
 
 _AMQP_SCHEMES = {"rabbit": False, "amqp": False, "pyamqp": False, "amqps": True, "kombu": False}
@@ -154,6 +155,10 @@ def parse(
         )
     for part in parts:
         brokers.append(_parse_host(part, brokers[-1] if brokers else template, template))
+    if len(template.vhost.encode()) > MAX_NAME:
+        raise ConfigError(f"transport_url: the vhost has more than the {MAX_NAME} bytes that AMQP takes")
+    if template.heartbeat > MAX_HEARTBEAT:
+        raise ConfigError(f"transport_url: the heartbeat is longer than {MAX_HEARTBEAT} s")
     name = ",".join(broker.address for broker in brokers)
     return Bus(name=f"{name}/{quote(template.vhost, safe='')}", brokers=tuple(brokers))
 

@@ -47,6 +47,8 @@ def run(conf: cfg.ConfigOpts) -> int:
         f"{count(f'panko_ingest_{name}_total') or 0:.0f}" for name in ("messages_received", "events_recorded")
     ]
     output.write(f"{told[0]} messages read, {told[1]} events stored")
+    for name, reason in drain.refused.items():
+        output.tell(f"{name}: is not read: {reason}")
     for state in states:
         if state.messages:
             output.tell(f"{state.name}: {state.messages} messages are left")
@@ -59,7 +61,8 @@ def run(conf: cfg.ConfigOpts) -> int:
         output.tell(f"{bus.title}: none of its queues is there: {', '.join(drain.queues)}")
     if drain.in_hand:
         output.tell(f"{drain.in_hand} messages in hand could not be stored and go back to their queues")
-    return int(bool(drain.without_queues or drain.in_hand) or any(state.messages for state in states))
+    is_left = drain.without_queues or drain.in_hand or drain.refused
+    return int(bool(is_left) or any(state.messages for state in states))
 
 
 class _Drain:
@@ -81,18 +84,22 @@ class _Drain:
         self.queues = self._topology.names
         self.without_queues: list[amqp.Bus] = []
         """Buses that had none of the queues when they were looked at last."""
+        self.refused: dict[str, str] = {}
+        """Queues that a broker does not let us read, and why."""
         self.in_hand = 0
         """Messages that were given up in hand, and go back to their queues when the process ends."""
 
     def run(self, timeout: float | None) -> list[amqp.QueueState]:
         """Read for so many seconds at most; return the queues that are not empty then, or others', too."""
         end = time.monotonic() + timeout if timeout is not None else None
+        for bus in self._buses:
+            self.refused |= amqp.streams(bus, self.queues)
         while True:
             self._read(end)
             # Messages that were on their way to us when we stopped are back in their queues by now.
             states = list(self._states())
             is_over = self.in_hand or (end is not None and time.monotonic() >= end)
-            if is_over or not any(state.messages for state in states):
+            if is_over or not any(state.messages for state in states if state.name not in self.refused):
                 return [state for state in states if state.messages or state.consumers]
 
     def _states(self) -> Iterator[amqp.QueueState]:
@@ -112,7 +119,9 @@ class _Drain:
         for bus in self._buses:
             processor = message_processor(self._conf, self._converter)
             pipeline = bus_pipeline(self._conf, processor, bus, shared_budget, writer, self.metrics)
-            consumer = amqp.AmqpConsumer(bus, self._topology, pipeline, binds_again=True)
+            consumer = amqp.AmqpConsumer(
+                bus, self._topology, pipeline, binds_again=True, on_refusal=self._note_refusal
+            )
             pipeline.wake = consumer.wake
             pipelines.append(pipeline)
             consumers.append(consumer)
@@ -146,7 +155,13 @@ class _Drain:
                 future.result()
         if any(pipeline.in_hand()["messages"] for pipeline in pipelines):
             return False
-        return not any(state.messages for state in self._states())
+        return not any(state.messages for state in self._states() if state.name not in self.refused)
+
+    def _note_refusal(self, name: str, reason: str | None) -> None:
+        if reason is None:
+            self.refused.pop(name, None)
+        else:
+            self.refused[name] = reason
 
 
 def _start(work: Callable[[], None]) -> Future[None]:

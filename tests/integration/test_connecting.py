@@ -5,14 +5,17 @@ import itertools
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from panko_ingest.amqp import Topology, amqp_link
+from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.link import LINK_ERRORS, Waker
+from panko_ingest.amqp.urls import parse
 from tests.ledger import Ledger
 from tests.reader import Reader
-from tests.waiting import wait_until
+from tests.waiting import crowding, wait_until
 
 NAME = "broker.example"
 
@@ -63,3 +66,46 @@ def test_stopping_does_not_wait_for_a_connection(black_hole: int, sqlite_url: st
         started = time.monotonic()
     assert time.monotonic() - started < amqp_link.CONNECT_TIMEOUT / 2
     ledger.close()
+
+
+class FakeBroker:
+    """Lets one connect, and says something, piece by piece, until the other side has enough of it."""
+
+    def __init__(self, pieces: Iterator[bytes], pause: float) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, args=(pieces, pause), daemon=True).start()
+
+    def _serve(self, pieces: Iterator[bytes], pause: float) -> None:
+        with self._listener, contextlib.suppress(OSError), self._listener.accept()[0] as client:
+            for piece in pieces:
+                client.sendall(piece)
+                time.sleep(pause)
+
+
+HEARTBEAT = b"\x08\0\0\0\0\0\0\xce"
+
+SLOW: dict[str, Callable[[], Iterator[bytes]]] = {
+    "a frame byte by byte": lambda: iter([b"\1", b"\0", b"\0", b"\0", b"\0", b"\xff", *[b"\0"] * 100]),
+    "nothing but heartbeats": lambda: itertools.repeat(HEARTBEAT),
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_a_handshake_that_does_not_get_on_is_given_up(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amqp_link, "CONNECT_TIMEOUT", 1.0)
+    broker = FakeBroker(SLOW[what](), pause=0.2)
+    (there,) = parse(f"amqp://u:p@127.0.0.1:{broker.port}/").brokers
+    started = time.monotonic()
+    with pytest.raises(LINK_ERRORS, match="takes too long"):
+        AmqpLink(there, {}, Waker())
+    assert time.monotonic() - started < 4 * crowding()
+
+
+def test_a_frame_larger_than_was_agreed_on_is_not_read() -> None:
+    broker = FakeBroker(
+        itertools.chain([b"\1\0\0\xff\xff\xff\xff"], itertools.repeat(bytes(2**20), 300)), pause=0
+    )
+    (there,) = parse(f"amqp://u:p@127.0.0.1:{broker.port}/").brokers
+    with pytest.raises(LINK_ERRORS, match="a frame of 4294967295 bytes, of at most"):
+        AmqpLink(there, {}, Waker())

@@ -347,6 +347,28 @@ def test_draining_tells_of_others_that_read_the_same_queue(config: Path, bus: Bu
     )
 
 
+@pytest.mark.parametrize("way", ["exclusively", "a stream"])
+def test_a_drain_ends_though_a_queue_may_not_be_read(config: Path, bus: Bus, way: str) -> None:
+    if way == "a stream":
+        bus.delete()
+        with bus.channel() as channel:
+            arguments = {"x-queue-type": "stream"}
+            channel.queue_declare("notifications.info", durable=True, auto_delete=False, arguments=arguments)
+            channel.queue_bind("notifications.info", "nova", "notifications.info")
+    else:
+        other = bus.channel()
+        other.basic_qos(0, 1, False)
+        other.basic_consume("notifications.info", callback=lambda _message: None, exclusive=True)
+    bus.publish(envelope(notification()) for _ in range(3))
+    done = drain(config)
+    assert (done.returncode, done.stdout) == (1, "0 messages read, 0 events stored\n")
+    why = "it is a stream" if way == "a stream" else "exclusive"
+    (told,) = [
+        line for line in done.stderr.splitlines() if line.startswith("notifications.info: is not read")
+    ]
+    assert why in told
+
+
 def test_a_drain_that_finds_none_of_its_queues_is_no_success(
     tmp_path: Path, broker_url: str, sqlite_url: str, bus: Bus
 ) -> None:

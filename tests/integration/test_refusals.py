@@ -10,6 +10,7 @@ import pytest
 
 from panko_ingest.amqp import Topology, bindings, consumer, queue_channel
 from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.inspection import inspect
 from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.amqp.urls import parse
@@ -85,6 +86,27 @@ def test_a_queue_that_another_reads_exclusively_is_read_when_it_no_longer_does(
             bus.publish([body()], WARN)
             wait_until(lambda: ledger.events() == 101, 20, "the event of the queue that is free now")
         assert reader.lost == 0
+
+
+@pytest.mark.parametrize("name", [WARN, "n" * 120])
+def test_a_stream_is_refused_in_words_and_holds_up_no_other_queue(
+    broker_url: str, bus: Bus, ledger: Ledger, name: str
+) -> None:
+    bus.delete(WARN)
+    with bus.channel() as channel:
+        channel.queue_declare(name, durable=True, auto_delete=False, arguments={"x-queue-type": "stream"})
+    bus.publish([body()])
+    topology = Topology((INFO, name))
+    reader = Reader(broker_url, topology, ledger.connection)
+    with reader.running():
+        wait_until(lambda: ledger.events() == 1, 20, "the event of the other queue")
+        told = wait_until(lambda: reader.refusals.get(name), 10, "the refusal")
+        assert told.startswith("it is a stream")
+        assert reader.lost == 0
+    found = {finding.subject: finding for finding in inspect(parse(broker_url), topology, None, None)}
+    assert found[f"queue {name}"].level == "failure"
+    assert "it is a stream" in found[f"queue {name}"].text
+    assert found[f"queue {INFO}"].level != "failure"
 
 
 def test_a_queue_that_is_locked_holds_up_no_other(broker_url: str, ledger: Ledger) -> None:

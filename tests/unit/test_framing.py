@@ -1,6 +1,7 @@
 import itertools
 import struct
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from amqp.exceptions import UnexpectedFrame
@@ -16,7 +17,7 @@ frames = st.lists(st.tuples(st.sampled_from([1, 2, 3, 8]), st.integers(0, 65535)
 class Wire(_ReadAhead):
     """A transport whose socket gives the bytes piece by piece, and then times out."""
 
-    sock = None
+    sock = SimpleNamespace(gettimeout=lambda: None)
 
     def __init__(self, pieces: Sequence[bytes], end: type[Exception] | None = TimeoutError) -> None:
         self._pieces = list(pieces)

@@ -62,6 +62,22 @@ TEXTS = {
         f"[DEFAULT]\ndefault_log_levels = amqp={SECRET}\n",
         "[DEFAULT] default_log_levels: is no list of logger=LEVEL",
     ),
+    "a topic that makes a name too long": (
+        f"[oslo_messaging_notifications]\ntopics = {'é' * 127}\n",
+        "[oslo_messaging_notifications] topics: a name of 260 bytes, of which AMQP takes 255",
+    ),
+    "a pool with a name too long": (
+        f"[notification]\npool = {'p' * 256}\n",
+        "[notification] pool: a name of 256 bytes, of which AMQP takes 255",
+    ),
+    "an exchange with a name too long": (
+        f"[notification]\nnotification_control_exchanges = {'e' * 256}\n",
+        "[notification] notification_control_exchanges: a name of 256 bytes",
+    ),
+    "a heartbeat that AMQP has no room for": (
+        "[oslo_messaging_rabbit]\nheartbeat_timeout_threshold = 65536\n",
+        "{}:2 [oslo_messaging_rabbit] heartbeat_timeout_threshold: ",
+    ),
 }
 
 WAYS = {

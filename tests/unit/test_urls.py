@@ -157,6 +157,8 @@ def test_no_text_of_a_bus_holds_the_password() -> None:
         "amqp://u:s3cret@h:-1/",
         "amqp://u:s3cret@[::1/nova",
         "s3cret://u:p@h/",
+        f"amqp://u:s3cret@h/{'v' * 256}",
+        "amqp://u:s3cret@h/v?heartbeat=65536",
     ],
 )
 def test_a_url_that_names_no_bus_is_refused_without_showing_its_password(url: str) -> None:
