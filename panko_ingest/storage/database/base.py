@@ -91,6 +91,10 @@ class Database:
         code = self.code_of(error)
         return None if code is None else f"{code}: {error}"
 
+    def remedy(self, error: BaseException) -> str:  # noqa: ARG002 - for those that know any
+        """Return what an operator has to do about an error that looks like a missing right, and is none."""
+        return ""
+
     def is_about_event_type(self, error: BaseException) -> bool:  # noqa: ARG002 - for those that say it
         """Tell whether a broken reference is an event's to its type."""
         return False

@@ -68,11 +68,18 @@ def unavailable(error: BaseException) -> StorageUnavailable:
     """Return what the caller gets to see when the store can't be used."""
     operator = classify(error) is ErrorClass.OPERATOR
     text = describe(error)
-    if operator and any(database.refuses_login(original(error)) for database in databases()):
+    if help_ := remedy(error):
+        text += f" ({help_})"
+    elif operator and any(database.refuses_login(original(error)) for database in databases()):
         text += " (check user, password and name of the database in [database] connection)"
     elif operator:
         text += " (is the schema there and the role allowed to use it? `panko-ingest db sync` makes it)"
     return StorageUnavailable(text, operator=operator)
+
+
+def remedy(error: BaseException) -> str:
+    """Return what an operator has to do about an error that looks like a missing right, and is none."""
+    return next(filter(None, (database.remedy(original(error)) for database in databases())), "")
 
 
 def refused(error: BaseException) -> StorageError:

@@ -1,6 +1,7 @@
 """What is PostgreSQL's own: sessions, errors, rights, settings that keep what is committed."""
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -68,6 +69,8 @@ _MEANINGS = {
     ErrorClass.OPERATOR: ("0A", "28", "3D", "3F", "42", "55", "57P04", "F0"),
     ErrorClass.PERMANENT: ("21", "22", "23", "44", "54", "P0"),
 }
+
+_UNPUBLISHABLE = re.compile(r'"(\w+)".* replica identity')
 
 _REFUSALS = ("authentication", "does not exist", "pg_hba.conf", "permission", "not permitted")
 
@@ -198,6 +201,11 @@ class Database(base.Database):
         code = self.code_of(error)
         primary = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
         return None if code is None else f"{code}: {primary}"
+
+    def remedy(self, error: BaseException) -> str:
+        """Tell what lets a table without a key be published."""
+        found = _UNPUBLISHABLE.search(str(error)) if self.code_of(error) == "55000" else None
+        return f"a publication takes it in: ALTER TABLE {found[1]} REPLICA IDENTITY FULL" if found else ""
 
     def is_about_event_type(self, error: BaseException) -> bool:
         """Look at the column that the server names."""

@@ -34,16 +34,21 @@ def check(engine: sa.Engine, *, to_record: bool, to_expire: bool) -> Iterator[Fi
             if to_expire and sa.inspect(connection).has_table(leases.TABLE):
                 nothing = sa.update(leases.LEASES).where(sa.false()).values(ends=0.0)
                 wanted.append((f"UPDATE on {leases.TABLE}", nothing))
-            missing = [name for name, statement in wanted if _is_refused(connection, statement)]
+            tried = {name: _refusal(connection, statement) for name, statement in wanted}
+            errors = {name: refusal for name, refusal in tried.items() if refusal}
+            missing = [name for name, refusal in errors.items() if not error_classes.remedy(refusal)]
             if to_record:
                 missing += databases.of(connection).missing_rights(connection, _WITH_IDS)
             connection.rollback()
     except sa.exc.SQLAlchemyError as error:
         raise error_classes.unavailable(error) from error
     jobs = " and ".join([*["record"] * to_record, *["expire"] * to_expire])
+    others = [str(error_classes.unavailable(errors[name])) for name in errors if name not in missing]
+    for text in others:
+        yield Finding(FAILURE, "tables", text)
     if missing:
         yield Finding(FAILURE, "rights", f"to {jobs}, the role lacks {', '.join(missing)}: grant it")
-    else:
+    elif not others:
         yield Finding(OK, "rights", f"the role may {jobs}")
 
 
@@ -53,13 +58,13 @@ def _insert_nothing(table: Any) -> sa.Executable:
     return sa.insert(table).from_select(columns, nothing)
 
 
-def _is_refused(connection: sa.Connection, statement: sa.Executable) -> bool:
-    """Try a statement that touches no row."""
+def _refusal(connection: sa.Connection, statement: sa.Executable) -> sa.exc.SQLAlchemyError | None:
+    """Try a statement that touches no row; return how it was refused."""
     try:
         with connection.begin_nested():
             connection.execute(statement)
     except sa.exc.SQLAlchemyError as error:
         if error_classes.classify(error) is not error_classes.ErrorClass.OPERATOR:
             raise
-        return True
-    return False
+        return error
+    return None

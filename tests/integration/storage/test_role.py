@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
+from panko_ingest.storage import StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from tests.integration.storage.samples import make_events
 
 
 def levels(connection: Connection, **purposes: bool) -> list[str]:
@@ -63,3 +65,27 @@ def execute(owner: Connection, *statements: str) -> None:
     with owner.engine.begin() as connection:
         for statement in statements:
             connection.execute(sa.text(statement))
+
+
+@pytest.mark.postgresql
+def test_a_publication_that_keeps_traits_from_being_deleted_is_no_missing_right(postgresql_url: str) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events(make_events(1))
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE PUBLICATION everything FOR ALL TABLES")
+
+    with pytest.raises(StorageUnavailable, match="ALTER TABLE trait_text REPLICA IDENTITY FULL") as told:
+        store.expire(1)
+    assert told.value.operator
+    assert "db sync" not in str(told.value)
+    findings = store.check_rights(to_record=True, to_expire=True)
+    assert {finding.level for finding in findings} == {"failure"}
+    assert not any("grant" in finding.text for finding in findings)
+    with store.engine.begin() as connection:
+        for finding in findings:
+            connection.exec_driver_sql(finding.text.rpartition(": ")[2].removesuffix(")"))
+
+    assert store.expire(1).events == 1
+    assert [finding.level for finding in store.check_rights(to_record=True, to_expire=True)] == ["ok"]
+    store.close()
