@@ -2,8 +2,10 @@
 
 Ids are drawn before a transaction commits, so that they show in another order than theirs. A follower keeps
 in mind which numbers it has not seen yet below the highest, and looks for them until no transaction that drew
-them can still be open; numbers that were given back are never seen. Where the numbers of partitioned tables
-begin again, after 10^12 events, new ones are found when those with higher numbers have expired.
+them can still be open; numbers that were given back are never seen. Where many are to be read for that, as in
+a cluster, whose ids come in steps, it does so seldom, and at each poll looks for higher ones only. Where the
+numbers of partitioned tables begin again, after 10^12 events, new ones are found when those with higher
+numbers have expired.
 """
 
 import time
@@ -28,6 +30,12 @@ _LONGEST = 3600.0
 
 _LOOK_BACK = 10_000
 """Numbers below the highest that may be those of transactions which are open when following begins."""
+
+_FEW = 1000
+"""Numbers above the floor up to which all of them are looked at each time."""
+
+_SELDOM = 20.0
+"""How many times as long as it took to look at more, to wait before they are looked at again."""
 
 _NUMBERS = 1 << partitions.SEQUENCE_BITS
 _DAYS_AHEAD = 31
@@ -66,6 +74,8 @@ class Follower:
         self._floor = -1  # nothing new comes up to this number
         self._known: dict[int, str] = {}  # the message_ids by the numbers from the floor on
         self._heights: deque[tuple[float, int]] = deque()
+        self._top = 0
+        self._due = 0.0
 
     def poll(self) -> Iterator[Event]:
         """Yield what was committed since the poll before, in the order of ids; the first yields nothing.
@@ -76,27 +86,36 @@ class Follower:
         top = self._reader.values(_TOP_BY_DAY.bindparams(**_days(bases)) if bases else _TOP)[0] or 0
         if self._floor < 0:
             self._floor = max(0, top - _LOOK_BACK)
-            self._known = {row.id % _NUMBERS: row.message_id for row in self._rows(bases)}
+            self._known = {row.id % _NUMBERS: row.message_id for row in self._rows(bases, self._floor)}
         if (
             top < self._floor and not bases
         ):  # the last ones were deleted: SQLite gives their numbers to others
             self._floor, self._known = top, {top: self._known.get(top, "")}
             self._heights.clear()
-        new = [row for row in self._rows(bases) if self._known.get(row.id % _NUMBERS) != row.message_id]
+        # Where numbers come in steps, as a cluster's, every one is behind a gap.
+        began = self._clock()
+        whole = len(self._known) <= _FEW or began >= self._due
+        rows = self._rows(bases, self._floor if whole else min(self._top, top) + 1)
+        new = [row for row in rows if self._known.get(row.id % _NUMBERS) != row.message_id]
+        now = self._clock()
         new.sort(key=lambda row: row.id % _NUMBERS)
         for start in range(0, len(new), events.PAGE_SIZE):
             chunk = new[start : start + events.PAGE_SIZE]
             found = self._events([row.id for row in chunk])
             self._known |= {row.id % _NUMBERS: row.message_id for row in chunk}
             yield from found
-        self._raise_floor(top)
+        self._heights.append((now, top))
+        self._top = top
+        if whole:
+            self._due = now + _SELDOM * (now - began)
+            self._raise_floor(began)
 
-    def _rows(self, bases: Sequence[int]) -> Sequence[sa.Row[*tuple[Any, ...]]]:
-        """Return id and message_id of what has a number from the floor on."""
+    def _rows(self, bases: Sequence[int], start: int) -> Sequence[sa.Row[*tuple[Any, ...]]]:
+        """Return id and message_id of what has a number from ``start`` on."""
         if not bases:
-            return self._reader.rows(_PLAIN.where(EventRow.id >= self._floor))
-        rows = self._reader.rows(_BY_DAY.bindparams(floor=self._floor, **_days(bases)))
-        return [row for row in rows if row.id % _NUMBERS >= self._floor]
+            return self._reader.rows(_PLAIN.where(EventRow.id >= start))
+        rows = self._reader.rows(_BY_DAY.bindparams(floor=start, **_days(bases)))
+        return [row for row in rows if row.id % _NUMBERS >= start]
 
     def _events(self, ids: list[int]) -> list[Event]:
         statement = events.matching(self._reader, self._filter, first_day=None)
@@ -107,13 +126,11 @@ class Follower:
         order = {(row.message_id, row.generated): row.id % _NUMBERS for row in rows}
         return sorted(found, key=lambda event: order[event.message_id, event.generated])
 
-    def _raise_floor(self, top: int) -> None:
+    def _raise_floor(self, looked_at: float) -> None:
         floor = self._floor
         while floor + 1 in self._known:
             floor += 1
-        now = self._clock()
-        self._heights.append((now, top))
-        while self._heights and self._heights[0][0] < now - self._patience:
+        while self._heights and self._heights[0][0] < looked_at - self._patience:
             floor = max(floor, self._heights.popleft()[1])
         if floor > self._floor:
             self._floor = floor

@@ -1,6 +1,7 @@
 """Following what is stored: every event once, as soon as it is committed."""
 
 import datetime
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -213,4 +214,40 @@ def test_nothing_is_skipped_or_shown_again_when_tables_become_partitioned_meanwh
     clock.now += 200
     store.record_events([make_event(10)])
     assert ids(follower) == ["m0010"]
+    store.close()
+
+
+@pytest.mark.mariadb
+def test_numbers_that_come_in_steps_are_not_all_read_again_at_each_look(mariadb_url: str) -> None:
+    clock, read = Clock(), [0]
+    store = Connection(mariadb_url)
+
+    @sa.event.listens_for(store.engine, "connect")
+    def _be_a_node(connection: Any, _record: object) -> None:
+        connection.cursor().execute("SET SESSION auto_increment_increment = 3")
+
+    @sa.event.listens_for(store.engine, "after_cursor_execute")
+    def _count(_connection: object, cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT event.id, event.message_id"):
+            read[0] += cursor.rowcount
+            clock.now += 0.01  # a look takes so long
+
+    store.upgrade()
+    store.record_events([make_event(5000)])
+    follower = Follower(store._reader, EventFilter(), clock)
+    assert ids(follower) == []
+    with store.engine.connect() as slow:
+        draw(slow, store, "slow", START)
+        store.record_events(make_events(1500))
+        assert len(ids(follower)) == 1500
+        read[0] = 0
+        assert ids(follower) == []
+        assert read[0] == 0
+        slow.commit()
+    store.record_events([make_event(6000)])
+    assert ids(follower) == ["m6000"], "what is new is found at once"
+    assert [name for _ in range(30) for name in ids(follower)] == ["slow"]
+    clock.now += 1000
+    assert ids(follower) == []
+    assert len(follower._known) == 1
     store.close()
