@@ -8,9 +8,10 @@ from oslo_config import cfg
 
 from panko_ingest import __version__
 from panko_ingest.cli.main import read
+from panko_ingest.config import set_up_logging
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SharedState
-from panko_ingest.workers import guru_report, live_config
+from panko_ingest.workers import guru_report, live_config, log_writer
 from panko_ingest.workers.expirer import ExpirerService
 from panko_ingest.workers.ingester import IngestService
 from panko_ingest.workers.live_config import LiveConfig
@@ -36,7 +37,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run(conf: cfg.ConfigOpts) -> int:
     """Run until told to stop."""
-    config = LiveConfig(conf, lambda: read(sys.argv[1:]))
+    log_writer.install()
+    config = LiveConfig(conf, lambda: read(sys.argv[1:]), _set_up_logging)
     LOG.info("panko-ingest %s starts", __version__)
     live_config.warn(config.settings)
     guru_report.install(conf, lambda: config.settings.conf)
@@ -45,6 +47,11 @@ def run(conf: cfg.ConfigOpts) -> int:
     except Exception:
         LOG.critical("panko-ingest %s stops because of a fault of its own", __version__)
         raise
+
+
+def _set_up_logging(conf: cfg.ConfigOpts) -> None:
+    set_up_logging(conf)
+    log_writer.install()
 
 
 def _serve(config: LiveConfig) -> int:

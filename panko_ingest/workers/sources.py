@@ -39,8 +39,8 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
     # Metrics, status and the page tell buses apart by their names.
     if twice := [name for name, count in Counter(bus.name for bus in found).items() if count > 1]:
         raise ConfigError(
-            f"[notification] messaging_urls: {', '.join(twice)} is there twice: write one line for it "
-            "(more [notification] workers read it faster)"
+            f"[notification] messaging_urls: {', '.join(twice)} is there more than once: write one line "
+            "for it (more [notification] workers read it faster)"
         )
     for name in () if rabbit.ssl else ("ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
         if rabbit[name] and any(broker.tls is None for bus in found for broker in bus.brokers):

@@ -175,6 +175,13 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def is_alive(port: int) -> bool:
+    url = f"http://127.0.0.1:{port}/healthz"
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+        return bool(answer.status == HTTPStatus.OK)
+    return False
+
+
 def limit_processes(service: Daemon, number: str) -> None:
     """Let the user of a daemon have only so many, threads among them."""
     for process in (service.process, *service.process.children()):
@@ -219,26 +226,19 @@ def test_threads_that_cannot_be_started_cost_neither_the_buses_that_are_read_nor
     for path in open_folder.iterdir():
         path.chmod(0o666)
     service = Daemon(conf, command=(find_program("setpriv", "util-linux"), *AS_STRANGER, *COMMAND))
-    healthz = f"http://127.0.0.1:{port}/healthz"
-
-    def is_alive() -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(healthz, timeout=5) as answer:
-            return bool(answer.status == HTTPStatus.OK)
-        return False
-
     with Bus(broker_url) as bus, service.running():
         bus.declare()
-        wait_until(lambda: bus.consumers() == 1 and is_alive(), 30, "a consumer and the monitor")
+        wait_until(lambda: bus.consumers() == 1 and is_alive(port), 30, "a consumer and the monitor")
         (worker,) = service.workers
         limit_processes(service, "1")
         service.wait_for_log(r"127.0.0.1:9/: OSError: no thread can be started .*TasksMax=")
-        assert all(is_alive() for _ in range(3 * MAX_THREADS))
+        assert all(is_alive(port) for _ in range(3 * MAX_THREADS))
         bus.publish(load(50))
         wait_until(lambda: ledger.events() == 50, 30, "the events")
         limit_processes(service, "1000")
         end = len(service.log)
         wait_until(lambda: "127.0.0.1:9/: ConnectionRefused" in service.log[end:], 40, "another try")
-        assert all(is_alive() for _ in range(3 * MAX_THREADS))
+        assert all(is_alive(port) for _ in range(3 * MAX_THREADS))
         assert [worker.pid for worker in service.workers] == [worker.pid]
         limit_processes(service, "1")
         # A worker that can't start the thread by which it ends is killed after graceful_shutdown_timeout.
@@ -317,3 +317,46 @@ def test_a_worker_that_hangs_before_it_begins_is_replaced(
 
 def alive(master: psutil.Process) -> list[psutil.Process]:
     return [child for child in master.children() if child.status() != psutil.STATUS_ZOMBIE]
+
+
+def fill(pipe: int) -> None:
+    """Write into a pipe until it takes no more."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(pipe, b"#")
+
+
+def test_a_log_that_nobody_reads_stops_nothing_and_the_lines_left_out_are_told_later(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    port, fifo = free_port(), tmp_path / "fifo"
+    os.mkfifo(fifo)
+    pipe = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    fill(pipe)
+    more = f"port = {port}\n[notification]\nworkers = 2\n[DEFAULT]\ndebug = true\n"
+    conf = configuration(tmp_path, broker_url, sqlite_url, more)
+    few = hooks(FAULT_SET="panko_ingest.workers.log_writer:_MOST=1")
+    command = ("sh", "-c", f'exec "$@" > {fifo} 2>&1', "sh", *COMMAND)
+    service, ledger, read = Daemon(conf, command=command, environment=few), Ledger(sqlite_url), b""
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 2 and is_alive(port), 40, "both workers and the monitor")
+        victim = service.process.children()[0]
+        victim.kill()
+        bus.publish([*load(50), *(b"{%d" % number for number in range(20))])
+        wait_until(lambda: ledger.events() == 50 and ledger.dead_letters() == 20, 30, "all messages")
+        wait_until(lambda: not victim.is_running() and bus.consumers() == 2, 30, "another worker")
+        assert is_alive(port)
+
+        def told() -> bool:
+            nonlocal read
+            with contextlib.suppress(BlockingIOError):
+                read += os.read(pipe, 65536)
+            return bool(re.search(rb"could not be written for a while: \d+ lines were left out", read))
+
+        wait_until(told, 30, "the log, which goes on")
+        fill(pipe)
+        service.signal(signal.SIGHUP)
+        assert service.stop() == 0
+    os.close(pipe)
+    ledger.close()

@@ -1,0 +1,124 @@
+"""The log of the daemon, which goes on though nobody reads its log: a pipe is full, a journal hangs.
+
+A thread of each process writes the lines. Whoever has one waits until it is written, as ever, but for a
+second at most; and not at all while that thread is stuck.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import queue
+import sys
+import threading
+
+from panko_ingest import threads
+
+LOG = logging.getLogger(__name__)
+
+_PATIENCE = 1.0
+_MOST = 1000
+"""Lines that wait to be written; more are left out, and counted."""
+
+
+def install() -> None:
+    """Have a thread write what the handlers there are now would write."""
+    loggers = [logging.getLogger(), *logging.getLogger().manager.loggerDict.values()]
+    for logger in loggers:
+        if isinstance(logger, logging.Logger):
+            logger.handlers[:] = map(_patient, logger.handlers)
+
+
+def _patient(handler: logging.Handler) -> logging.Handler:
+    if isinstance(handler, logging.StreamHandler) and handler.stream in {sys.stdout, sys.stderr}:
+        with contextlib.suppress(io.UnsupportedOperation):  # it is none of the system's
+            handler.setStream(_Unbuffered(handler.stream.fileno()))
+    return handler if isinstance(handler, _Patient) else _Patient(handler)
+
+
+class _Unbuffered:
+    """A standard stream without Python's buffer, for whose lock a forked process, and the end, would wait."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def write(self, text: str) -> None:
+        """Write all of a text."""
+        left = text.encode("utf-8", "backslashreplace")
+        while left:
+            left = left[os.write(self._number, left) :]
+
+    def flush(self) -> None:
+        """Return: nothing is kept back."""
+
+
+class _Writer:
+    """The thread that writes; a fork begins with a new one."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew, without a thread."""
+        self._lock = threading.Lock()
+        self._lines: queue.Queue[tuple[logging.Handler, logging.LogRecord, threading.Event]] = queue.Queue(
+            _MOST
+        )
+        self._thread: threading.Thread | None = None
+        self._is_stuck = False
+        self._left_out = 0
+
+    def write(self, handler: logging.Handler, record: logging.LogRecord) -> None:
+        """Have a line written; return when it is, or when that takes too long."""
+        if not self._has_thread() or threading.current_thread() is self._thread:
+            handler.emit(record)
+            return
+        written = threading.Event()
+        try:
+            self._lines.put_nowait((handler, record, written))
+        except queue.Full:
+            with self._lock:
+                self._left_out += 1
+            return
+        if not self._is_stuck and not written.wait(_PATIENCE):
+            self._is_stuck = True
+
+    def _has_thread(self) -> bool:
+        with self._lock, contextlib.suppress(OSError):
+            self._thread = self._thread or threads.start(self._run, "log")
+        return self._thread is not None
+
+    def _run(self) -> None:
+        while True:
+            handler, record, written = self._lines.get()
+            try:
+                handler.emit(record)
+            except Exception:  # noqa: BLE001 - a handler of any library; without this thread there is no log
+                handler.handleError(record)
+            written.set()
+            if self._lines.empty():
+                self._is_stuck = False
+                self._tell_what_is_left_out()
+
+    def _tell_what_is_left_out(self) -> None:
+        with self._lock:
+            left_out, self._left_out = self._left_out, 0
+        if left_out:
+            LOG.warning("The log could not be written for a while: %d lines were left out", left_out)
+
+
+_writer = _Writer()
+os.register_at_fork(after_in_child=_writer.reset)
+
+
+class _Patient(logging.Handler):
+    """Hands each line to the thread."""
+
+    def __init__(self, handler: logging.Handler) -> None:
+        super().__init__(handler.level)
+        self._handler = handler
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line that the other handler wants."""
+        if self._handler.filter(record):
+            _writer.write(self._handler, record)
