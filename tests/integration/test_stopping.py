@@ -55,3 +55,26 @@ def test_a_worker_that_hangs_does_not_keep_the_daemon_from_ending(
         assert service.wait(60) == 0
         assert service.log.count("made no progress") == 1, "nobody hangs but the one"
         assert_gone(children)
+
+
+HANG_UP_AT_IMPORT = """
+import os, signal, sys
+
+class HangUp:
+    def find_spec(self, name, *_):
+        if name == "oslo_config":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+sys.meta_path.insert(0, HangUp())
+"""
+
+
+def test_a_reload_that_is_asked_for_while_the_daemon_starts_is_done_when_it_has(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HANG_UP_AT_IMPORT)
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
+    with Daemon(conf, environment={"PYTHONPATH": str(tmp_path)}).running() as service:
+        service.wait_for_log("The configuration was read again")
+        assert service.stop() == 0
