@@ -11,7 +11,7 @@ from collections.abc import Callable
 from struct import Struct, pack
 from typing import TypeVar
 
-from amqp.exceptions import UnexpectedFrame
+from amqp.exceptions import AMQPError, FrameSyntaxError, UnexpectedFrame
 
 from panko_ingest.amqp.properties import Properties, parse as parse_properties, short_text
 from panko_ingest.delivery import Delivery
@@ -123,17 +123,27 @@ def parse(buffer: bytes, start: int) -> DeliveryFrame | None:
     ):
         return None
     delivery_tag, redelivered = _TAG.unpack_from(buffer, tag)
-    return (
-        channel,
-        _consumers[buffer[start + _METHOD.size : tag]],
-        (
-            buffer[body + _BODY.size : end - 1],
-            _properties[buffer[properties + _PROPERTIES.size : body - 1]],
-            _routes[buffer[tag + _TAG.size : properties - 1]],
-            delivery_tag,
-            bool(redelivered & 1),
-        ),
-        end,
+    try:
+        return (
+            channel,
+            _consumers[buffer[start + _METHOD.size : tag]],
+            (
+                buffer[body + _BODY.size : end - 1],
+                _properties[buffer[properties + _PROPERTIES.size : body - 1]],
+                _routes[buffer[tag + _TAG.size : properties - 1]],
+                delivery_tag,
+                bool(redelivered & 1),
+            ),
+            end,
+        )
+    except (IndexError, UnicodeDecodeError) as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> FrameSyntaxError:
+    return FrameSyntaxError(
+        f"what the broker sends is no AMQP 0-9-1, or damaged ({type(error).__name__}: {error}): look whether "
+        "host and port of transport_url are a broker's"
     )
 
 
@@ -156,20 +166,32 @@ class DeliveryAssembler:
     def __call__(self, frame: Frame) -> bool:
         """Take the next frame; return whether something is complete by it.
 
-        :raises UnexpectedFrame: it can't follow the one before.
+        :raises AMQPError: it can't follow the one before, or is damaged.
         """
+        try:
+            complete, delivery = self._add(frame)
+        except (AMQPError, OSError):
+            raise
+        except Exception as error:
+            # py-amqp checks nothing of what it parses, and raises whatever comes of that. Only it works in
+            # there, and no handler of a delivery: a fault of ours there does not pass for the broker's.
+            raise _damaged(error) from error
+        if delivery is not None:
+            self._deliver(frame[1], *delivery)
+        return complete
+
+    def _add(self, frame: Frame) -> tuple[bool, tuple[str, DeliveryParts] | None]:
         kind, channel, data = frame
         begun = self._begun.get(channel)
         if kind == _METHOD_FRAME and begun is None and data[: len(_DELIVER_METHOD)] == _DELIVER_METHOD:
             self._begun[channel] = _BegunDelivery(data)
-            return False
+            return False, None
         if begun is None or kind == _HEARTBEAT_FRAME:
-            return self._others(frame)
+            return self._others(frame), None
         if not begun.add(kind, data):
-            return False
+            return False, None
         del self._begun[channel]
-        self._deliver(channel, *begun.finish())
-        return True
+        return True, begun.finish()
 
 
 class _BegunDelivery:

@@ -8,11 +8,13 @@ that stops in the middle of one neither blocks the thread nor loses anything.
 import math
 import socket
 import time
+from collections.abc import Mapping
 from ssl import SSLContext
 from struct import Struct
 from typing import Any
 
 from amqp import spec
+from amqp.abstract_channel import AbstractChannel
 from amqp.exceptions import (
     ChannelError,
     ConnectionError,
@@ -32,6 +34,8 @@ _HEADER = Struct(">BHI")
 _FRAME_END = 0xCE
 _READ_SIZE = 256 * 1024
 _LARGEST_BEFORE_TUNING = 128 * 1024
+_CLOSES = {spec.Connection.Close, spec.Channel.Close}
+_TEXT_OF_CLOSE = 7  # where it begins, behind class, method, code and its length
 
 
 class _ReadAhead:
@@ -143,7 +147,21 @@ class _SslTransport(_ReadAhead, SSLTransport):  # type: ignore[misc]
         return context.wrap_socket(sock, server_hostname=server_hostname, do_handshake_on_connect=False)
 
 
-class Channel(pyamqp.Channel):
+class _Legible(AbstractChannel):  # type: ignore[misc]
+    """Mixed into channels and connections: whatever text they are closed with, they are closed in words.
+
+    RabbitMQ cuts a text at so many bytes, also within a character, and an operator may write it in Latin-1.
+    """
+
+    def dispatch_method(self, method: tuple[int, int], payload: bytes, content: Any) -> None:
+        if method in _CLOSES:
+            end = _TEXT_OF_CLOSE + payload[_TEXT_OF_CLOSE - 1]
+            text = payload[_TEXT_OF_CLOSE:end].decode(errors="replace").replace("\ufffd", "?").encode()
+            payload = b"".join((payload[: _TEXT_OF_CLOSE - 1], bytes([len(text)]), text, payload[end:]))
+        super().dispatch_method(method, payload, content)
+
+
+class Channel(_Legible, pyamqp.Channel):
     """py-amqp's channel, but one that the broker closes stays closed, and is told to nobody else.
 
     py-amqp opens it anew at once, under the same number, and raises the error in whatever waits on the
@@ -174,10 +192,12 @@ class Channel(pyamqp.Channel):
         self.refusal = ConsumerCancelled(consumer_tag, spec.Basic.Cancel)
 
 
-class Connection(pyamqp.Connection):
+class Connection(_Legible, pyamqp.Connection):
     """py-amqp's connection over transports and channels of ours, whose deliveries go to receivers."""
 
     Channel = Channel
+    callbacks: Mapping[str, Any] = {}
+    """Receivers on channel 0, which this is: none, whatever a broker delivers there."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, frame_handler=self._frame_handler, **kwargs)
@@ -192,10 +212,12 @@ class Connection(pyamqp.Connection):
         if open_channel is None or open_channel.is_closing:
             return
         receiver = open_channel.callbacks.get(consumer)
-        if receiver is None:
-            open_channel.basic_reject(parts[3], requeue=True)
-        else:
+        if receiver is not None:
             receiver.take(*parts)
+        elif open_channel is self:
+            raise UnexpectedFrame("a delivery on channel 0")
+        else:
+            open_channel.basic_reject(parts[3], requeue=True)
 
     def connect(self, callback: Any = None) -> Any:
         """Connect; what was opened is closed again if that fails, however it does."""

@@ -1,6 +1,7 @@
 """Whether the daemon is alive, and whether it does its work; if not, why not."""
 
 import datetime
+import logging
 import math
 import threading
 import time
@@ -14,6 +15,8 @@ from panko_ingest.shared_state import SharedState, Slot, State
 from panko_ingest.workers.awake import Awake
 from panko_ingest.workers.rates import Rates
 from panko_ingest.workers.supervisor import HANG_LIMIT
+
+LOG = logging.getLogger(__name__)
 
 PROBE_INTERVAL = 5.0
 _LONGEST_WITHOUT_HEARTBEAT = HANG_LIMIT / 3
@@ -58,6 +61,11 @@ class Probe:
             self._ask()
         except PankoIngestError as error:
             self._error = str(error)
+        except Exception as error:
+            # A fault of ours, which goes to the log; the thread that asks must not end by it.
+            if self._error != repr(error):
+                LOG.exception("A probe of the monitor failed")
+            self._error = repr(error)
         else:
             self._error = None
         self._answered_at = time.monotonic()

@@ -194,6 +194,34 @@ def test_an_exchange_that_may_not_be_bound_is_told_and_those_after_it_are_bound(
         assert (reader.opened, reader.lost) == (1, 0)
 
 
+def test_an_absent_exchange_whose_name_the_broker_cuts_within_a_character_costs_no_other(
+    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    # Whichever byte of 252 the broker cuts at, it is within a character of one of these.
+    absent = [f"{'e' * length}{'é' * 20}" for length in (200, 201)]
+    topology = Topology((INFO,), exchanges=(*absent, "nova"), pool="ours")
+    with Bus(broker_url) as bus:
+        bus.declare(INFO, "nova")
+        with Reader(broker_url, topology, ledger.connection).running() as reader:
+            wait_until(lambda: rabbitmq.bound_exchanges(broker_url, "ours") == {"nova"}, 20, "the binding")
+            bus.publish([body()], INFO, "nova")
+            wait_until(lambda: ledger.events() == 1, 20, "the event")
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_a_connection_that_is_closed_for_a_reason_in_latin_1_is_opened_anew(
+    broker_url: str, rabbitmq: RabbitMQ, bus: Bus, ledger: Ledger
+) -> None:
+    others = {one["name"] for one in rabbitmq.connections(broker_url)}
+    with Reader(broker_url, Topology((INFO,)), ledger.connection).running() as reader:
+        reader.wait_until_consuming()
+        (ours,) = {one["name"] for one in rabbitmq.connections(broker_url)} - others
+        rabbitmq.close_connection(ours, "Wartung für heute")
+        wait_until(lambda: reader.lost == 1, 20, "the loss of the connection")
+        bus.publish([body()])
+        wait_until(lambda: ledger.events() == 1, 20, "the event")
+
+
 def test_asking_for_missing_exchanges_again_and_again_leaks_no_channel(
     broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

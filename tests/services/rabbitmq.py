@@ -16,6 +16,7 @@ from urllib.parse import quote
 import amqp
 
 from tests.services.server import Server, free_port
+from tests.waiting import wait_until
 
 
 class RabbitMQ(Server):
@@ -78,12 +79,15 @@ class RabbitMQ(Server):
         """Delete a vhost with all its queues; its connections are closed."""
         self.api("DELETE", f"vhosts/{url.rpartition('/')[2]}")
 
-    def api(self, method: str, path: str, body: object = None) -> Any:
+    def api(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
         """Call the management interface, and return what it answers.
 
         Its figures lag behind by up to a second; a passive declare of a queue tells its counts at once.
 
         :param path: below ``/api/``, its parts quoted.
+        :param headers: sent in Latin-1.
         :raises urllib.error.HTTPError: it refuses.
         """
         request = urllib.request.Request(
@@ -93,6 +97,7 @@ class RabbitMQ(Server):
             headers={
                 "Authorization": "Basic " + b64encode(b"guest:guest").decode(),
                 "Content-Type": "application/json",
+                **(headers or {}),
             },
         )
         try:
@@ -131,6 +136,20 @@ class RabbitMQ(Server):
     def close_connections(self, url: str) -> None:
         """Close the clients' connections to a vhost from the broker's side."""
         self.ctl("close_all_connections", "--vhost", url.rpartition("/")[2], "closed by a test")
+
+    def close_connection(self, name: str, reason: str) -> None:
+        """Close a client's connection as an operator does by the management interface, once that knows it."""
+
+        def closed() -> bool:
+            try:
+                self.api("DELETE", f"connections/{quote(name, safe='')}", headers={"X-Reason": reason})
+            except urllib.error.HTTPError as error:
+                if error.code != HTTPStatus.NOT_FOUND:
+                    raise
+                return False
+            return True
+
+        wait_until(closed, 20, f"connection {name} in the management interface", interval=0.2)
 
     def ctl(self, *words: str) -> str:
         """Run rabbitmqctl on the node, and return what it prints; takes a second, and long under load.

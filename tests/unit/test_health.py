@@ -60,6 +60,18 @@ def test_a_probe_tells_what_its_last_look_found(clock: Clock) -> None:
     assert good.verdict() == (False, "no answer for 60 s")
 
 
+def test_a_probe_survives_a_fault_of_ours_and_tells_of_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    def stumble() -> None:
+        raise KeyError("ours")
+
+    probe = Probe(stumble)
+    probe.look()
+    probe.look()
+    assert not probe.verdict()[0]
+    assert [record.message for record in caplog.records] == ["A probe of the monitor failed"]
+    assert "KeyError" in caplog.text
+
+
 def test_a_worker_that_is_just_being_replaced_is_alive_and_one_that_stays_away_is_not(clock: Clock) -> None:
     shared = SharedState(workers=1, buses=1)
     verdicts = health_of(shared, SharedMetrics(), Probe(answer))
