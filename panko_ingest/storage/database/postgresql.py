@@ -10,10 +10,9 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
 
-from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, OK, Finding
 from panko_ingest.storage import far_times
-from panko_ingest.storage.database import base, blockers, pooling
+from panko_ingest.storage.database import base, blockers, pooling, postgresql_driver
 from panko_ingest.storage.database.base import Code
 from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.models import LockWait
@@ -131,12 +130,12 @@ class Database(base.Database):
             threshold = str(url.query["prepare_threshold"])
             arguments["prepare_threshold"] = int(threshold) if threshold.isdigit() else None
             url = url.difference_update_query(["prepare_threshold"])
-        if _asks_for_tls(url):
+        if postgresql_driver.asks_for_tls(url):
             url = url.update_query_dict({"sslmode": "require"})
         engine = create_engine(
             url, isolation_level="READ COMMITTED", connect_args=arguments, **base.pool_arguments(settings)
         )
-        _refuse_unknown_options(url)
+        postgresql_driver.refuse_unknown_options(url)
 
         def begin(connection: Connection) -> None:
             if statement := connection.info.get(pooling.BEGINNING):
@@ -323,43 +322,6 @@ class Database(base.Database):
         statement = f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])"  # noqa: S608 - ours
         numbers = ",".join(map(str, ids))
         return connection.exec_driver_sql(statement, (f"{{{numbers}}}",)).rowcount
-
-
-def _refuse_unknown_options(url: URL) -> None:
-    from psycopg.pq import Conninfo  # noqa: PLC0415 - not everybody has it
-
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
-    for name in url.query.keys() - known:
-        raise ConfigError(f"[database] connection: PostgreSQL's library has no option {name!r}")
-
-
-def _asks_for_tls(url: URL) -> bool:
-    """Tell whether there are settings of TLS with a mode in which libpq might go on without.
-
-    They come from the URL, from libpq's environment, or from its service file.
-    """
-    settings = _settings_elsewhere(url.query.get("service", "")) | dict(url.query)
-    named = {name for name in settings if name.startswith("ssl")} - {"sslmode"}
-    return bool(named) and settings.get("sslmode", "prefer") in {"prefer", "allow"}
-
-
-def _settings_elsewhere(service: Any) -> dict[str, Any]:
-    """Return what libpq takes from its environment and from a service, and is not its own default."""
-    try:
-        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - not everybody has it
-        from psycopg.pq import PGconn  # noqa: PLC0415
-    except ImportError:
-        return {}  # SQLAlchemy tells
-    # There is no socket in /: libpq finds out what it would use, and goes no further.
-    nowhere = make_conninfo(host="/", **({"service": service} if service else {}))
-    connection = PGconn.connect_start(nowhere.encode())
-    options = connection.info
-    connection.finish()
-    return {
-        option.keyword.decode(): option.val.decode("utf-8", "replace")
-        for option in options
-        if option.val is not None and option.val != option.compiled and option.keyword != b"sslcertmode"
-    }
 
 
 def _detail(error: BaseException) -> str:

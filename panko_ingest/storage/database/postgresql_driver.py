@@ -1,0 +1,48 @@
+"""What is libpq's own, beneath psycopg: the options of a URL, and where else it takes some from."""
+
+from typing import Any
+
+from sqlalchemy.engine import URL
+
+from panko_ingest.errors import ConfigError
+
+
+def refuse_unknown_options(url: URL) -> None:
+    """Refuse what libpq would.
+
+    :raises ConfigError: it has no such option.
+    """
+    from psycopg.pq import Conninfo  # noqa: PLC0415 - not everybody has it
+
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name in url.query.keys() - known:
+        raise ConfigError(f"[database] connection: PostgreSQL's library has no option {name!r}")
+
+
+def asks_for_tls(url: URL) -> bool:
+    """Tell whether there are settings of TLS with a mode in which libpq might go on without.
+
+    They come from the URL, from libpq's environment, or from its service file.
+    """
+    settings = _settings_elsewhere(url.query.get("service", "")) | dict(url.query)
+    named = {name for name in settings if name.startswith("ssl")} - {"sslmode"}
+    return bool(named) and settings.get("sslmode", "prefer") in {"prefer", "allow"}
+
+
+def _settings_elsewhere(service: Any) -> dict[str, Any]:
+    """Return what libpq takes from its environment and from a service, and is not its own default."""
+    try:
+        from psycopg.conninfo import make_conninfo  # noqa: PLC0415 - not everybody has it
+        from psycopg.pq import PGconn  # noqa: PLC0415
+    except ImportError:
+        return {}  # SQLAlchemy tells
+    # There is no socket in /: libpq finds out what it would use, and goes no further.
+    nowhere = make_conninfo(host="/", **({"service": service} if service else {}))
+    connection = PGconn.connect_start(nowhere.encode())
+    options = connection.info
+    connection.finish()
+    return {
+        option.keyword.decode(): option.val.decode("utf-8", "replace")
+        for option in options
+        if option.val is not None and option.val != option.compiled and option.keyword != b"sslcertmode"
+    }
