@@ -168,7 +168,10 @@ def test_a_reload_starts_workers_anew_in_turns(tmp_path: Path, broker_url: str, 
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that any user may write to."""
+    """A folder that any user may write to, so that the daemon can run as one whose processes are limited."""
+    # The kernel lets nobody else become another user, and does not count root's own processes.
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run the daemon as a user whose processes are limited")
     folder = Path(tempfile.mkdtemp(prefix="panko-ingest-test-"))
     folder.chmod(0o777)
     yield folder
@@ -190,9 +193,6 @@ def limit_processes(service: Daemon, number: str) -> None:
 
 
 def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, broker_url: str) -> None:
-    # The kernel lets nobody else become another user, and does not count root's own processes.
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to run the daemon as a user whose processes are limited")
     conf = configuration(
         open_folder, broker_url, f"sqlite:///{open_folder}/events.sqlite", "[notification]\nworkers = 1\n"
     )
@@ -214,8 +214,6 @@ def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, b
 def test_threads_that_cannot_be_started_cost_neither_the_buses_that_are_read_nor_the_monitor(
     open_folder: Path, broker_url: str
 ) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to run the daemon as a user whose processes are limited")
     port, url = free_port(), f"sqlite:///{open_folder}/events.sqlite"
     more = (
         f"port = {port}\n[DEFAULT]\ngraceful_shutdown_timeout = 3\n[notification]\nworkers = 1\n"

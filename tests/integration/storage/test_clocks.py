@@ -18,11 +18,22 @@ from tests.waiting import wait_until
 YEAR = 365 * 86400.0
 
 
+@pytest.fixture(
+    params=[
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("partitioned", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def database_url(request: pytest.FixtureRequest) -> str:
+    """URL of an empty database whose server has a clock of its own; SQLite's is the host's."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 @pytest.fixture
 def served(store: Connection) -> Connection:
-    """A store whose server has a clock of its own, with an event and a dead letter of now."""
-    if store.engine.dialect.name == "sqlite":
-        pytest.skip("its clock is the host's")
+    """A store with an event and a dead letter of now."""
     store.record_events([Event("now", "a", timestamps.utc_now(), [], {})], [make_letter("now")])
     return store
 
