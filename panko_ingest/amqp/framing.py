@@ -236,6 +236,10 @@ class Connection(_Legible, pyamqp.Connection):
         except ChannelError as error:  # py-amqp knows the type by the number; it is no channel's error here
             raise ConnectionError(reply_text, (class_id, method_id), reply_code=reply_code) from error
 
+    def _on_tune(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
+        # No more than we ask for, or the broker says how much of our memory its frames, and our buffer, take.
+        super()._on_tune(channel_max, min(frame_max or self.frame_max, self.frame_max), heartbeat)
+
     def Transport(  # noqa: N802 - py-amqp's name for its factory
         self,
         host: str,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from amqp.transport import AMQP_PROTOCOL_HEADER
 
 from panko_ingest.amqp import Topology, amqp_link
 from panko_ingest.amqp.amqp_link import AmqpLink
@@ -78,6 +79,8 @@ class FakeBroker:
 
     def _serve(self, pieces: Iterator[bytes], pause: float) -> None:
         with self._listener, contextlib.suppress(OSError), self._listener.accept()[0] as client:
+            # As a broker does: where something came already, the kernel refuses options that py-amqp sets.
+            client.recv(len(AMQP_PROTOCOL_HEADER))
             for piece in pieces:
                 client.sendall(piece)
                 time.sleep(pause)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from amqp import spec
-from amqp.exceptions import ChannelError, ConnectionForced, FrameSyntaxError, NotFound
+from amqp.exceptions import ChannelError, ConnectionForced, FrameSyntaxError, NotFound, UnexpectedFrame
 from amqp.serialization import dumps
 from hypothesis import given, settings, strategies as st
 
@@ -20,6 +20,7 @@ from tests.unit.test_framing import Wire, encoded
 
 START = (1, 0, b"\x00\x0a\x00\x0a" + dumps("ooFSS", (0, 9, {"capabilities": {}}, "PLAIN AMQPLAIN", "en_US")))
 TUNE = (1, 0, b"\x00\x0a\x00\x1e" + dumps("BlB", (2047, 131072, 60)))
+BOUNDLESS = (1, 0, b"\x00\x0a\x00\x1e" + dumps("BlB", (2047, 2**32 - 1, 60)))
 OPEN_OK = (1, 0, b"\x00\x0a\x00\x29\x00")
 CHANNEL_OPEN_OK = (1, 1, b"\x00\x14\x00\x0b" + dumps("S", ("",)))
 DECLARE_OK = (1, 1, b"\x00\x32\x00\x0b" + dumps("sll", (QUEUE, 3, 1)))
@@ -152,3 +153,10 @@ def test_a_connection_that_is_closed_with_a_reason_in_latin_1_is_told_so() -> No
     forced = close(0, spec.Connection.Close, 320, "Wartung für heute".encode("latin-1"))
     with pytest.raises(ConnectionForced, match=r"Wartung f\?r heute"):
         talk(bytes_of([*HANDSHAKE, forced]), lambda _delivery: None)
+
+
+def test_a_broker_that_would_send_frames_without_bound_is_not_let() -> None:
+    beginning = struct.pack(">BHI", 3, 1, 2**32 - 16)
+    greeting = bytes_of([START, BOUNDLESS, OPEN_OK, CHANNEL_OPEN_OK, DECLARE_OK])
+    with pytest.raises(UnexpectedFrame, match="of at most 131072"):
+        talk(greeting + beginning + bytes(1000), lambda _delivery: None)
