@@ -268,16 +268,14 @@ def _lacking(subject: str, right: str, queue: str) -> Finding:
 
 
 def _may_read(link: AmqpLink, queue: str) -> bool:
-    return not isinstance(_refusal_to_read(link, queue), AccessRefused)
+    return _is_allowed(link, "basic_consume", queue, arguments={PRIORITY: "none"})
 
 
 def _is_stream(link: AmqpLink, queue: str) -> bool:
-    # A stream knows no priority at all; any other queue knows but this one not.
-    return "rabbit_stream_queue" in str(_refusal_to_read(link, queue))
-
-
-def _refusal_to_read(link: AmqpLink, queue: str) -> Exception | None:
-    return _refusal(link, "basic_consume", queue, arguments={PRIORITY: "none"})
+    # A stream knows but the second of these, any other queue but the first. Which one is refused stands
+    # before the queue's name, behind which the broker cuts its text.
+    arguments = {PRIORITY: 0, "x-stream-offset": "next"}
+    return f"arg '{PRIORITY}'" in str(_refusal(link, "basic_consume", queue, arguments=arguments))
 
 
 def _may_make(link: AmqpLink, queue: str) -> bool:

@@ -88,7 +88,7 @@ def test_a_queue_that_another_reads_exclusively_is_read_when_it_no_longer_does(
         assert reader.lost == 0
 
 
-@pytest.mark.parametrize("name", [WARN, "n" * 120])
+@pytest.mark.parametrize("name", [WARN, "n" * 200])
 def test_a_stream_is_refused_in_words_and_holds_up_no_other_queue(
     broker_url: str, bus: Bus, ledger: Ledger, name: str
 ) -> None:
