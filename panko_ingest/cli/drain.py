@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import Any
 
 from oslo_config import cfg
@@ -47,8 +48,8 @@ def run(conf: cfg.ConfigOpts) -> int:
         f"{count(f'panko_ingest_{name}_total') or 0:.0f}" for name in ("messages_received", "events_recorded")
     ]
     output.write(f"{told[0]} messages read, {told[1]} events stored")
-    for name, reason in drain.refused.items():
-        output.tell(f"{name}: is not read: {reason}")
+    for (where, name), reason in drain.refused.items():
+        output.tell(f"{name}: is not read at {where}: {reason}")
     for state in states:
         if state.messages:
             output.tell(f"{state.name}: {state.messages} messages are left")
@@ -84,8 +85,8 @@ class _Drain:
         self.queues = self._topology.names
         self.without_queues: list[amqp.Bus] = []
         """Buses that had none of the queues when they were looked at last."""
-        self.refused: dict[str, str] = {}
-        """Queues that a broker does not let us read, and why."""
+        self.refused: dict[tuple[str, str], str] = {}
+        """Why a broker does not let us read a queue, by bus and queue: those of most buses have one name."""
         self.in_hand = 0
         """Messages that were given up in hand, and go back to their queues when the process ends."""
 
@@ -93,22 +94,27 @@ class _Drain:
         """Read for so many seconds at most; return the queues that are not empty then, or others', too."""
         end = time.monotonic() + timeout if timeout is not None else None
         for bus in self._buses:
-            self.refused |= amqp.streams(bus, self.queues)
+            for name, reason in amqp.streams(bus, self.queues).items():
+                self._note_refusal(bus, name, reason)
         while True:
             self._read(end)
             # Messages that were on their way to us when we stopped are back in their queues by now.
             states = list(self._states())
             is_over = self.in_hand or (end is not None and time.monotonic() >= end)
-            if is_over or not any(state.messages for state in states if state.name not in self.refused):
-                return [state for state in states if state.messages or state.consumers]
+            if is_over or not self._can_go_on(states):
+                return [state for _, state in states if state.messages or state.consumers]
 
-    def _states(self) -> Iterator[amqp.QueueState]:
+    def _states(self) -> Iterator[tuple[amqp.Bus, amqp.QueueState]]:
         self.without_queues = []
         for bus in self._buses:
             states = amqp.queue_states(bus, self.queues)
             if not states:
                 self.without_queues.append(bus)
-            yield from states
+            yield from ((bus, state) for state in states)
+
+    def _can_go_on(self, states: Iterable[tuple[amqp.Bus, amqp.QueueState]]) -> bool:
+        """Tell whether messages wait in a queue that is not refused."""
+        return any(state.messages and (bus.name, state.name) not in self.refused for bus, state in states)
 
     def _read(self, end: float | None) -> None:
         """Read until queues look empty or the time is over; then commit and acknowledge what is in hand."""
@@ -120,7 +126,7 @@ class _Drain:
             processor = message_processor(self._conf, self._converter)
             pipeline = bus_pipeline(self._conf, processor, bus, shared_budget, writer, self.metrics)
             consumer = amqp.AmqpConsumer(
-                bus, self._topology, pipeline, binds_again=True, on_refusal=self._note_refusal
+                bus, self._topology, pipeline, binds_again=True, on_refusal=partial(self._note_refusal, bus)
             )
             pipeline.wake = consumer.wake
             pipelines.append(pipeline)
@@ -155,13 +161,13 @@ class _Drain:
                 future.result()
         if any(pipeline.in_hand()["messages"] for pipeline in pipelines):
             return False
-        return not any(state.messages for state in self._states() if state.name not in self.refused)
+        return not self._can_go_on(self._states())
 
-    def _note_refusal(self, name: str, reason: str | None) -> None:
+    def _note_refusal(self, bus: amqp.Bus, name: str, reason: str | None) -> None:
         if reason is None:
-            self.refused.pop(name, None)
+            self.refused.pop((bus.name, name), None)
         else:
-            self.refused[name] = reason
+            self.refused[bus.name, name] = reason
 
 
 def _start(work: Callable[[], None]) -> Future[None]:

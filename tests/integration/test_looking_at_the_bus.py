@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -276,6 +277,29 @@ def test_draining_ends_when_the_queues_are_empty_and_all_is_committed(config: Pa
     assert bus.count("notifications.info") == 0
     again = drain(config)
     assert (again.returncode, again.stdout) == (0, "0 messages read, 0 events stored\n")
+
+
+def test_a_queue_that_one_bus_refuses_is_drained_at_another(
+    tmp_path: Path, sqlite_url: str, rabbitmq: RabbitMQ, broker_url: str, bus: Bus
+) -> None:
+    refusing = rabbitmq.create_vhost()
+    config = configuration(
+        tmp_path,
+        broker_url,
+        sqlite_url,
+        f"[notification]\nmessaging_urls = {refusing}\nmessaging_urls = {broker_url}\n",
+    )
+    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    bus.publish(envelope(notification()) for _ in range(300))
+    with Bus(refusing) as other:
+        stream = {"x-queue-type": "stream"}
+        other.channel().queue_declare("notifications.info", durable=True, auto_delete=False, arguments=stream)
+        done = drain(config)
+    rabbitmq.drop_vhost(refusing)
+    assert (done.returncode, done.stdout) == (1, "300 messages read, 300 events stored\n")
+    vhost = refusing.rpartition("/")[2]
+    assert re.search(rf"notifications.info: is not read at \S+/{vhost}: it is a stream", done.stderr)
+    assert bus.count("notifications.info") == 0
 
 
 @pytest.mark.postgresql
