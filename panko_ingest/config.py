@@ -89,10 +89,11 @@ def _old_sql(name: str) -> list[cfg.DeprecatedOpt]:
 
 
 MAX_PREFETCH = 65535
+"""Messages that AMQP has numbers for to let a consumer have unacknowledged; twice a batch must fit."""
 MAX_HEARTBEAT = 65535
+"""Seconds that AMQP has numbers for."""
 MAX_NAME = 255
 """Bytes of a queue's, an exchange's or a virtual host's name in AMQP."""
-"""Messages that AMQP has numbers for to let a consumer have unacknowledged; twice a batch must fit."""
 
 DEFAULT_OPTS = [
     cfg.StrOpt(
