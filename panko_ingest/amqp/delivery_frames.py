@@ -7,14 +7,26 @@ frames, none at all, a frame that is not all here) is put together frame by fram
 writes is parsed by py-amqp, which would end the connection over it.
 """
 
+import struct
 from collections.abc import Callable
 from struct import Struct, pack
 from typing import TypeVar
 
-from amqp.exceptions import AMQPError, FrameSyntaxError, UnexpectedFrame
+from amqp.exceptions import FrameSyntaxError, UnexpectedFrame
 
 from panko_ingest.amqp.properties import Properties, parse as parse_properties, short_text
 from panko_ingest.delivery import Delivery
+
+# py-amqp checks nothing of what it parses, and raises whatever comes of that.
+_UNREADABLE = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    struct.error,
+    RecursionError,
+)
 
 _METHOD_FRAME, _PROPERTIES_FRAME, _BODY_FRAME, _HEARTBEAT_FRAME, _FRAME_END = 1, 2, 3, 8, 0xCE
 _BASIC, _DELIVER = 60, 60
@@ -170,11 +182,9 @@ class DeliveryAssembler:
         """
         try:
             complete, delivery = self._add(frame)
-        except (AMQPError, OSError):
-            raise
-        except Exception as error:
-            # py-amqp checks nothing of what it parses, and raises whatever comes of that. Only it works in
-            # there, and no handler of a delivery: a fault of ours there does not pass for the broker's.
+        except _UNREADABLE as error:
+            # Only py-amqp works in there, and no handler of a delivery: a fault of ours there does not pass
+            # for the broker's.
             raise _damaged(error) from error
         if delivery is not None:
             self._deliver(frame[1], *delivery)
