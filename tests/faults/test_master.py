@@ -166,18 +166,6 @@ def test_a_reload_starts_workers_anew_in_turns(tmp_path: Path, broker_url: str, 
         assert service.stop() == 0
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that any user may write to, so that the daemon can run as one whose processes are limited."""
-    # The kernel lets nobody else become another user, and does not count root's own processes.
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to run the daemon as a user whose processes are limited")
-    folder = Path(tempfile.mkdtemp(prefix="panko-ingest-test-"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
-
-
 def is_alive(port: int) -> bool:
     url = f"http://127.0.0.1:{port}/healthz"
     with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
@@ -190,6 +178,18 @@ def limit_processes(service: Daemon, number: str) -> None:
     for process in (service.process, *service.process.children()):
         limiter = (find_program("prlimit", "util-linux"), f"--pid={process.pid}", f"--nproc={number}:")
         subprocess.run([find_program("setpriv", "util-linux"), *AS_STRANGER, *limiter], check=True)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user may write to, so that the daemon can run as one whose processes are limited."""
+    # The kernel lets nobody else become another user, and does not count root's own processes.
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to run the daemon as a user whose processes are limited")
+    folder = Path(tempfile.mkdtemp(prefix="panko-ingest-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, broker_url: str) -> None:
