@@ -166,6 +166,15 @@ def test_a_reload_starts_workers_anew_in_turns(tmp_path: Path, broker_url: str, 
         assert service.stop() == 0
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user may write to."""
+    folder = Path(tempfile.mkdtemp(prefix="panko-ingest-test-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
 def is_alive(port: int) -> bool:
     url = f"http://127.0.0.1:{port}/healthz"
     with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
@@ -181,20 +190,20 @@ def limit_processes(service: Daemon, number: str) -> None:
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that any user may write to, so that the daemon can run as one whose processes are limited."""
+def strangers_folder(open_folder: Path) -> Path:
+    """A folder for a daemon that runs as a user whose processes are limited."""
     # The kernel lets nobody else become another user, and does not count root's own processes.
     if os.geteuid() != 0:
         pytest.skip("needs root, to run the daemon as a user whose processes are limited")
-    folder = Path(tempfile.mkdtemp(prefix="panko-ingest-test-"))
-    folder.chmod(0o777)
-    yield folder
-    shutil.rmtree(folder)
+    return open_folder
 
 
-def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, broker_url: str) -> None:
+def test_a_fork_that_fails_is_tried_again_until_it_does_not(strangers_folder: Path, broker_url: str) -> None:
     conf = configuration(
-        open_folder, broker_url, f"sqlite:///{open_folder}/events.sqlite", "[notification]\nworkers = 1\n"
+        strangers_folder,
+        broker_url,
+        f"sqlite:///{strangers_folder}/events.sqlite",
+        "[notification]\nworkers = 1\n",
     )
     conf.chmod(0o644)
     service = Daemon(conf, command=(find_program("setpriv", "util-linux"), *AS_STRANGER, *COMMAND))
@@ -212,16 +221,16 @@ def test_a_fork_that_fails_is_tried_again_until_it_does_not(open_folder: Path, b
 
 
 def test_threads_that_cannot_be_started_cost_neither_the_buses_that_are_read_nor_the_monitor(
-    open_folder: Path, broker_url: str
+    strangers_folder: Path, broker_url: str
 ) -> None:
-    port, url = free_port(), f"sqlite:///{open_folder}/events.sqlite"
+    port, url = free_port(), f"sqlite:///{strangers_folder}/events.sqlite"
     more = (
         f"port = {port}\n[DEFAULT]\ngraceful_shutdown_timeout = 3\n[notification]\nworkers = 1\n"
         f"messaging_urls = {broker_url}\nmessaging_urls = amqp://guest:guest@127.0.0.1:9/\n"
     )
-    conf = configuration(open_folder, broker_url, url, more)
+    conf = configuration(strangers_folder, broker_url, url, more)
     ledger = Ledger(url)
-    for path in open_folder.iterdir():
+    for path in strangers_folder.iterdir():
         path.chmod(0o666)
     service = Daemon(conf, command=(find_program("setpriv", "util-linux"), *AS_STRANGER, *COMMAND))
     with Bus(broker_url) as bus, service.running():

@@ -17,18 +17,16 @@ from tests.waiting import wait_until
 
 YEAR = 365 * 86400.0
 
-
-@pytest.fixture(
-    params=[
+# SQLite's clock is the host's.
+pytestmark = pytest.mark.parametrize(
+    "database_url",
+    [
         pytest.param("postgresql", marks=pytest.mark.postgresql),
         pytest.param("partitioned", marks=pytest.mark.postgresql),
         pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ]
+    ],
+    indirect=True,
 )
-def database_url(request: pytest.FixtureRequest) -> str:
-    """URL of an empty database whose server has a clock of its own; SQLite's is the host's."""
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
 
 
 @pytest.fixture
