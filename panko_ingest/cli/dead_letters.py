@@ -13,7 +13,6 @@ from panko_ingest.delivery import Delivery
 from panko_ingest.errors import STAGES, ConfigError
 from panko_ingest.pipeline import MessageProcessor
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter
-from panko_ingest.timestamps import utc_now
 from panko_ingest.workers.conversion import event_converter, message_processor
 
 _COLUMNS = ("id", "last_at", "attempts", "stage", "error", "event_type", "message_id", "queue", "size")
@@ -83,14 +82,14 @@ def _add_filters(action: argparse.ArgumentParser) -> None:
     action.add_argument("--older-than", type=arguments.age, metavar="AGE", help=older)
 
 
-def _filter_of(command: Any) -> storage.DeadLetterFilter:
+def _filter_of(command: Any, connection: storage.Connection) -> storage.DeadLetterFilter:
     return storage.DeadLetterFilter(
         ids=tuple(command.ids),
         stage=command.stage,
         event_type=command.type,
         error=command.error,
         seen_since=command.since,
-        seen_before=utc_now() - command.older_than if command.older_than else None,
+        seen_before=connection.now() - command.older_than if command.older_than else None,
     )
 
 
@@ -100,7 +99,7 @@ def list_letters(conf: cfg.ConfigOpts) -> int:
     output.rows_in(
         conf.command.format,
         _COLUMNS,
-        connection.get_dead_letters(_filter_of(conf.command), conf.command.limit or None),
+        connection.get_dead_letters(_filter_of(conf.command, connection), conf.command.limit or None),
         as_row=_row,
         as_document=vars,
     )
@@ -122,8 +121,8 @@ def show(conf: cfg.ConfigOpts) -> int:
 
 def purge(conf: cfg.ConfigOpts) -> int:
     """Delete dead letters."""
-    which = _chosen(conf.command)
     connection = storage.get_connection_from_config(conf)
+    which = _chosen(conf.command, connection)
     if conf.command.dry_run:
         output.write(f"{connection.count_dead_letters(which)} dead letters would be deleted")
     else:
@@ -133,11 +132,11 @@ def purge(conf: cfg.ConfigOpts) -> int:
 
 def replay(conf: cfg.ConfigOpts) -> int:
     """Convert dead letters again and store what became events; exit code 1 if some stayed."""
-    chosen, dry_run = _chosen(conf.command), conf.command.dry_run
+    dry_run = conf.command.dry_run
     processor = message_processor(conf, event_converter(conf))
     replayed, stayed = 0, []
     with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
-        for stored in _stored(connection, chosen):
+        for stored in _stored(connection, _chosen(conf.command, connection)):
             try:
                 event = _event(processor, stored.letter)
                 if not dry_run:
@@ -185,8 +184,8 @@ def _event(processor: MessageProcessor, letter: DeadLetter) -> Event:
     return outcome
 
 
-def _chosen(command: Any) -> storage.DeadLetterFilter:
-    which = _filter_of(command)
+def _chosen(command: Any, connection: storage.Connection) -> storage.DeadLetterFilter:
+    which = _filter_of(command, connection)
     if which == storage.DeadLetterFilter() and not command.all:
         raise ConfigError(f"dead-letters {command.action}: say which ones by a filter, or --all")
     return which

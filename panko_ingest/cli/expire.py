@@ -59,7 +59,7 @@ def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
         )
     ttl = conf.expirer.dead_letter_time_to_live
     if ttl > 0:
-        seen_before = timestamps.ago(ttl)
+        seen_before = timestamps.ago(ttl, connection.now())
         count = connection.count_dead_letters(DeadLetterFilter(seen_before=seen_before))
         output.write(
             f"{count} dead letters last seen before {seen_before:%Y-%m-%d %H:%M:%S} UTC would be deleted"

@@ -321,6 +321,14 @@ class Connection(ABC):
         """Yield the traits of all events of a type, optionally only those of one name."""
 
     @abstractmethod
+    def now(self) -> datetime.datetime:
+        """Return the time by which things are too old: the earlier one of the host's and the server's.
+
+        :returns: naive UTC.
+        :raises StorageUnavailable: the server can't be asked.
+        """
+
+    @abstractmethod
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         """Delete events with ``generated`` before now - ``ttl`` seconds, oldest first.
 
@@ -347,7 +355,7 @@ class Connection(ABC):
         :param batch_size: events in a transaction; 0 for as many as are deleted in 100 ms.
         :param budget: seconds after which to leave the rest to the next round; None for none.
         :param stopping: ends the round between two batches when it is set.
-        :param clock: returns the time, naive UTC; else it is the earlier one of the host's and the server's.
+        :param clock: returns the time, naive UTC; by default :meth:`now`.
         :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
         """
 

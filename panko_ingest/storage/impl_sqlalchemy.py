@@ -22,7 +22,13 @@ from panko_ingest.storage.base import (
     SchemaState,
     Statistics,
 )
-from panko_ingest.storage.database import base as databases, blockers, engine as engines, error_classes
+from panko_ingest.storage.database import (
+    base as databases,
+    blockers,
+    clocks,
+    engine as engines,
+    error_classes,
+)
 from panko_ingest.storage.database.error_classes import ErrorClass
 from panko_ingest.storage.expiry import deletion, expiry_round, forecast
 from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
@@ -178,6 +184,9 @@ class Connection(base.Connection):
 
     def get_traits(self, event_type: str, trait_type: str | None = None) -> Iterator[Trait]:
         return events.get_traits(self._reader, event_type, trait_type)
+
+    def now(self) -> datetime.datetime:
+        return clocks.now(self.engine)
 
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         return deletion.clear_expired_events(self.engine, self._settings, ttl, max_count)

@@ -106,18 +106,27 @@ def run_round(
 ) -> ExpiryReport:
     """Delete every expired event and dead letter; return what was done about events.
 
+    Where events can't be deleted dead letters are, before the failure of the events is raised.
+
     :param stopping: ends the round between two batches when it is set.
     :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
     """
-    report = connection.expire(
-        conf.database.event_time_to_live,
-        batch_size=conf.database.events_delete_batch_size,
-        budget=conf.expirer.interval,
-        stopping=stopping,
-    )
+    letters_live = conf.expirer.dead_letter_time_to_live
+    try:
+        report = connection.expire(
+            conf.database.event_time_to_live,
+            batch_size=conf.database.events_delete_batch_size,
+            budget=conf.expirer.interval,
+            stopping=stopping,
+        )
+    except Exception:
+        # Whatever is wrong with events, dead letters are in a table of their own.
+        if letters_live > 0:
+            connection.clear_expired_dead_letters(letters_live)
+        raise
     letters = 0
-    if conf.expirer.dead_letter_time_to_live > 0 and not report.stood_by:
-        letters = connection.clear_expired_dead_letters(conf.expirer.dead_letter_time_to_live)
+    if letters_live > 0 and not report.stood_by:
+        letters = connection.clear_expired_dead_letters(letters_live)
     if metrics is not None:
         _count(metrics, report, letters)
     LOG.info("Expiry: %s%s", report, f"; {letters} dead letters deleted" if letters else "")

@@ -26,6 +26,7 @@ from panko_ingest.notification import Notification
 from panko_ingest.storage.models import Event
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
+from tests.integration.storage.samples import make_letter
 from tests.ledger import Ledger, load
 from tests.services import PostgreSQL, RabbitMQ
 from tests.services.server import free_port
@@ -365,8 +366,8 @@ def test_why_an_expirer_can_not_work_is_told_by_status_on_the_host_and_not_by_th
 def test_an_expirer_whose_round_fails_for_an_unforeseen_reason_tells_it_and_tries_again(
     tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
 ) -> None:
-    sqlite_ledger.connection.record_events(events_of(load(10)))
-    more = "[database]\nevent_time_to_live = 1d\n[expirer]\ninterval = 1\n"
+    sqlite_ledger.connection.record_events(events_of(load(10)), [make_letter("old")])
+    more = "[database]\nevent_time_to_live = 1d\n[expirer]\ninterval = 1\ndead_letter_time_to_live = 1\n"
     with closing(sqlite3.connect(sqlite_ledger.url.removeprefix("sqlite:///"))) as database:
         database.execute(
             "CREATE TRIGGER kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'is kept'); END"
@@ -376,6 +377,7 @@ def test_an_expirer_whose_round_fails_for_an_unforeseen_reason_tells_it_and_trie
             monitor.daemon.wait_for_log("A round of expiry failed")
             wait_until(lambda: monitor.says("/readyz", False), 10, "unreadiness")
             assert not monitor.document("/readyz")["checks"]["expirer"]["ok"]
+            wait_until(lambda: sqlite_ledger.dead_letters() == 0, 30, "dead letters to expire all the same")
             database.execute("DROP TRIGGER kept")
             wait_until(lambda: sqlite_ledger.events() == 0, 30, "the events to expire")
             wait_until(lambda: monitor.says("/readyz", True), 10, "readiness")

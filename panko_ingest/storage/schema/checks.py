@@ -1,10 +1,12 @@
 """What can be wrong with a store that works: the server's settings, collations, ids that run out."""
 
+import datetime
 import time
 from collections.abc import Iterator
 
 import sqlalchemy as sa
 
+from panko_ingest import timestamps
 from panko_ingest.findings import Finding
 from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import read_transaction
@@ -35,6 +37,8 @@ _DELETE_UNUSED_TYPES = (
     "DELETE FROM event_type WHERE NOT EXISTS (SELECT * FROM event WHERE event_type_id = event_type.id)"
 )
 
+_MOST_COUNTED = 1000
+
 _INT32, _INT64 = 2**31 - 1, 2**63 - 1
 
 
@@ -58,6 +62,7 @@ def check(engine: sa.Engine) -> list[Finding]:
             findings += _references(connection)
             findings += _identifiers(connection)
             findings += _event_types(connection)
+            findings += _far_future(connection)
     return findings
 
 
@@ -158,6 +163,24 @@ def _event_types(connection: sa.Connection) -> Iterator[Finding]:
             f"events: {_DELETE_UNUSED_TYPES}"
         )
         yield Finding("warning", "event types", text)
+
+
+def _far_future(connection: sa.Connection) -> Iterator[Finding]:
+    """Look for events that stay longer than they should, as the clock of their publisher was ahead."""
+    tomorrow = timestamps.utc_now() + datetime.timedelta(days=1)
+    late = sa.select(Event.generated, Event.message_id).where(Event.generated > tomorrow)
+    last = connection.execute(late.order_by(Event.generated.desc(), Event.message_id).limit(1)).first()
+    if last:
+        count = connection.scalar(
+            sa.select(sa.func.count()).select_from(late.limit(_MOST_COUNTED).subquery())
+        )
+        text = (
+            f"{count:,}{' or more' if count == _MOST_COUNTED else ''} events were generated later than "
+            f"{tomorrow:%Y-%m-%d %H:%M} UTC, the last one {last.generated:%Y-%m-%d %H:%M}, by a "
+            "publisher whose clock is wrong: they come first in lists, and their time to live begins then; "
+            f"see `panko-ingest events list --since {tomorrow:%Y-%m-%dT%H:%M}`"
+        )
+        yield Finding("warning", "times", text)
 
 
 def _identifiers(connection: sa.Connection) -> Iterator[Finding]:

@@ -46,6 +46,7 @@ def test_a_host_whose_clock_is_years_ahead_deletes_nothing_of_now(
     database_url: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     conf = tmp_path / "panko-ingest.conf"
     conf.write_text(
@@ -54,6 +55,9 @@ def test_a_host_whose_clock_is_years_ahead_deletes_nothing_of_now(
     )
     set_clock(monkeypatch, years=10)
 
+    assert main(["--config-file", str(conf), "expire", "--dry-run"]) == 0
+    assert "0 dead letters last seen before" in capsys.readouterr().out
+    assert main(["--config-file", str(conf), "dead-letters", "purge", "--older-than", "365d"]) == 0
     assert main(["--config-file", str(conf), "expire"]) == 0
     assert served.forecast_expiry(YEAR).events == 0
     assert served.clear_expired_data(YEAR) == 0

@@ -1,5 +1,6 @@
 """What `check` finds out about a database that works: settings, collation, clocks, ids, orphans."""
 
+import datetime
 import time
 from collections.abc import Iterator
 
@@ -80,6 +81,18 @@ def test_ids_that_run_out_are_told_in_time(store: Connection) -> None:
     )
     warned = found(store, "ids")
     assert (warned.level, warned.text[:3]) == (WARNING, "75%")
+
+
+def test_events_of_a_publisher_whose_clock_is_ahead_are_told(store: Connection) -> None:
+    events = make_events(3)
+    store.record_events(events[:2])
+    assert "times" not in {finding.subject for finding in store.check()}
+    events[2].generated = datetime.datetime(9999, 12, 31, 23, 59, 59)
+    store.record_events(events[2:])
+    warned = found(store, "times")
+    assert warned.level == WARNING
+    assert warned.text.startswith("1 events were generated later than ")
+    assert "the last one 9999-12-31 23:59" in warned.text
 
 
 @SERVERS
