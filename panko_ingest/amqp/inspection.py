@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from panko_ingest.amqp import management, queue_limits
 from panko_ingest.amqp.amqp_link import AmqpLink
@@ -60,14 +60,15 @@ def queue_states(bus: Bus, names: Sequence[str]) -> list[QueueState]:
     return _visit(bus, lambda link: list(_states(link, names)))
 
 
-def streams(bus: Bus, names: Sequence[str]) -> dict[str, str]:
-    """Return those of the queues that are streams, and why they are not read; none of a virtual transport.
+def refused(bus: Bus, names: Sequence[str]) -> dict[str, str]:
+    """Return those of the queues that can't be read though they are there, and why: streams, locked ones.
 
     :raises BrokerError: no broker lets us in.
     """
     if bus.virtual_url is not None:
         return {}
-    return _visit(bus, lambda link: {name: IS_STREAM for name in names if _is_stream(link, name)})
+    reasons = _visit(bus, lambda link: {name: _why_not_read(link, name) for name in names})
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def our_consumers(interface: Management | None) -> Mapping[str, int] | None:
@@ -164,11 +165,18 @@ def _ask(link: AmqpLink, queue: str) -> QueueState | Exception:
     channel: Any = link.channel()
     try:
         found = channel.queue_declare(queue, passive=True)
-    except (NotFound, AccessRefused) as error:
+    except ChannelError as error:
         refusal: Exception = error
         return refusal
     channel.close()
     return QueueState(queue, int(found.message_count), int(found.consumer_count))
+
+
+def _why_not_read(link: AmqpLink, queue: str) -> str | None:
+    if _is_stream(link, queue):
+        return IS_STREAM
+    state = _ask(link, queue)
+    return _words(state) if isinstance(state, Exception) and not isinstance(state, NotFound) else None
 
 
 def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
@@ -180,6 +188,8 @@ def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]
             yield from _pool_to_be(link, name)
         elif isinstance(state, AccessRefused):
             yield _lacking(f"queue {name}", "read", name)
+        elif not isinstance(state, NotFound):
+            yield Finding(FAILURE, f"queue {name}", f"the broker refuses it: {_words(state)}")
         else:
             text = "not there: the daemon waits until a publisher (or you) creates it"
             yield Finding(WARNING, f"queue {name}", text)
@@ -308,7 +318,7 @@ def _refusal(link: AmqpLink, method: str, *args: Any, **kwargs: Any) -> Exceptio
     channel: Any = link.channel()
     try:
         getattr(channel, method)(*args, **kwargs)
-    except (AccessRefused, NotFound, PreconditionFailed) as error:
+    except ChannelError as error:
         refusal: Exception = error
         return refusal
     channel.close()

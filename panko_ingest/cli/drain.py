@@ -94,7 +94,7 @@ class _Drain:
         """Read for so many seconds at most; return the queues that are not empty then, or others', too."""
         end = time.monotonic() + timeout if timeout is not None else None
         for bus in self._buses:
-            for name, reason in amqp.streams(bus, self.queues).items():
+            for name, reason in amqp.refused(bus, self.queues).items():
                 self._note_refusal(bus, name, reason)
         while True:
             self._read(end)

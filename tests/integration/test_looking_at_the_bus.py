@@ -371,7 +371,7 @@ def test_draining_tells_of_others_that_read_the_same_queue(config: Path, bus: Bu
     )
 
 
-@pytest.mark.parametrize("way", ["exclusively", "a stream"])
+@pytest.mark.parametrize("way", ["exclusively", "a stream", "locked"])
 def test_a_drain_ends_though_a_queue_may_not_be_read(config: Path, bus: Bus, way: str) -> None:
     if way == "a stream":
         bus.delete()
@@ -379,6 +379,9 @@ def test_a_drain_ends_though_a_queue_may_not_be_read(config: Path, bus: Bus, way
             arguments = {"x-queue-type": "stream"}
             channel.queue_declare("notifications.info", durable=True, auto_delete=False, arguments=arguments)
             channel.queue_bind("notifications.info", "nova", "notifications.info")
+    elif way == "locked":
+        bus.delete()
+        bus.channel().queue_declare("notifications.info", exclusive=True)
     else:
         other = bus.channel()
         other.basic_qos(0, 1, False)
@@ -386,7 +389,9 @@ def test_a_drain_ends_though_a_queue_may_not_be_read(config: Path, bus: Bus, way
     bus.publish(envelope(notification()) for _ in range(3))
     done = drain(config)
     assert (done.returncode, done.stdout) == (1, "0 messages read, 0 events stored\n")
-    why = "it is a stream" if way == "a stream" else "exclusive"
+    why = (
+        "it is a stream" if way == "a stream" else "exclusive" if way == "exclusively" else "RESOURCE_LOCKED"
+    )
     (told,) = [
         line for line in done.stderr.splitlines() if line.startswith("notifications.info: is not read")
     ]

@@ -119,6 +119,11 @@ def test_a_queue_that_is_locked_holds_up_no_other(broker_url: str, ledger: Ledge
             wait_until(lambda: ledger.events() == 100, 20, "the events of the other queue")
             assert "RESOURCE_LOCKED" in wait_until(lambda: reader.refusals.get(WARN), 10, "the refusal")
         assert reader.lost == 0
+        topology = Topology(QUEUES)
+        found = {finding.subject: finding for finding in inspect(parse(broker_url), topology, None, None)}
+        assert found[f"queue {WARN}"].level == "failure"
+        assert "RESOURCE_LOCKED" in found[f"queue {WARN}"].text
+        assert found[f"queue {INFO}"].level == "ok"
 
 
 @pytest.mark.parametrize("quorum", [True, False])
