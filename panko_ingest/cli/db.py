@@ -1,19 +1,15 @@
 """``panko-ingest db``: makes the tables, brings them up to date, and looks after them."""
 
-import contextlib
 import ctypes
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
-from rich.console import Console
-from rich.progress import Progress
 
 from panko_ingest import config, option_lines, storage
-from panko_ingest.cli import output
+from panko_ingest.cli import output, progress
 from panko_ingest.errors import ConfigError
 from panko_ingest.foreign_text import escaped, escaped_error
 
@@ -176,7 +172,7 @@ def partition(conf: cfg.ConfigOpts) -> int:
     """Make plain tables partitioned."""
     connection = storage.get_connection(config.expirer_database_url(conf), conf)
     width = conf.command.partition_by
-    with _progress("reading the tables") as show:
+    with progress.shown("reading the tables") as show:
         connection.partition(width, show)
     connection.close()
     output.write(f"the tables are partitioned by {width}: set [database] partition_by = {width}")
@@ -190,7 +186,7 @@ def merge(conf: cfg.ConfigOpts) -> int:
         _hide(command.source)
     url = _url_in(command.from_file) if command.source is None else command.source
     connection = storage.get_connection_from_config(conf)
-    with _progress("copying events") as show:
+    with progress.shown("copying events") as show:
         merged = connection.merge(url, show)
     connection.close()
     there = merged.events - merged.recorded - len(merged.refused) - len(merged.left_out)
@@ -257,15 +253,6 @@ def _url_of_configuration(name: str, text: str) -> str:
         except ConfigError as error:
             reason = str(error)
     raise ConfigError(f"--from-file: {reason.replace(copy.name, name)}")
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how much is done while it is; what it yields takes how much is, and of how much."""
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _hide(secret: str) -> None:

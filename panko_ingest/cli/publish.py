@@ -7,10 +7,9 @@ from contextlib import closing
 from typing import Any
 
 from oslo_config import cfg
-from rich.progress import Progress
 
 from panko_ingest.amqp.publisher import Publisher, envelope
-from panko_ingest.cli import arguments, output
+from panko_ingest.cli import arguments, output, progress
 from panko_ingest.errors import ConfigError
 from panko_ingest.workers.sources import buses
 
@@ -51,9 +50,9 @@ def run(conf: cfg.ConfigOpts) -> int:
     started = time.monotonic()
     with (
         closing(Publisher(buses(conf)[0])) as publisher,
-        Progress(disable=total < _PROGRESS_FROM) as progress,
+        progress.shown("publishing", worthwhile=total >= _PROGRESS_FROM) as tell,
     ):
-        for number, notification in enumerate(progress.track(source, total, description="publishing")):
+        for number, notification in enumerate(source):
             if command.rate:
                 time.sleep(max(0.0, started + number / command.rate - time.monotonic()))
             priority = command.priority or str(notification.get("priority") or "info")
@@ -62,6 +61,7 @@ def run(conf: cfg.ConfigOpts) -> int:
                 exchange=command.exchange,
                 routing_key=f"{topic}.{priority.lower()}",
             )
+            tell(number + 1, total)
     output.write(f"{total} notifications published")
     return 0
 
