@@ -156,14 +156,14 @@ class Database(base.Database):
         else:
             encrypted = any(name.startswith("ssl_") and name != "ssl_disabled" for name in url.query)
 
-        # Before SQLAlchemy looks at sql_mode, by which it decides how to quote.
-        @event.listens_for(engine, "connect", insert=True)
-        def _set_up(connection: Any, _record: Any) -> None:
+        def set_up(connection: Any, _record: Any) -> None:
             with connection.cursor() as cursor:
                 if encrypted and not _cipher(cursor):
-                    connection.close()
                     raise ConfigError(f"[database] connection: {mysql_driver.NO_TLS}")
                 _set_session(connection, cursor, settings)
+
+        # Before SQLAlchemy looks at sql_mode, by which it decides how to quote.
+        pooling.set_up_each(engine, set_up, first=True)
 
         if pymysql:
             pooling.roll_back_only_open_transactions(engine)

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Engine, event, exc
@@ -41,6 +42,26 @@ def is_pooler(connection: Any) -> bool:
     """
     (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
     return bool(pid != connection.info.backend_pid)
+
+
+def set_up_each(engine: Engine, set_up: Callable[[Any, Any], None], *, first: bool = False) -> None:
+    """Have each new connection of a pool set up, and closed where it can't be.
+
+    SQLAlchemy 2.0 leaves that to the garbage collector, which comes late: the error refers to the connection.
+
+    :param set_up: is given the driver's connection and the pool's record of it.
+    :param first: whether to do so before SQLAlchemy itself looks at the connection.
+    """
+
+    def set_up_or_close(connection: Any, record: Any) -> None:
+        try:
+            set_up(connection, record)
+        except BaseException:
+            with contextlib.suppress(Exception):  # closed by the server already, as the error says
+                connection.close()
+            raise
+
+    event.listen(engine, "connect", set_up_or_close, insert=first)
 
 
 def ping_idle_connections(engine: Engine) -> None:

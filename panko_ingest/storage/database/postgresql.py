@@ -143,8 +143,7 @@ class Database(base.Database):
                 at_once = {"stream_results": False, "yield_per": None}
                 connection.exec_driver_sql(statement, execution_options=at_once)
 
-        @event.listens_for(engine, "connect")
-        def _set_up(connection: Any, record: Any) -> None:
+        def set_up(connection: Any, record: Any) -> None:
             far_times.read_as_limits(connection)
             if pooling.is_pooler(connection):
                 # What we set in a session of the server, and prepare there, others would meet.
@@ -157,6 +156,7 @@ class Database(base.Database):
                 connection.execute(_set_session(connection, settings, "false"))
             connection.commit()
 
+        pooling.set_up_each(engine, set_up)
         blockers.end_while_waiting(engine, settings.statement_timeout or STUCK, _end_stuck)
         if settings.statement_timeout:
             pooling.break_hung_connections(engine, 2 * settings.statement_timeout + pooling.CONNECT_TIMEOUT)

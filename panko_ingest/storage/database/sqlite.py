@@ -18,7 +18,7 @@ from sqlalchemy.util import asbool
 
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, OK, Finding
-from panko_ingest.storage.database import base
+from panko_ingest.storage.database import base, pooling
 from panko_ingest.storage.database.base import Code
 from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.settings import StorageSettings
@@ -79,12 +79,13 @@ class Database(base.Database):
             if not _is_uri(url) or url.query.get("mode", "rwc") == "rwc":
                 event.listen(engine, "do_connect", partial(_make_private_file, path))
 
-        @event.listens_for(engine, "connect")
-        def _set_up(connection: sqlite3.Connection, _record: Any) -> None:
+        def set_up(connection: sqlite3.Connection, _record: Any) -> None:
             # We begin transactions ourselves: the module would begin them too late.
             connection.isolation_level = None
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", *_SIZES):
                 connection.execute(f"PRAGMA {pragma}")
+
+        pooling.set_up_each(engine, set_up)
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import datetime
+from pathlib import Path
 
+import psutil
 import pytest
 
 from panko_ingest.findings import WARNING
-from panko_ingest.storage import EventFilter
+from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from tests.integration.storage.samples import START, letter_for, make_event, stored
@@ -89,4 +91,17 @@ def test_a_role_whose_references_are_not_checked_is_told(postgresql: PostgreSQL,
     (told,) = [one for one in store.check() if one.subject == "session_replication_role"]
     assert told.level == WARNING
     assert "references are not checked" in told.text
+    store.close()
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite"
+    path.write_bytes(b"no database" * 1000)
+    store = Connection(f"sqlite:///{path}")
+    kept = []
+    for _ in range(3):
+        with pytest.raises(StorageUnavailable, match="not a database") as caught:
+            store.ping()
+        kept.append(caught.value)  # whoever keeps an error keeps what it refers to
+    assert str(path) not in {file.path for file in psutil.Process().open_files()}
     store.close()
