@@ -17,22 +17,16 @@ from sqlalchemy.engine import URL
 
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import OK, WARNING, Finding
-from panko_ingest.storage.database import base, galera, mysql_driver, pooling
+from panko_ingest.storage.database import base, galera, mysql_driver, mysql_sessions, pooling
 from panko_ingest.storage.database.base import Code
 from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.models import LockWait
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import Base
 
-SQL_MODE = "STRICT_TRANS_TABLES,STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
-"""sql_mode of every session: what does not fit is refused, never changed in silence."""
-
 _PACKET_OVERHEAD = 64 * 1024
 # A trait's primary key is more than a number.
 _CLASH_OF_IDS = re.compile(r"'\d+'[^']*'(?:[^']*\.)?PRIMARY'")
-# A proxy that answers "SELECT VERSION()" itself, with MySQL's for a MariaDB, passes this on.
-_OWN_VERSION = "CONCAT(VERSION())"
-_NO_LIMIT, _LONGEST_TABLE_LOCK = 100_000_000, 31_536_000
 
 _MEANINGS = {
     ErrorClass.TRANSIENT: (
@@ -96,19 +90,6 @@ _REFUSED_LOGINS = {
     1044, 1045, 1049, 1129, 1130, 1251, 1524, 1698, 2049, 2054, 2058, 2059, 2061,
 }  # fmt: skip
 
-_TRUSTED = {
-    "sql_select_limit": str(2**64 - 1),
-    "sql_big_selects": "1",
-    "max_sort_length": "1024",
-    "foreign_key_checks": "1",
-    "unique_checks": "1",
-    "completion_type": "NO_CHAIN",
-}
-"""Settings that change what statements find, keep or do, and the values that we rely on.
-
-They are set only where a server has others: a proxy may not pass them on.
-"""
-
 
 class Database(base.Database):
     """MySQL and MariaDB, by PyMySQL or another driver."""
@@ -147,7 +128,7 @@ class Database(base.Database):
         if pymysql:
             mysql_driver.refuse_unknown_options(dialect.create_connect_args(url)[1])
         dialect._get_server_version_info = lambda connection: dialect._parse_server_version(
-            connection.exec_driver_sql(f"SELECT {_OWN_VERSION}").scalar_one()
+            connection.exec_driver_sql(f"SELECT {mysql_sessions.OWN_VERSION}").scalar_one()
         )
 
         if tls:
@@ -156,11 +137,12 @@ class Database(base.Database):
         else:
             encrypted = any(name.startswith("ssl_") and name != "ssl_disabled" for name in url.query)
 
-        def set_up(connection: Any, _record: Any) -> None:
+        def set_up(connection: Any, record: Any) -> None:
             with connection.cursor() as cursor:
                 if encrypted and not _cipher(cursor):
                     raise ConfigError(f"[database] connection: {mysql_driver.NO_TLS}")
-                _set_session(connection, cursor, settings)
+                if mysql_sessions.set_up(connection, cursor, settings):
+                    record.info[pooling.ANY_SERVER] = True
 
         # Before SQLAlchemy looks at sql_mode, by which it decides how to quote.
         pooling.set_up_each(engine, set_up, first=True)
@@ -301,43 +283,6 @@ class Database(base.Database):
     ) -> None:
         """Insert a row, or change the one in its way."""
         connection.execute(mysql.insert(table).values(row).on_duplicate_key_update(change))
-
-
-def _set_session(connection: Any, cursor: Any, settings: StorageSettings) -> None:
-    lock_timeout = max(1, math.ceil(settings.lock_timeout)) if settings.lock_timeout else _NO_LIMIT
-    for statement in (
-        f"SET SESSION sql_mode = '{SQL_MODE}'",
-        f"SET SESSION innodb_lock_wait_timeout = {lock_timeout}",
-        f"SET SESSION lock_wait_timeout = {min(lock_timeout, _LONGEST_TABLE_LOCK)}",
-    ):
-        cursor.execute(statement)
-    if settings.mysql_wsrep_sync_wait is not None:
-        cursor.execute(f"SET SESSION wsrep_sync_wait = {settings.mysql_wsrep_sync_wait:d}")
-    names = ", ".join(f"@@SESSION.{name}" for name in _TRUSTED)
-    cursor.execute(f"SELECT @@sql_mode, @@pseudo_thread_id, {_OWN_VERSION}, {names}")
-    sql_mode, session, version, *found = cursor.fetchone()
-    for (name, value), its in zip(_TRUSTED.items(), found, strict=True):
-        if str(its) != value:
-            cursor.execute(f"SET SESSION {name} = {value}")
-    if "STRICT_ALL_TABLES" not in sql_mode:
-        raise ConfigError(
-            f"[database] connection: the server keeps sql_mode {sql_mode!r}; a strict one is needed, or "
-            "values that don't fit would be changed in silence"
-        )
-    if "MariaDB" not in version:
-        # MySQL can limit SELECT only; the driver's read timeout covers the rest.
-        cursor.execute(f"SET SESSION max_execution_time = {settings.statement_timeout * 1000:.0f}")
-        return
-    # A proxy that knows this setting takes it for a whole number.
-    cursor.execute(f"SET SESSION max_statement_time = {settings.statement_timeout:g}")
-    # A proxy that tells a session's number of its own ends the server's sessions of a client that is gone; a
-    # setting that it does not know would pin us to one of them.
-    if not hasattr(connection, "thread_id") or connection.thread_id() == session:
-        # A lost session must not keep its locks, as on PostgreSQL.
-        idle = math.ceil(settings.statement_timeout)
-        cursor.execute(f"SET SESSION idle_transaction_timeout = {idle}")
-        if idle:  # the same where it went away in the middle of a statement
-            cursor.execute(f"SET SESSION net_read_timeout = {idle}")
 
 
 def _proxy(connection: Connection, settings: Mapping[str, str]) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Engine, event, exc
+from sqlalchemy import Connection, Engine, event, exc
 
 from panko_ingest import threads
 
@@ -30,6 +30,9 @@ _made: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
 
 BEGINNING = "panko_ingest.beginning"
 """Key of a pooled connection's ``info``: a statement that each of its transactions has to begin with."""
+
+ANY_SERVER = "panko_ingest.any_server"
+"""Key of a pooled connection's ``info``: whether a proxy may have another server serve each transaction."""
 
 _USED_AT = "panko_ingest.used_at"
 _POOL = "panko_ingest.pool"
@@ -110,6 +113,14 @@ def count_connections(engine: Engine) -> None:
 def connections_made(engine: Engine) -> int:
     """Return how many connections an engine has made: with each it may have met another server."""
     return _made[engine]
+
+
+def may_be_another_server(connection: Connection, made_before: int) -> bool:
+    """Tell whether a server may be another one than when so many connections had been made.
+
+    A proxy keeps the sessions of its clients when one server takes the place of another.
+    """
+    return connections_made(connection.engine) != made_before or ANY_SERVER in connection.info
 
 
 def start_over_in_children(engine: Engine) -> None:

@@ -148,6 +148,7 @@ class Database(base.Database):
             if pooling.is_pooler(connection):
                 # What we set in a session of the server, and prepare there, others would meet.
                 record.info[pooling.BEGINNING] = _set_session(connection, settings, "true")
+                record.info[pooling.ANY_SERVER] = True
                 if not told:
                     connection.prepare_threshold = None
                 # Only now, because every statement of an engine with listeners takes longer.

@@ -23,8 +23,8 @@ import sqlalchemy as sa
 
 from panko_ingest.storage.base import RecordResult
 from panko_ingest.storage.database import base as databases, error_classes
-from panko_ingest.storage.database.engine import write_transaction
-from panko_ingest.storage.database.pooling import connections_made
+from panko_ingest.storage.database.engine import unusable_if_interrupted, write_transaction
+from panko_ingest.storage.database.pooling import connections_made, may_be_another_server
 from panko_ingest.storage.models import DeadLetter
 from panko_ingest.storage.recording import fault_search, probe
 from panko_ingest.storage.recording.dead_letters import (
@@ -125,11 +125,11 @@ class BatchTransaction:
 
     def _write_directly(self) -> None:
         connections = connections_made(self.engine)
-        ids = self.types.resolve({row.event_type for row in self.rows})
-        with driver_connection(self.engine) as driver:
-            if connections_made(self.engine) != connections:
-                return  # perhaps to another server, where ids stand for other types: the next attempt asks
-            written = self.writer.write_directly(driver, self.rows, ids)
+        ids: TypeIds = self.types.resolve({row.event_type for row in self.rows})
+        with self.engine.connect() as connection, unusable_if_interrupted(connection):
+            ids = self._confirmed(connection, ids, connections)
+            with driver_connection(connection) as driver:
+                written = self.writer.write_directly(driver, self.rows, ids)
         self.recorded += [row.index for row in self.rows if row.message_id in written]
         self.rows = [row for row in self.rows if row.message_id not in written]
 
@@ -142,8 +142,7 @@ class BatchTransaction:
         type_ids = self._type_ids(at_once, outcome)
         write = self._write_at_once if at_once else self._write_one_by_one
         with write_transaction(self.engine) as connection:
-            if connections_made(self.engine) != connections:
-                type_ids = self.types.confirm(connection, type_ids)
+            type_ids = self._confirmed(connection, type_ids, connections)
             pending = [row for row in self.rows if row.event_type in type_ids]
             while pending:
                 firsts, others = _first_of_each(pending)
@@ -187,6 +186,12 @@ class BatchTransaction:
                 refusal = fault_search.as_refusal(error)
                 outcome.failed |= {row.index: refusal for row in self.rows if row.event_type == name}
         return ids
+
+    def _confirmed(self, connection: sa.Connection, type_ids: TypeIds, connections: int) -> TypeIds:
+        """Return ids that hold for the transaction: after a failover they may stand for other types."""
+        if may_be_another_server(connection, connections):
+            return self.types.confirm(connection, type_ids)
+        return type_ids
 
     def _write_at_once(
         self, connection: sa.Connection, rows: list[Row], type_ids: TypeIds, outcome: Outcome

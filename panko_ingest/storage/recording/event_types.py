@@ -80,6 +80,8 @@ class EventTypes:
         :raises StorageConflict: it has not all of them.
         """
         found = _read(connection, sorted(ids))
+        if found != ids:
+            self.forget()
         if gone := sorted(ids.keys() - found.keys()):
             raise StorageConflict(f"event types are gone with the server that had them: {', '.join(gone)}")
         return found

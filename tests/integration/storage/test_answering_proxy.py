@@ -14,7 +14,7 @@ from panko_ingest.storage.recording.writers.mysql import MariadbWriter
 from panko_ingest.storage.recording.writers.registry import writer_for
 from panko_ingest.storage.settings import StorageSettings
 from tests.integration.storage.answering_proxy import VERSION, AnsweringProxy
-from tests.integration.storage.samples import make_events
+from tests.integration.storage.samples import make_event, make_events
 from tests.services import MariaDB
 
 pytestmark = pytest.mark.mariadb
@@ -52,6 +52,28 @@ def test_events_are_written_as_mariadb_takes_them_fastest_and_read_again(connect
     assert len(list(connection.get_events(EventFilter()))) == 300
     with connection.engine.connect() as session:
         assert isinstance(writer_for(session, StorageSettings()), MariadbWriter)
+
+
+@pytest.mark.parametrize("length", [1, 30], ids=["one event", "a batch"])
+def test_events_keep_their_types_after_a_failover_that_no_session_notices(
+    connection: Connection, mariadb_url: str, length: int
+) -> None:
+    direct = Connection(mariadb_url)
+    direct.record_events([make_event(0, event_type="first")])
+    connection.record_events([make_event(1, event_type="lost")])
+    with direct.engine.begin() as session:
+        kinds = ("text", "int", "float", "datetime")
+        for statement in (
+            *(f"DELETE FROM trait_{kind} WHERE event_id > 1" for kind in kinds),
+            "DELETE FROM event WHERE id > 1",
+            "UPDATE event_type SET `desc` = 'another' WHERE `desc` = 'lost'",
+        ):
+            session.execute(sa.text(statement))
+    events = [make_event(number, event_type="lost") for number in range(10, 10 + length)]
+    assert len(connection.record_events(events).recorded) == length
+    types = {event.message_id: event.event_type for event in direct.get_events(EventFilter())}
+    assert types == {"m0000": "first"} | {event.message_id: "lost" for event in events}
+    direct.close()
 
 
 def test_no_setting_pins_a_session_to_one_server(proxy: AnsweringProxy, connection: Connection) -> None:

@@ -197,3 +197,28 @@ def test_a_server_that_went_away_behind_it_is_used_again_when_it_is_back(
     wait_until(record, 30, "the pooler to connect again")
     assert stored_ids(store) == ["m0000", "m0002"]
     store.close()
+
+
+@pytest.mark.parametrize("length", [1, 30], ids=["one event", "a batch"])
+def test_events_keep_their_types_after_a_failover_that_no_session_notices(
+    pgbouncer: PgBouncer, postgresql: PostgreSQL, postgresql_url: str, length: int
+) -> None:
+    name, replica = postgresql_url.rpartition("/")[2], f"replica_{length}"
+    direct, store = Connection(postgresql_url), Connection(pgbouncer.through(postgresql_url))
+    direct.upgrade()
+    direct.record_events([make_event(0, event_type="first")])
+    direct.close()
+    postgresql.execute(f"CREATE DATABASE {replica} TEMPLATE {name}")
+    store.record_events([make_event(1, event_type="lost")])
+    pgbouncer.execute(f"PAUSE {name}")
+    postgresql.execute(f"ALTER DATABASE {name} RENAME TO former_{length}")
+    postgresql.execute(f"ALTER DATABASE {replica} RENAME TO {name}")
+    pgbouncer.execute(f"RESUME {name}")
+    direct.record_events([make_event(2, event_type="another")])
+    events = [make_event(number, event_type="lost") for number in range(10, 10 + length)]
+    assert len(store.record_events(events).recorded) == length
+    types = {event.message_id: event.event_type for event in direct.get_events(EventFilter())}
+    assert types == {"m0000": "first", "m0002": "another"} | {event.message_id: "lost" for event in events}
+    direct.close()
+    store.close()
+    postgresql.execute(f"DROP DATABASE former_{length}")
