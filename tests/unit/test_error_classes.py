@@ -30,6 +30,7 @@ def sqlite_error(code: int) -> sqlite3.Error:
         ("57P01", ErrorClass.AWAY),
         ("57P03", ErrorClass.AWAY),
         ("XX000", ErrorClass.AWAY),
+        ("26000", ErrorClass.AWAY),
         ("28P01", ErrorClass.OPERATOR),
         ("3D000", ErrorClass.OPERATOR),
         ("42501", ErrorClass.OPERATOR),
@@ -40,6 +41,7 @@ def sqlite_error(code: int) -> sqlite3.Error:
         ("23505", ErrorClass.PERMANENT),
         ("23503", ErrorClass.PERMANENT),
         ("54000", ErrorClass.PERMANENT),
+        ("39P01", ErrorClass.PERMANENT),
     ],
 )
 def test_errors_of_postgresql_are_classed_by_sqlstate(sqlstate: str, fault: ErrorClass) -> None:
@@ -58,7 +60,7 @@ def test_errors_of_postgresql_are_classed_by_sqlstate(sqlstate: str, fault: Erro
             for number in (1040, 1047, 1053, 1290, 1792, 1836, 1927, 2003, 2006, 2013, 1969)
         ),
         *((number, ErrorClass.OPERATOR) for number in (1045, 1049, 1142, 1146, 1054)),
-        *((number, ErrorClass.PERMANENT) for number in (1062, 1264, 1366, 1406, 1452, 4025)),
+        *((number, ErrorClass.PERMANENT) for number in (1062, 1264, 1366, 1406, 1452, 1644, 4025, 30001)),
     ],
 )
 def test_errors_of_mysql_are_classed_by_their_number_whatever_the_class(

@@ -63,8 +63,12 @@ _MEANINGS = {
         167, 1467,  # ids used up, which older releases of PyMySQL give no class of their own
         1048, 1062, 1118, 1153, 1169, 1216, 1217, 1263, 1264, 1265, 1267, 1292, 1301, 1366, 1367, 1406,
         1411, 1439, 1451, 1452, 1526, 1557, 1586, 1690, 1761, 1762, 3819, 4025,
+        1644,  # SIGNAL of an operator's trigger
     ),
 }  # fmt: skip
+
+_OF_TRIGGERS = 20_000
+"""Beyond the numbers that servers and proxies have: a trigger's own."""
 
 _OURS = "user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND db = DATABASE() AND id <> CONNECTION_ID()"
 _TABLE_LOCK_WAIT = (
@@ -172,6 +176,13 @@ class Database(base.Database):
             return None
         number = getattr(error, "errno", None) or (error.args[0] if error.args else None)
         return number if isinstance(number, int) else None
+
+    def meaning_of(self, error: BaseException) -> ErrorClass | None:
+        """Judge by the number."""
+        code = self.code_of(error)
+        if isinstance(code, int) and code >= _OF_TRIGGERS:
+            return ErrorClass.PERMANENT
+        return super().meaning_of(error)
 
     def words_of(self, error: BaseException) -> str | None:
         """Return the number and the server's words beside it."""

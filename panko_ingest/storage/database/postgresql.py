@@ -64,10 +64,17 @@ _TRANSACTION_TIMEOUT = 17_00_00  # the PostgreSQL that came with it
 # SQLSTATEs and their classes, which appendix A of PostgreSQL's manual lists.
 _MEANINGS = {
     ErrorClass.TRANSIENT: ("40", "55P03", "55006"),
-    ErrorClass.AWAY: ("08", "25006", "25P03", "53", "57", "58", "XX"),
+    ErrorClass.AWAY: (
+        *("08", "24", "25", "26", "2D", "34", "3B", "53", "57", "58", "72", "HV", "XX"),
+        # What ought not to be: unknown, and to keep the data is always right.
+        *("00", "01", "02", "03", "0B", "0F", "0L", "0P", "0Z", "10", "2B"),
+    ),
     ErrorClass.OPERATOR: ("0A", "28", "3D", "3F", "42", "55", "57P04", "F0"),
-    ErrorClass.PERMANENT: ("21", "22", "23", "44", "54", "P0"),
+    ErrorClass.PERMANENT: ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"),
 }
+
+_SAID_OF_ROWS = {"exec_stmt_raise", "ExecWithCheckOptions"}
+"""Functions of the server that refuse a row for an operator's trigger or policy, by whatever code."""
 
 _UNPUBLISHABLE = re.compile(r'"(\w+)".* replica identity')
 
@@ -180,10 +187,12 @@ class Database(base.Database):
         return sqlstate if isinstance(sqlstate, str) else None
 
     def meaning_of(self, error: BaseException) -> ErrorClass | None:
-        """Judge by the SQLSTATE or its class; unknown ones keep the data, which is always right."""
+        """Judge by the SQLSTATE or its class; one that PostgreSQL does not have is a trigger's own."""
         code = self.code_of(error)
         if code is not None:
-            return self.codes.get(code) or self.codes.get(str(code)[:2], ErrorClass.AWAY)
+            meaning = self.codes.get(code) or self.codes.get(str(code)[:2], ErrorClass.PERMANENT)
+            refused = meaning is not ErrorClass.TRANSIENT and _told_by(error) in _SAID_OF_ROWS
+            return ErrorClass.PERMANENT if refused else meaning
         # libpq gives no code when a connection is refused; a server's own refusal needs an operator.
         text = str(error)
         refused = "FATAL" in text and any(word in text for word in _REFUSALS)
@@ -327,6 +336,10 @@ class Database(base.Database):
 
 def _detail(error: BaseException) -> str:
     return getattr(getattr(error, "diag", None), "message_detail", None) or ""
+
+
+def _told_by(error: BaseException) -> str:
+    return getattr(getattr(error, "diag", None), "source_function", None) or ""
 
 
 def _end_stuck(connection: Connection, patience: float) -> int:
