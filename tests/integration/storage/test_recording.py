@@ -324,6 +324,33 @@ def test_an_event_that_is_refused_only_at_commit_fails_alone(postgresql_url: str
     store.close()
 
 
+@pytest.mark.mariadb
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE event MODIFY id BIGINT NOT NULL DEFAULT NEXTVAL(own_ids)",
+        "CREATE TRIGGER own_ids BEFORE INSERT ON event FOR EACH ROW SET NEW.id = NEXTVAL(own_ids)",
+    ],
+    ids=["sequence", "trigger"],
+)
+def test_traits_follow_their_event_where_an_operator_chooses_its_id(mariadb_url: str, change: str) -> None:
+    store = Connection(mariadb_url)
+    store.upgrade()
+    store.record_events(make_events(9))
+    store.record_events([make_event(9)])  # its session will go on knowing an id that AUTO_INCREMENT gave
+    with sa.create_engine(store.engine.url).connect() as connection:
+        connection.exec_driver_sql("CREATE SEQUENCE own_ids START WITH 1000")
+        connection.exec_driver_sql("SET foreign_key_checks = 0")
+        connection.exec_driver_sql(change)
+    # Of another name, or they would clash with those of the event that they must not go to.
+    traits = [Trait("of_another_name", Trait.TEXT_TYPE, "value")]
+    events = [dataclasses.replace(event, traits=traits) for event in make_events(3, first=10)]
+    for event in events:
+        assert store.record_events([event]).recorded == (0,)
+    assert stored(store) == with_sorted_traits([*make_events(10), *events])
+    store.close()
+
+
 def test_an_event_type_deleted_behind_our_back_is_made_again(store: Connection) -> None:
     store.record_events([make_event(1, event_type="a"), make_event(2, event_type="b")])
     store.clear_expired_data(0)

@@ -25,6 +25,12 @@ from panko_ingest.storage.tables import TraitDatetime
 _EVENT = "event (message_id, `generated`, raw, event_type_id)"
 _LARGEST_STATEMENT = 1024 * 1024
 
+# An id that an operator's sequence or trigger gave is not told, and the one that was told last is another's.
+_NO_ID = "DO LAST_INSERT_ID(0)"
+_ID_IS_KNOWN = (
+    "IF LAST_INSERT_ID() = 0 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not by AUTO_INCREMENT'; END IF"
+)
+
 
 def writer_for(connection: sa.Connection, _settings: StorageSettings) -> PortableWriter:
     """Return the writer for MariaDB from 10.5 on by PyMySQL; the portable one for all else."""
@@ -72,12 +78,13 @@ class MariadbWriter(PortableWriter):
     def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         """Write one event by a block of statements, and COMMIT; see :class:`PortableWriter`.
 
-        It does without IGNORE, and is refused when the event is stored already.
+        It does without IGNORE, and is refused when the event is stored already, or gets an id in another way
+        than by AUTO_INCREMENT.
         """
         (row,) = rows
         with driver.cursor() as cursor:
             (event,) = _values_of_events(rows, type_ids, cursor.mogrify)
-            statements = [f"INSERT INTO {_EVENT} VALUES {event}"]  # noqa: S608 - ours
+            statements = [_NO_ID, f"INSERT INTO {_EVENT} VALUES {event}", _ID_IS_KNOWN]  # noqa: S608 - ours
             for table, traits in traits_by_table(rows, {row.message_id: 0}):
                 # Each begins with the number that stands for the id; nothing else is numbered in between.
                 values = [
