@@ -1,9 +1,8 @@
 """What is PostgreSQL's own: sessions, errors, rights, settings that keep what is committed."""
 
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -12,9 +11,7 @@ from sqlalchemy.engine import URL
 
 from panko_ingest.findings import FAILURE, OK, Finding
 from panko_ingest.storage import far_times
-from panko_ingest.storage.database import base, blockers, pooling, postgresql_driver
-from panko_ingest.storage.database.base import Code
-from panko_ingest.storage.errors import ErrorClass
+from panko_ingest.storage.database import base, blockers, pooling, postgresql_driver, postgresql_errors
 from panko_ingest.storage.models import LockWait
 from panko_ingest.storage.settings import StorageSettings
 
@@ -61,26 +58,6 @@ _KEEPALIVES = {
 
 _TRANSACTION_TIMEOUT = 17_00_00  # the PostgreSQL that came with it
 
-# SQLSTATEs and their classes, which appendix A of PostgreSQL's manual lists.
-_MEANINGS = {
-    ErrorClass.TRANSIENT: ("40", "55P03", "55006"),
-    ErrorClass.AWAY: (
-        *("08", "24", "25", "26", "2D", "34", "3B", "53", "57", "58", "72", "HV", "XX"),
-        # What ought not to be: unknown, and to keep the data is always right.
-        *("00", "01", "02", "03", "0B", "0F", "0L", "0P", "0Z", "10", "2B"),
-    ),
-    ErrorClass.OPERATOR: ("0A", "28", "3D", "3F", "42", "55", "57P04", "F0"),
-    ErrorClass.PERMANENT: ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"),
-}
-
-_SAID_OF_ROWS = {"exec_stmt_raise", "ExecWithCheckOptions"}
-"""Functions of the server that refuse a row for an operator's trigger or policy, by whatever code."""
-
-_UNPUBLISHABLE = re.compile(r'"(\w+)".* replica identity')
-
-_REFUSALS = ("authentication", "does not exist", "pg_hba.conf", "permission", "not permitted")
-
-
 _TABLE_USERS = """
 SELECT CASE WHEN l.pid IS NULL THEN 'a prepared transaction (see pg_prepared_xacts)' ELSE
     format('session %%s of %%s (%%s)', l.pid, usename,
@@ -104,7 +81,7 @@ AND coalesce(pg_sequence_last_value(sequence), 0) < mod(%(largest)s::bigint, 1::
 """
 
 
-class Database(base.Database):
+class Database(postgresql_errors.Database):
     """PostgreSQL by psycopg."""
 
     driver = "psycopg"
@@ -112,12 +89,6 @@ class Database(base.Database):
     extra = "panko-ingest[postgresql]"
     has_partitions = True
     now = "extract(epoch FROM clock_timestamp())"
-    codes: ClassVar[Mapping[Code, ErrorClass]] = {
-        code: what for what, codes in _MEANINGS.items() for code in codes
-    }
-    cannot_write_again = frozenset({"25006", "57P01", "57P02", "57P03", "57P05"})
-    broken_reference = frozenset({"23503"})
-    clash = frozenset({"23505"})
 
     def create_engine(self, url: URL, settings: StorageSettings) -> Engine:
         """Return an engine whose sessions have time limits and notice a peer that vanished."""
@@ -179,54 +150,6 @@ class Database(base.Database):
             encrypted=driver.pgconn.ssl_in_use,
             verified=mode in {"verify-ca", "verify-full"} or (mode == "require" and root is not None),
             name_verified=mode == "verify-full",
-        )
-
-    def code_of(self, error: BaseException) -> Code | None:
-        """Return the SQLSTATE."""
-        sqlstate = getattr(error, "sqlstate", None)
-        return sqlstate if isinstance(sqlstate, str) else None
-
-    def meaning_of(self, error: BaseException) -> ErrorClass | None:
-        """Judge by the SQLSTATE or its class; one that PostgreSQL does not have is a trigger's own."""
-        code = self.code_of(error)
-        if code is not None:
-            meaning = self.codes.get(code) or self.codes.get(str(code)[:2], ErrorClass.PERMANENT)
-            refused = meaning is not ErrorClass.TRANSIENT and _told_by(error) in _SAID_OF_ROWS
-            return ErrorClass.PERMANENT if refused else meaning
-        # libpq gives no code when a connection is refused; a server's own refusal needs an operator.
-        text = str(error)
-        refused = "FATAL" in text and any(word in text for word in _REFUSALS)
-        return ErrorClass.OPERATOR if refused else None
-
-    def refuses_login(self, error: BaseException) -> bool:
-        """Tell so by the SQLSTATE, or by libpq's text, which comes without one."""
-        code = self.code_of(error)
-        if code is not None:
-            return str(code).startswith(("28", "3D"))
-        return self.meaning_of(error) is ErrorClass.OPERATOR
-
-    def words_of(self, error: BaseException) -> str | None:
-        """Return the SQLSTATE and the primary message."""
-        code = self.code_of(error)
-        primary = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-        return None if code is None else f"{code}: {primary}"
-
-    def remedy(self, error: BaseException) -> str:
-        """Tell what lets a table without a key be published."""
-        found = _UNPUBLISHABLE.search(str(error)) if self.code_of(error) == "55000" else None
-        return f"a publication takes it in: ALTER TABLE {found[1]} REPLICA IDENTITY FULL" if found else ""
-
-    def is_about_event_type(self, error: BaseException) -> bool:
-        """Look at the column that the server names."""
-        return "(event_type_id)=(" in _detail(error)
-
-    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:
-        """Look at the column that the server names; of an event's only the ids can be out of range."""
-        code = self.code_of(error)
-        return (
-            code == "2200H"
-            or (code == "23505" and "(id)=(" in _detail(error))
-            or (code == "22003" and "INSERT INTO event" in statement)
         )
 
     def limits(self, connection: Connection) -> dict[str, Any]:  # noqa: ARG002 - the same everywhere
@@ -332,14 +255,6 @@ class Database(base.Database):
         statement = f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])"  # noqa: S608 - ours
         numbers = ",".join(map(str, ids))
         return connection.exec_driver_sql(statement, (f"{{{numbers}}}",)).rowcount
-
-
-def _detail(error: BaseException) -> str:
-    return getattr(getattr(error, "diag", None), "message_detail", None) or ""
-
-
-def _told_by(error: BaseException) -> str:
-    return getattr(getattr(error, "diag", None), "source_function", None) or ""
 
 
 def _end_stuck(connection: Connection, patience: float) -> int:
