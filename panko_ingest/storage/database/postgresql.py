@@ -9,11 +9,12 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
 
-from panko_ingest.findings import FAILURE, OK, Finding
+from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import far_times
 from panko_ingest.storage.database import base, blockers, pooling, postgresql_driver, postgresql_errors
 from panko_ingest.storage.models import LockWait
 from panko_ingest.storage.settings import StorageSettings
+from panko_ingest.storage.tables import EVENT_TABLES
 
 LOG = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ _END_WHO_HOLDS = _END_STUCK.format(
                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                   AND relation IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)"""
 )
+_POLICIES = """
+SELECT name FROM unnest(%s::text[]) AS name
+WHERE to_regclass(name) IS NOT NULL AND row_security_active(to_regclass(name))
+"""
 _OWN_LIMIT = "SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'"  # in milliseconds
 STUCK = 60.0
 """Seconds for which a session may wait for its client where statements have no time limit."""
@@ -182,6 +187,13 @@ class Database(postgresql_errors.Database):
             yield Finding(OK, "encoding", encoding)
         else:
             yield Finding(FAILURE, "encoding", f"{encoding}: the database must be made with ENCODING 'UTF8'")
+        if tables := tables_with_policies(connection):
+            role = connection.exec_driver_sql("SELECT current_user").scalar_one()
+            text = (
+                f"holds for {role} on {', '.join(tables)}: batches go by INSERT, not COPY, and take up to "
+                f"half as long again; as superuser, ALTER ROLE {role} BYPASSRLS"
+            )
+            yield Finding(WARNING, "row-level security", text)
 
     def lock_waits(self, connection: Connection) -> Iterator[LockWait]:
         """Yield who keeps our sessions waiting; of another role's sessions little may be shown."""
@@ -255,6 +267,11 @@ class Database(postgresql_errors.Database):
         statement = f"DELETE FROM {table} WHERE {column} = ANY(%s::bigint[])"  # noqa: S608 - ours
         numbers = ",".join(map(str, ids))
         return connection.exec_driver_sql(statement, (f"{{{numbers}}}",)).rowcount
+
+
+def tables_with_policies(connection: Connection) -> list[str]:
+    """Return the tables of events on which row-level security holds for our role, which forbids COPY."""
+    return list(connection.exec_driver_sql(_POLICIES, (list(EVENT_TABLES),)).scalars())
 
 
 def _end_stuck(connection: Connection, patience: float) -> int:

@@ -1,12 +1,16 @@
-"""What an operator's trigger refuses of one event costs no other, by whatever code it is told."""
+"""What an operator's trigger or policy refuses of one event costs no other, by whatever code it is told."""
 
+import dataclasses
+from collections.abc import Iterator
 from contextlib import closing
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
+from panko_ingest.storage import StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from tests.integration.storage.samples import counts, letter_for, make_event, make_events, stored_ids
+from tests.integration.storage.samples import counts, letter_for, make_event, make_events, stored, stored_ids
 
 LENGTHS = pytest.mark.parametrize("others", [0, 2, 30], ids=["alone", "among few", "in a batch"])
 GUILTY = "m0500"
@@ -19,6 +23,7 @@ _SIGNAL = (
     "CREATE TRIGGER refuse BEFORE INSERT ON event FOR EACH ROW IF NEW.message_id = 'm0500' THEN "
     "SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'{}; END IF"
 )
+_POLICY = "CREATE POLICY refuse ON event USING (true) WITH CHECK (message_id <> 'm0500')"
 
 
 def assert_one_is_refused(store: Connection, others: int, words: str) -> None:
@@ -58,3 +63,75 @@ def test_an_event_that_a_trigger_refuses_fails_alone_on_mariadb(
         with store.engine.begin() as connection:
             connection.execute(sa.text(_SIGNAL.format(f", MYSQL_ERRNO = {number}")))
         assert_one_is_refused(store, others, f"{number}: not this one")
+
+
+@pytest.fixture
+def restricted_url(request: pytest.FixtureRequest, postgresql_url: str) -> Iterator[str]:
+    """URL of a database with tables whose role may record, and has to obey policies."""
+    with closing(Connection(postgresql_url)) as store:
+        store.upgrade()
+    if getattr(request, "param", "plain") == "partitioned":
+        request.getfixturevalue("partitioned_url")
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE restricted LOGIN")
+        connection.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO restricted"
+        )
+        connection.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO restricted")
+        yield postgresql_url.replace("postgres@", "restricted@")
+        connection.execute("DROP OWNED BY restricted")
+        connection.execute("DROP ROLE restricted")
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url.replace("restricted@", "postgres@"), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+@LENGTHS
+@pytest.mark.postgresql
+def test_an_event_that_a_policy_refuses_fails_alone(restricted_url: str, others: int) -> None:
+    execute(restricted_url, "ALTER TABLE event ENABLE ROW LEVEL SECURITY", _POLICY)
+    with closing(Connection(restricted_url)) as store:
+        assert_one_is_refused(store, others, "row-level security")
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("table", ["event", "trait_text"])
+@pytest.mark.parametrize("restricted_url", ["plain", "partitioned"], indirect=True)
+def test_batches_are_stored_where_policies_forbid_copy_and_check_tells_what_it_costs(
+    restricted_url: str, table: str
+) -> None:
+    with closing(Connection(restricted_url)) as store:
+        execute(
+            restricted_url,
+            f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+            f"CREATE POLICY everything ON {table} USING (true) WITH CHECK (true)",
+        )
+        assert len(store.record_events(make_events(60)).recorded) == 60
+        assert len(store.record_events(make_events(60, first=30)).duplicates) == 30
+        assert stored(store) == [
+            dataclasses.replace(event, traits=sorted(event.traits)) for event in make_events(90)
+        ]
+        (told,) = [found.text for found in store.check() if found.subject == "row-level security"]
+        assert f"on {table}: " in told
+        execute(restricted_url, told.rpartition("as superuser, ")[2])
+        assert not [found for found in store.check() if found.subject == "row-level security"]
+        execute(restricted_url, "ALTER ROLE restricted NOBYPASSRLS")
+
+
+@pytest.mark.postgresql
+def test_a_policy_that_comes_while_events_are_recorded_stops_them_no_longer_than_until_the_next_try(
+    restricted_url: str,
+) -> None:
+    with closing(Connection(restricted_url)) as store:
+        store.record_events(make_events(30))
+        execute(
+            restricted_url,
+            "ALTER TABLE trait_text ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY everything ON trait_text USING (true) WITH CHECK (true)",
+        )
+        with pytest.raises(StorageUnavailable):
+            store.record_events(make_events(30, first=30))
+        assert len(store.record_events(make_events(30, first=30)).recorded) == 30

@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from panko_ingest.storage.database.postgresql import tables_with_policies
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.recording.sql_text import array_text, copy_of_events, copy_of_traits
 from panko_ingest.storage.recording.validation import Row
@@ -35,11 +36,13 @@ _VALUE_TYPES = {
 
 def writer_for(connection: sa.Connection, settings: StorageSettings) -> PortableWriter:
     """Return the writer for PostgreSQL."""
+    may_copy = not tables_with_policies(connection)
     if partitions.exist(connection):
-        return PartitionedWriter(partitions.SEQUENCE)
+        return PartitionedWriter(partitions.SEQUENCE, may_copy=may_copy)
     own = "SELECT pg_get_serial_sequence('event', 'id')"
     return PostgresqlWriter(
         connection.exec_driver_sql(own).scalar(),
+        may_copy=may_copy,
         skip_checks=references.are_skipped(connection, settings),
     )
 
@@ -63,18 +66,20 @@ class PostgresqlWriter(PortableWriter):
         "WHERE NOT EXISTS (SELECT FROM event WHERE false)"
     )
 
-    def __init__(self, sequence: str | None, *, skip_checks: bool = False) -> None:
+    def __init__(self, sequence: str | None, *, may_copy: bool = True, skip_checks: bool = False) -> None:
         """Remember the sequence of the events' ids, None where they have none of their own.
 
+        :param may_copy: whether the server takes COPY from our role.
         :param skip_checks: whether our role may leave out the proof that the events of traits are there.
         """
         self._sequence = sequence
+        self._may_copy = may_copy
         self._skip_checks = skip_checks
         self._careful = 0
 
     def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
         """Write the events that are not stored yet; see :class:`PortableWriter`."""
-        if self._sequence is not None and not self._careful:
+        if self._sequence is not None and self._may_copy and not self._careful:
             return self._copy(connection, rows, type_ids)
         self._careful = max(0, self._careful - 1)
         return self._insert(connection, rows, type_ids, _PASS_OVER)
@@ -86,6 +91,8 @@ class PostgresqlWriter(PortableWriter):
     def _insert(
         self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds, on_conflict: str
     ) -> set[str]:
+        if not self._may_copy:
+            return set(connection.exec_driver_sql(*self._at_once(rows, type_ids, on_conflict)).scalars())
         statement = f"{self._INSERT} {on_conflict} RETURNING message_id, id"
         ids: dict[str, int] = dict(connection.exec_driver_sql(statement, _event_arrays(rows, type_ids)).all())
         _copy(connection, self._trait_copies(rows, ids))
@@ -128,18 +135,20 @@ class PostgresqlWriter(PortableWriter):
         COMMIT does not come with it, which would save a round trip: a server that hangs when it is asked,
         and comes back after we have given up, would store what we say is not stored.
         """
-        statement, parameters = self._at_once(rows, type_ids)
+        statement, parameters = self._at_once(rows, type_ids, _PASS_OVER)
         written = {message_id for (message_id,) in driver.execute(statement, parameters).fetchall()}
         driver.commit()
         return written
 
-    def _at_once(self, rows: Sequence[Row], type_ids: TypeIds) -> tuple[str, tuple[str, ...]]:
+    def _at_once(
+        self, rows: Sequence[Row], type_ids: TypeIds, on_conflict: str
+    ) -> tuple[str, tuple[str, ...]]:
         """Return one statement that writes events and traits and returns message_ids, and its parameters.
 
         Each trait names its event by message_id.
         """
         places = {row.message_id: place for place, row in enumerate(rows)}
-        parts = [f"WITH new AS ({self._INSERT} {_PASS_OVER} RETURNING message_id, id)"]
+        parts = [f"WITH new AS ({self._INSERT} {on_conflict} RETURNING message_id, id)"]
         parameters = [*_event_arrays(rows, type_ids)]
         for of_type, traits in traits_by_table(rows, places):
             table = of_type.__tablename__
