@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import Connection, Engine, event, exc
 
@@ -18,6 +19,7 @@ LONGEST_PAUSE = 2.0
 """Seconds between two looks at who keeps us waiting."""
 
 _ended: WeakKeyDictionary[Engine, int] = WeakKeyDictionary()
+_watches: WeakSet["_Watch"] = WeakSet()
 
 
 def ended(engine: Engine) -> int:
@@ -36,50 +38,73 @@ def end_while_waiting(engine: Engine, patience: float, end: Callable[[Connection
     :param patience: seconds for which a session may wait for its client.
     :param end: ends those that have waited for longer; returns how many.
     """
-    pause = min(LONGEST_PAUSE, patience / 4)
-    lock = threading.Lock()
-    out: dict[int, float] = {}
-    looking: threading.Thread | None = None
+    watch = _Watch(engine, patience, end)
 
-    def look() -> None:
-        nonlocal looking
+    @event.listens_for(engine, "checkout")
+    def _note(connection: Any, _record: Any, _proxy: Any) -> None:
+        watch.note(connection)
+
+    @event.listens_for(engine, "checkin")
+    def _forget(connection: Any, _record: Any) -> None:
+        watch.forget(connection)
+
+    @event.listens_for(engine, "invalidate")
+    def _lost(connection: Any, _record: Any, _error: Any) -> None:
+        watch.forget(connection)
+
+
+class _Watch:
+    """A thread that lives while connections are out, and looks when one is out for long."""
+
+    def __init__(self, engine: Engine, patience: float, end: Callable[[Connection, float], int]) -> None:
+        self._engine = engine
+        self._patience = patience
+        self._end = end
+        self._pause = min(LONGEST_PAUSE, patience / 4)
+        self.start_over()
+        _watches.add(self)
+
+    def start_over(self) -> None:
+        """Watch nothing: what is out in a process that was forked is its parent's, and a lock stays taken."""
+        self._lock = threading.Lock()
+        self._out: dict[int, float] = {}
+        self._looking: threading.Thread | None = None
+
+    def note(self, connection: Any) -> None:
+        with self._lock:
+            if threading.current_thread() is self._looking:
+                return
+            self._out[id(connection)] = time.monotonic()
+            if self._looking is None:
+                with contextlib.suppress(OSError):  # no transaction fails for it: the next one tries again
+                    self._looking = threads.start(self._look, "blockers")
+
+    def forget(self, connection: Any) -> None:
+        with self._lock:
+            self._out.pop(id(connection), None)
+
+    def _look(self) -> None:
         while True:
-            time.sleep(pause)
-            with lock:
-                if not out:
-                    looking = None
+            time.sleep(self._pause)
+            with self._lock:
+                if not self._out:
+                    self._looking = None
                     return
-                waits = min(out.values()) < time.monotonic() - pause
+                waits = min(self._out.values()) < time.monotonic() - self._pause
             if waits:
                 try:
-                    with engine.connect() as connection:
+                    with self._engine.connect() as connection:
                         # Closed by us: the pool that it would go back to may have been closed meanwhile.
                         connection.detach()
-                        count(engine, end(connection, patience))
+                        count(self._engine, self._end(connection, self._patience))
                         connection.commit()
                 except exc.SQLAlchemyError as error:
                     LOG.debug("Nobody could be asked who keeps us waiting: %s", error)
 
-    @event.listens_for(engine, "checkout")
-    def _note(connection: Any, _record: Any, _proxy: Any) -> None:
-        nonlocal looking
-        with lock:
-            if threading.current_thread() is looking:
-                return
-            if looking is not None and not looking.is_alive():  # a fork takes over names, but no thread
-                looking = None
-                out.clear()
-            out[id(connection)] = time.monotonic()
-            if looking is None:
-                with contextlib.suppress(OSError):  # no transaction fails for it: the next one tries again
-                    looking = threads.start(look, "blockers")
 
-    @event.listens_for(engine, "checkin")
-    def _forget(connection: Any, _record: Any) -> None:
-        with lock:
-            out.pop(id(connection), None)
+def _start_over() -> None:
+    for watch in _watches:
+        watch.start_over()
 
-    @event.listens_for(engine, "invalidate")
-    def _lost(connection: Any, _record: Any, _error: Any) -> None:
-        with lock:
-            out.pop(id(connection), None)
+
+os.register_at_fork(after_in_child=_start_over)

@@ -1,14 +1,16 @@
 """The server, the file or the process is another one than before, and nobody has told the store."""
 
 import multiprocessing
+import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from panko_ingest import threads
 from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Trait
@@ -112,6 +114,36 @@ def test_processes_that_are_forked_have_connections_of_their_own(store: Connecti
         child.join(60)
     assert [child.exitcode for child in children] == [0, 0, 0]
     assert stored_ids(store) == expected
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("at", ["blockers", "database watchdog"])
+def test_a_process_that_is_forked_while_a_thread_takes_a_connection_out_has_one_of_its_own(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    Connection(postgresql_url).upgrade()
+    store, parent, start = Connection(postgresql_url), os.getpid(), threads.start
+    taking, forked = threading.Event(), threading.Event()
+
+    def held_up(work: Callable[..., object], name: str, *arguments: object) -> threading.Thread:
+        if name == at and os.getpid() == parent:
+            taking.set()
+            assert forked.wait(30)
+        return start(work, name, *arguments)
+
+    monkeypatch.setattr(threads, "start", held_up)
+    taker = threading.Thread(target=store.ping)
+    taker.start()
+    assert taking.wait(30)
+    child = multiprocessing.get_context("fork").Process(target=store.ping)
+    child.start()
+    child.join(20)
+    forked.set()
+    child.kill()
+    child.join()
+    taker.join(30)
+    assert child.exitcode == 0
+    store.close()
 
 
 @pytest.mark.parametrize("way", ["replaced", "deleted"])
