@@ -21,6 +21,8 @@ from panko_ingest.storage.recording.writers.registry import writer_for
 from panko_ingest.storage.schema.column_limits import read_limits
 from panko_ingest.storage.settings import StorageSettings
 
+_MOST_LEARNED = 2  # times that one batch makes us learn anew what the tables can hold
+
 
 class _Learned(NamedTuple):
     """What a database needs, replaced as a whole: threads share it."""
@@ -76,19 +78,30 @@ class Recorder:
         letters: Sequence[DeadLetter],
         on_failure: OnFailure | None,
         replayed: int | None,
+        learned: int = 0,
     ) -> RecordResult:
         writer, validator = run_transaction(self._settings, self._learn, self._count_retry)
         rows, failures = validator.rows(events)
         changes = {row.index: row.changes for row in rows if row.changes}
         rows.sort(key=lambda row: row.message_id)
         batch = BatchTransaction(
-            self._engine, self._types, writer, validator, rows, failures, letters, on_failure, replayed
+            self._engine,
+            self._types,
+            writer,
+            validator,
+            rows,
+            failures,
+            letters,
+            on_failure,
+            replayed,
+            # Two sessions of a server may have limits of their own, each unlike what the other told.
+            limits_may_change=learned < _MOST_LEARNED,
         )
         try:
             result = run_transaction(self._settings, batch.store, self._count_retry).result()
         except LimitsChanged:
             self.forget()
-            return self._record(events, letters, on_failure, replayed)
+            return self._record(events, letters, on_failure, replayed, learned + 1)
         except StorageUnavailable:
             # Who knows what it is when it comes back: another schema, another layout, other event types.
             self.forget()

@@ -19,6 +19,7 @@ from tests.integration.storage.samples import (
     letter_for,
     make_event,
     make_events,
+    refuse_the_word,
     rows,
     stored,
     stored_ids,
@@ -213,4 +214,29 @@ def test_what_a_table_can_hold_is_learned_anew_before_an_event_is_refused_for_it
     result = store.record_events([make_event(10, smile), *make_events(3, first=20)], (), letter_for)
     assert result.recorded == (0, 1, 2, 3)
     assert count(store, "dead_letter") == 0
+    store.close()
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("others", [0, 30], ids=["alone", "in a batch"])
+def test_an_event_is_refused_though_sessions_can_send_packets_of_different_sizes(
+    mariadb: MariaDB, mariadb_url: str, others: int
+) -> None:
+    store = Connection(mariadb_url)
+    store.upgrade()
+    refuse_the_word(store, "poison")
+    store.close()
+    size = mariadb.execute("SELECT @@max_allowed_packet")[0][0]
+    with store.engine.connect():
+        try:
+            mariadb.execute(f"SET GLOBAL max_allowed_packet = {4 * size}")
+            store.engine.connect().close()
+        finally:
+            mariadb.execute(f"SET GLOBAL max_allowed_packet = {size}")
+    poison = make_event(1000, Trait("word", Trait.TEXT_TYPE, "poison"))
+    for turn in range(2):
+        events = [poison, *make_events(others, first=100 * turn)]
+        result = store.record_events(events, (), letter_for)
+        assert [index for index, _ in result.failed] == [0]
+        assert len(result.recorded) == others
     store.close()
