@@ -119,6 +119,7 @@ class Database(postgresql_errors.Database):
             url, isolation_level="READ COMMITTED", connect_args=arguments, **base.pool_arguments(settings)
         )
         postgresql_driver.refuse_unknown_options(url)
+        event.listen(engine, "do_connect", postgresql_driver.connect)
 
         def begin(connection: Connection) -> None:
             if statement := connection.info.get(pooling.BEGINNING):

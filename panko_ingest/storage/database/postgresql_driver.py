@@ -1,10 +1,36 @@
-"""What is libpq's own, beneath psycopg: the options of a URL, and where else it takes some from."""
+"""What is psycopg's and libpq's own: a COMMIT that says more than it seems, and where options come from."""
 
 from typing import Any
 
 from sqlalchemy.engine import URL
 
 from panko_ingest.errors import ConfigError
+from panko_ingest.storage.errors import StorageConflict
+
+_WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
+"""The function of the server that warns when its wait is cancelled; COMMIT succeeds all the same."""
+
+
+def connect(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """Connect by psycopg, but take no COMMIT for one that did not wait for its synchronous standby."""
+    import psycopg  # noqa: PLC0415 - not everybody has it
+
+    cancelled: list[psycopg.errors.Diagnostic] = []
+
+    class Doubting(psycopg.Connection[Any]):
+        def commit(self) -> None:
+            cancelled.clear()
+            super().commit()
+            if cancelled:
+                raise StorageConflict("COMMIT was kept from waiting for a synchronous standby")
+
+    def note(notice: psycopg.errors.Diagnostic) -> None:
+        if notice.source_function == _WAITS_FOR_STANDBY:
+            cancelled.append(notice)
+
+    connection = Doubting.connect(*arguments, **options)
+    connection.add_notice_handler(note)
+    return connection
 
 
 def refuse_unknown_options(url: URL) -> None:

@@ -1,5 +1,6 @@
 """The server, the file or the process is another one than before, and nobody has told the store."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -11,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest import threads
-from panko_ingest.storage import EventFilter, StorageUnavailable
+from panko_ingest.storage import EventFilter, RecordResult, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Trait
 from tests.integration.storage.samples import (
@@ -174,30 +175,68 @@ def test_events_do_not_go_into_a_file_that_nobody_sees_any_more(
     store.close()
 
 
-@pytest.mark.postgresql
-def test_an_event_is_no_duplicate_before_a_synchronous_standby_has_it(
-    postgresql: PostgreSQL, postgresql_url: str
-) -> None:
-    store = Connection(postgresql_url)
-    store.upgrade()
-    store.record_events(make_events(3))
+_WAITING = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+@contextlib.contextmanager
+def absent_standby(postgresql: PostgreSQL) -> Iterator[None]:
+    """Let COMMIT wait for a synchronous standby that is not there."""
     postgresql.execute("ALTER SYSTEM SET synchronous_standby_names = 'one'")
     postgresql.execute("SELECT pg_reload_conf()")
     try:
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         wait_until(
             lambda: postgresql.execute("SHOW synchronous_standby_names")[0][0] == "one", 10, "the setting"
         )
-        found = []
-        again = threading.Thread(target=lambda: found.append(store.record_events(make_events(3))))
-        again.start()
-        wait_until(lambda: postgresql.execute(waiting)[0][0], 10, "a COMMIT that waits for the standby")
-        assert not found
+        yield
     finally:
         postgresql.execute("ALTER SYSTEM RESET synchronous_standby_names")
         postgresql.execute("SELECT pg_reload_conf()")
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("length", [3, 30], ids=["few", "a batch"])
+def test_an_event_is_no_duplicate_before_a_synchronous_standby_has_it(
+    postgresql: PostgreSQL, postgresql_url: str, length: int
+) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events(make_events(length))
+    found: list[RecordResult] = []
+    again = threading.Thread(target=lambda: found.append(store.record_events(make_events(length))))
+    with absent_standby(postgresql):
+        again.start()
+        wait_until(
+            lambda: postgresql.execute(f"SELECT pid {_WAITING}"), 10, "a COMMIT that waits for the standby"
+        )
+        assert not found
     again.join(30)
-    assert found[0].duplicates == (0, 1, 2)
+    assert found[0].duplicates == tuple(range(length))
+    store.close()
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("length", [1, 30], ids=["one event", "a batch"])
+def test_an_event_is_not_recorded_because_somebody_cancels_the_wait_for_a_synchronous_standby(
+    postgresql: PostgreSQL, postgresql_url: str, length: int
+) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events(make_events(1))
+    found: list[RecordResult] = []
+    events = make_events(length, first=10)
+    writer = threading.Thread(target=lambda: found.append(store.record_events(events)))
+
+    def waiting(since: str) -> list[tuple[int, str]]:
+        return postgresql.execute(f"SELECT pid, xact_start::text {_WAITING} AND xact_start > '{since}'")
+
+    with absent_standby(postgresql):
+        writer.start()
+        ((pid, began),) = wait_until(lambda: waiting("-infinity"), 10, "a COMMIT that waits")
+        postgresql.execute(f"SELECT pg_cancel_backend({pid})")
+        wait_until(lambda: found or waiting(began), 10, "the next COMMIT to wait")
+        assert not found
+    writer.join(30)
+    assert sorted(found[0].recorded + found[0].duplicates) == list(range(length))
     store.close()
 
 
