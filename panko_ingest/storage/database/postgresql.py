@@ -1,6 +1,7 @@
 """What is PostgreSQL's own: sessions, errors, rights, settings that keep what is committed."""
 
 import logging
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from panko_ingest.storage import far_times
 from panko_ingest.storage.database import base, blockers, pooling, postgresql_driver, postgresql_errors
 from panko_ingest.storage.models import LockWait
 from panko_ingest.storage.settings import StorageSettings
-from panko_ingest.storage.tables import EVENT_TABLES
+from panko_ingest.storage.tables import EVENT_TABLES, EventType
 
 LOG = logging.getLogger(__name__)
 
@@ -245,10 +246,13 @@ class Database(postgresql_errors.Database):
 
         After a crash the server has transactions for which it was still waiting, and shows them.
         """
-        connection.exec_driver_sql(
-            "SELECT pg_logical_emit_message(true, 'panko-ingest', '') "
-            "WHERE current_setting('synchronous_standby_names') <> ''"
-        )
+        if not connection.exec_driver_sql("SHOW synchronous_standby_names").scalar_one():
+            return
+        # Needs no right that recording does not need, and is logged though it is rolled back. A number for
+        # the transaction alone would not be waited for.
+        savepoint = connection.begin_nested()
+        connection.execute(sa.insert(EventType).values(desc=secrets.token_hex(16)))
+        savepoint.rollback()
 
     def insert_if_absent(self, table: Any, key: str) -> sa.Insert:
         """Return an INSERT that does nothing where the key is there."""

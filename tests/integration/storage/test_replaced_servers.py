@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -193,13 +194,39 @@ def absent_standby(postgresql: PostgreSQL) -> Iterator[None]:
         postgresql.execute("SELECT pg_reload_conf()")
 
 
+@pytest.fixture
+def least_url(postgresql_url: str) -> Iterator[str]:
+    """URL of a database with tables whose role may record, and call no function of replication."""
+    with contextlib.closing(Connection(postgresql_url)) as store:
+        store.upgrade()
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE least LOGIN")
+        connection.execute("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO least")
+        connection.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO least")
+        for (function,) in connection.execute(
+            "SELECT oid::regprocedure::text FROM pg_proc WHERE proname LIKE 'pg_logical%'"
+        ).fetchall():
+            connection.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC".encode())
+        yield postgresql_url.replace("postgres@", "least@")
+        connection.execute("DROP OWNED BY least")
+        connection.execute("DROP ROLE least")
+
+
+@pytest.mark.postgresql
+def test_a_role_that_may_do_no_more_than_record_is_told_of_duplicates(least_url: str) -> None:
+    store = Connection(least_url)
+    for length in (1, 30):
+        store.record_events(make_events(length))
+        assert store.record_events(make_events(length)).duplicates == tuple(range(length))
+    store.close()
+
+
 @pytest.mark.postgresql
 @pytest.mark.parametrize("length", [3, 30], ids=["few", "a batch"])
 def test_an_event_is_no_duplicate_before_a_synchronous_standby_has_it(
-    postgresql: PostgreSQL, postgresql_url: str, length: int
+    postgresql: PostgreSQL, least_url: str, length: int
 ) -> None:
-    store = Connection(postgresql_url)
-    store.upgrade()
+    store = Connection(least_url)
     store.record_events(make_events(length))
     found: list[RecordResult] = []
     again = threading.Thread(target=lambda: found.append(store.record_events(make_events(length))))
@@ -211,6 +238,7 @@ def test_an_event_is_no_duplicate_before_a_synchronous_standby_has_it(
         assert not found
     again.join(30)
     assert found[0].duplicates == tuple(range(length))
+    assert count(store, "event_type") == 1
     store.close()
 
 
