@@ -23,7 +23,10 @@ _MEANINGS = {
 _SAID_OF_ROWS = {"exec_stmt_raise", "ExecWithCheckOptions"}
 """Functions of the server that refuse a row for an operator's trigger or policy, by whatever code."""
 
-_UNPUBLISHABLE = re.compile(r'"(\w+)".* replica identity')
+_UNPUBLISHABLE = "CheckCmdReplicaIdentity"
+"""The function of the server that refuses to delete what a publication could not tell."""
+
+_NAME = re.compile(r"""["'»«„]\s?(\w+)\s?["'»«“]""")  # as languages quote it
 
 _REFUSALS = ("authentication", "does not exist", "pg_hba.conf", "permission", "not permitted")
 
@@ -70,7 +73,7 @@ class Database(base.Database):
 
     def remedy(self, error: BaseException) -> str:
         """Tell what lets a table without a key be published."""
-        found = _UNPUBLISHABLE.search(str(error)) if self.code_of(error) == "55000" else None
+        found = _NAME.search(str(error)) if _told_by(error) == _UNPUBLISHABLE else None
         return f"a publication takes it in: ALTER TABLE {found[1]} REPLICA IDENTITY FULL" if found else ""
 
     def is_about_event_type(self, error: BaseException) -> bool:

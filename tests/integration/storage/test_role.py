@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from panko_ingest.storage import StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.integration.storage.samples import make_events
+from tests.services import PostgreSQL
 
 
 def levels(connection: Connection, **purposes: bool) -> list[str]:
@@ -67,9 +68,17 @@ def execute(owner: Connection, *statements: str) -> None:
             connection.execute(sa.text(statement))
 
 
+@pytest.fixture(params=["en", "de", "fr", "ru"])
+def told_in(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgreSQL]:
+    """A server that tells errors in a language, where its package has it."""
+    monkeypatch.setenv("LANGUAGE", request.param)
+    with PostgreSQL({"lc_messages": "C.UTF-8"}) as server:
+        yield server
+
+
 @pytest.mark.postgresql
-def test_a_publication_that_keeps_traits_from_being_deleted_is_no_missing_right(postgresql_url: str) -> None:
-    store = Connection(postgresql_url)
+def test_a_publication_that_keeps_traits_from_being_deleted_is_no_missing_right(told_in: PostgreSQL) -> None:
+    store = Connection(told_in.create_database())
     store.upgrade()
     store.record_events(make_events(1))
     with store.engine.begin() as connection:
