@@ -36,7 +36,10 @@ def original(error: BaseException) -> BaseException:
 
 def needs_new_connection(error: BaseException | None) -> bool:
     """Tell whether the session behind a driver's error will never write again, though it may still answer."""
-    return error is not None and _is_one_of(error, lambda database: database.cannot_write_again)
+    # An operator's trigger may say so of a row.
+    if error is None or classify(error) is ErrorClass.PERMANENT:
+        return False
+    return _is_one_of(error, lambda database: database.cannot_write_again)
 
 
 def is_clash(error: BaseException | None) -> bool:

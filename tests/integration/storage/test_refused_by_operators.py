@@ -40,7 +40,7 @@ def assert_one_is_refused(store: Connection, others: int, words: str) -> None:
 
 @LENGTHS
 @pytest.mark.postgresql
-@pytest.mark.parametrize("code", ["U0001", "45000", "42501", "57014", "P0001"])
+@pytest.mark.parametrize("code", ["U0001", "45000", "25006", "42501", "57014", "P0001"])
 def test_an_event_that_a_trigger_refuses_fails_alone_on_postgresql(
     postgresql_url: str, code: str, others: int
 ) -> None:
