@@ -3,11 +3,13 @@
 import difflib
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from oslo_config import cfg
 
 from panko_ingest import config, option_lines
+from panko_ingest.errors import ConfigError
 from panko_ingest.upstream_options import EVENT_PIPELINE, UPSTREAM_OPTIONS, Fate, UpstreamOption
 
 LOG = logging.getLogger(__name__)
@@ -52,24 +54,34 @@ class IneffectiveOption:
 
 
 def find(conf: cfg.ConfigOpts) -> list[IneffectiveOption]:
-    """Return the options in the configuration files that nothing in ``conf`` reads, in their order."""
+    """Return the options in the configuration files that nothing in ``conf`` reads, in their order.
+
+    :raises ConfigError: a file changed since ``conf`` was read, and can't be read any more.
+    """
     known = _known(conf)
     read = {(group, name) for group, names in known.items() for name in names}
     read |= option_lines.old_names(dict(config.list_opts())).keys()
     found = []
     for path in option_lines.read_by(conf):
         torn = False
-        for line, group, name, value in option_lines.options(path):
+        for line, group, name, value in _options(path):
             if (group, name) not in read:
                 found.append(_describe(path, line, group, name, known, torn=torn))
             torn = bool(_TORN_URL.search(value[-1])) or (torn and "@" not in f"{name}{value[-1]}")
     return found
 
 
-def warn(conf: cfg.ConfigOpts) -> None:
+def warn(found: Sequence[IneffectiveOption]) -> None:
     """Name them all in one line of the log, if there are any."""
-    if unread := find(conf):
-        LOG.warning("Options that have no effect: %s", "; ".join(map(str, unread)))
+    if found:
+        LOG.warning("Options that have no effect: %s", "; ".join(map(str, found)))
+
+
+def _options(path: str) -> list[option_lines.Option]:
+    try:
+        return list(option_lines.options(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def _known(conf: cfg.ConfigOpts) -> dict[str, list[str]]:

@@ -24,6 +24,8 @@ class Settings(NamedTuple):
     buses: list[amqp.Bus]
     """Those that are to be read; none where only the expirer runs."""
     converter: EventConverter
+    ineffective: list[ineffective_options.IneffectiveOption]
+    """What stood in the files and has no effect, when they were read."""
 
     @property
     def workers(self) -> int:
@@ -80,6 +82,7 @@ def validate(conf: cfg.ConfigOpts) -> Settings:
 
     :raises ConfigError: naming what is wrong.
     """
+    ineffective = ineffective_options.find(conf)  # first: the files may change meanwhile
     buses = [] if conf.command.only == "expirer" else sources.buses(conf)
     check_size(conf.notification.workers, len(buses))
     for tls in {broker.tls for bus in buses for broker in bus.brokers if broker.tls}:
@@ -87,10 +90,10 @@ def validate(conf: cfg.ConfigOpts) -> Settings:
     for url in {config.database_url(conf), config.expirer_database_url(conf)}:
         get_connection(url, conf).close()
     TypeFilter(conf.event.types)
-    return Settings(conf, buses, event_converter(conf))
+    return Settings(conf, buses, event_converter(conf), ineffective)
 
 
 def warn(settings: Settings) -> None:
-    """Log what is allowed, and hardly what the operator wants."""
-    ineffective_options.warn(settings.conf)
+    """Log what is allowed, and hardly what the operator wants; read no file for it, which may be gone."""
+    ineffective_options.warn(settings.ineffective)
     sources.warn(settings.buses)

@@ -103,6 +103,36 @@ def test_a_reload_with_what_a_library_cannot_read_costs_nothing_and_is_told_once
         assert service.stop() == 0
 
 
+def test_a_file_that_an_editor_puts_away_while_it_is_read_ends_nothing(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    definitions, fifo = tmp_path / "event_definitions.yaml", tmp_path / "fifo"
+    definitions.write_text("- event_type: '*'\n  traits: {}\n")
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\nwokers = 2\n")
+    service = Daemon(conf)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        os.mkfifo(fifo)
+        fifo.replace(definitions)
+        service.signal(signal.SIGHUP)
+        # By then the options are read; the rest is not before the definitions are written.
+        writer = wait_until(lambda: opened_by_a_reader(definitions), 30, "the definitions being read")
+        conf.rename(tmp_path / "panko-ingest.conf~")
+        os.write(writer, b"- event_type: '*'\n  traits: {}\n")
+        os.close(writer)
+        service.wait_for_log("The configuration was read again")
+        assert service.log.count("[notification] wokers: unknown") == 2
+        assert service.stop() == 0
+
+
+def opened_by_a_reader(fifo: Path) -> int | None:
+    """Open a pipe for writing, if somebody has it open for reading."""
+    with contextlib.suppress(OSError):
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    return None
+
+
 def test_workers_that_die_after_a_refused_reload_go_on_with_what_was_in_force(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:

@@ -137,7 +137,7 @@ def test_all_ineffective_options_are_one_line_of_the_log(
     conf: cfg.ConfigOpts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     unread(conf, tmp_path, "[event]\ntyp = x\n[api]\npaste = x\n")
-    ineffective_options.warn(conf)
+    ineffective_options.warn(ineffective_options.find(conf))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "[event] typ: unknown" in record.getMessage()

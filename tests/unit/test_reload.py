@@ -108,6 +108,19 @@ def test_a_configuration_at_fault_is_refused_by_its_option_and_the_old_one_stays
     assert "SECRET" not in caplog.text
 
 
+def test_a_file_that_goes_away_while_it_is_read_is_a_refusal_that_names_it(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read_then_lose() -> cfg.ConfigOpts:
+        conf = prepare(path)
+        path.unlink()
+        return conf
+
+    live_config = LiveConfig(prepare(path), read_then_lose, lambda _: None)
+    assert not live_config.reload()
+    assert f"{path}: No such file" in caplog.text
+
+
 def test_an_embedded_transport_is_warned_of(
     path: Path, live_config: LiveConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
