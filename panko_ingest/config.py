@@ -622,13 +622,14 @@ def _refuse_unread_source(record: logging.LogRecord) -> bool:
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:
-    """Write the log as the configuration says.
+    """Write the log as the configuration says; as before where it can't be written so.
 
-    :raises ConfigError: it can't be written so.
+    :raises ConfigError: it can't.
     """
     foreign_text.guard_log()
     try:
-        log.setup(conf, PROJECT, __version__)
+        with _log_kept_on_failure():
+            log.setup(conf, PROJECT, __version__)
     except log.LogConfigError as error:
         raise ConfigError(f"[DEFAULT] log_config_append: {_fault_of_log_file(error)}") from None
     except OSError as error:
@@ -638,6 +639,22 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
         raise ConfigError(f"[DEFAULT] log_*, use_*: {option_lines.told(error)}") from None
     except Exception as error:
         raise ConfigError(f"[DEFAULT] log_*, use_*: {type(error).__name__}") from error
+
+
+@contextlib.contextmanager
+def _log_kept_on_failure() -> Iterator[None]:
+    # oslo.log takes the old handlers away before it opens the new ones.
+    root = logging.getLogger()
+    loggers = [one for one in (root, *root.manager.loggerDict.values()) if isinstance(one, logging.Logger)]
+    before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    try:
+        yield
+    except BaseException:
+        for logger, handlers, level, propagate in before:
+            logger.handlers[:] = handlers
+            logger.setLevel(level)
+            logger.propagate = propagate
+        raise
 
 
 def _is_log_level(pair: str) -> bool:

@@ -38,6 +38,7 @@ class LiveConfig:
 
     :param conf: the first configuration; logging is set up by it already.
     :param read: reads the configuration anew, from where the first one came.
+    :param set_up_logging: changes nothing where it raises an error.
     :raises ConfigError: the configuration can't be used.
     """
 
@@ -67,7 +68,6 @@ class LiveConfig:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - a library's, on what the operator wrote
             refusal = f"{type(error).__name__} while it was read"
         if refusal is not None:  # outside of the clause, where oslo.log would add its text once more
-            self._set_up_logging(self.settings.conf)
             LOG.error("The new configuration is refused, the old one stays in force: %s", refusal)
             return False
         self.settings = settings

@@ -133,6 +133,56 @@ def opened_by_a_reader(fifo: Path) -> int | None:
     return None
 
 
+@pytest.mark.parametrize("appended", [False, True], ids=["log_file", "log_config_append"])
+def test_a_log_that_cannot_be_opened_refuses_a_reload_and_is_written_again_when_it_can(
+    tmp_path: Path, broker_url: str, sqlite_url: str, appended: bool
+) -> None:
+    logs, away, other = tmp_path / "logs", tmp_path / "away", tmp_path / "logging.ini"
+    logs.mkdir()
+    conf = configuration(
+        tmp_path, broker_url, sqlite_url, f"[DEFAULT]\nlog_file = {logs}/log\n[notification]\nworkers = 1\n"
+    )
+    good, service = conf.read_text(), Daemon(conf)
+    if appended:
+        other.write_text(LOGGING_INI.format(path=f"{logs}/other"))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        before = children(service)
+        logs.rename(away)
+        if appended:
+            conf.write_text(f"{good}[DEFAULT]\nlog_config_append = {other}\n")
+        service.signal(signal.SIGHUP)
+        # To standard error, where there is no log.
+        service.wait_for_log("The new configuration is refused, the old one stays in force")
+        assert children(service) == before
+        away.rename(logs)
+        conf.write_text(good.replace("workers = 1", "workers = 2"))
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: bus.consumers() == 2, 30, "the workers of the next reload")
+        assert "The configuration was read again" in (logs / "log").read_text()
+        assert service.stop() == 0
+
+
+LOGGING_INI = """
+[loggers]
+keys = root
+[handlers]
+keys = file
+[formatters]
+keys =
+[logger_root]
+handlers = file
+[handler_file]
+class = FileHandler
+args = ("{path}",)
+"""
+
+
+def children(service: Daemon) -> set[int]:
+    return {child.pid for child in service.process.children()}
+
+
 def test_workers_that_die_after_a_refused_reload_go_on_with_what_was_in_force(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:

@@ -6,7 +6,6 @@ import pytest
 from oslo_config import cfg
 
 from panko_ingest.cli.main import read
-from panko_ingest.errors import ConfigError
 from panko_ingest.workers.live_config import LiveConfig
 
 BEFORE = """\
@@ -142,20 +141,3 @@ def test_definitions_that_changed_on_disk_are_not_read_before_a_reload(
     assert not live_config.reload()
     assert str(definitions) in caplog.text
     assert live_config.settings.converter is before
-
-
-def test_a_log_that_cannot_be_written_is_refused_and_the_old_one_goes_on(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    set_up: list[bool] = []
-
-    def set_up_logging(conf: cfg.ConfigOpts) -> None:
-        set_up.append(conf.debug)
-        if conf.debug:
-            raise ConfigError("[DEFAULT] log_file: no such folder")
-
-    live_config = LiveConfig(prepare(path), lambda: prepare(path), set_up_logging)
-    path.write_text(f"{BEFORE}[DEFAULT]\ndebug = true\n")
-    assert not live_config.reload()
-    assert set_up == [True, False]
-    assert "no such folder" in caplog.text
