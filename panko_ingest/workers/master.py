@@ -57,7 +57,8 @@ class Master:
             self._ingesters = self._add(ingester, self._most_workers)
         for kind in others:
             self._add(kind, 1)
-        self._told_to_stop: set[int] = set()
+        # By pid, which the system gives out again: the configuration to make way for.
+        self._told_to_stop: dict[int, int] = {}
         self._is_stopping = False
         self._stop_by = 0.0
         self._exit_code = 0
@@ -156,7 +157,7 @@ class Master:
         for slot in self._services_at_work():
             self._replace(slot)
         in_turn = sum(
-            not slot.pid or slot.pid in self._told_to_stop or self._is_beginning(number, slot)
+            not slot.pid or self._is_told_to_stop(slot) or self._is_beginning(number, slot)
             for number, slot in enumerate(workers)
         )
         for slot in workers:
@@ -166,11 +167,14 @@ class Master:
 
     def _replace(self, slot: Slot) -> bool:
         """Have a process make way if its configuration is an older one; return whether it is told now."""
-        pid = slot.pid
-        if not pid or pid in self._told_to_stop or slot.version == self._live_config.version:
+        pid, version = slot.pid, self._live_config.version
+        if not pid or slot.version == version or self._is_told_to_stop(slot):
             return False
-        self._told_to_stop.add(pid)
+        self._told_to_stop[pid] = version
         return send(pid, signal.SIGTERM)
+
+    def _is_told_to_stop(self, slot: Slot) -> bool:
+        return slot.version < self._told_to_stop.get(slot.pid, 0)
 
     def _is_beginning(self, number: int, recording: Slot) -> bool:
         if number >= self._live_config.settings.workers or recording.age > _TURN_PATIENCE:

@@ -246,6 +246,40 @@ def test_a_reload_starts_workers_anew_in_turns(tmp_path: Path, broker_url: str, 
         assert service.stop() == 0
 
 
+def test_a_worker_with_the_pid_of_one_that_made_way_makes_way_as_well(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    # Where the kernel tells which pid is next, it lets root alone choose it, in a pid namespace of his own.
+    if os.geteuid() != 0 or not Path("/proc/sys/kernel/ns_last_pid").exists():
+        pytest.skip("needs root, and a kernel with CONFIG_CHECKPOINT_RESTORE, to choose a pid")
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
+    unshare, nsenter = find_program("unshare", "util-linux"), find_program("nsenter", "util-linux")
+    command = (unshare, "--pid", "--fork", "--kill-child", "--mount-proc", *COMMAND)
+    service = Daemon(conf, "--only", "ingester", command=command)
+
+    def readers() -> list[str]:
+        return re.findall(r" (\d+) INFO panko_ingest.workers.ingester \[-\] Worker 0 reads", service.log)
+
+    def wait_for_reader(number: int) -> str:
+        wait_until(lambda: len(readers()) == number, 40, f"reader {number}: {service.log[-2000:]}")
+        return readers()[-1]
+
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        first = wait_for_reader(1)
+        (master,) = service.process.children()
+        master.send_signal(signal.SIGHUP)
+        second = wait_for_reader(2)
+        last, inside = int(first) - 1, (nsenter, f"--target={master.pid}", "--pid", "--mount")
+        script = f"echo {last} > /proc/sys/kernel/ns_last_pid; kill -KILL {second}"
+        subprocess.run([*inside, "sh", "-c", script], check=True)
+        assert wait_for_reader(3) == first
+        master.send_signal(signal.SIGHUP)
+        assert wait_for_reader(4) != first
+        master.send_signal(signal.SIGTERM)
+        assert service.wait() == 0
+
+
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
     """A folder that any user may write to."""
