@@ -71,7 +71,7 @@ class _Writer:
     def write(self, handler: logging.Handler, record: logging.LogRecord) -> None:
         """Have a line written; return when it is, or when that takes too long."""
         if not self._has_thread() or threading.current_thread() is self._thread:
-            handler.emit(record)
+            _emit(handler, record)
             return
         written = threading.Event()
         try:
@@ -85,16 +85,15 @@ class _Writer:
 
     def _has_thread(self) -> bool:
         with self._lock, contextlib.suppress(OSError):
-            self._thread = self._thread or threads.start(self._run, "log")
-        return self._thread is not None
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threads.start(self._run, "log")
+            return True
+        return False
 
     def _run(self) -> None:
         while True:
             handler, record, written = self._lines.get()
-            try:
-                handler.emit(record)
-            except Exception:  # noqa: BLE001 - a handler of any library; without this thread there is no log
-                handler.handleError(record)
+            _emit(handler, record)
             written.set()
             if self._lines.empty():
                 self._is_stuck = False
@@ -107,6 +106,28 @@ class _Writer:
             LOG.warning("The log could not be written for a while: %d lines were left out", left_out)
 
 
+def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """Write a line; where it can't be, neither who has it nor the thread is to fail."""
+    with contextlib.suppress(Exception):
+        try:
+            handler.emit(record)
+        except OSError as error:
+            _forget_file(handler)
+            _STDERR.write(f"The log can't be written ({error}): {record.getMessage()}\n")
+        except Exception:  # noqa: BLE001 - a handler of any library
+            _forget_file(handler)
+            handler.handleError(record)
+
+
+def _forget_file(handler: logging.Handler) -> None:
+    """Have a file opened anew for the next line: what is left of this one might fail for ever."""
+    if isinstance(handler, logging.FileHandler) and handler.stream is not None:
+        stream, handler.stream = handler.stream, None
+        with contextlib.suppress(OSError):
+            stream.close()
+
+
+_STDERR = _Unbuffered(2)
 _writer = _Writer()
 os.register_at_fork(after_in_child=_writer.reset)
 

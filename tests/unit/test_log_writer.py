@@ -1,0 +1,69 @@
+"""The thread that writes the log: no log that can't be written ends it, or who has a line for it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+BEGIN = """
+import logging, logging.handlers, os, resource, sys, threading
+from pathlib import Path
+from panko_ingest.workers import log_writer
+from tests.waiting import wait_until
+
+path = Path(sys.argv[1])
+
+def begin():
+    logging.basicConfig(level=logging.INFO, handlers=[logging.handlers.WatchedFileHandler(path)])
+    log_writer.install()
+"""
+
+READER_GOES_AWAY = """
+os.mkfifo(path)
+reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+begin()
+for number in range(2000):
+    logging.info("%d %s", number, "x" * 200)  # more than a pipe, and the lines that wait, take
+path.unlink()
+os.close(reader)
+
+def is_written():
+    logging.info("All is well again")
+    return path.exists() and "All is well again" in path.read_text()
+
+wait_until(is_written, 20, "the log that goes on")
+wait_until(lambda: "lines were left out" in path.read_text(), 20, "what was left out")
+"""
+
+NO_THREAD = """
+begin()
+threading.stack_size(1 << 30)  # for which there is no room
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+path.parent.rename(path.parent.with_name("away"))
+logging.info("Nobody writes this")
+path.parent.with_name("away").rename(path.parent)
+logging.info("All is well again")
+assert threading.active_count() == 1, "there was a thread"
+"""
+
+
+def run(script: str, path: Path) -> str:
+    path.parent.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", BEGIN + script, path], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+
+def test_a_log_whose_reader_goes_away_in_the_middle_is_opened_anew(tmp_path: Path) -> None:
+    assert "The log can't be written ([Errno 32] Broken pipe): " in run(
+        READER_GOES_AWAY, tmp_path / "logs/log"
+    )
+
+
+def test_a_line_that_cannot_be_written_does_not_fail_who_has_it_where_there_is_no_thread(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "logs/log"
+    assert f"No such file or directory: '{path}'): Nobody writes this" in run(NO_THREAD, path)
+    assert "All is well again" in path.read_text()
