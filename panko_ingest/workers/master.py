@@ -48,8 +48,7 @@ class Master:
         self._shared_metrics = shared_metrics
         self._supervisor = supervisor
         self._metrics = shared_metrics.join("master-0")
-        self._timeout = live_config.settings.conf.graceful_shutdown_timeout
-        self._manager = ProcessManager(self._timeout and self._timeout + _LEAVE_AFTER)
+        self._manager = ProcessManager(self._timeout + _LEAVE_AFTER)
         self._services: dict[Any, type[Worker]] = {}
         self._ingester = ingester
         self._most_workers = live_config.settings.workers
@@ -62,6 +61,10 @@ class Master:
         self._is_stopping = False
         self._stop_by = 0.0
         self._exit_code = 0
+
+    @property
+    def _timeout(self) -> int:
+        return int(self._live_config.settings.conf.graceful_shutdown_timeout)
 
     def _add(self, kind: type[Worker], number: int) -> Any:
         arguments = (self._live_config, self._shared, self._shared_metrics)
@@ -130,7 +133,10 @@ class Master:
 
     def _reload(self) -> None:
         self._supervisor.reloading()
-        if self._live_config.reload() and self._most_workers:
+        if not self._live_config.reload():
+            return
+        self._manager.leave_after(self._timeout + _LEAVE_AFTER)
+        if self._most_workers:
             settings = self._live_config.settings
             self._shared.resize(settings.workers, len(settings.buses))
             # Those that are too many rest: cotyledon starts again whatever ends.
@@ -186,8 +192,7 @@ class Master:
     def _stopping(self) -> None:
         self._is_stopping = True
         self._supervisor.stopping()
-        if self._timeout:
-            self._stop_by = time.monotonic() + self._timeout + _KILL_AFTER
+        self._stop_by = time.monotonic() + self._timeout + _KILL_AFTER
 
     def _kill_the_late(self) -> None:
         for pid in {slot.pid for slot in self._slots()}:

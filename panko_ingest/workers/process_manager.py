@@ -29,6 +29,10 @@ class ProcessManager(cotyledon.ServiceManager):
         # Workers inherit the configuration, which does not pickle.
         super().__init__(graceful_shutdown_timeout=graceful_shutdown_timeout, mp_context=_Context())
 
+    def leave_after(self, seconds: int) -> None:
+        """Leave processes that have not ended so long after the daemon is told to stop."""
+        self._graceful_shutdown_timeout = seconds
+
     @property
     def _forktimes(self) -> "_ForkTimes":
         return self.__forktimes

@@ -246,6 +246,30 @@ def test_a_reload_starts_workers_anew_in_turns(tmp_path: Path, broker_url: str, 
         assert service.stop() == 0
 
 
+def test_the_time_to_stop_in_is_that_of_the_last_reload(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
+    longer = conf.read_text()
+    conf.write_text(longer.replace("graceful_shutdown_timeout = 20", "graceful_shutdown_timeout = 1"))
+    service = Daemon(conf, "--only", "ingester")
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        before = set(reader_pids(service))
+        conf.write_text(longer)
+        service.signal(signal.SIGHUP)
+        wait_until(reads_again(service, bus, 1, before), 30, "its successor")
+        (worker,) = service.workers
+        worker.suspend()
+        service.signal(signal.SIGTERM)
+        told = time.monotonic()
+        wait_until(lambda: time.monotonic() > told + 8, 10, "the end of the time that held before")
+        worker.resume()
+        assert service.wait() == 0
+        assert "Worker 0 has stopped; everything it took is committed" in service.log
+
+
 def test_a_worker_with_the_pid_of_one_that_made_way_makes_way_as_well(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:
