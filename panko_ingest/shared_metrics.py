@@ -101,6 +101,11 @@ class SharedMetrics:
             flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE,
         )
         self._keys: dict[bytes, _Key] = {}
+        self._buses: frozenset[str] | None = None
+
+    def show_only(self, buses: Iterable[str]) -> None:
+        """Leave gauges of other buses out of what this process collects: a reload took those away."""
+        self._buses = frozenset(buses)
 
     def join(self, place: str) -> Metrics:
         """Return the metrics of this process, which from now on are kept in the part of its place.
@@ -131,14 +136,22 @@ class SharedMetrics:
     def collect(self, place: str | None = None) -> Iterator[Metric]:
         """Yield every metric with what its values in all processes, or in one, add up to."""
         found = self._add_up(range(_PARTS) if place is None else [_number(place)])
-        for name, kind, _, meaning in self._declared:
+        for name, kind, label_names, meaning in self._declared:
             metric = Metric(name.removesuffix("_total") if kind == "counter" else name, meaning, kind)
             samples = found.get(name, {})
+            if kind == "gauge" and "bus" in label_names:
+                samples = self._of_buses(samples)
             if kind == "histogram":
                 metric.samples = list(_histogram(name, found))
             else:
                 metric.samples = [Sample(name, dict(labels), value) for labels, value in samples.items()]
             yield metric
+
+    def _of_buses(self, samples: dict[_Labels, float]) -> dict[_Labels, float]:
+        shown = self._buses
+        if shown is None:
+            return samples
+        return {labels: value for labels, value in samples.items() if dict(labels)["bus"] in shown}
 
     def totals(self, place: str | None = None) -> "Totals":
         """Return what the metrics of all processes, or of one, add up to."""

@@ -33,6 +33,7 @@ class MonitorService(Worker):
         slot = self._shared.service_slot(self.name)
         self._occupy(slot, _HANG_LIMIT)
         self._metrics = self._shared_metrics.join(self.place(self.worker_id))
+        self._shared_metrics.show_only(bus.name for bus in self.settings.buses)
         self._metrics.build_info.labels(__version__).set(1)
         self._health = self._watch()
         endpoint = self._listen(slot.beat)

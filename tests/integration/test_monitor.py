@@ -1,5 +1,6 @@
 """The monitor of a running daemon, asked over HTTP."""
 
+import contextlib
 import datetime
 import http.client
 import json
@@ -97,6 +98,38 @@ def sqlite_ledger(sqlite_url: str) -> Iterator[Ledger]:
     ledger = Ledger(sqlite_url)
     yield ledger
     ledger.close()
+
+
+def test_gauges_of_a_bus_that_a_reload_takes_away_are_not_shown_any_more(
+    tmp_path: Path, rabbitmq: RabbitMQ, sqlite_ledger: Ledger
+) -> None:
+    kept, gone = rabbitmq.create_vhost(), rabbitmq.create_vhost()
+    urls = f"messaging_urls = {kept}\nmessaging_urls = {gone}\n"
+    monitor = Monitor(tmp_path, kept, sqlite_ledger.url, f"[notification]\nworkers = 1\n{urls}")
+    service = monitor.daemon
+
+    def connections() -> dict[str, float]:
+        """Return them by vhost; none while nobody serves the page."""
+        with contextlib.suppress(OSError):
+            samples = monitor.metrics().items()
+            return {
+                name.rpartition("/")[2].rstrip('"}'): value
+                for name, value in samples
+                if name.startswith("broker_connections{")
+            }
+        return {}
+
+    names = [url.rpartition("/")[2] for url in (kept, gone)]
+    with Bus(kept) as bus, Bus(gone) as other, service.running():
+        bus.declare()
+        other.declare()
+        wait_until(lambda: connections() == dict.fromkeys(names, 1.0), 30, "both buses")
+        service.conf.write_text(service.conf.read_text().replace(f"messaging_urls = {gone}\n", ""))
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: connections() == {names[0]: 1.0}, 30, "the bus that is left, alone")
+        assert len(monitor.document("/readyz")["figures"]["in_hand"]) == 1
+    for url in (kept, gone):
+        rabbitmq.drop_vhost(url)
 
 
 @pytest.mark.postgresql
