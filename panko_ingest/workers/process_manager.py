@@ -4,6 +4,7 @@ import contextlib
 import logging
 import mmap
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -79,6 +80,7 @@ class ProcessManager(cotyledon.ServiceManager):
             sys.exit(0)
 
     def _child_supervisor_thread(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for workers, which wait for it
         with ending_all("Workers could not be started any more"):
             super()._child_supervisor_thread()
 

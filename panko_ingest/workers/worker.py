@@ -2,11 +2,13 @@
 
 import logging
 import os
+import signal
 import threading
 
 import cotyledon
 from cotyledon.types import WorkerId
 
+from panko_ingest import threads
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SharedState, Slot
 from panko_ingest.workers.live_config import LiveConfig
@@ -40,6 +42,18 @@ class Worker(cotyledon.Service):
         self._stopping = threading.Event()
         # What can't be brought to an end in time is left: the broker delivers it again.
         type(self).graceful_shutdown_timeout = self._conf.graceful_shutdown_timeout
+        # cotyledon would want a thread when the end comes, when there may be none to be had.
+        threads.start(self._end_when_told, "end")
+
+    def _end_when_told(self) -> None:
+        signal.sigwait({signal.SIGTERM})  # which the master has blocked where it forks
+        signal.alarm(self._conf.graceful_shutdown_timeout)
+        try:
+            self.terminate()
+        except Exception:
+            LOG.exception("%s could not end in good order", self.place(self.worker_id))
+            os._exit(1)
+        os._exit(0)
 
     def terminate(self) -> None:
         """Return when all is in order: the process ends right after."""
