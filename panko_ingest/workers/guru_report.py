@@ -6,7 +6,7 @@ Threads with their stacks, the configuration without its secrets, and the messag
 
 import logging
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 from oslo_config import cfg
@@ -14,6 +14,7 @@ from oslo_reports.guru_meditation_report import TextGuruMeditation
 from oslo_reports.models.with_default_views import ModelWithDefaultViews
 
 from panko_ingest import __version__
+from panko_ingest.workers import log_writer
 
 _PACKAGE = SimpleNamespace(
     vendor_string=lambda: "OpenStack",
@@ -37,7 +38,20 @@ class _Collected:
 
 
 class _Report(TextGuruMeditation):
-    """The library's report, which no section can make fail: a hardened unit hides parts of /proc."""
+    """The library's report, which no section can make fail: a hardened unit hides parts of /proc.
+
+    It stops nobody's work where standard error is not read.
+    """
+
+    @classmethod
+    def handle_signal(
+        cls, version: Any, service_name: str | None, log_dir: str | None, frame: FrameType | None
+    ) -> None:
+        """Write a report."""
+        if log_dir:
+            super().handle_signal(version, service_name, log_dir, frame)
+        else:
+            log_writer.write_report(cls(version, frame).run())
 
     def add_section(self, heading: Any, generator: Callable[[], Any], index: int | None = None) -> None:
         """Add a section; the one about oslo's global configuration, which is not ours, is left out."""

@@ -60,10 +60,10 @@ class _Writer:
 
     def reset(self) -> None:
         """Begin anew, without a thread."""
-        self._lock = threading.Lock()
-        self._lines: queue.Queue[tuple[logging.Handler, logging.LogRecord, threading.Event]] = queue.Queue(
-            _MOST
-        )
+        # What a handler of signals interrupts may be in the middle of either.
+        self._lock = threading.RLock()
+        self._lines: queue.SimpleQueue[tuple[logging.Handler, logging.LogRecord, threading.Event]]
+        self._lines = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._is_stuck = False
         self._left_out = 0
@@ -73,13 +73,12 @@ class _Writer:
         if not self._has_thread() or threading.current_thread() is self._thread:
             _emit(handler, record)
             return
-        written = threading.Event()
-        try:
-            self._lines.put_nowait((handler, record, written))
-        except queue.Full:
+        if self._lines.qsize() >= _MOST:
             with self._lock:
                 self._left_out += 1
             return
+        written = threading.Event()
+        self._lines.put((handler, record, written))
         if not self._is_stuck and not written.wait(_PATIENCE):
             self._is_stuck = True
 
@@ -106,6 +105,11 @@ class _Writer:
             LOG.warning("The log could not be written for a while: %d lines were left out", left_out)
 
 
+def write_report(text: str) -> None:
+    """Write a text to standard error, as a line is written; a handler of signals may do so."""
+    _writer.write(_reports, logging.LogRecord("", logging.INFO, "", 0, text, None, None))
+
+
 def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
     """Write a line; where it can't be, neither who has it nor the thread is to fail."""
     with contextlib.suppress(Exception):
@@ -128,6 +132,7 @@ def _forget_file(handler: logging.Handler) -> None:
 
 
 _STDERR = _Unbuffered(2)
+_reports = logging.StreamHandler(_STDERR)
 _writer = _Writer()
 os.register_at_fork(after_in_child=_writer.reset)
 

@@ -505,3 +505,36 @@ def test_a_log_that_nobody_reads_stops_nothing_and_the_lines_left_out_are_told_l
         assert service.stop() == 0
     os.close(pipe)
     ledger.close()
+
+
+def test_a_report_that_nobody_reads_keeps_nobody_from_ending(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    fifo, read = tmp_path / "fifo", b""
+    os.mkfifo(fifo)
+    pipe = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
+    command = ("sh", "-c", f'exec "$@" > {fifo} 2>&1', "sh", *COMMAND)
+    service = Daemon(conf, "--only", "ingester", command=command)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        (worker,) = service.process.children()
+        fill(pipe)
+
+        def ask() -> None:
+            for process in (service.process, worker):
+                process.send_signal(signal.SIGUSR2)
+
+        def told() -> bool:
+            nonlocal read
+            with contextlib.suppress(BlockingIOError):
+                read += os.read(pipe, 65536)
+            return read.count(b"Configuration in force") == 2
+
+        ask()
+        wait_until(told, 30, "two reports, when they are read")
+        fill(pipe)
+        ask()
+        assert service.stop() == 0
+    os.close(pipe)
