@@ -641,6 +641,16 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
         raise ConfigError(f"[DEFAULT] log_*, use_*: {type(error).__name__}") from error
 
 
+def doubts(conf: cfg.ConfigOpts) -> Iterator[str]:
+    """Yield what is allowed, and hardly what the operator wants."""
+    to_file = (conf.log_file or conf.log_dir) and not conf.log_config_append
+    if to_file and conf.log_rotation_type.lower() != "none":
+        yield (
+            "[DEFAULT] log_rotation_type: each process of the daemon rotates the file away from the others, "
+            "and lines are lost: leave it out and use logrotate, without a signal, for log_file is watched"
+        )
+
+
 @contextlib.contextmanager
 def _log_kept_on_failure() -> Iterator[None]:
     # oslo.log takes the old handlers away before it opens the new ones.

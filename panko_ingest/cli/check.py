@@ -65,6 +65,8 @@ def configuration(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     yield Finding(OK, "configuration", f"valid: {', '.join(paths) or 'no file, defaults only'}")
     for option in ineffective_options.find(conf):
         yield Finding(WARNING, "configuration", str(option))
+    for doubt in config.doubts(conf):
+        yield Finding(WARNING, "configuration", doubt)
     for path in paths:
         if Path(path).stat().st_mode & stat.S_IROTH:
             text = f"{path} holds passwords and anyone may read it: chmod o-r {path}"

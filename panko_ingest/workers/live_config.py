@@ -96,4 +96,6 @@ def validate(conf: cfg.ConfigOpts) -> Settings:
 def warn(settings: Settings) -> None:
     """Log what is allowed, and hardly what the operator wants; read no file for it, which may be gone."""
     ineffective_options.warn(settings.ineffective)
+    for doubt in config.doubts(settings.conf):
+        LOG.warning(doubt)
     sources.warn(settings.buses)

@@ -39,6 +39,29 @@ def test_every_line_is_json_where_that_is_asked_for(tmp_path: Path, broker_url: 
     assert any("has stopped because it was told to" in record["message"] for record in records)
 
 
+def test_a_log_that_each_process_would_rotate_is_warned_of_and_one_that_logrotate_rotates_goes_on(
+    tmp_path: Path, broker_url: str, ledger: Ledger
+) -> None:
+    path, rotated = tmp_path / "log", tmp_path / "log.1"
+    log = f"[DEFAULT]\nlog_file = {path}\nlog_rotation_type = size\n"
+    conf = configuration(tmp_path, broker_url, ledger.url, f"{log}[notification]\nworkers = 1\n")
+    warned = r"\[DEFAULT\] log_rotation_type: .*: leave it out and use logrotate"
+    assert re.search(f"warning +configuration +{warned}", output_of(conf, "check"))
+    service = Daemon(conf)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        assert re.search(f"WARNING .*{warned}", path.read_text())
+        conf.write_text(conf.read_text().replace("log_rotation_type = size", ""))
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: path.read_text().count("Worker 0 reads") == 2, 30, "its successor")
+        path.rename(rotated)
+        assert service.stop() == 0
+    assert len(re.findall(warned, rotated.read_text())) == 1
+    assert "Worker 0 has stopped; everything it took" in path.read_text()
+    assert "has stopped because it was told to" in path.read_text()
+
+
 def test_steady_work_writes_hardly_a_line(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:
     service = Daemon(configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 2\n"))
     with Bus(broker_url) as bus, service.running():
