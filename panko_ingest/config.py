@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from oslo_config import cfg, types
-from oslo_log import _options as log_options, log
+from oslo_log import _options as log_options, log, rate_limit
 from oslo_reports import opts as reports
 
 from panko_ingest import __version__, foreign_text, option_lines, processors, resources
@@ -627,6 +627,7 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
     :raises ConfigError: it can't.
     """
     foreign_text.guard_log()
+    rate_limit.uninstall_filter()  # beside which oslo.log would not install another one
     try:
         with _log_kept_on_failure():
             log.setup(conf, PROJECT, __version__)

@@ -62,6 +62,18 @@ def test_a_log_that_each_process_would_rotate_is_warned_of_and_one_that_logrotat
     assert "has stopped because it was told to" in path.read_text()
 
 
+def test_a_reload_changes_the_rate_of_lines(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:
+    rate = "[DEFAULT]\nrate_limit_interval = 1\nrate_limit_burst = 10000\n"
+    service = Daemon(configuration(tmp_path, broker_url, ledger.url, f"{rate}[notification]\nworkers = 1\n"))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        service.conf.write_text(service.conf.read_text().replace("burst = 10000", "burst = 20000"))
+        service.signal(signal.SIGHUP)
+        service.wait_for_log("The configuration was read again")
+        assert service.stop() == 0
+
+
 def test_steady_work_writes_hardly_a_line(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:
     service = Daemon(configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 2\n"))
     with Bus(broker_url) as bus, service.running():
