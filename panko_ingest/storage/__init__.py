@@ -11,14 +11,13 @@ from panko_ingest.errors import ConfigError
 from panko_ingest.findings import Finding
 from panko_ingest.storage.base import (
     Connection,
-    DeadLetterFilter,
-    EventFilter,
     RecordResult,
     SchemaState,
     Statistics,
 )
 from panko_ingest.storage.errors import InvalidMarker, InvalidRequest, StorageError, StorageUnavailable
 from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.filters import DeadLetterFilter, EventFilter
 
 if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts

@@ -15,8 +15,6 @@ import sqlalchemy as sa
 from panko_ingest.findings import Finding
 from panko_ingest.storage import base, merging
 from panko_ingest.storage.base import (
-    DeadLetterFilter,
-    EventFilter,
     Merged,
     RecordResult,
     SchemaState,
@@ -32,6 +30,7 @@ from panko_ingest.storage.database import (
 from panko_ingest.storage.database.error_classes import ErrorClass
 from panko_ingest.storage.expiry import deletion, expiry_round, forecast
 from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.filters import DeadLetterFilter, EventFilter
 from panko_ingest.storage.models import (
     DeadLetter,
     DeadLetterSummary,

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import sqlalchemy as sa
 
-from panko_ingest.storage.base import DeadLetterFilter
+from panko_ingest.storage.filters import DeadLetterFilter
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, StoredDeadLetter
 from panko_ingest.storage.reading import request_values
 from panko_ingest.storage.reading.read_access import ReadAccess

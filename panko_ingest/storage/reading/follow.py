@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from panko_ingest.storage.base import EventFilter
+from panko_ingest.storage.filters import EventFilter
 from panko_ingest.storage.models import Event
 from panko_ingest.storage.reading import events
 from panko_ingest.storage.reading.read_access import ReadAccess
