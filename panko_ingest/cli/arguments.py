@@ -83,6 +83,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def filled(text: str) -> str:
+    """Return text that is not blank: a shell variable that is not set would ask for everything."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is blank")
+    return text
+
+
 def exchange(text: str) -> str:
     """Return the name of an exchange, which AMQP bounds."""
     if not 0 < len(text.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME:
@@ -121,7 +128,7 @@ def check_times(command: Any) -> None:
 def add_types(action: argparse.ArgumentParser) -> None:
     """Add ``--type``."""
     help_text = "of types like this: 'compute.*'; repeatable"
-    action.add_argument("--type", action="append", default=[], metavar="GLOB", help=help_text)
+    action.add_argument("--type", action="append", default=[], type=filled, metavar="GLOB", help=help_text)
 
 
 def add_filters(action: argparse.ArgumentParser) -> None:

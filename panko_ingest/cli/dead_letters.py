@@ -74,8 +74,10 @@ def _add_filters(action: argparse.ArgumentParser) -> None:
         help="the one with this number, which `dead-letters list` shows; repeatable",
     )
     action.add_argument("--stage", choices=STAGES, help="where it went wrong")
-    action.add_argument("--type", metavar="GLOB", help="of an event type like this: 'compute.*'")
-    action.add_argument("--error", metavar="TEXT", help="with this text in the error or its class")
+    types = "of an event type like this: 'compute.*'"
+    action.add_argument("--type", type=arguments.filled, metavar="GLOB", help=types)
+    error = "with this text in the error or its class"
+    action.add_argument("--error", type=arguments.filled, metavar="TEXT", help=error)
     since = f"last seen then or later: {arguments.MOMENT}"
     action.add_argument("--since", type=arguments.moment, metavar="TIME", help=since)
     older = "last seen longer ago: 30d, 12h"

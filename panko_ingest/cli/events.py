@@ -43,14 +43,19 @@ def add_parser(subparsers: Any) -> None:
         "of, where [event] store_raw keeps it. Exit code 1: one is not stored.",
     )
     action.add_argument(
-        "message_ids", nargs="+", metavar="MESSAGE_ID", help="the message_id that `events list` shows"
+        "message_ids",
+        nargs="+",
+        type=arguments.filled,
+        metavar="MESSAGE_ID",
+        help="the message_id that `events list` shows",
     )
     arguments.add_format(action)
     action.set_defaults(run=show)
     _add_follow(actions)
     _add_timelines(actions)
     action = actions.add_parser("types", help="list the types of the events")
-    action.add_argument("types", nargs="*", metavar="GLOB", help="only types like this: 'compute.*'")
+    like = "only types like this: 'compute.*'"
+    action.add_argument("types", nargs="*", type=arguments.filled, metavar="GLOB", help=like)
     action.add_argument("--traits", action="store_true", help="also list the traits that events of each have")
     action.add_argument(
         "--count", action="store_true", help="also count the events of each; none without any"
@@ -72,6 +77,7 @@ def _add_list(actions: Any) -> None:
     arguments.add_limit(action, 100)
     action.add_argument(
         "--marker",
+        type=arguments.filled,
         metavar="MARKER",
         help="go on behind this event: its message_id, or what the list before said",
     )
@@ -109,14 +115,16 @@ def _add_timelines(actions: Any) -> None:
         description="Show all that happened to a server, a volume, a user or anything else that has an id, "
         f"the oldest first: events whose {', '.join(RESOURCE_TRAITS[:-1])} or {RESOURCE_TRAITS[-1]} it is.",
     )
-    history.add_argument("id", metavar="RESOURCE", help="the id of a server, a volume, a user ...")
+    resource = "the id of a server, a volume, a user ..."
+    history.add_argument("id", type=arguments.filled, metavar="RESOURCE", help=resource)
     history.set_defaults(traits=RESOURCE_TRAITS)
     request = actions.add_parser(
         "request",
         help="show what came of a request",
         description="Show the events of one request over all services, the oldest first.",
     )
-    request.add_argument("id", metavar="REQ-ID", help="the id of the request: req-...")
+    of_request = "the id of the request: req-..."
+    request.add_argument("id", type=arguments.filled, metavar="REQ-ID", help=of_request)
     request.set_defaults(traits=["request_id"])
     for action in (history, request):
         arguments.add_times(action)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from panko_ingest.storage import DeadLetterFilter, tables
+from panko_ingest.storage import DeadLetterFilter, InvalidRequest, tables
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter
 
@@ -69,6 +69,7 @@ def test_every_filter_of_dead_letters_holds(store: Connection) -> None:
         "m4 m2 m0": DeadLetterFilter(event_type="compute.*"),
         "m4": DeadLetterFilter(event_type="compute.instance.?", error="field_4"),
         "": DeadLetterFilter(event_type="compute_instance%"),
+        "  ": DeadLetterFilter(event_type="COMPUTE.*"),
         "m4 m2 m0 ": DeadLetterFilter(error="ConvertError"),
         "m5 m4 m3 m2 m1 m0": DeadLetterFilter(error="100% wrong"),
         " ": DeadLetterFilter(error="field%"),
@@ -78,6 +79,17 @@ def test_every_filter_of_dead_letters_holds(store: Connection) -> None:
     for expected, which in cases.items():
         assert found(store, which) == expected.split(), which
         assert store.count_dead_letters(which) == len(expected.split())
+
+
+@pytest.mark.parametrize("name", ["stage", "event_type", "error"])
+def test_a_blank_filter_of_dead_letters_does_not_stand_for_all_of_them(store: Connection, name: str) -> None:
+    for blank in ("", " "):
+        which = dataclasses.replace(DeadLetterFilter(), **{name: blank})  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match="is blank"):
+            store.delete_dead_letters(which)
+        with pytest.raises(InvalidRequest, match="is blank"):
+            found(store, which)
+    assert store.count_dead_letters(DeadLetterFilter()) == 6
 
 
 def test_a_dead_letter_is_shown_with_the_bytes_that_were_delivered(store: Connection) -> None:

@@ -114,6 +114,7 @@ def test_events_can_be_found_by_one_type_and_by_several(connection: Connection) 
     assert len(ids(connection, EventFilter(event_type=both))) == len(EVENTS)
     assert ids(connection, EventFilter(event_type="no.such.type")) == []
     assert ids(connection, EventFilter(event_type=[])) == []
+    assert ids(connection, EventFilter(message_id="")) == []
     assert len(ids(connection, EventFilter(event_type=""))) == len(EVENTS), "as in Panko"
 
 

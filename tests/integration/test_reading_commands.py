@@ -461,6 +461,35 @@ def test_dead_letters_are_listed_shown_and_purged(dead: Run) -> None:
     assert "1 dead letters deleted" in dead("dead-letters", "purge", "--all").out
 
 
+@pytest.mark.parametrize("blank", ["", " "])
+@pytest.mark.parametrize("action", ["list", "purge", "replay"])
+@pytest.mark.parametrize("name", ["--type", "--error"])
+def test_a_blank_filter_chooses_no_dead_letters(dead: Run, action: str, name: str, blank: str) -> None:
+    answer = dead("dead-letters", action, name, blank)
+    assert answer.code == 2
+    assert f"argument {name}: is blank" in answer.err
+    assert len(json.loads(dead("dead-letters", "list", "--format", "json").out)) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", ""],
+        ["show", "m1", ""],
+        ["history", ""],
+        ["request", " "],
+        ["list", "--type", ""],
+        ["list", "--marker", ""],
+        ["follow", "--count", "0", "--type", ""],
+        ["types", ""],
+    ],
+)
+def test_what_is_blank_stands_for_no_events(stored: Run, arguments: list[str]) -> None:
+    answer = stored("events", *arguments)
+    assert (answer.code, answer.out) == (2, "")
+    assert "is blank" in answer.err
+
+
 def test_the_body_of_a_dead_letter_comes_byte_for_byte(
     dead: Run, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

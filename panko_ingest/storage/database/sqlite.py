@@ -33,6 +33,8 @@ _LOCK_LOOKS, _LOCK_PAUSE = 1.0, 0.001
 # A batch of a thousand events changes more than SQLite's 2 MB of cache, and fills its log of 4 MB. Each time
 # the log is full (here: of 64 MB) one writer puts it into the file, and all wait.
 _SIZES = ("cache_size = -16384", "wal_autocheckpoint = 16000")
+# The last as on the other databases.
+_RULES = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "case_sensitive_like = ON")
 
 _MEANINGS = {
     ErrorClass.TRANSIENT: (
@@ -82,7 +84,7 @@ class Database(base.Database):
         def set_up(connection: sqlite3.Connection, _record: Any) -> None:
             # We begin transactions ourselves: the module would begin them too late.
             connection.isolation_level = None
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", *_SIZES):
+            for pragma in (*_RULES, *_SIZES):
                 connection.execute(f"PRAGMA {pragma}")
 
         pooling.set_up_each(engine, set_up)

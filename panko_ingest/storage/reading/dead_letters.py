@@ -103,22 +103,21 @@ def _by_id(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
 def _conditions(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
     row = DeadLetterRow
     conditions = _by_id(which)
-    if which.stage:
-        conditions.append(row.stage == request_values.text(which.stage, "stage"))
-    if which.event_type:
-        conditions.append(
-            row.event_type.like(_like(request_values.text(which.event_type, "type")), escape="~")
-        )
-    if which.error:
-        error = request_values.text(which.error, "error")
+    if which.stage is not None:
+        conditions.append(row.stage == request_values.filled(which.stage, "stage"))
+    if which.event_type is not None:
+        glob = _like(request_values.filled(which.event_type, "type"))
+        conditions.append(row.event_type.like(glob, escape="~"))
+    if which.error is not None:
+        error = request_values.filled(which.error, "error")
         conditions.append(
             sa.or_(
                 row.error_class.contains(error, autoescape=True), row.error.contains(error, autoescape=True)
             )
         )
-    if which.seen_since:
+    if which.seen_since is not None:
         conditions.append(row.last_at >= request_values.moment(which.seen_since, "seen_since"))
-    if which.seen_before:
+    if which.seen_before is not None:
         conditions.append(row.last_at < request_values.moment(which.seen_before, "seen_before"))
     return conditions
 

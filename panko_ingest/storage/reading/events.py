@@ -163,7 +163,7 @@ def matching(
         statement = statement.where(
             EventRow.event_type_id == ids[0] if len(ids) == 1 else EventRow.event_type_id.in_(several)
         )
-    if event_filter.message_id:
+    if event_filter.message_id is not None:
         statement = statement.where(
             EventRow.message_id == request_values.text(event_filter.message_id, "message_id")
         )

@@ -26,6 +26,16 @@ def text(value: Any, name: str) -> str:
     return value
 
 
+def filled(value: Any, name: str) -> str:
+    """Return text as :func:`text` does, but none that is blank.
+
+    :raises InvalidRequest: it is no text, or blank.
+    """
+    if not text(value, name).strip():
+        raise InvalidRequest(f"{name}: is blank")
+    return str(value)
+
+
 def texts(values: str | Iterable[str], name: str) -> list[str]:
     """Return one text or several as a list.
 
