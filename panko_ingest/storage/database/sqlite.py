@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
@@ -28,7 +28,7 @@ _NETWORK_FILE_SYSTEMS = {
     "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs",
 }  # fmt: skip
 _FOREVER = 2**31 - 1
-_IDENTITY = "panko_ingest.file"
+_IDENTITY = "panko_ingest.files"
 _LOCK_LOOKS, _LOCK_PAUSE = 1.0, 0.001
 # A batch of a thousand events changes more than SQLite's 2 MB of cache, and fills its log of 4 MB. Each time
 # the log is full (here: of 64 MB) one writer puts it into the file, and all wait.
@@ -77,7 +77,6 @@ class Database(base.Database):
         else:
             refuse_network_file_system(path)
             engine = create_engine(url, connect_args=arguments, **base.pool_arguments(settings))
-            _follow_file(engine, path)
             if not _is_uri(url) or url.query.get("mode", "rwc") == "rwc":
                 event.listen(engine, "do_connect", partial(_make_private_file, path))
 
@@ -96,6 +95,8 @@ class Database(base.Database):
             if not writes or not begin_writing(driver):
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
+        if path is not None:
+            _follow_file(engine, path)
         return engine
 
     def missing_file(self, engine: Engine) -> str:
@@ -118,6 +119,10 @@ class Database(base.Database):
     def words_of(self, error: BaseException) -> str | None:
         """Return the words, which say more than the number."""
         return None if self.code_of(error) is None else str(error)
+
+    def remedy(self, error: BaseException) -> str:
+        """Tell what ends the mixture of two files."""
+        return error.remedy if isinstance(error, _FilesMixed) else ""
 
     def is_about_event_type(self, error: BaseException) -> bool:  # noqa: ARG002 - it does not say
         """Take every broken reference for one."""
@@ -198,20 +203,72 @@ def _make_private_file(path: Path, *_: object) -> None:
         path.touch(mode=0o600, exist_ok=True)
 
 
+class _FilesMixed(sqlite3.OperationalError):
+    """A file and a write-ahead log that don't belong together: to use them would destroy events."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+
+    def __init__(self, text: str, remedy: str) -> None:
+        super().__init__(text)
+        self.remedy = remedy
+
+
+_Identity = tuple[int, int] | None
+
+
+class _Files(NamedTuple):
+    """Which files a connection has open, or finds in their places: the main one, and its write-ahead log."""
+
+    main: _Identity
+    log: _Identity
+
+
 def _follow_file(engine: Engine, path: Path) -> None:
-    """Connect anew where somebody has put another file, or none, in the place of the one that is open."""
+    """Connect anew where somebody has put another file, or none, in the place of the one that is open.
+
+    The log of the file that was open stays where it is then, and SQLite would write what is in it over the
+    other file. And what is committed to a log that somebody has removed is seen by nobody after us.
+    """
+    last = _Files(None, None)
+    log_was_removed = False
+
+    @event.listens_for(engine, "do_connect", insert=True)
+    def _refuse(*_: object) -> None:
+        if log_was_removed:
+            # Beside a connection that is still open, another would read a new log by the old one's index.
+            raise _FilesMixed(
+                f"{path}-wal was removed or replaced while it was in use",
+                "stop the daemon, put the backup in place again if it was a restore, run `db check`",
+            )
+        main, log = _files(path)
+        if main and last.main and main != last.main and log and log == last.log:
+            raise _FilesMixed(
+                f"{path} was replaced, and {path}-wal beside it belongs to the file that was there before",
+                f"stop the daemon, remove {path}-wal and {path}-shm, start it again",
+            )
 
     @event.listens_for(engine, "connect")
     def _note(_connection: Any, record: Any) -> None:
-        record.info[_IDENTITY] = _identity(path)
+        nonlocal last
+        record.info[_IDENTITY] = last = _files(path)
 
     @event.listens_for(engine, "checkout")
     def _check(_connection: Any, record: Any, _proxy: Any) -> None:
-        if _identity(path) != record.info[_IDENTITY]:
+        nonlocal last, log_was_removed
+        found, ours = _files(path), record.info[_IDENTITY]
+        if found.main == ours.main and ours.log is None:  # its first transaction makes it
+            record.info[_IDENTITY] = last = found
+        elif found != ours:
+            log_was_removed |= found.main == ours.main
             raise exc.DisconnectionError(f"{path} is another file by now")
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _files(path: Path) -> _Files:
+    real = path.resolve()
+    return _Files(_identity(real), _identity(Path(f"{real}-wal")))
+
+
+def _identity(path: Path) -> _Identity:
     try:
         found = path.stat()
     except OSError:

@@ -162,6 +162,7 @@ def test_events_do_not_go_into_a_file_that_nobody_sees_any_more(
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     shutil.copy(file, backup)
     if way == "replaced":
+        remove_log(file)
         backup.replace(file)
     else:
         file.unlink()
@@ -174,6 +175,59 @@ def test_events_do_not_go_into_a_file_that_nobody_sees_any_more(
     assert count(reader, "event") == there + length
     reader.close()
     store.close()
+
+
+@LENGTHS
+def test_a_file_is_not_written_over_with_the_log_of_the_one_that_it_replaced(
+    sqlite_url: str, tmp_path: Path, length: int
+) -> None:
+    store = Connection(sqlite_url)
+    store.upgrade()
+    store.record_events(make_events(300))
+    file, other = tmp_path / "events.sqlite", tmp_path / "other.sqlite"
+    with contextlib.closing(Connection(f"sqlite:///{other}")) as elsewhere:
+        elsewhere.upgrade()
+        elsewhere.record_events(make_events(7, first=1000))
+    other.replace(file)
+    for work in (
+        lambda: store.record_events(make_events(length, first=10), (), letter_for),
+        lambda: list(store.get_events(EventFilter())),
+        store.check,
+    ):
+        with pytest.raises(StorageUnavailable, match=r"was replaced.*stop the daemon, remove") as refused:
+            work()
+        assert refused.value.operator
+    remove_log(file)
+    with contextlib.closing(Connection(sqlite_url)) as restarted:
+        assert count(restarted, "event") == 7
+        assert [one for one in restarted.check() if one.level != "ok"] == []
+    store.close()
+
+
+def test_nothing_is_acknowledged_that_goes_into_a_log_that_was_removed(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    store = Connection(sqlite_url)
+    store.upgrade()
+    store.record_events(make_events(3))
+    remove_log(tmp_path / "events.sqlite")
+    for number in (10, 20):
+        with pytest.raises(
+            StorageUnavailable, match=r"events.sqlite-wal was removed.*stop the daemon"
+        ) as refused:
+            store.record_events(make_events(5, first=number), (), letter_for)
+        assert refused.value.operator
+    store.close()
+    with contextlib.closing(Connection(sqlite_url)) as restarted:
+        assert count(restarted, "event") == 3
+        assert [one for one in restarted.check() if one.level != "ok"] == []
+        restarted.record_events(make_events(5, first=10))
+        assert count(restarted, "event") == 8
+
+
+def remove_log(file: Path) -> None:
+    for end in ("-wal", "-shm"):
+        file.with_name(f"{file.name}{end}").unlink(missing_ok=True)
 
 
 _WAITING = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
