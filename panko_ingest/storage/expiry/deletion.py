@@ -6,6 +6,7 @@ A round of them at a pace that writers do not feel is in ``expiry_round``.
 import datetime
 import logging
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,12 +31,16 @@ _NO_EVENT = 2**63 - 1
 
 
 class DeletedBatch(NamedTuple):
-    """What one transaction found, in rows, and what it deleted; ``last`` is when the youngest event was."""
+    """What one transaction found, in rows, and what it deleted.
+
+    ``last`` tells the next one where to go on. ``kept`` rows are there as before: a trigger may say so.
+    """
 
     found: int = 0
     rows: int = 0
     traits: int = 0
-    last: datetime.datetime | None = None
+    last: Any = None
+    kept: int = 0
 
 
 class Deleted(NamedTuple):
@@ -49,8 +54,10 @@ class Deleted(NamedTuple):
 
 Clock = Callable[[], datetime.datetime]
 
-DeleteBatch = Callable[[sa.Connection, int, datetime.datetime | None], DeletedBatch]
-"""Deletes the oldest, at most so many, no older than a time."""
+DeleteBatch = Callable[[sa.Connection, int, Any], DeletedBatch]
+"""Deletes the oldest, at most so many, behind the last one of another batch or from the beginning."""
+
+_told: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
 
 class AtOnce:
@@ -71,31 +78,42 @@ def delete_in_batches(
     pace: AtOnce,
     most: int | None = None,
 ) -> Deleted:
-    """Delete until nothing is left, or ``pace`` says that it is enough, or ``most`` rows were found."""
+    """Delete until no more can be, or ``pace`` says that it is enough, or ``most`` rows are gone."""
 
     def delete_one() -> DeletedBatch:
         with write_transaction(engine) as connection:
             return delete(connection, size, start)
 
-    start: datetime.datetime | None = None
-    done, left = Deleted(), most or None
-    while left != 0 and not done.finished and (wanted := pace.size()) is not None:
+    start: Any = None
+    done, left, ended = Deleted(), most or None, False
+    gone = kept = 0  # since the oldest was looked for
+    while left != 0 and not ended and (wanted := pace.size()) is not None:
         size = wanted if left is None else min(wanted, left)
         began = time.monotonic()
         batch = run_transaction(settings, delete_one)
         spent = time.monotonic() - began
-        left = None if left is None else left - batch.found
+        # Another expirer may have deleted what we found.
+        left = None if left is None else left - (batch.found - batch.kept)
+        gone, kept = gone + batch.found - batch.kept, kept + batch.kept
+        # Older ones may have come since we began: look for them at the end, unless nothing can be deleted.
+        at_end = batch.found < size
+        ended = at_end and (start is None or not gone)
         done = Deleted(
             done.rows + batch.rows,
             done.traits + batch.traits,
             done.batches + (batch.found > 0),
-            # Another expirer may have deleted what we found: what was found says whether there is more.
-            # And older ones may have come since we began: look for them at the end.
-            finished=batch.found < size and start is None,
+            finished=ended and not kept,
         )
-        start = batch.last if batch.found == size else None
-        if not done.finished and left != 0:
+        start = None if at_end else batch.last
+        if not ended and left != 0:
+            gone, kept = (0, 0) if at_end else (gone, kept)
             pace.rest(batch, spent)
+    if kept and engine not in _told:
+        _told.add(engine)
+        LOG.warning(
+            "%d expired rows are still there after their DELETE: a trigger of the database keeps them",
+            kept,
+        )
     return done
 
 
@@ -162,16 +180,28 @@ def delete_lost_traits(engine: sa.Engine, settings: StorageSettings, pace: AtOnc
 def _delete_traits(
     connection: sa.Connection,
     count: int,
-    _start: datetime.datetime | None,
+    start: int | None,
     *,
     table: Any,
     which: sa.ColumnElement[bool],
 ) -> DeletedBatch:
-    look = sa.select(table.event_id).where(which).order_by(table.event_id)
+    wanted = [which] if start is None else [which, table.event_id > start]
+    look = sa.select(table.event_id).where(*wanted).order_by(table.event_id)
     found = connection.scalars(look.limit(count)).all()
+    if not found:
+        return DeletedBatch()
     ids = sorted(set(found))
-    delete = databases.of(connection).delete_by_id
-    return DeletedBatch(len(found), delete(connection, table.__tablename__, "event_id", ids) if ids else 0)
+    rows = databases.of(connection).delete_by_id(connection, table.__tablename__, "event_id", ids)
+    kept = _still_there(connection, table.event_id, ids) if rows < len(found) else 0
+    return DeletedBatch(len(found), rows, last=ids[-1], kept=min(kept, len(found)))
+
+
+def _still_there(
+    connection: sa.Connection, column: Any, ids: Sequence[int], *others: sa.ColumnElement[bool]
+) -> int:
+    # As text: a statement has a bounded number of parameters.
+    these = sa.bindparam("ids", ids, sa.BigInteger, expanding=True, literal_execute=True)
+    return connection.scalar(sa.select(sa.func.count()).where(column.in_(these), *others)) or 0
 
 
 def _delete_unused_event_types(engine: sa.Engine, settings: StorageSettings) -> None:
@@ -193,15 +223,15 @@ def _delete_unused_event_types(engine: sa.Engine, settings: StorageSettings) -> 
 def delete_events(
     connection: sa.Connection,
     count: int,
-    start: datetime.datetime | None = None,
+    start: tuple[datetime.datetime, str] | None = None,
     *,
     limit: datetime.datetime,
     among: sa.ColumnElement[bool] | None = None,
 ) -> DeletedBatch:
     """Delete the oldest events before ``limit`` with their traits, at most ``count`` of them.
 
-    :param start: only events since then: an index keeps its deleted entries as long as anybody may
-        still see them, and who begins at the oldest passes over all of them.
+    :param start: only events behind this time and message_id: an index keeps its deleted entries as long as
+        anybody may still see them, and who begins at the oldest passes over all of them.
     :param among: only of these events.
 
     Ids are read first: a DELETE by a list of ids locks those rows and nothing else. Event types
@@ -209,15 +239,19 @@ def delete_events(
     """
     wanted = [Event.generated < limit]
     wanted += [] if among is None else [among]
-    wanted += [] if start is None else [Event.generated >= start]
+    if start is not None:
+        later = sa.or_(Event.generated > start[0], Event.message_id > start[1])
+        wanted += [Event.generated >= start[0], later]
     # In the order of the index.
-    oldest = sa.select(Event.id, Event.generated).where(*wanted)
+    oldest = sa.select(Event.id, Event.generated, Event.message_id).where(*wanted)
     found = connection.execute(oldest.order_by(Event.generated, Event.message_id).limit(count)).all()
     if not found:
         return DeletedBatch()
     # In order of id, as the writers hold them.
-    ids = sorted(number for number, _ in found)
-    return DeletedBatch(len(found), *_delete_by_ids(connection, ids), found[-1][1])
+    ids = sorted(row.id for row in found)
+    rows, traits = _delete_by_ids(connection, ids)
+    kept = _still_there(connection, Event.id, ids) if rows < len(ids) else 0
+    return DeletedBatch(len(ids), rows, traits, (found[-1].generated, found[-1].message_id), kept)
 
 
 def _delete_by_ids(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, int]:
@@ -228,13 +262,23 @@ def _delete_by_ids(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, 
 
 
 def _delete_dead_letters(
-    connection: sa.Connection, count: int, _start: datetime.datetime | None, *, limit: datetime.datetime
+    connection: sa.Connection,
+    count: int,
+    start: tuple[datetime.datetime, int] | None,
+    *,
+    limit: datetime.datetime,
 ) -> DeletedBatch:
-    oldest = sa.select(DeadLetter.id).where(DeadLetter.last_at < limit)
-    # In order of id, as the writers hold them.
-    ids = sorted(connection.scalars(oldest.order_by(DeadLetter.last_at, DeadLetter.id).limit(count)))
-    if not ids:
+    oldest = sa.select(DeadLetter.id, DeadLetter.last_at).where(DeadLetter.last_at < limit)
+    if start is not None:
+        later = sa.or_(DeadLetter.last_at > start[0], DeadLetter.id > start[1])
+        oldest = oldest.where(DeadLetter.last_at >= start[0], later)
+    found = connection.execute(oldest.order_by(DeadLetter.last_at, DeadLetter.id).limit(count)).all()
+    if not found:
         return DeletedBatch()
+    # In order of id, as the writers hold them.
+    ids = sorted(row.id for row in found)
     # One that has come again meanwhile is not old any more.
     old = sa.delete(DeadLetter).where(DeadLetter.id.in_(ids), DeadLetter.last_at < limit)
-    return DeletedBatch(len(ids), connection.execute(old).rowcount)
+    rows = connection.execute(old).rowcount
+    kept = _still_there(connection, DeadLetter.id, ids, DeadLetter.last_at < limit) if rows < len(ids) else 0
+    return DeletedBatch(len(ids), rows, last=(found[-1].last_at, found[-1].id), kept=kept)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -117,7 +117,7 @@ class _Round(AtOnce):
         late = self.budget and time.monotonic() >= self.started + self.budget
         return None if late or self.has_lost_lease or self.stopping.is_set() else self.pace.size
 
-    def _delete(self, connection: sa.Connection, count: int, start: datetime.datetime | None) -> DeletedBatch:
+    def _delete(self, connection: sa.Connection, count: int, start: Any) -> DeletedBatch:
         if not self.lease.renew(connection):
             LOG.warning("This round of expiry ends here, because another expirer has taken over")
             self.has_lost_lease = True

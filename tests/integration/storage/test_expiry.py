@@ -194,6 +194,91 @@ def test_clear_expired_data_deletes_one_batch_or_all(store: Connection) -> None:
     assert lost_halves(store) == {}
 
 
+def keep(store: Connection, table: str, condition: str) -> None:
+    """Have a trigger keep some rows of a table, without a word."""
+    with store.engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER hold_{table} BEFORE DELETE ON {table} WHEN {condition} "
+                "BEGIN SELECT RAISE(IGNORE); END"
+            )
+            return
+        connection.exec_driver_sql(
+            f"CREATE FUNCTION hold_{table}() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN IF {condition} THEN RETURN NULL; END IF; RETURN OLD; END $$"
+        )
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER hold BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION hold_{table}()"
+        )
+
+
+WHERE_TRIGGERS_CAN_KEEP_ROWS = pytest.mark.parametrize(
+    "database_url",
+    [
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("partitioned", marks=pytest.mark.postgresql),
+    ],
+    indirect=True,
+)
+
+
+@WHERE_TRIGGERS_CAN_KEEP_ROWS
+@pytest.mark.parametrize("same_moment", [False, True], ids=["in a row", "of one moment"])
+def test_events_that_a_trigger_keeps_end_no_round_late_and_keep_no_others(
+    store: Connection, caplog: pytest.LogCaptureFixture, *, same_moment: bool
+) -> None:
+    held = old_events(30)
+    free = [event(f"n{number}", held[-1].generated) for number in range(25)]
+    for one in held:
+        one.traits.clear()
+        one.generated = held[-1].generated if same_moment else one.generated
+    store.record_events([*held, *free])
+    keep(store, "event", "OLD.message_id LIKE 'm%%'")
+    for number in (25, 0):
+        # Without its end it would take all the time that it is given.
+        report = store.expire(DAY, batch_size=10, budget=30, clock=now)
+        assert (report.events, report.backlog) == (number, 30)
+        assert report.seconds < 15
+    assert [one.message for one in caplog.records if "trigger" in one.message] == [
+        "30 expired rows are still there after their DELETE: a trigger of the database keeps them"
+    ]
+    store.record_events([event("younger", held[-1].generated + datetime.timedelta(seconds=1))])
+    assert store.clear_expired_data(DAY, 1) == 1
+    assert count(store, "event") == 30
+
+
+@WHERE_TRIGGERS_CAN_KEEP_ROWS
+def test_clearing_ends_although_a_trigger_keeps_more_than_a_batch(store: Connection) -> None:
+    store.record_events(old_events(1200))
+    store.record_events([], [letter_for(number, ValueError("bad")) for number in range(1200)])
+    for table in ("event", "dead_letter"):
+        keep(store, table, "true")
+    assert store.clear_expired_data(DAY) == 0
+    assert store.clear_expired_dead_letters(0) == 0
+    assert (count(store, "event"), count(store, "dead_letter")) == (1200, 1200)
+
+
+@WHERE_TRIGGERS_CAN_KEEP_ROWS
+def test_a_round_ends_although_a_trigger_keeps_traits_whose_events_are_gone(store: Connection) -> None:
+    store.record_events([event("young", NOW)])
+    checks_nothing = {
+        "sqlite": "PRAGMA foreign_keys = OFF",
+        "postgresql": "SET session_replication_role = replica",
+    }
+    raw = store.engine.raw_connection()
+    driver: Any = raw.driver_connection
+    driver.execute(checks_nothing[store.engine.dialect.name])
+    for number in range(30):
+        driver.execute(f"INSERT INTO trait_int VALUES ({2**62 + number}, 'lost', 1)")
+    driver.commit()
+    raw.invalidate()
+    keep(store, "trait_int", "true")
+    report = store.expire(DAY, batch_size=10, budget=30, clock=now)
+    assert (report.traits, count(store, "trait_int")) == (0, 31)
+    assert report.seconds < 15
+
+
 def test_event_types_without_events_stay(store: Connection) -> None:
     store.record_events(old_events(3))
     store.expire(DAY, clock=now)
