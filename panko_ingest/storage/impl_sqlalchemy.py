@@ -44,7 +44,14 @@ from panko_ingest.storage.reading.follow import Follower
 from panko_ingest.storage.reading.read_access import ReadAccess
 from panko_ingest.storage.recording.recorder import Recorder
 from panko_ingest.storage.recording.writers import references
-from panko_ingest.storage.schema import checks, partition_ddl, partition_migration, privileges, revisions
+from panko_ingest.storage.schema import (
+    checks,
+    integrity,
+    partition_ddl,
+    partition_migration,
+    privileges,
+    revisions,
+)
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES
 
@@ -76,6 +83,7 @@ class Connection(base.Connection):
 
     def ping(self) -> None:
         revisions.schema_state(self.engine)
+        integrity.tell_once(self.engine)
 
     def prove_rows(self) -> None:
         self.ping()

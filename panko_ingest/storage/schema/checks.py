@@ -12,7 +12,7 @@ from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.recording.event_types import MOST_KNOWN
-from panko_ingest.storage.schema import partitions, revisions
+from panko_ingest.storage.schema import integrity, partitions, revisions
 from panko_ingest.storage.tables import (
     EVENT_TABLES,
     IDENTIFIER_KEYS,
@@ -59,6 +59,7 @@ def check(engine: sa.Engine) -> list[Finding]:
             findings += leases.check(connection)
             findings += _ids(connection)
             findings += _sequences(connection)
+            findings += integrity.check(connection)
             findings += _references(connection)
             findings += _identifiers(connection)
             findings += _event_types(connection)

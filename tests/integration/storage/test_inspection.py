@@ -1,6 +1,8 @@
 """What `check` finds out about a database that works: settings, collation, clocks, ids, orphans."""
 
+import contextlib
 import datetime
+import re
 import time
 from collections.abc import Iterator
 
@@ -12,7 +14,7 @@ from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.schema import checks, partitions
-from tests.integration.storage.samples import make_events
+from tests.integration.storage.samples import make_events, rows
 from tests.schema_snapshot import snapshot
 from tests.services import MariaDB, PostgreSQL
 from tests.waiting import wait_until
@@ -260,4 +262,96 @@ def test_a_transaction_that_has_the_tables_in_use_for_long_is_told(
         assert found(store, "locks").level == WARNING
         other.rollback()
     assert "locks" not in {finding.subject for finding in store.check()}
+    store.close()
+
+
+ON_POSTGRESQL = pytest.mark.parametrize(
+    "database_url",
+    [pytest.param(layout, marks=pytest.mark.postgresql) for layout in ("postgresql", "partitioned")],
+    indirect=True,
+)
+
+
+def mend(store: Connection, text: str, statement: str) -> None:
+    """Run the statement that a finding gives, as an administrator would."""
+    found = re.search(statement, text)
+    assert found, text
+    autocommit = store.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with autocommit.connect() as connection:
+        connection.exec_driver_sql(found[0])
+
+
+@pytest.mark.parametrize(
+    ("database_url", "table", "drop"),
+    [
+        pytest.param(
+            "postgresql",
+            "event",
+            "ALTER TABLE event DROP CONSTRAINT uq_event_message_id",
+            marks=pytest.mark.postgresql,
+        ),
+        pytest.param(
+            "partitioned", "event_last", "DROP INDEX event_last_message_id_idx", marks=pytest.mark.postgresql
+        ),
+        pytest.param(
+            "mariadb", "event", "ALTER TABLE event DROP INDEX uq_event_message_id", marks=pytest.mark.mariadb
+        ),
+    ],
+    indirect=["database_url"],
+)
+def test_a_unique_index_that_is_gone_is_told_with_what_mends_it_and_when_a_process_begins(
+    store: Connection, database_url: str, table: str, drop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert "unique" not in {finding.subject for finding in store.check()}
+    execute(store, drop)
+    lost = found(store, "unique")
+    assert lost.level == FAILURE
+    assert lost.text.startswith(f"{table} has no valid unique index of message_id")
+    with contextlib.closing(Connection(database_url)) as started:
+        started.ping()
+        started.ping()
+    assert [one.message for one in caplog.records if one.levelname == "ERROR"] == [lost.text]
+    mend(store, lost.text, "CREATE UNIQUE INDEX [^;]*")
+    assert "unique" not in {finding.subject for finding in store.check()}
+    twice = make_events(1)
+    twice[0].generated = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    assert store.record_events(twice * 2).duplicates == (1,)
+
+
+@ON_POSTGRESQL
+def test_a_unique_index_that_was_never_finished_is_none(store: Connection) -> None:
+    store.record_events(make_events(3))
+    name = rows(store, "SELECT tableoid::regclass FROM event LIMIT 1")[0][0]
+    execute(
+        store,
+        "UPDATE pg_index SET indisvalid = false WHERE indisunique AND NOT indisprimary "
+        f"AND indrelid = '{name}'::regclass",
+    )
+    assert found(store, "unique").text.startswith(f"{name} has no valid unique index")
+
+
+@ON_POSTGRESQL
+def test_tables_that_a_crash_empties_are_told_with_what_mends_it(store: Connection) -> None:
+    assert "tables" not in {finding.subject for finding in store.check()}
+    name = rows(
+        store, "SELECT oid::regclass FROM pg_class WHERE relname ~ '^trait_text(_last)?$' AND relkind = 'r'"
+    )[0][0]
+    execute(store, f"ALTER TABLE {name} SET UNLOGGED")
+    lost = found(store, "tables")
+    assert lost.level == FAILURE
+    assert lost.text.startswith(f"a crash of the server empties {name}")
+    mend(store, lost.text, "ALTER TABLE .*")
+    assert "tables" not in {finding.subject for finding in store.check()}
+
+
+@pytest.mark.mariadb
+def test_tables_without_transactions_are_told_with_what_mends_it(mariadb_url: str) -> None:
+    store = Connection(mariadb_url)
+    store.upgrade()
+    assert "tables" not in {finding.subject for finding in store.check()}
+    execute(store, "ALTER TABLE dead_letter ENGINE=Aria ROW_FORMAT=DEFAULT")
+    lost = found(store, "tables")
+    assert (lost.level, lost.text.split()[0]) == (FAILURE, "dead_letter")
+    mend(store, lost.text, "ALTER TABLE .*")
+    assert "tables" not in {finding.subject for finding in store.check()}
     store.close()
