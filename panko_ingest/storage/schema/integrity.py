@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from panko_ingest.findings import FAILURE, Finding
+from panko_ingest.findings import FAILURE, WARNING, Finding
 from panko_ingest.storage.database.engine import read_transaction
-from panko_ingest.storage.tables import Base
+from panko_ingest.storage.tables import EVENT_TABLES, Base
 
 LOG = logging.getLogger(__name__)
 
@@ -35,6 +35,14 @@ _NOT_INNODB = sa.text(
     "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() AND engine <> 'InnoDB' "
     "AND table_name IN :tables ORDER BY 1"
 ).bindparams(sa.bindparam("tables", list(Base.metadata.tables), expanding=True))
+_DISABLED = f"""
+SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger JOIN pg_constraint c ON c.oid = tgconstraint
+WHERE contype = 'f' AND conrelid IN {_OURS} AND tgenabled NOT IN ('O', 'A') ORDER BY 1
+"""  # noqa: S608 - ours
+_NOT_VALIDATED = f"""
+SELECT conrelid::regclass::text, quote_ident(conname) FROM pg_constraint
+WHERE contype = 'f' AND conrelid IN {_OURS} AND NOT convalidated ORDER BY 1, 2
+"""  # noqa: S608 - ours
 
 _looked_at: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
@@ -88,3 +96,19 @@ def _has_unique_index(connection: sa.Connection, table: str, column: str) -> boo
     inspector = sa.inspect(connection)
     indexes = [one["column_names"] for one in inspector.get_indexes(table) if one["unique"]]
     return [column] in indexes + [one["column_names"] for one in inspector.get_unique_constraints(table)]
+
+
+def references_off(connection: sa.Connection) -> Iterator[Finding]:
+    """Tell which references PostgreSQL does not keep, as after a restore that was interrupted."""
+    if connection.dialect.name != "postgresql":
+        return
+    given = {"tables": list(EVENT_TABLES)}
+    for name in connection.exec_driver_sql(_DISABLED, given).scalars():
+        text = (
+            f"references of {name} are not kept, for their triggers are disabled: as superuser, "
+            f"ALTER TABLE {name} ENABLE TRIGGER ALL"
+        )
+        yield Finding(FAILURE, "references", text)
+    for name, constraint in connection.exec_driver_sql(_NOT_VALIDATED, given):
+        text = f"rows of {name} were never checked: ALTER TABLE {name} VALIDATE CONSTRAINT {constraint}"
+        yield Finding(WARNING, "references", text)

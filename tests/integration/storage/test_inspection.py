@@ -355,3 +355,33 @@ def test_tables_without_transactions_are_told_with_what_mends_it(mariadb_url: st
     mend(store, lost.text, "ALTER TABLE .*")
     assert "tables" not in {finding.subject for finding in store.check()}
     store.close()
+
+
+@ON_POSTGRESQL
+def test_references_that_an_interrupted_restore_left_off_are_told_with_what_mends_it(
+    store: Connection,
+) -> None:
+    assert found(store, "references").level == OK
+    execute(store, "ALTER TABLE event DISABLE TRIGGER ALL")
+    off = [finding for finding in store.check() if finding.subject == "references"]
+    assert {finding.level for finding in off} == {FAILURE}
+    assert off[0].text.startswith("references of event are not kept")
+    for finding in off:
+        mend(store, finding.text, "ALTER TABLE .* ENABLE TRIGGER ALL")
+    assert found(store, "references").level == OK
+
+
+@pytest.mark.postgresql
+def test_references_that_were_never_checked_are_told_with_what_mends_it(postgresql_url: str) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    execute(
+        store,
+        "UPDATE pg_constraint SET convalidated = false "
+        "WHERE conrelid = 'trait_int'::regclass AND contype = 'f'",
+    )
+    unchecked = found(store, "references")
+    assert unchecked.level == WARNING
+    mend(store, unchecked.text, "ALTER TABLE .* VALIDATE CONSTRAINT .*")
+    assert found(store, "references").level == OK
+    store.close()
