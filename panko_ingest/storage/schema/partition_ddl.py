@@ -157,8 +157,22 @@ def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
         for table in reversed(EVENT_TABLES):
             for partition in old:
                 connection.exec_driver_sql(f"DROP TABLE {table}_{partition.suffix}")
+        _detach_remains(connection, old[-1].end or datetime.date.max)
         make(connection, [Partition(None, old[-1].end)])
         return True
+
+
+def _detach_remains(connection: sa.Connection, end: datetime.date) -> None:
+    """Detach the partitions of traits, up to a day, of which an administrator has detached event's own.
+
+    They are in the way of the new first one.
+    """
+    for one in partitions.unpaired(connection):
+        if "event" in one.without and one.end and one.end <= end:
+            for table in one.tables:
+                connection.exec_driver_sql(f"ALTER TABLE {table} DETACH PARTITION {table}_{one.suffix}")
+            names = ", ".join(f"{table}_{one.suffix}" for table in one.tables)
+            LOG.warning("Detached %s, as event_%s is detached, too", names, one.suffix)
 
 
 def make(connection: sa.Connection, new: Sequence[Partition]) -> None:
@@ -230,7 +244,20 @@ def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:
     width = settings.partition_by
     with read_transaction(engine) as connection:
         there = partitions.found(connection)
-        late = there and connection.exec_driver_sql("SELECT exists(SELECT FROM event_last)").scalar()
+        unpaired = partitions.unpaired(connection) if there else []
+        ends = bool(there) and there[-1].end is not None
+        late = (
+            there
+            and not ends
+            and connection.exec_driver_sql("SELECT exists(SELECT FROM event_last)").scalar()
+        )
+    for one in unpaired:
+        missing = ", ".join(f"{table}_{one.suffix}" for table in one.without)
+        detach = "; ".join(
+            f"ALTER TABLE {table} DETACH PARTITION {table}_{one.suffix}" for table in one.tables
+        )
+        told = f"{missing}: detached, and those of the other tables are not: attach it again, or {detach}"
+        yield Finding("failure", "partitions", told)
     if not there:
         if width != "none":
             yield Finding("warning", "partitions", f"the tables are plain, though partition_by is {width}")
@@ -241,6 +268,8 @@ def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:
         level = "failure"
     elif len(there) > partitions.MOST:
         text = f"there are {len(there)}, more than {partitions.MOST}: is the expirer running?"
+    elif ends:
+        text = "the last one is detached, and what is beyond the others becomes dead letters: attach it again"
     elif there[-1].start is None or there[-1].start <= utc_now().date():
         text = "the last one is in use already: run `panko-ingest db sync`, and see that the expirer runs"
     elif late:

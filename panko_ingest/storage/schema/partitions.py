@@ -104,6 +104,33 @@ def found(connection: sa.Connection) -> list[Partition]:
     return sorted(partitions, key=lambda partition: partition.start or datetime.date.min)
 
 
+class Unpaired(NamedTuple):
+    """A partition that some tables have and others, ``without`` it, have not."""
+
+    suffix: str
+    end: datetime.date | None
+    tables: tuple[str, ...]
+    without: tuple[str, ...]
+
+
+def unpaired(connection: sa.Connection) -> list[Unpaired]:
+    """Return the partitions that not all tables have, such as those of traits where event's was detached."""
+    of_tables = connection.exec_driver_sql(
+        "SELECT pg_get_expr(c.relpartbound, c.oid), parent, right(relname, -length(parent) - 1) "
+        "FROM unnest(%s::text[]) AS parent JOIN pg_inherits ON inhparent = to_regclass(parent) "
+        "JOIN pg_class c ON c.oid = inhrelid WHERE c.relispartition ORDER BY 1, 2",
+        (list(EVENT_TABLES),),
+    ).all()
+    having: dict[tuple[str, str], list[str]] = {}
+    for bound, table, suffix in of_tables:
+        having.setdefault((bound, suffix), []).append(table)
+    return [
+        Unpaired(suffix, _day(match[2]), tuple(tables), tuple(sorted(set(EVENT_TABLES) - set(tables))))
+        for (bound, suffix), tables in having.items()
+        if len(tables) < len(EVENT_TABLES) and (match := _BOUNDS.search(bound))
+    ]
+
+
 def first_day(connection: sa.Connection) -> datetime.date | None:
     """Return the day from which on ids lead to days; None where the tables are plain."""
     there = found(connection)

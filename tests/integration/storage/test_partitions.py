@@ -246,6 +246,24 @@ def test_an_expirer_that_is_killed_while_it_drops_leaves_everything_to_the_next(
     assert places(store) == {"new": "p20260310"}
 
 
+def test_a_day_that_is_detached_from_events_alone_is_told_and_keeps_no_other_from_expiry(
+    store: Connection,
+) -> None:
+    store.record_events([event("kept", 3), event("other", 2), event("young", 0)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE event DETACH PARTITION event_p20260307")
+    text = next(one.text for one in store.check() if one.level == "failure" and one.subject == "partitions")
+    assert text.startswith("event_p20260307: detached")
+    assert "; ALTER TABLE trait_int DETACH PARTITION trait_int_p20260307" in text
+    report = store.expire(DAY, clock=noon)
+    assert (report.events, report.backlog) == (1, 0)
+    assert stored_ids(store) == ["young"]
+    # What an administrator has put aside stays, with its traits.
+    aside = "SELECT message_id, value FROM event_p20260307 e JOIN trait_int_p20260307 t ON t.event_id = e.id"
+    assert rows(store, aside) == [("kept", 4)]
+    assert not [one for one in store.check() if one.level == "failure" and "detached" in one.text]
+
+
 def test_a_clock_that_goes_back_behind_partitions_that_were_dropped_loses_nothing(store: Connection) -> None:
     store.record_events([event("old", 5), event("new", 0)])
     assert store.expire(DAY, clock=noon).events == 1
