@@ -20,6 +20,7 @@ _TRUSTED = {
     "foreign_key_checks": "1",
     "unique_checks": "1",
     "completion_type": "NO_CHAIN",
+    "sql_safe_updates": "0",
 }
 """Settings that change what statements find, keep or do, and the values that we rely on.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from panko_ingest.findings import WARNING
+from panko_ingest.findings import OK, WARNING
 from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
@@ -30,6 +30,7 @@ def long_named(number: int) -> Event:
         "sql_select_limit=5",
         "max_join_size=100",
         "completion_type='RELEASE'",
+        "sql_safe_updates=1",
     ],
 )
 def test_settings_of_mariadb_change_nothing(mariadb: MariaDB, mariadb_url: str, setting: str) -> None:
@@ -46,6 +47,9 @@ def test_settings_of_mariadb_change_nothing(mariadb: MariaDB, mariadb_url: str, 
             found = [event.message_id for event in page]
             assert found == sorted((event.message_id for event in events), reverse=direction == "desc")
         assert not [one for one in store.check() if one.level == "failure"]
+        assert {one.level for one in store.check_rights(to_record=True, to_expire=True)} == {OK}
+        assert store.expire(1.0).events == len(events)
+        store.clear()
     finally:
         store.close()
         mariadb.execute(f"SET GLOBAL {setting.partition('=')[0]} = DEFAULT")
