@@ -188,17 +188,19 @@ def show(conf: cfg.ConfigOpts) -> int:
     """Show events in full; exit code 1 if one is not stored."""
     connection = storage.get_connection_from_config(conf)
     found: list[Event] = []
+    code = 0
     for message_id in conf.command.message_ids:
         events = list(_get_events(connection, storage.EventFilter(message_id=message_id), {}))
         if not events:
             output.tell(f"{message_id}: no such event is stored")
+            code = 1
         found += events
     if conf.command.format == "json":
         output.json_list(map(document, found))
     else:
         for event in found:
             _show(event)
-    return int(len(found) < len(conf.command.message_ids))
+    return code
 
 
 def _show(event: Event) -> None:

@@ -65,3 +65,22 @@ def test_a_glob_may_stand_for_more_types_than_a_statement_has_parameters(
         )
     store.close()
     assert listed("list", "--type", "made.*") == ["a"]
+
+
+def test_an_event_that_is_not_stored_is_told_by_the_code_beside_one_of_two_days(
+    postgresql_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = tmp_path / "panko-ingest.conf"
+    conf.write_text(
+        f"[database]\nconnection = {postgresql_url}\npartition_by = day\nevent_time_to_live = 7d\n"
+    )
+    assert main(["--config-file", str(conf), "db", "sync"]) == 0
+    store = Connection(postgresql_url)
+    now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
+    store.record_events([Event("same", "x", now - datetime.timedelta(days), []) for days in (0, 1)])
+    store.close()
+    show = ["--config-file", str(conf), "events", "show", "same"]
+    assert main(show) == 0
+    assert capsys.readouterr().out.count("same") == 2
+    assert main([*show, "absent"]) == 1
+    assert "absent: no such event is stored" in capsys.readouterr().err
