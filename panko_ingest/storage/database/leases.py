@@ -60,15 +60,17 @@ class Lease:
         self._name = name
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._now = sa.literal_column(databases.of(engine).now, sa.Double)
+        # One that ends later than any is given for was written while the server's clock was wrong.
+        self._is_held = LEASES.c.ends.between(self._now, self._now + 2 * DURATION)
 
     def take(self) -> bool:
         """Take the lease unless another process holds it; tell whether it is ours now."""
         # To look first keeps us from waiting for the holder's transaction.
-        return self.is_free() and self._write(LEASES.c.ends < self._now, self._now + DURATION)
+        return self.is_free() and self._write(~self._is_held, self._now + DURATION)
 
     def is_free(self) -> bool:
         """Tell whether nobody holds it."""
-        look = sa.select(LEASES.c.name).where(LEASES.c.name == self._name, LEASES.c.ends >= self._now)
+        look = sa.select(LEASES.c.name).where(LEASES.c.name == self._name, self._is_held)
         with read_transaction(self._engine) as connection:
             return connection.scalar(look) is None
 

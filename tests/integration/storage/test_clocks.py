@@ -8,6 +8,7 @@ import pytest
 
 from panko_ingest import timestamps
 from panko_ingest.cli.main import main
+from panko_ingest.storage.database import base as databases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
@@ -85,3 +86,15 @@ def test_a_host_whose_clock_is_years_behind_deletes_less(
     assert served.clear_expired_data(0) == 0
     monkeypatch.undo()
     wait_until(lambda: served.clear_expired_data(0) == 1, 10, "the event to be of the past")
+
+
+def test_a_lease_given_while_the_servers_clock_was_years_ahead_keeps_no_expirer_out(
+    served: Connection,
+) -> None:
+    now = databases.of(served.engine).now
+    for ahead, stood_by in ((5.0, True), (YEAR, False)):
+        with served.engine.begin() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE panko_ingest_lease SET holder = 'another', ends = {now} + {ahead}"
+            )
+        assert served.expire(YEAR).stood_by is stood_by
