@@ -30,6 +30,7 @@ from benchmarks.turns import NOW, SAMPLE, Work, balanced, ingest, show
 from panko_ingest.storage.expiry.expiry_round import count_expired
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
+from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES, PreciseTimestamp
 
 INCUMBENT = {"postgresql": 5129, "mariadb": 3667}
@@ -175,7 +176,7 @@ def _of_ingest(
 
 def _old_events(store: Connection) -> int:
     engine = patient_engine(store)
-    count = count_expired(engine, NOW - DAY, sys.maxsize)
+    count = count_expired(engine, StorageSettings(), NOW - DAY, sys.maxsize)
     engine.dispose()
     return count
 

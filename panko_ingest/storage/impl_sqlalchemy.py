@@ -193,7 +193,7 @@ class Connection(base.Connection):
         return events.get_traits(self._reader, event_type, trait_type)
 
     def now(self) -> datetime.datetime:
-        return clocks.now(self.engine)
+        return clocks.now(self.engine, self._settings)
 
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         return deletion.clear_expired_events(self.engine, self._settings, ttl, max_count)

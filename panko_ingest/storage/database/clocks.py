@@ -7,8 +7,8 @@ import weakref
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
-from panko_ingest.storage.database import base as databases
-from panko_ingest.storage.database.engine import read_transaction
+from panko_ingest.storage.database import base as databases, retry
+from panko_ingest.storage.settings import StorageSettings
 
 LOG = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _MOST_APART = 300.0
 _told: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
 
-def now(engine: sa.Engine) -> datetime.datetime:
+def now(engine: sa.Engine, settings: StorageSettings) -> datetime.datetime:
     """Return the earlier one of this host's time and the database server's, naive UTC.
 
     :raises StorageUnavailable: the server can't be asked.
@@ -26,8 +26,9 @@ def now(engine: sa.Engine) -> datetime.datetime:
     clock = databases.of(engine).now
     if not clock:
         return timestamps.utc_now()
-    with read_transaction(engine) as connection:
-        seconds = float(connection.exec_driver_sql(f"SELECT {clock}").scalar_one())
+    seconds = retry.read(
+        engine, settings, lambda connection: float(connection.exec_driver_sql(f"SELECT {clock}").scalar_one())
+    )
     ours, theirs = timestamps.utc_now(), datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     apart = (ours - theirs.replace(tzinfo=None)).total_seconds()
     if abs(apart) < _MOST_APART:

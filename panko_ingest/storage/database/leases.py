@@ -18,9 +18,8 @@ import sqlalchemy as sa
 
 from panko_ingest import threads
 from panko_ingest.findings import OK, WARNING, Finding
-from panko_ingest.storage.database import base as databases
+from panko_ingest.storage.database import base as databases, retry
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
-from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.settings import StorageSettings
 
@@ -71,8 +70,7 @@ class Lease:
     def is_free(self) -> bool:
         """Tell whether nobody holds it."""
         look = sa.select(LEASES.c.name).where(LEASES.c.name == self._name, self._is_held)
-        with read_transaction(self._engine) as connection:
-            return connection.scalar(look) is None
+        return retry.read(self._engine, self._settings, lambda connection: connection.scalar(look)) is None
 
     def prove(self) -> None:
         """Return if the lease is still ours, and make it last from now on.
@@ -109,7 +107,7 @@ class Lease:
             with write_transaction(self._engine) as connection:
                 return bool(connection.execute(wanted.values(holder=self._holder, ends=ends)).rowcount)
 
-        return run_transaction(self._settings, write)
+        return retry.run_transaction(self._settings, write)
 
 
 class Needless(Lease):
@@ -166,7 +164,7 @@ def held(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Le
 
     :raises StorageUnavailable: the store can't be asked.
     """
-    if not _needed(engine):
+    if not _needed(engine, settings):
         yield Needless()
         return
     lease = Lease(engine, settings, name)
@@ -183,7 +181,7 @@ def waited_for(engine: sa.Engine, settings: StorageSettings, name: str) -> Itera
 
     :raises StorageUnavailable: the store can't be asked.
     """
-    if not _needed(engine):
+    if not _needed(engine, settings):
         yield Needless()
         return
     lease = Lease(engine, settings, name)
@@ -197,7 +195,7 @@ def wait_until_free(engine: sa.Engine, settings: StorageSettings, name: str) -> 
 
     :raises StorageUnavailable: the store can't be asked.
     """
-    if _is_made(engine):
+    if _is_made(engine, settings):
         lease = Lease(engine, settings, name)
         _wait(lease, lease.is_free)
 
@@ -213,18 +211,17 @@ def _wait(lease: Lease, ready: Callable[[], bool]) -> None:
         time.sleep(_LOOKS)
 
 
-def _needed(engine: sa.Engine) -> bool:
+def _needed(engine: sa.Engine, settings: StorageSettings) -> bool:
     if not databases.of(engine).now:
         return False
-    there = _is_made(engine)
+    there = _is_made(engine, settings)
     if not there:
         LOG.warning("There is no table %s: run `panko-ingest db sync`", TABLE)
     return there
 
 
-def _is_made(engine: sa.Engine) -> bool:
-    with read_transaction(engine) as connection:
-        return sa.inspect(connection).has_table(TABLE)
+def _is_made(engine: sa.Engine, settings: StorageSettings) -> bool:
+    return retry.read(engine, settings, lambda connection: sa.inspect(connection).has_table(TABLE))
 
 
 @contextmanager

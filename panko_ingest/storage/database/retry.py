@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy import exc
+from sqlalchemy import Connection, Engine, exc
 
 from panko_ingest.backoff import pauses
 from panko_ingest.storage.database.error_classes import ErrorClass, classify, unavailable
@@ -55,6 +55,22 @@ def run_transaction(
         reconnected |= broke
         on_retry(fault)
         time.sleep(next(waits))
+
+
+def read(engine: Engine, settings: StorageSettings, work: Callable[[Connection], T]) -> T:
+    """Return what ``work`` finds in one transaction, which is run again as :func:`run_transaction` does it.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+
+    def once() -> T:
+        with engine.connect() as connection:
+            return work(connection)
+
+    try:
+        return run_transaction(settings, once)
+    except exc.SQLAlchemyError as error:
+        raise unavailable(error) from error
 
 
 def _was_connected(error: BaseException) -> bool:

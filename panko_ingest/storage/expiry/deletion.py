@@ -124,14 +124,14 @@ def clear_expired_events(
     if max_count is not None:
         max_count = request_values.count(max_count, "max_count")
     ttl = request_values.seconds(ttl, "ttl")
-    delete = partial(delete_events, limit=timestamps.ago(ttl, clocks.now(engine)))
+    delete = partial(delete_events, limit=timestamps.ago(ttl, clocks.now(engine, settings)))
     return delete_in_batches(engine, settings, delete, AtOnce(), max_count).rows
 
 
 def clear_expired_dead_letters(engine: sa.Engine, settings: StorageSettings, ttl: float) -> int:
     """Delete dead letters that were last seen more than ``ttl`` seconds ago; return how many."""
     ttl = request_values.seconds(ttl, "ttl")
-    delete = partial(_delete_dead_letters, limit=timestamps.ago(ttl, clocks.now(engine)))
+    delete = partial(_delete_dead_letters, limit=timestamps.ago(ttl, clocks.now(engine, settings)))
     return delete_in_batches(engine, settings, delete, AtOnce()).rows
 
 

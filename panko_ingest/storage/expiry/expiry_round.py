@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from panko_ingest import timestamps
 from panko_ingest.storage.database import clocks, leases
-from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.leases import Lease
+from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.expiry.deletion import (
     AtOnce,
@@ -53,9 +53,8 @@ def expire(
     clock: Clock | None = None,
 ) -> ExpiryReport:
     """Delete all events older than ``ttl`` seconds; see ``Connection.expire``."""
-    now = clock() if clock else clocks.now(engine)
-    with read_transaction(engine) as connection:
-        partitioned = partitions.exist(connection)
+    now = clock() if clock else clocks.now(engine, settings)
+    partitioned = read(engine, settings, partitions.exist)
     if ttl <= 0 and not partitioned:
         return ExpiryReport()
     kind = _PartitionedRound if partitioned else _Round
@@ -103,8 +102,8 @@ class _Round(AtOnce):
             dropped.traits + done.traits + lost,
             done.batches,
             time.monotonic() - self.started,
-            0 if finished else count_expired(self.engine, self.limit, BACKLOG_LIMIT),
-            oldest_event(self.engine),
+            0 if finished else count_expired(self.engine, self.settings, self.limit, BACKLOG_LIMIT),
+            oldest_event(self.engine, self.settings),
             partitions=dropped.names,
         )
 
@@ -139,8 +138,8 @@ class _Round(AtOnce):
 
     def _ids_used(self) -> int:
         """Return a number that grows with each event that anybody writes."""
-        with read_transaction(self.engine) as connection:
-            return int(connection.scalar(sa.select(sa.func.max(Event.id))) or 0)
+        newest = sa.select(sa.func.max(Event.id))
+        return read(self.engine, self.settings, lambda connection: int(connection.scalar(newest) or 0))
 
 
 class _Dropped(NamedTuple):
@@ -178,9 +177,7 @@ class _PartitionedRound(_Round):
 
     def _drop(self) -> _Dropped:
         # Counted beforehand: it may take longer than anybody shall wait for the tables.
-        with read_transaction(self.engine) as connection:
-            old = partitions.expired(partitions.found(connection), self.limit)
-            dropped = _Dropped(*_content(connection, old), tuple(one.suffix for one in old))
+        old, dropped = read(self.engine, self.settings, self._droppable)
         today = partitions.id_after(self.limit.date()) if self.limit > timestamps.EARLIEST else 0
         self.among = Event.id < today
         if not old:
@@ -200,9 +197,16 @@ class _PartitionedRound(_Round):
             LOG.warning("The partitions %s were in use and stay: the next round tries again", names)
         return dropped if done else _Dropped()
 
+    def _droppable(self, connection: sa.Connection) -> tuple[list[Partition], _Dropped]:
+        old = partitions.expired(partitions.found(connection), self.limit)
+        return old, _Dropped(*_content(connection, old), tuple(one.suffix for one in old))
+
     def _ids_used(self) -> int:
-        with read_transaction(self.engine) as connection:
-            return int(connection.exec_driver_sql(partitions.SEQUENCE_VALUE).scalar_one())
+        return read(
+            self.engine,
+            self.settings,
+            lambda connection: int(connection.exec_driver_sql(partitions.SEQUENCE_VALUE).scalar_one()),
+        )
 
 
 def _content(connection: sa.Connection, old: Sequence[Partition]) -> tuple[int, int]:
@@ -232,14 +236,14 @@ def about_rows(
     return sum(estimates.values())
 
 
-def count_expired(engine: sa.Engine, limit: datetime.datetime, most: int) -> int:
+def count_expired(engine: sa.Engine, settings: StorageSettings, limit: datetime.datetime, most: int) -> int:
     """Return how many events are older than ``limit``, counted up to ``most``."""
     some = sa.select(Event.generated).where(Event.generated < limit).limit(most).subquery()
-    with read_transaction(engine) as connection:
-        return int(connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0)
+    count = sa.select(sa.func.count()).select_from(some)
+    return read(engine, settings, lambda connection: int(connection.scalar(count) or 0))
 
 
-def oldest_event(engine: sa.Engine) -> datetime.datetime | None:
+def oldest_event(engine: sa.Engine, settings: StorageSettings) -> datetime.datetime | None:
     """Return the ``generated`` of the oldest event, naive UTC; None where there is none."""
-    with read_transaction(engine) as connection:
-        return connection.scalar(sa.select(Event.generated).order_by(Event.generated).limit(1))
+    oldest = sa.select(Event.generated).order_by(Event.generated).limit(1)
+    return read(engine, settings, lambda connection: connection.scalar(oldest))

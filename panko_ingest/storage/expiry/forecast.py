@@ -30,14 +30,14 @@ def forecast(
     """Return what ``expire`` would do now; see ``Connection.forecast_expiry``."""
     if ttl <= 0:
         return ExpiryForecast()
-    limit = timestamps.ago(ttl, clock() if clock else clocks.now(engine))
+    limit = timestamps.ago(ttl, clock() if clock else clocks.now(engine, settings))
     ages = _ages(engine, limit)
     events = sum(age.events for age in ages)
     found = _partitions(engine, limit)
     dropped = [partition for partition in found if partition.dropped]
     one_by_one = max(0, events - sum(partition.events for partition in dropped))
     seconds = _seconds(engine, settings, limit, one_by_one) + _DROP_SECONDS * len(dropped)
-    return ExpiryForecast(limit, events, oldest_event(engine), ages, found, seconds)
+    return ExpiryForecast(limit, events, oldest_event(engine, settings), ages, found, seconds)
 
 
 def _partitions(engine: sa.Engine, limit: datetime.datetime) -> tuple[PartitionForecast, ...]:

@@ -76,7 +76,7 @@ class _Migration:
 
     def run(self, width: str) -> None:
         """Go on from wherever the last run ended."""
-        today = clocks.now(self._engine).date()
+        today = clocks.now(self._engine, StorageSettings()).date()
         with read_transaction(self._engine) as connection:
             done = partitions.exist(connection)
             first_day = today if done else self._look(connection, today)

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -395,6 +396,42 @@ def test_two_expirers_without_a_lock_delete_each_event_once(store: Connection, d
     assert counts(store) == dict.fromkeys(counts(store), 0)
     for connection in others:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("database_url", "sessions"),
+    [
+        pytest.param(
+            "postgresql",
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle'",
+            marks=pytest.mark.postgresql,
+        ),
+        pytest.param(
+            "mariadb",
+            "SELECT CONCAT('KILL ', id) FROM information_schema.processlist "
+            "WHERE db = DATABASE() AND id <> CONNECTION_ID() AND command = 'Sleep'",
+            marks=pytest.mark.mariadb,
+        ),
+    ],
+    indirect=["database_url"],
+)
+def test_a_round_goes_on_although_its_idle_sessions_are_ended(
+    store: Connection, database_url: str, sessions: str
+) -> None:
+    store.record_events(old_events(40))
+    one_at_a_time = threading.Lock()  # the lease has a thread of its own
+    with closing(Connection(database_url)) as administrator:
+
+        def end_sessions(*_: object) -> None:
+            with one_at_a_time, administrator.engine.connect() as connection:
+                for (found,) in connection.exec_driver_sql(sessions).all():
+                    if isinstance(found, str):
+                        connection.exec_driver_sql(found)
+
+        sa.event.listen(store.engine, "checkin", end_sessions)
+        report = store.expire(DAY, batch_size=10)
+    assert (report.events, report.backlog) == (40, 0)
 
 
 def test_a_round_tries_again_what_somebody_else_holds(store: Connection, database_url: str) -> None:
