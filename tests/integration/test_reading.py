@@ -166,6 +166,19 @@ def test_a_value_of_any_type_is_compared_as_each_type_it_can_be(connection: Conn
         ("load", "0", "eq", ["m000"]),
         ("state", "error", "eq", [event.message_id for event in EVENTS[::3]]),
         ("disk_gb", "57", "gt", ["m058", "m059"]),
+        ("disk_gb", "57.5", "gt", ["m058", "m059"]),
+        ("disk_gb", "58.0", "ge", ["m058", "m059"]),
+        ("disk_gb", "1.5", "lt", ["m000", "m001"]),
+        ("disk_gb", "1.0", "le", ["m000", "m001"]),
+        ("disk_gb", "1e0", "lt", ["m000"]),
+        ("disk_gb", "10.0", "eq", ["m010"]),
+        ("disk_gb", "10.5", "eq", []),
+        ("disk_gb", "10.5", "ne", [event.message_id for event in EVENTS]),
+        ("disk_gb", "9" * 25, "lt", [event.message_id for event in EVENTS]),
+        ("disk_gb", "-" + "9" * 25, "gt", [event.message_id for event in EVENTS]),
+        ("disk_gb", "-" + "9" * 25, "lt", []),
+        ("disk_gb", "9" * 25, "ge", []),
+        ("disk_gb", "1e999999999", "le", [event.message_id for event in EVENTS]),
         ("launched_at", "2026-03-02", "lt", ["m000"]),
         ("project_id", "7", "eq", []),
     ]
@@ -191,6 +204,12 @@ def test_a_value_of_any_type_is_compared_as_each_type_it_can_be(connection: Conn
 def test_a_trait_filter_that_makes_no_sense_is_refused(connection: Connection, wrong: dict[str, Any]) -> None:
     with pytest.raises(StorageError, match=r"k|key"):
         connection.get_events(EventFilter(traits_filter=[wrong]))
+
+
+def test_more_trait_filters_than_every_database_can_join_are_refused(connection: Connection) -> None:
+    some = [{"key": "disk_gb", "integer": number, "op": "ne"} for number in range(60)]
+    with pytest.raises(InvalidRequest, match="60 are more than 59"):
+        connection.get_events(EventFilter(traits_filter=some))
 
 
 def test_an_admins_project_hides_what_is_other_projects_and_keeps_what_is_nobodys(

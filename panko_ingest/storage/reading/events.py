@@ -6,8 +6,10 @@ between pages.
 
 import contextlib
 import datetime
+import decimal
 import functools
 import itertools
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,16 +44,19 @@ _OPERATORS: dict[str, _Compare] = {
 }
 
 _LOOKS_LIKE = {
-    Trait.INT_TYPE: re.compile(r"[-+]?\d+"),
     Trait.FLOAT_TYPE: re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"),
     Trait.DATETIME_TYPE: re.compile(r"\d{4}-\d\d-\d\d.*"),
 }
+
+_MOST_FILTERS = 59
+"""MariaDB joins 61 tables at most: that of events, one for each of these, and one for ``admin_proj``."""
 
 _TYPES_AT_ONCE = 100
 _NAMES_AT_ONCE = 1000
 
 _Counted = sa.Select[int, int]
-_TraitFilter = tuple[str, _Compare, list[tuple[int, TraitValue]]]
+_Reading = tuple[int, _Compare, TraitValue]
+_TraitFilter = tuple[str, list[_Reading]]
 
 
 def get_events(
@@ -187,6 +192,8 @@ def matching(
 def _having_traits(
     reader: ReadAccess, statement: Statement, traits_filter: Sequence[Mapping[str, Any]]
 ) -> Statement:
+    if len(traits_filter) > _MOST_FILTERS:
+        raise InvalidRequest(f"traits_filter: {len(traits_filter)} are more than {_MOST_FILTERS}")
     parsed = [_parse_trait_filter(trait_filter) for trait_filter in traits_filter]
     sorts = reader.database.sorts_before_it_limits
     walk = bool(parsed) and sorts and not any(_is_rare(reader, one) for one in parsed)
@@ -197,11 +204,12 @@ def _having_traits(
 
 def _is_rare(reader: ReadAccess, parsed: _TraitFilter) -> bool:
     """Tell whether MySQL's index finds so few traits that it is best to begin with them."""
-    key, compare, values = parsed
+    key, readings = parsed
     table = TRAIT_TABLES[Trait.TEXT_TYPE]
-    if compare is not operator.eq or [dtype for dtype, _ in values] != [Trait.TEXT_TYPE]:
+    dtype, compare, value = readings[0]
+    if len(readings) > 1 or dtype != Trait.TEXT_TYPE or compare is not operator.eq:
         return False
-    some = sa.select(table.event_id).where(table.key == key, table.value == values[0][1]).limit(_FEW)
+    some = sa.select(table.event_id).where(table.key == key, table.value == value).limit(_FEW)
     (found,) = reader.values(sa.select(sa.func.count()).select_from(some.subquery()))
     return int(found) < _FEW
 
@@ -211,21 +219,21 @@ def _having_trait(statement: Statement, parsed: _TraitFilter, *, walk: bool) -> 
 
     :param walk: look at each event in the order of the page, rather than begin with the trait.
     """
-    key, compare, values = parsed
+    key, readings = parsed
     # A partial index serves these keys, and a planner sees that only where the key is no parameter.
     literal = key in IDENTIFIER_KEYS
     matches = []
-    for dtype, value in values:
+    for dtype, compare, value in readings:
         trait = aliased(TRAIT_TABLES[dtype])
         condition = sa.and_(
             trait.event_id == EventRow.id,
             trait.key == sa.bindparam(None, key, sa.String, unique=True, literal_execute=literal),
             compare(trait.value, value),
         )
-        if len(values) == 1 and walk:
+        if len(readings) == 1 and walk:
             # A value that is looked up is what no optimizer turns into a join, in an order of its own.
             return statement.where(sa.select(sa.literal(1)).where(condition).limit(1).scalar_subquery() == 1)
-        if len(values) == 1:
+        if len(readings) == 1:
             return statement.join(trait, condition)
         matches.append(sa.exists().where(condition))
     return statement.where(sa.or_(*matches))
@@ -242,28 +250,47 @@ def _parse_trait_filter(trait_filter: Mapping[str, Any]) -> _TraitFilter:
     key = request_values.text(key, "traits_filter: key")
     type_name, value = given.popitem()
     if type_name == "any":
-        values = _readings(key, str(value), ordered=name not in {"eq", "ne"})
-    else:
-        dtype = Trait.get_type_by_name(str(type_name))
-        if dtype not in STORED_TYPES:
-            raise InvalidRequest(f"traits_filter: {key}: {type_name!r} is no type of a trait")
-        values = [(dtype, _convert(dtype, value, key))]
-    return key, _OPERATORS[name], values
+        return key, _readings(key, str(value), name)
+    dtype = Trait.get_type_by_name(str(type_name))
+    if dtype not in STORED_TYPES:
+        raise InvalidRequest(f"traits_filter: {key}: {type_name!r} is no type of a trait")
+    return key, [(dtype, _OPERATORS[name], _convert(dtype, value, key))]
 
 
-def _readings(key: str, text: str, *, ordered: bool) -> list[tuple[int, TraitValue]]:
+def _readings(key: str, text: str, name: str) -> list[_Reading]:
     """Return a value as each type that its text can be; identifiers are only ever text."""
+    compare = _OPERATORS[name]
+    as_text = (Trait.TEXT_TYPE, compare, _convert(Trait.TEXT_TYPE, text, key))
     if key in IDENTIFIER_KEYS:
-        return [(Trait.TEXT_TYPE, _convert(Trait.TEXT_TYPE, text, key))]
-    readings = []
+        return [as_text]
+    readings: list[_Reading] = []
     for dtype, looks_like in _LOOKS_LIKE.items():
         if looks_like.fullmatch(text.strip()):
             with contextlib.suppress(InvalidRequest):
-                readings.append((dtype, _convert(dtype, text.strip(), key)))
+                readings.append((dtype, compare, _convert(dtype, text.strip(), key)))
+    if _LOOKS_LIKE[Trait.FLOAT_TYPE].fullmatch(text.strip()):
+        with contextlib.suppress(decimal.InvalidOperation):  # an exponent of 19 digits
+            readings += _as_integer(decimal.Decimal(text.strip()), name)
     # "9" is less than "10" as a number, and that is what is meant where there is an order.
-    if not (readings and ordered):
-        readings.append((Trait.TEXT_TYPE, _convert(Trait.TEXT_TYPE, text, key)))
+    if not (readings and name not in {"eq", "ne"}):
+        readings.append(as_text)
     return readings
+
+
+def _as_integer(number: decimal.Decimal, name: str) -> list[_Reading]:
+    """Return what compares integer traits with a number, which may have a fraction or be beyond 64 bits."""
+    lowest, highest = -(2**63), 2**63 - 1
+    floor = math.floor(max(decimal.Decimal(lowest - 1), min(decimal.Decimal(highest), number)))
+    exact = floor == number
+    if name in {"eq", "ne"}:
+        if exact and floor >= lowest:
+            return [(Trait.INT_TYPE, _OPERATORS[name], floor)]
+        return [] if name == "eq" else [(Trait.INT_TYPE, operator.ge, lowest)]
+    if name in {"lt", "le"}:
+        last = floor - (exact and name == "lt")
+        return [(Trait.INT_TYPE, operator.le, last)] if last >= lowest else []
+    first = max(lowest, floor + (not (exact and name == "ge")))
+    return [(Trait.INT_TYPE, operator.ge, first)] if first <= highest else []
 
 
 def _convert(dtype: int, value: Any, key: str) -> TraitValue:

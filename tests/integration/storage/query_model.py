@@ -5,6 +5,7 @@ for the rank of each text that is ever compared: texts of one rank are equal, th
 """
 
 import datetime
+import decimal
 import operator
 import random
 from collections.abc import Callable, Iterable, Mapping
@@ -231,10 +232,10 @@ class Model:
         if wanted["key"] in IDENTIFIER_KEYS:
             return {Trait.TEXT_TYPE: value}
         readings: dict[int, Any] = {}
-        for dtype, read in ((2, int), (3, float), (4, datetime.datetime.fromisoformat)):
+        for dtype, read in ((2, decimal.Decimal), (3, float), (4, datetime.datetime.fromisoformat)):
             try:
                 readings[dtype] = read(value)
-            except ValueError:
+            except (ValueError, decimal.InvalidOperation):
                 continue
         if not readings or wanted.get("op", "eq") in {"eq", "ne"}:
             readings[Trait.TEXT_TYPE] = value
