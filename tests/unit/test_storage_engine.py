@@ -200,6 +200,10 @@ def test_a_blank_option_of_tls_is_refused_by_name(scheme: str, option: str) -> N
         ("mysql://u@h/d?connect_timeout=S3cret", "connect_timeout"),
         ("mysql://u@h/d?charset=utf8&local_infile=S3cret", "local_infile"),
         ("sqlite:////nowhere/d?timeout=S3cret", "timeout"),
+        ("postgresql://u@h/d?connect_timeout=S3cret", "connect_timeout"),
+        ("postgresql://u@h/d?tcp_user_timeout=S3cret", "tcp_user_timeout"),
+        ("postgresql://u@h/d?sslmode=S3cret", "sslmode"),
+        ("postgresql://u@h/d?target_session_attrs=S3cret", "target_session_attrs"),
     ],
 )
 def test_a_value_that_no_option_can_have_is_refused_by_the_name_of_the_option(url: str, option: str) -> None:
@@ -207,6 +211,25 @@ def test_a_value_that_no_option_can_have_is_refused_by_the_name_of_the_option(ur
         Connection(url)
     assert str(refused.value) == f"[database] connection: the value of {option} can't be used"
     assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("mysql://u:secret@h", "names no database"),
+        ("mysql://u:secret@h/", "names no database"),
+        ("mysql://u:secret@h/d?compress=1", "compress is of no use"),
+        ("mysql://u:secret@h/d?named_pipe=1", "named_pipe is of no use"),
+        ("mysql://u:secret@h/d?conv=x", "conv is of no use"),
+        ("postgresql://u:secret@h:99999/d", "99999 is no port"),
+        ("mysql://u:secret@h:0/d", "0 is no port"),
+        ("sqlite:////nowhere/%00.db", "%00 stands in it"),
+    ],
+)
+def test_what_no_driver_could_connect_with_is_refused_before_anything_does(url: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault) as refused:
+        Connection(url)
+    assert "secret" not in str(refused.value)
 
 
 def test_an_unknown_scheme_is_refused_by_naming_those_there_are() -> None:

@@ -21,6 +21,7 @@ from panko_ingest.storage.settings import StorageSettings
 _ALIASES = {"mariadb": "mysql"}
 """SQLAlchemy's mysql dialect serves MariaDB too: one name for both from here on."""
 
+_LAST_PORT = 2**16 - 1
 _HOSTS = re.compile(r"^postgresql[^@]*@[^/?@]+:\d+,[^/?@]+")
 _ACCOUNT = re.compile(r"[^:]+://([^:/]*(:[^@]*)?@)?")
 """What SQLAlchemy takes for driver, user and password."""
@@ -122,6 +123,9 @@ def _parse(url: str) -> URL:
         if _HOSTS.search(url):
             wanted = "several hosts as postgresql://user:password@/panko?host=host1:5432&host=host2:5432"
         raise ConfigError(f"[database] connection: is no URL: write {wanted}") from None
+    if "%00" in url or (parsed.port is not None and not 0 < parsed.port <= _LAST_PORT):
+        fault = "%00 stands in it" if "%00" in url else f"{parsed.port} is no port"
+        raise ConfigError(f"[database] connection: {fault}")
     rest = _ACCOUNT.sub("", url, count=1)
     of_a_file = parsed.get_backend_name() == "sqlite" and not parsed.host
     if "@" in rest and not of_a_file:

@@ -113,6 +113,8 @@ class Database(base.Database):
 
     def create_engine(self, url: URL, settings: StorageSettings) -> Engine:
         """Return an engine whose sessions are strict and have time limits."""
+        if not url.database and url.query.keys().isdisjoint({"database", "db", "read_default_file"}):
+            raise ConfigError("[database] connection: names no database: write mysql://...@host/panko")
         # Names and values may hold any character, whatever an old URL says.
         url = url.update_query_dict({"charset": "utf8mb4"})
         arguments: dict[str, Any] = {"connect_timeout": pooling.CONNECT_TIMEOUT}
@@ -121,6 +123,7 @@ class Database(base.Database):
         if pymysql and settings.statement_timeout:
             patience = math.ceil(settings.statement_timeout) + pooling.CONNECT_TIMEOUT
             arguments |= {"read_timeout": patience, "write_timeout": patience}
+        arguments = {name: value for name, value in arguments.items() if name not in url.query}
         engine = create_engine(
             url,
             isolation_level="READ COMMITTED",

@@ -16,6 +16,8 @@ _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 _TEXTS = {"ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "ssl_key_password", "ssl_cipher"}
 _VERIFY, _VERIFY_NAME = "ssl_verify_cert", ("ssl_verify_identity", "ssl_check_hostname")
 _OPTIONS = _TEXTS | {_VERIFY, *_VERIFY_NAME, "ssl_disabled"}
+# PyMySQL refuses them when it connects, does not connect, or needs more than text.
+_USELESS = {"compress", "named_pipe", "conv", "cursorclass", "defer_connect", "auth_plugin_map"}
 _NAMES_IN_FILES = {"ssl_password": "ssl_key_password", "ssl_verify_server_cert": "ssl_verify_identity"}
 
 
@@ -122,7 +124,7 @@ def connect(
 
 
 def refuse_unknown_options(options: Mapping[str, Any]) -> None:
-    """Return if PyMySQL has options of these names.
+    """Return if PyMySQL has options of these names, which work.
 
     :raises ConfigError: it has not.
     """
@@ -130,6 +132,8 @@ def refuse_unknown_options(options: Mapping[str, Any]) -> None:
 
     known = inspect.signature(pymysql.connections.Connection).parameters
     for name, value in options.items():
+        if name in _USELESS:
+            raise _fault(f"{name} is of no use in a URL")
         if name in known and (name != "ssl" or isinstance(value, dict)):
             continue
         raise _fault(f"PyMySQL has no option {name!r} (for TLS, it is ssl_ca=/path/to/authority.pem)")

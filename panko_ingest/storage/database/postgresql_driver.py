@@ -1,5 +1,6 @@
 """What is psycopg's and libpq's own: a COMMIT that says more than it seems, and where options come from."""
 
+import re
 from typing import Any
 
 from sqlalchemy.engine import URL
@@ -32,17 +33,32 @@ def connect(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str
     connection.add_notice_handler(note)
     return connection
 
+_NUMBER = re.compile(r"-?\d{1,9}")
+_VALUES = {
+    **dict.fromkeys(
+        ("connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+        _NUMBER,
+    ),
+    "tcp_user_timeout": _NUMBER,
+    "sslmode": re.compile("disable|allow|prefer|require|verify-ca|verify-full"),
+    "target_session_attrs": re.compile("any|read-write|read-only|primary|standby|prefer-standby"),
+}
+
 
 def refuse_unknown_options(url: URL) -> None:
     """Refuse what libpq would.
 
-    :raises ConfigError: it has no such option.
+    :raises ConfigError: it has no such option, or not with such a value.
     """
     from psycopg.pq import Conninfo  # noqa: PLC0415 - not everybody has it
 
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     for name in url.query.keys() - known:
         raise ConfigError(f"[database] connection: PostgreSQL's library has no option {name!r}")
+    for name, values in _VALUES.items():
+        value = url.query.get(name)
+        if value is not None and not (isinstance(value, str) and values.fullmatch(value)):
+            raise ConfigError(f"[database] connection: the value of {name} can't be used")
 
 
 def asks_for_tls(url: URL) -> bool:

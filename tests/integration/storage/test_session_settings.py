@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import sqlalchemy as sa
 
 from panko_ingest.findings import OK, WARNING
 from panko_ingest.storage import EventFilter, StorageUnavailable
@@ -108,4 +109,15 @@ def test_a_connection_that_cannot_be_set_up_is_closed_at_once(tmp_path: Path) ->
             store.ping()
         kept.append(caught.value)  # whoever keeps an error keeps what it refers to
     assert str(path) not in {file.path for file in psutil.Process().open_files()}
+    store.close()
+
+
+@pytest.mark.mariadb
+def test_a_time_limit_in_the_url_counts(mariadb_url: str) -> None:
+    store = Connection(f"{mariadb_url}?read_timeout=1")
+    with (
+        store.engine.connect() as connection,
+        pytest.raises(sa.exc.OperationalError, match="Lost connection"),
+    ):
+        connection.exec_driver_sql("SELECT SLEEP(5)")
     store.close()
