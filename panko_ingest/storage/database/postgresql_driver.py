@@ -33,6 +33,7 @@ def connect(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str
     connection.add_notice_handler(note)
     return connection
 
+
 _NUMBER = re.compile(r"-?\d{1,9}")
 _VALUES = {
     **dict.fromkeys(
