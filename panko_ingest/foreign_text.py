@@ -1,12 +1,15 @@
 """Text that others wrote, such as tenants' names, shown so that it does nothing to terminals and logs."""
 
+import codecs
+import io
 import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 LONGEST_ARGUMENT = 500
+_AS_IN_JSON = "panko_ingest.as_in_json"
 # Of an error that lists all faults of a file, say.
 _LONGEST_OBJECT = 20_000
 _LONGEST_LINE, _MOST_LINES = 1000, 200
@@ -39,6 +42,22 @@ def escaped_error(error: object) -> str:
 def escaped_json(text: str) -> str:
     """Return JSON text that means the same, with escapes for what a terminal would obey."""
     return _ACTIVE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def escape_what_it_lacks(stream: TextIO) -> None:
+    r"""Have a stream write what its encoding has no characters for as JSON does: an é as ``\u00e9``."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors=_AS_IN_JSON)
+
+
+def _as_in_json(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[start : start + 4]}" for start in range(0, len(units), 4)), error.end
+
+
+codecs.register_error(_AS_IN_JSON, _as_in_json)
 
 
 def _argument(value: Any) -> Any:

@@ -69,10 +69,12 @@ def seconds(text: str) -> float:
 
 
 def interval(text: str) -> float:
-    """Return seconds as :func:`seconds` does, but never none."""
+    """Return seconds as :func:`seconds` does, but never none, and no more than a day."""
     length = seconds(text)
-    if not length:
-        raise argparse.ArgumentTypeError(f"{text!r} is no pause: write for example 1 or 0.2s")
+    if not 0 < length <= config.SECONDS["d"]:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no pause of a day at most: write for example 1 or 0.2s"
+        )
     return length
 
 

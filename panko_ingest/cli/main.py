@@ -12,7 +12,7 @@ from oslo_config import cfg
 
 from panko_ingest import config
 from panko_ingest.errors import BrokerError, ConfigError
-from panko_ingest.foreign_text import escaped_error
+from panko_ingest.foreign_text import escape_what_it_lacks, escaped_error
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
 
 _OUTPUT_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     conf: cfg.ConfigOpts | None = None
     _open_what_is_closed()
+    escape_what_it_lacks(sys.stdout)
     try:
         conf = read(arguments)
         config.set_up_logging(conf)

@@ -215,6 +215,35 @@ def test_output_that_goes_nowhere_ends_no_command_with_a_traceback(
     assert (done.returncode, done.stdout, done.stderr) == (code, "", full if code else "")
 
 
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii", "utf-8"])
+def test_characters_that_the_output_lacks_are_escaped_and_json_stays_json(
+    run: Run, sqlite_url: str, tmp_path: Path, encoding: str
+) -> None:
+    assert run("db", "sync").code == 0
+    with contextlib.closing(Connection(sqlite_url)) as store:
+        store.record_events([Event("m1", "é.☃.\N{GRINNING FACE}", ago(hours=1), [])])
+
+    def written(form: str) -> str:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "panko_ingest", "--config-file", "panko-ingest.conf"),
+                *("events", "list", "--format", form),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout.decode(encoding)
+
+    (event,) = json.loads(written("json"))
+    assert event["event_type"] == "é.☃.\N{GRINNING FACE}"
+    snowman = "☃" if encoding == "utf-8" else "\\u2603"
+    assert snowman in written("table")
+
+
 @pytest.mark.parametrize("arguments", [["show"], ["replay", "--id"], ["purge", "--id"]])
 def test_a_number_of_a_dead_letter_that_can_not_be_is_refused_in_one_line(
     stored: Run, arguments: list[str]

@@ -62,8 +62,8 @@ def test_what_is_no_length_of_time_is_no_number_of_seconds(text: str) -> None:
         arguments.seconds(text)
 
 
-@pytest.mark.parametrize("text", ["0", "0s"])
-def test_nobody_asks_a_database_without_a_pause(text: str) -> None:
+@pytest.mark.parametrize("text", ["0", "0s", "2d", "9" * 20])
+def test_nobody_asks_a_database_without_a_pause_or_with_one_that_never_ends(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is no pause"):
         arguments.interval(text)
 
