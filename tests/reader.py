@@ -21,15 +21,25 @@ class Reader:
     """Reads one bus into a database; what its consumer tells is kept.
 
     ``open`` is how often a connection was opened, ``lost`` how often one was lost, ``refusals`` what the
-    broker refuses now.
+    broker refuses now, ``beats`` how often its thread showed that it is alive.
     """
 
-    def __init__(self, url: str, topology: Topology, connection: Connection, *, prefetch: int = 2000) -> None:
+    def __init__(
+        self,
+        url: str,
+        topology: Topology,
+        connection: Connection,
+        *,
+        prefetch: int = 2000,
+        size: int = 10**9,
+        hold_limit: float = 1000,
+    ) -> None:
         self.opened = 0
         self.lost = 0
         self.refusals: dict[str, str] = {}
         self.consuming = False
-        self.flow = FlowControl(Budget(prefetch, 10**9), time.monotonic)
+        self.beats = 0
+        self.flow = FlowControl(Budget(prefetch, size), time.monotonic)
         self.writer = RecordingThread(connection, Metrics())
         self.pipeline = BusPipeline(
             MessageProcessor(EventConverter([]), TypeFilter(["*"]), max_size=10**7, max_depth=50),
@@ -38,7 +48,7 @@ class Reader:
             self.writer,
             FloodBreaker(0.9, time.monotonic),
             self.writer.metrics,
-            hold_limit=1000,
+            hold_limit=hold_limit,
         )
         self.consumer = AmqpConsumer(
             parse(url),
@@ -76,6 +86,7 @@ class Reader:
 
     def _beat(self, consuming: bool) -> None:
         self.consuming = consuming
+        self.beats += 1
 
     def _count_opened(self, opened: bool) -> None:
         self.opened += opened

@@ -133,7 +133,7 @@ class AmqpConsumer:
             self._on_open(True)
             try:
                 session = self._session = Session(self._tools, link, self._where)
-                while not self._stopping and not self._handler.must_give_back():
+                while not self._stopping and not self._must_close(session):
                     session.turn()
                     self._beat()
                     yield 0
@@ -154,14 +154,19 @@ class AmqpConsumer:
         elif loss is not None:
             LOG.warning("%s: %s: %s", self._where, type(loss).__name__, loss)
             self._on_lost()
-        elif not self._stopping:
-            LOG.warning("%s: gave back what is not stored, until the store answers", self.bus.name)
         if session is None:
             self._connecting.failed()
         else:
             if session.acknowledged:
                 self._sessions.succeeded()
             self._sessions.failed()
+
+    def _must_close(self, session: Session) -> bool:
+        """Give back what waits for the store for too long; return whether that is to close the connection."""
+        if not self._handler.must_give_back():
+            return False
+        LOG.warning("%s: gave back what is not stored, until the store answers", self.bus.name)
+        return not session.give_back()
 
     def _beat(self) -> None:
         self._tell(self._session is not None and self._session.consuming and not self._handler.probing())

@@ -1,13 +1,12 @@
-"""One queue of a session: its channel, its consumer, and what of it is not acknowledged yet."""
+"""One queue of a session: whether it is there, the channel that it is read over, and when to try again."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-from amqp.exceptions import AMQPError, ChannelError, PreconditionFailed
+from amqp.exceptions import AMQPError, ChannelError
 
-from panko_ingest.amqp.link import CONSUMER_TIMEOUT, IS_STREAM, PRIORITY, Channel, Link
+from panko_ingest.amqp.link import Link
+from panko_ingest.amqp.open_channel import NoTimeoutError, OpenChannel
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.backoff import Pace
 from panko_ingest.delivery import Delivery
@@ -47,8 +46,6 @@ class QueueChannel:
         self.queue = queue
         self.absent = False
         """Whether it was looked for and is not there."""
-        self.window = 0
-        """How many messages the broker may leave unacknowledged; 0 while nothing is consumed."""
         self._link = link
         self._keeper = keeper
         self._pace = pace
@@ -58,19 +55,24 @@ class QueueChannel:
         self._clock = clock
         self._where = where
         self._timeout: float | None = timeout
-        self._channel: Channel | None = None
-        self._number = 0
-        self._tags = itertools.count(1)
-        self._tag = ""
-        self._unacknowledged = 0
-        self._acknowledged: Any = 0  # the tag up to which none is open
-        self._owed: list[Delivery] = []
+        self._channel: OpenChannel | None = None
+        self._leaving: OpenChannel | None = None
         self._heard_at = 0.0
 
     @property
     def is_open(self) -> bool:
         """Whether there is a channel to consume and to acknowledge over."""
         return self._channel is not None
+
+    @property
+    def clings(self) -> bool:
+        """Whether the queue may be one that must not be without a consumer."""
+        return self._channel is not None and self._channel.clings
+
+    @property
+    def window(self) -> int:
+        """How many messages the broker may leave unacknowledged; 0 while nothing is consumed."""
+        return self._channel.window if self._channel is not None else 0
 
     def open(self) -> bool:
         """Find the queue and open a channel for it, if it is time to; return whether this was done.
@@ -82,126 +84,135 @@ class QueueChannel:
         try:
             self.absent = not self._keeper.find(self.queue)
             if self.absent:
+                self._let_go()
                 self._pace.failed()
                 return False
-            self._channel = self._link.channel()
+            self._channel = self._open()
         except ChannelError as refusal:
             self._refuse(refusal)
             return False
-        self._number = next(self._numbers)
         self._heard_at = self._clock()
-        self._unacknowledged = self._acknowledged = 0
         return True
+
+    def _open(self) -> OpenChannel:
+        return OpenChannel(
+            self.queue,
+            self._link,
+            self._link.channel(),
+            next(self._numbers),
+            receive=self._receive,
+            timeout=self._timeout,
+            clings=self._keeper.deletes_itself(self.queue) is not False,
+            stays=lambda: self._keeper.stays(self.queue),
+        )
 
     def owe(self, deliveries: Sequence[Delivery]) -> None:
         """Take back deliveries that may be acknowledged; those of other channels are left out."""
-        self._owed += [delivery for delivery in deliveries if delivery.channel == self._number]
+        for channel in (self._channel, self._leaving):
+            if channel is not None:
+                channel.owe(deliveries)
+
+    def stop(self) -> None:
+        """Be ready to consume nothing for good."""
+        if self._channel is not None:
+            self._channel.clings = False
 
     def follow(self, window: int) -> int:
-        """Acknowledge what is owed, and consume with as large a window as is allowed now.
-
-        To change a window is to cancel the consumer, and a quorum queue counts what is on its way just then
-        as given back. So it is changed while all of it is in hand, and nothing is on its way; only to stop,
-        which is 0, waits for nothing.
+        """Consume with as large a window as is allowed now, and acknowledge what is owed.
 
         :returns: how many deliveries were acknowledged.
         :raises LINK_ERRORS: the connection is lost.
         """
-        if self._channel is None:
-            self._owed.clear()
+        channel = self._channel
+        if channel is None:
             return 0
+        was_reading = channel.window
         try:
-            if self._channel.refusal is not None:
-                raise self._channel.refusal
-            changes = self._may_change_to(window)
-            if changes and self._tag:
-                self._channel.basic_cancel(self._tag)
-                self._tag, self.window = "", 0
-            acknowledged = self._acknowledge()
-            if changes and window:
-                self._consume(self._channel, window)
+            if channel.refusal is not None:
+                raise channel.refusal
+            acknowledged = channel.follow(window) + self._leave(channel)
+        except NoTimeoutError:
+            self._channel, self._timeout = None, None
+            return 0
         except AMQPError as error:
-            if error is not self._channel.refusal and not isinstance(error, ChannelError):
+            if error is not channel.refusal and not isinstance(error, ChannelError):
                 # What the broker answers to a question about this queue may end the whole connection.
                 self._pace.failed()
                 raise
             self._refuse(error)
             return 0
+        if channel.window and not was_reading:
+            self._tell(self.queue, None)
+        if acknowledged:
+            self._heard_at = self._clock()  # nothing is given up while something is unacknowledged
+            self._pace.succeeded()
         return acknowledged
-
-    def _may_change_to(self, window: int) -> bool:
-        if window == self.window or not window:
-            return window != self.window
-        if not self.window:
-            return self._unacknowledged <= window
-        # What a consumer had before this one counts towards no window: it has to be acknowledged first.
-        return self._unacknowledged == self.window
 
     def renew(self) -> bool:
         """Give up a channel over which nothing came for long, to be opened anew; return whether it was.
 
         :raises LINK_ERRORS: the connection is lost.
         """
-        if not self.window or self._unacknowledged or self._clock() < self._heard_at + _RENEW_AFTER:
+        channel = self._channel
+        if channel is None or not channel.window or channel.unacknowledged:
+            return False
+        if self._clock() < self._heard_at + _RENEW_AFTER:
             return False
         self._heard_at = self._clock()
-        channel = self._channel
-        if channel is None or channel.refusal is not None:
-            return False
-        channel.basic_cancel(self._tag)
-        self._tag, self.window = "", 0
-        if not self._unacknowledged:  # or something came after all, and is acknowledged over this channel
-            self._channel, self._number = None, 0
+        deletes_itself = self._keeper.deletes_itself(self.queue)
+        if channel.refusal is not None or deletes_itself or self._leaving is not None:
+            return False  # what deletes itself is no quorum queue
+        if deletes_itself is None:
+            self._leaving, self._channel = channel, None
+            return True
+        channel.leave()
+        if not channel.unacknowledged:  # or something came after all, and is acknowledged over this channel
+            self._channel = None
             channel.close()
         return True
 
-    def _consume(self, channel: Channel, window: int) -> None:
-        # Never the same tag again: RabbitMQ 3.10's channel crashes when a quorum queue's consumer is
-        # cancelled and comes back under its tag while deliveries are under way.
-        tag = f"panko-ingest-{self._number}-{next(self._tags)}"
-        channel.basic_qos(0, window, False)
-        try:
-            self._link.consume(channel, self.queue, tag, self._number, self._take, self._timeout)
-        except PreconditionFailed as refusal:
-            if PRIORITY in str(refusal):
-                raise ChannelError(IS_STREAM) from None
-            # RabbitMQ 4.3 lets the consumers of quorum queues ask; those of classic queues have no time limit
-            # there, and are refused. Before, it was ignored.
-            if self._timeout is None or CONSUMER_TIMEOUT not in str(refusal):
-                raise
-            self._channel, self._number, self._timeout = None, 0, None
+    def give_back(self) -> None:
+        """Give back what is in hand; a queue that must not be without a consumer has another one before that.
+
+        :raises LINK_ERRORS: the connection is lost.
+        """
+        before, self._channel = self._channel, None
+        self._let_go()
+        if before is None:
             return
-        self._tag, self.window = tag, window
-        self._tell(self.queue, None)
+        try:
+            if before.clings and before.refusal is None:
+                self._channel = self._open()
+                self._channel.hold()
+        except ChannelError as refusal:
+            self._refuse(refusal)
+        before.close()
 
-    def _take(self, delivery: Delivery) -> None:
-        self._unacknowledged += 1
-        self._receive(delivery)
-
-    def _acknowledge(self) -> int:
-        owed, self._owed = self._owed, []
-        channel = self._channel
-        if not owed or channel is None:
+    def _leave(self, successor: OpenChannel) -> int:
+        """Give up the channel before this one as soon as this one consumes, and nothing of it is in hand."""
+        leaving = self._leaving
+        if leaving is None:
             return 0
-        first, last = owed[0].tag, owed[-1].tag
-        # One ack for all is right only for an unbroken run of tags from the first one open.
-        if not self._link.is_virtual and first == self._acknowledged + 1 and last - first + 1 == len(owed):
-            channel.basic_ack(last, multiple=True)
-            self._acknowledged = last
-        else:
-            for delivery in owed:
-                channel.basic_ack(delivery.tag)
-        self._unacknowledged -= len(owed)
-        self._heard_at = self._clock()  # nothing is given up while something is unacknowledged
-        self._pace.succeeded()
-        return len(owed)
+        if leaving.refusal is not None:
+            self._let_go()
+            return 0
+        if successor.window and leaving.window:
+            leaving.leave()
+        acknowledged = leaving.acknowledge()
+        if not leaving.window and not leaving.unacknowledged:
+            self._let_go()
+        return acknowledged
+
+    def _let_go(self) -> None:
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving.close()
 
     def _refuse(self, refusal: AMQPError) -> None:
         """Give up the channel, and what is unacknowledged with it: the broker delivers it again."""
         channel, self._channel = self._channel, None
-        self._number = self.window = 0
-        self._tag = ""
-        self._owed.clear()
+        self._let_go()
+        self._keeper.forget(self.queue)
         first = not self._pace.failed_last
         pause = self._pace.failed()
         if first:

@@ -98,6 +98,7 @@ class Session:
         self._link = link
         self._where = where
         self._stopping = False
+        self._gave_back = False
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
         self._bindings = Bindings(
@@ -130,11 +131,29 @@ class Session:
         :raises ConfigError: a queue breaks ``require_durable``.
         :raises LINK_ERRORS: the connection is lost.
         """
-        self._open_queues()
-        if not self._link.is_virtual:
-            self._look_after()
+        self._gave_back = self._gave_back and not self._handler.ready()
+        if not self._gave_back:
+            self._open_queues()
+            if not self._link.is_virtual:
+                self._look_after()
         busy = self._link.serve(0 if self._handler.waiting() else _MAX_WAIT)
         self._settle(eager=not busy)
+
+    def give_back(self) -> bool:
+        """Give back what is in hand and read nothing before the store answers, if the connection is to stay.
+
+        :returns: whether it is: a queue may be deleted, with all that it holds, when its last consumer goes.
+        :raises LINK_ERRORS: the connection is lost.
+        """
+        if not any(queue.clings for queue in self._queues):
+            return False
+        self._gave_back = True
+        self._handler.reset()
+        for queue in self._queues:
+            self._handler.opened(queue.queue)
+        for queue in self._queues:
+            queue.give_back()
+        return True
 
     def drain(self) -> bool:
         """Commit and acknowledge what is in hand, and read nothing more; return whether this is done.
@@ -143,6 +162,8 @@ class Session:
         """
         if not self._stopping:
             self._stopping = True
+            for queue in self._queues:
+                queue.stop()
             self._follow()
         done = self._handler.flush()
         if not done:
@@ -187,7 +208,7 @@ class Session:
         """Let each queue consume with as large a window as the handler allows now."""
         for queue in self._queues:
             before = queue.window
-            reads = queue.is_open and not self._stopping
+            reads = queue.is_open and not self._stopping and not self._gave_back
             window = self._handler.window(queue.queue) if reads else 0
             if queue.follow(window):
                 self.acknowledged = True

@@ -23,6 +23,8 @@ LOG = logging.getLogger(__name__)
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)'(?:.*received (?P<wanted>.+?) but current is (?P<there>.+))?"
 )
+# Of the type that is not the argument's.
+_IMPOSSIBLE = {"x-max-length": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class TopologyKeeper:
         self._beat = beat
         self._told = set() if told is None else told
         self._channel: Channel | None = None
+        self._deleting_itself: dict[str, bool | None] = {}
 
     def find(self, name: str) -> bool:
         """Return whether a queue is there, having made it where it is ours to make.
@@ -86,10 +89,55 @@ class TopologyKeeper:
         try:
             self._ask("queue_declare", name, passive=True)
         except NotFound:
+            self.forget(name)
             return False
         if self._topology.require_durable:
             self.require_durable(name)
         return True
+
+    def forget(self, name: str) -> None:
+        """Forget what is known of a queue, as it may be another one when it is found next."""
+        self._deleting_itself.pop(name, None)
+
+    def stays(self, name: str) -> None:
+        """Take note that a queue is not deleted when its last consumer goes."""
+        self._deleting_itself[name] = False
+
+    def deletes_itself(self, name: str) -> bool | None:
+        """Return whether a queue that is there is deleted when its last consumer goes; None: who knows.
+
+        The broker tells who may declare the queue alone.
+        """
+        if self._link.is_virtual:
+            return False
+        if self._topology.declare == "never":
+            return None
+        if name not in self._deleting_itself:
+            self._deleting_itself[name] = self._ask_whether_it_deletes_itself(name)
+        return self._deleting_itself[name]
+
+    def _ask_whether_it_deletes_itself(self, name: str) -> bool | None:
+        try:
+            difference = self._difference(name, durable=True)
+            if difference == "durable":
+                difference = self._difference(name, durable=False)
+        except ChannelError:
+            return None
+        return None if difference is None else difference == "auto_delete"
+
+    def _difference(self, name: str, *, durable: bool) -> str | None:
+        """Return the first thing in which a queue differs from one that stays; None where there is no queue.
+
+        No queue can have the argument that is asked for, so none is ever made by asking.
+
+        :raises ChannelError: the broker refuses to be asked.
+        """
+        try:
+            self._ask("queue_declare", name, durable=durable, auto_delete=False, arguments=_IMPOSSIBLE)
+        except PreconditionFailed as error:
+            match = _INEQUIVALENT.search(str(error))
+            return match["argument"] if match else None
+        return None
 
     def count_consumers(self, name: str) -> int:
         """Return how many consumers a queue has; 0 where the broker does not tell, or must not be asked."""
@@ -123,6 +171,8 @@ class TopologyKeeper:
 
     def _declare_pool(self, name: str) -> None:
         difference = self.make_pool(name)
+        if not difference:
+            self.stays(name)
         if difference and name not in self._told:
             self._told.add(name)
             LOG.warning("Using queue %r as it is, although it differs: %s", name, difference)

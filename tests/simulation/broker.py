@@ -105,6 +105,7 @@ class Broker:
         self.queues: dict[str, Queue] = {}
         self.exchanges: set[str] = set()
         self.unbindable: set[str] = set()
+        self.lets_declare = True
         self.links: list[SimulatedLink] = []
         self.channels_most = 0
         self._dropped = dropped
@@ -267,6 +268,11 @@ class Channel:
         self.link.round_trip()
         self._use()
         there = self.broker.queues.get(queue)
+        if arguments and "x-max-length" in arguments:
+            self.close_by_broker()
+            if not self.broker.lets_declare:
+                raise AccessRefused(f"configure access to queue '{queue}' refused")
+            raise PreconditionFailed(f"{'inequivalent' if there else 'invalid'} arg 'x-max-length' for queue")
         if there is None and passive:
             self.close_by_broker()
             raise NotFound(f"no queue '{queue}'")

@@ -1,0 +1,119 @@
+"""A queue that is deleted when its last consumer goes (oslo's amqp_auto_delete) is never without one."""
+
+import contextlib
+import sqlite3
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from panko_ingest import breaker
+from panko_ingest.amqp import Topology, queue_channel
+from tests.bodies import body
+from tests.bus import Bus
+from tests.ledger import Ledger
+from tests.reader import Reader
+from tests.services import RabbitMQ
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.rabbitmq
+
+INFO = "notifications.info"
+TOPOLOGY = Topology((INFO,))
+
+
+@pytest.fixture
+def bus(broker_url: str) -> Iterator[Bus]:
+    with Bus(broker_url) as bus:
+        channel = bus.channel()
+        channel.exchange_declare("nova", "topic", durable=True, auto_delete=False)
+        channel.queue_declare(INFO, durable=False, auto_delete=True)
+        channel.queue_bind(INFO, "nova", INFO)
+        yield bus
+
+
+@pytest.fixture(params=["all rights", "the right to read alone"])
+def url(request: pytest.FixtureRequest, broker_url: str, rabbitmq: RabbitMQ) -> str:
+    """URL for an account to which the broker tells that the queue is such a one, and for one to which not."""
+    if request.param == "all rights":
+        return broker_url
+    name = f"user-{uuid.uuid4().hex[:8]}"
+    rabbitmq.api("PUT", f"users/{name}", {"password": name, "tags": ""})
+    rights = {"configure": "^$", "write": "^$", "read": ".*"}
+    rabbitmq.api("PUT", f"permissions/{broker_url.rpartition('/')[2]}/{name}", rights)
+    return broker_url.replace("guest:guest", f"{name}:{name}")
+
+
+def test_nothing_that_it_holds_is_lost_while_windows_grow(url: str, bus: Bus, ledger: Ledger) -> None:
+    bus.publish(body() for _ in range(3000))
+    with Reader(url, TOPOLOGY, ledger.connection).running() as reader:
+        wait_until(lambda: ledger.events() == 3000, 30, "all events")
+        wait_until(lambda: reader.flow.windows[INFO] == 2000, 10, "the largest window")
+        assert bus.consumers() == 1
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_it_is_not_deleted_while_nothing_comes(
+    url: str, bus: Bus, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_channel, "_RENEW_AFTER", 0.1)
+    with Reader(url, TOPOLOGY, ledger.connection).running() as reader:
+        for number in range(1, 4):
+            bus.publish([body()])
+            wait_until(lambda number=number: ledger.events() == number, 20, "the event")  # type: ignore[misc]
+            beats = reader.beats
+            wait_until(lambda: reader.beats > beats + 10, 20, "some turns without a message")  # noqa: B023
+        assert bus.consumers() == 1
+
+
+def test_it_is_not_deleted_while_more_bytes_are_in_hand_than_may_be(
+    url: str, bus: Bus, ledger: Ledger
+) -> None:
+    bodies = [body().ljust(20_000) for _ in range(300)]
+    bus.publish(bodies)
+    with Reader(url, TOPOLOGY, ledger.connection, size=100_000).running() as reader:
+        largest = 0
+
+        def all_stored() -> bool:
+            nonlocal largest
+            largest = max(largest, reader.flow.bytes)
+            return ledger.events() == 300
+
+        wait_until(all_stored, 30, "all events", interval=0.001)
+        assert largest < 100_000 + 17 * 20_000
+        assert bus.consumers() == 1
+
+
+def test_it_is_not_deleted_by_the_flood_breaker_which_lets_one_message_come(
+    url: str, bus: Bus, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "PROBE_INTERVAL", 3.0)
+    bus.publish(b"no notification" for _ in range(1000))
+    with Reader(url, TOPOLOGY, ledger.connection).running() as reader:
+        wait_until(reader.pipeline.probing, 30, "the flood breaker open")
+        wait_until(lambda: not reader.flow.messages, 10, "nothing in hand")
+        wait_until(lambda: bus.consumers() == 1, 10, "one consumer")
+        bus.publish(body() for _ in range(100))
+        assert bus.count() >= 99
+        wait_until(lambda: ledger.events() == 100, 30, "the events, after a probe")
+
+
+def test_it_is_not_deleted_when_its_messages_are_given_back_until_the_store_answers(
+    url: str, bus: Bus, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        contextlib.closing(
+            sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
+        ) as other,
+        Reader(url, TOPOLOGY, ledger.connection, hold_limit=11.0).running() as reader,
+    ):
+        reader.wait_until_consuming()
+        other.execute("BEGIN EXCLUSIVE")
+        bus.publish(body() for _ in range(100))
+        wait_until(lambda: reader.flow.messages > 1, 20, "messages in hand")
+        wait_until(lambda: "gave back" in caplog.text, 30, "them given back")
+        wait_until(lambda: bus.count() == 99, 20, "all but one back with the broker")
+        assert bus.consumers() == 1
+        other.execute("ROLLBACK")
+        wait_until(lambda: ledger.events() == 100, 30, "all events")
+    assert (reader.opened, reader.lost) == (1, 0)
