@@ -100,19 +100,13 @@ class AmqpConsumer:
         self._waker.wake()
 
     def run(self) -> None:
-        """Consume until :meth:`stop`.
-
-        :raises ConfigError: a queue breaks ``require_durable``.
-        """
+        """Consume until :meth:`stop`."""
         for pause in self.steps():
             if pause:
                 self._waker.wait(pause)
 
     def steps(self) -> Iterator[float]:
-        """Consume until :meth:`stop`, step by step; yield the seconds to wait before the next one.
-
-        :raises ConfigError: a queue breaks ``require_durable``.
-        """
+        """Consume until :meth:`stop`, step by step; yield the seconds to wait before the next one."""
         while not self._stopping:
             self._beat()
             pause = max(self._connecting.due_in, self._sessions.due_in)

@@ -12,7 +12,7 @@ from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.tls import ANY_NAME_TAKEN
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.amqp.urls import Bus
-from panko_ingest.errors import BrokerError, ConfigError
+from panko_ingest.errors import BrokerError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 
 T = TypeVar("T")
@@ -213,9 +213,8 @@ def _queue(link: AmqpLink, topology: Topology, state: QueueState, known: Known) 
             text = f"is used as it is, though it differs from what the daemon would make: {difference}"
             yield Finding(WARNING if "x-queue-type" in difference else OK, subject, text)
     try:
-        keeper.require_durable(state.name)
-    except ConfigError as error:
-        yield Finding(FAILURE if topology.require_durable else WARNING, subject, str(error))
+        if why := keeper.why_not_durable(state.name):
+            yield Finding(FAILURE if topology.require_durable else WARNING, subject, why)
     except AccessRefused:  # of those who may not make queues, the broker takes no such question
         if topology.require_durable:
             yield _lacking(subject, "configure", state.name)

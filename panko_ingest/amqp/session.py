@@ -128,7 +128,6 @@ class Session:
     def turn(self) -> None:
         """Look for what is missing, wait for what comes, pass it on, and acknowledge what is committed.
 
-        :raises ConfigError: a queue breaks ``require_durable``.
         :raises LINK_ERRORS: the connection is lost.
         """
         self._gave_back = self._gave_back and not self._handler.ready()

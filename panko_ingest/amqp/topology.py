@@ -15,7 +15,6 @@ from typing import Any
 from amqp.exceptions import ChannelError, NotFound, PreconditionFailed
 
 from panko_ingest.amqp.link import Channel, Link
-from panko_ingest.errors import ConfigError
 
 LOG = logging.getLogger(__name__)
 
@@ -75,8 +74,8 @@ class TopologyKeeper:
     def find(self, name: str) -> bool:
         """Return whether a queue is there, having made it where it is ours to make.
 
-        :raises ChannelError: the broker refuses; its text says why.
-        :raises ConfigError: ``require_durable`` is set and the queue is transient.
+        :raises ChannelError: the broker refuses, or we do, as ``require_durable`` is set and the queue is
+            transient; the text says why.
         """
         if self._link.is_virtual:
             self._make_virtual(name)
@@ -91,8 +90,7 @@ class TopologyKeeper:
         except NotFound:
             self.forget(name)
             return False
-        if self._topology.require_durable:
-            self.require_durable(name)
+        self._require_durable(name)
         return True
 
     def forget(self, name: str) -> None:
@@ -176,8 +174,8 @@ class TopologyKeeper:
         if difference and name not in self._told:
             self._told.add(name)
             LOG.warning("Using queue %r as it is, although it differs: %s", name, difference)
-        if difference and self._topology.require_durable:
-            self.require_durable(name)
+        if difference:
+            self._require_durable(name)
 
     def make_pool(self, name: str) -> str | None:
         """Make the queue of the pool; of one that is there, return how it differs from what is wanted.
@@ -199,24 +197,22 @@ class TopologyKeeper:
             return str(error)
         return None
 
-    def require_durable(self, name: str) -> None:
-        """Return if a queue that exists survives a restart of the broker.
+    def why_not_durable(self, name: str) -> str | None:
+        """Return why a queue that exists does not survive a restart of the broker; None if it does.
 
         :raises ChannelError: the broker refuses to be asked.
-        :raises ConfigError: it does not.
         """
-        try:
-            self._ask("queue_declare", name, durable=True, auto_delete=False)
-        except PreconditionFailed as error:
-            match = _INEQUIVALENT.search(str(error))
-            if not match:
-                raise
-            if match["argument"] == "durable":
-                raise ConfigError(
-                    f"queue {name!r} is transient: it loses its messages when the broker restarts. "
-                    "Make the publishers declare it durable ([oslo_messaging_rabbit] "
-                    "amqp_durable_queues), or set [notification] pool"
-                ) from None
+        if self._difference(name, durable=True) != "durable":
+            return None
+        return (
+            f"queue {name!r} is transient: it loses its messages when the broker restarts. Make the "
+            "publishers declare it durable ([oslo_messaging_rabbit] amqp_durable_queues), or set "
+            "[notification] pool"
+        )
+
+    def _require_durable(self, name: str) -> None:
+        if self._topology.require_durable and (why := self.why_not_durable(name)):
+            raise ChannelError(why)
 
     def _ask(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the channel; one that the broker closes by way of an answer is forgotten."""

@@ -109,6 +109,39 @@ def test_a_stream_is_refused_in_words_and_holds_up_no_other_queue(
     assert found[f"queue {INFO}"].level != "failure"
 
 
+def test_a_transient_queue_where_durable_ones_are_required_holds_up_no_other(
+    broker_url: str, ledger: Ledger
+) -> None:
+    with Bus(broker_url) as bus, Bus(broker_url, durable=False) as other:
+        bus.declare(INFO)
+        channel = other.channel()
+        channel.queue_declare(WARN, durable=False, auto_delete=False)
+        reader = Reader(broker_url, Topology(QUEUES, require_durable=True), ledger.connection)
+        with reader.running():
+            told = wait_until(lambda: reader.refusals.get(WARN), 20, "the refusal")
+            assert told.startswith(f"queue '{WARN}' is transient")
+            bus.publish([body()])
+            wait_until(lambda: ledger.events() == 1, 20, "the event of the other queue")
+            channel.queue_delete(WARN)
+            bus.declare(WARN)
+            bus.publish([body()], WARN)
+            wait_until(lambda: ledger.events() == 2, 20, "the event of the queue that is durable now")
+            assert not reader.refusals
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_to_ask_what_a_queue_is_like_that_was_just_deleted_makes_none(broker_url: str) -> None:
+    waker = Waker()
+    link = AmqpLink(parse(broker_url).brokers[0], {}, waker)
+    keeper = TopologyKeeper(Topology(QUEUES, require_durable=True), link)
+    assert keeper.why_not_durable(WARN) is None
+    assert keeper.deletes_itself(WARN) is None
+    with Bus(broker_url) as bus, pytest.raises(amqp.exceptions.NotFound):
+        bus.count(WARN)
+    link.close()
+    waker.close()
+
+
 def test_a_queue_that_is_locked_holds_up_no_other(broker_url: str, ledger: Ledger) -> None:
     with Bus(broker_url) as bus, Bus(broker_url) as owner:
         bus.declare(INFO)
