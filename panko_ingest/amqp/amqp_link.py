@@ -43,13 +43,21 @@ class AmqpLink:
             },
         )
         self._transport = self.client.transport
-        self._connection = self._transport.establish_connection()
+        self._connection = self._establish()
         self._sock = self._connection.sock
         self._sock.settimeout(IO_TIMEOUT)
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(waker.fd, select.POLLIN)
         self._next_heartbeat_check = 0.0
+
+    def _establish(self) -> Any:
+        try:
+            return self._transport.establish_connection()
+        except OSError:
+            raise
+        except ValueError as error:  # what can't be said to a resolver or a broker costs no other bus
+            raise ConnectionError(f"can't connect with what transport_url says: {error}") from error
 
     def channel(self) -> Any:
         """Open a channel.

@@ -18,6 +18,7 @@ _AMQP_SCHEMES = {"rabbit": False, "amqp": False, "pyamqp": False, "amqps": True,
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 _FURTHER_SCHEME = re.compile(rf"[;,]\s*({_SCHEME})://")
 _LARGEST_PORT = 65535
+_LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
 
@@ -159,6 +160,10 @@ def parse(
         raise ConfigError(f"transport_url: the vhost has more than the {MAX_NAME} bytes that AMQP takes")
     if template.heartbeat > MAX_HEARTBEAT:
         raise ConfigError(f"transport_url: the heartbeat is longer than {MAX_HEARTBEAT} s")
+    if template.heartbeat < 0:
+        raise ConfigError("transport_url: the heartbeat is less than 0, which is none")
+    if template.login_method not in _LOGIN_METHODS:
+        raise ConfigError(f"transport_url: the login_method is none of {', '.join(_LOGIN_METHODS)}")
     name = ",".join(broker.address for broker in brokers)
     return Bus(name=f"{name}/{quote(template.vhost, safe='')}", brokers=tuple(brokers))
 
@@ -248,6 +253,7 @@ def _parse_host(text: str, previous: Broker, template: Broker) -> Broker:
         host, port_text = address, ""
     else:
         host, _, port_text = address.partition(":")
+    _refuse_no_name(host)
     return replace(
         template,
         host=host or "localhost",
@@ -255,6 +261,18 @@ def _parse_host(text: str, previous: Broker, template: Broker) -> Broker:
         user=user,
         password=password,
     )
+
+
+def _refuse_no_name(host: str) -> None:
+    """Refuse what no resolver is asked for, as it can't be written as a name."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        # Not shown: it may be a part of a password.
+        raise ConfigError(
+            "transport_url: the name of a host has a part between dots that is empty, or longer than 63 "
+            "characters"
+        ) from None
 
 
 def _is_bare_ipv6(address: str) -> bool:

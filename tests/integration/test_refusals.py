@@ -1,5 +1,6 @@
 """One queue or exchange that the broker refuses, takes away or drops costs that one alone."""
 
+import dataclasses
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,6 +334,16 @@ def test_handshakes_that_fail_leak_no_file_descriptor(broker_url: str) -> None:
         with pytest.raises(LINK_ERRORS):
             AmqpLink(wrong, {}, waker)
     assert descriptors() == before
+    waker.close()
+
+
+@pytest.mark.parametrize("wrong", [{"host": "rabbit..example.com"}, {"login_method": "plain"}])
+def test_what_can_be_said_to_no_resolver_and_no_broker_is_a_link_that_fails(
+    broker_url: str, wrong: dict[str, str]
+) -> None:
+    waker = Waker()
+    with pytest.raises(LINK_ERRORS):
+        AmqpLink(dataclasses.replace(parse(broker_url).brokers[0], **wrong), {}, waker)  # type: ignore[arg-type]
     waker.close()
 
 

@@ -159,6 +159,12 @@ def test_no_text_of_a_bus_holds_the_password() -> None:
         "s3cret://u:p@h/",
         f"amqp://u:s3cret@h/{'v' * 256}",
         "amqp://u:s3cret@h/v?heartbeat=65536",
+        "amqp://u:s3cret@h/v?heartbeat=-5",
+        "amqp://u:s3cret@h/v?login_method=plain",
+        "amqp://u:s3cret@rabbit..example.com/v",
+        "amqp://u:s3cret@h1,u:s3cret@.example.com/v",
+        f"amqp://u:s3cret@{'h' * 64}.example.com/v",
+        "amqp://u:p@s3cret..com/v",
     ],
 )
 def test_a_url_that_names_no_bus_is_refused_without_showing_its_password(url: str) -> None:
