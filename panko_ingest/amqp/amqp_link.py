@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from amqp.exceptions import ChannelError, ResourceError
+from amqp.exceptions import ChannelError, NotAllowed, ResourceError
 from kombu.connection import Connection
 
 from panko_ingest.amqp import framing
+from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.delivery_frames import Receiver
 from panko_ingest.amqp.link import CONSUMER_TIMEOUT, PRIORITY, Waker
 from panko_ingest.amqp.urls import Broker
@@ -25,13 +26,21 @@ _HEARTBEAT_CHECK_INTERVAL = 1.0
 class AmqpLink:
     """A connection to one AMQP broker. Only the thread that opened it may use it.
 
+    :param limit: what connections before this one found out about how many channels there may be.
     :raises OSError: (or an error of py-amqp) the broker can't be reached or refuses us.
     """
 
     is_virtual = False
 
-    def __init__(self, broker: Broker, client_properties: Mapping[str, str], waker: Waker) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        client_properties: Mapping[str, str],
+        waker: Waker,
+        limit: ChannelLimit | None = None,
+    ) -> None:
         self._waker = waker
+        self._limit = limit or ChannelLimit()
         self.client = Connection(
             **broker.parameters(),
             heartbeat=broker.heartbeat,
@@ -64,12 +73,18 @@ class AmqpLink:
 
         :raises ChannelError: the connection has as many as the broker lets it have.
         """
+        count = len(self._connection.channels) - 1  # one is the connection itself
+        self._limit.check(count)
         try:
             channel = self._transport.create_channel(self._connection)
+        except NotAllowed as error:
+            self._limit.closed(count, error)
+            raise
         except ResourceError:
             # Of py-amqp it is one of the connection, which is as good as before.
             text = f"the broker allows {self._connection.channel_max} channels to a connection (channel_max)"
             raise ChannelError(text) from None
+        self._limit.opened(count + 1)
         channel.auto_decode = False  # bodies stay the bytes that were delivered
         return channel
 

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 from panko_ingest import threads
 from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
 from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
 from panko_ingest.amqp.topology import Topology
@@ -75,6 +76,7 @@ class AmqpConsumer:
         self._brokers: list[Broker] = []
         self._where = bus.name
         self._session: Session | None = None
+        self._channel_limit = ChannelLimit(clock)
         self._connecting = Pace(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
         self._sessions = Pace(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
         self._tools = SessionTools(
@@ -182,7 +184,9 @@ class AmqpConsumer:
 
         def connect() -> None:
             try:
-                opening.set_result(AmqpLink(broker, self._client_properties, self._waker))
+                opening.set_result(
+                    AmqpLink(broker, self._client_properties, self._waker, self._channel_limit)
+                )
             except BaseException as error:  # noqa: BLE001 - it is raised by result()
                 opening.set_exception(error)
             self._waker.wake()

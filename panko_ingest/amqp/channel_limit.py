@@ -1,0 +1,47 @@
+"""How many channels a broker lets a connection have that closes the whole connection over one too many."""
+
+import math
+import time
+from collections.abc import Callable
+
+from amqp.exceptions import ChannelError
+
+from panko_ingest.backoff import Pace
+
+# To find out whether there may be more by now costs the connection where there may not.
+_FIRST_PAUSE = 60.0
+_LONGEST_PAUSE = 1800.0
+# RabbitMQ's words, for the limit of a user and, from 4.0 on, for that of a node.
+_TOO_MANY = "number of channels opened"
+
+
+class ChannelLimit:
+    """What is known of such a limit; outlives the connections, each of which asks before it opens a channel.
+
+    :param clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pace = Pace(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
+        self._most = math.inf
+        self._why = ""
+
+    def check(self, count: int) -> None:
+        """Return if a connection that has so many channels may try to have another one.
+
+        :raises ChannelError: the broker would close the connection.
+        """
+        if count >= self._most and self._pace.due_in:
+            raise ChannelError(self._why)
+
+    def opened(self, count: int) -> None:
+        """Take note of how many channels a connection has by now."""
+        if count > self._most:
+            self._most = math.inf
+            self._pace.succeeded()
+
+    def closed(self, count: int, error: Exception) -> None:
+        """Take note of why a connection was closed that had so many channels and asked for another one."""
+        if _TOO_MANY in str(error):
+            self._most, self._why = count, str(error)
+            self._pace.failed()
