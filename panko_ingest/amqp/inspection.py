@@ -7,7 +7,7 @@ from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from panko_ingest.amqp import management, queue_limits
 from panko_ingest.amqp.amqp_link import AmqpLink
-from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker
+from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker, is_absent
 from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.tls import ANY_NAME_TAKEN
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
@@ -176,7 +176,7 @@ def _why_not_read(link: AmqpLink, queue: str) -> str | None:
     if _is_stream(link, queue):
         return IS_STREAM
     state = _ask(link, queue)
-    return _words(state) if isinstance(state, Exception) and not isinstance(state, NotFound) else None
+    return _words(state) if isinstance(state, Exception) and not is_absent(state) else None
 
 
 def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
@@ -184,11 +184,15 @@ def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]
         state = _ask(link, name)
         if isinstance(state, QueueState):
             yield from _queue(link, topology, state, known)
-        elif name == topology.pool and topology.declare == "auto":
+        elif (
+            name == topology.pool
+            and topology.declare == "auto"
+            and (is_absent(state) or isinstance(state, AccessRefused))
+        ):
             yield from _pool_to_be(link, name)
         elif isinstance(state, AccessRefused):
             yield _lacking(f"queue {name}", "read", name)
-        elif not isinstance(state, NotFound):
+        elif not is_absent(state):
             yield Finding(FAILURE, f"queue {name}", f"the broker refuses it: {_words(state)}")
         else:
             text = "not there: the daemon waits until a publisher (or you) creates it"

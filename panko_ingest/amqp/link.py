@@ -1,11 +1,12 @@
 """What a session needs of a connection to a broker, AMQP or not: the seam at which either can be another."""
 
 import os
+import re
 import select
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AMQPError, NotFound
 from kombu.exceptions import KombuError
 
 from panko_ingest.delivery import Delivery
@@ -23,6 +24,16 @@ IS_STREAM = (
 
 CONSUMER_TIMEOUT = "x-consumer-timeout"
 """The argument of a consumer that wants a time limit of its own."""
+
+_ABSENT = re.compile("(NOT_FOUND - )?no (queue|exchange) '")
+
+
+def is_absent(error: object) -> bool:
+    """Tell whether a broker says that a queue or an exchange is not there, and nothing else.
+
+    By the same number it refuses a queue that is there, and whose node is down or whose process has ended.
+    """
+    return isinstance(error, NotFound) and bool(_ABSENT.match(str(error.reply_text)))
 
 
 class Channel(Protocol):

@@ -14,7 +14,7 @@ from typing import Any
 
 from amqp.exceptions import ChannelError, NotFound, PreconditionFailed
 
-from panko_ingest.amqp.link import Channel, Link
+from panko_ingest.amqp.link import Channel, Link, is_absent
 
 LOG = logging.getLogger(__name__)
 
@@ -87,8 +87,10 @@ class TopologyKeeper:
             return True
         try:
             self._ask("queue_declare", name, passive=True)
-        except NotFound:
+        except NotFound as error:
             self.forget(name)
+            if not is_absent(error):
+                raise
             return False
         self._require_durable(name)
         return True
@@ -154,7 +156,9 @@ class TopologyKeeper:
         try:
             for key in self._topology.queues:
                 self._ask("queue_bind", self._topology.pool, exchange, key)
-        except NotFound:
+        except NotFound as error:
+            if not is_absent(error):
+                raise
             return False
         return True
 

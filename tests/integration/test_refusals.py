@@ -11,7 +11,7 @@ import pytest
 
 from panko_ingest.amqp import Topology, bindings, channel_limit, consumer, queue_channel
 from panko_ingest.amqp.amqp_link import AmqpLink
-from panko_ingest.amqp.inspection import inspect
+from panko_ingest.amqp.inspection import inspect, refused
 from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.amqp.urls import parse
@@ -360,6 +360,30 @@ def test_of_more_queues_than_a_user_may_have_channels_those_that_fit_are_read_an
             wait_until(lambda: ledger.events() == 200, 60, "the events of the others")
             assert not reader.refusals
     assert reader.lost == 1
+
+
+@pytest.mark.timeout(300)
+def test_a_queue_whose_node_is_down_is_refused_and_not_taken_for_one_that_was_never_made(
+    ledger: Ledger,
+) -> None:
+    with RabbitMQ() as node, RabbitMQ(cluster_with=node) as home:
+        with Bus(home.url) as bus:
+            bus.declare(WARN)
+        with Bus(node.url) as bus:
+            bus.declare(INFO)
+            home.stop()
+            topology = Topology((*QUEUES, "notifications.never"))
+            with Reader(node.url, topology, ledger.connection).running() as reader:
+                bus.publish([body()])
+                wait_until(lambda: ledger.events() == 1, 20, "the event of the other queue")
+                told = wait_until(lambda: reader.refusals.get(WARN), 20, "the refusal")
+                assert f"home node '{home.node}'" in told
+                assert list(reader.refusals) == [WARN]
+            assert list(refused(parse(node.url), topology.names)) == [WARN]
+            found = {finding.subject: finding for finding in inspect(parse(node.url), topology, None, None)}
+        assert found[f"queue {WARN}"].level == "failure"
+        assert "home node" in found[f"queue {WARN}"].text
+        assert "not there" in found["queue notifications.never"].text
 
 
 @pytest.mark.parametrize("wrong", [{"host": "rabbit..example.com"}, {"login_method": "plain"}])
