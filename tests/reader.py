@@ -21,7 +21,8 @@ class Reader:
     """Reads one bus into a database; what its consumer tells is kept.
 
     ``open`` is how often a connection was opened, ``lost`` how often one was lost, ``refusals`` what the
-    broker refuses now, ``beats`` how often its thread showed that it is alive.
+    broker refuses now, ``beats`` how often its thread showed that it is alive, and
+    ``longest_silence`` the most seconds in which it did not.
     """
 
     def __init__(
@@ -39,6 +40,8 @@ class Reader:
         self.refusals: dict[str, str] = {}
         self.consuming = False
         self.beats = 0
+        self.longest_silence = 0.0
+        self._beat_at = time.monotonic()
         self.flow = FlowControl(Budget(prefetch, size), time.monotonic)
         self.writer = RecordingThread(connection, Metrics())
         self.pipeline = BusPipeline(
@@ -68,6 +71,7 @@ class Reader:
     @contextmanager
     def running(self) -> Iterator[Self]:
         """Read for a ``with`` block; what is in hand at its end is stored and acknowledged."""
+        self._beat_at = time.monotonic()
         for thread in self._threads:
             thread.start()
         try:
@@ -87,6 +91,8 @@ class Reader:
     def _beat(self, consuming: bool) -> None:
         self.consuming = consuming
         self.beats += 1
+        now = time.monotonic()
+        self.longest_silence, self._beat_at = max(self.longest_silence, now - self._beat_at), now
 
     def _count_opened(self, opened: bool) -> None:
         self.opened += opened

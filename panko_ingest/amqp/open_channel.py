@@ -22,6 +22,7 @@ class OpenChannel:
     :param timeout: seconds that a delivery may be unacknowledged, which the broker is asked for.
     :param clings: have a consumer from the first one on also while nothing is to be read, as the queue may
         be one that is deleted, with all that it holds, when its last consumer goes.
+    :param beat: called before each question, as a slow broker makes many of them take long.
     :param stays: called when a queue to which it clings turns out to be one that is never deleted so.
     """
 
@@ -35,6 +36,7 @@ class OpenChannel:
         receive: Callable[[Delivery], None],
         timeout: float | None,
         clings: bool,
+        beat: Callable[[], None],
         stays: Callable[[], None],
     ) -> None:
         self.number = number
@@ -47,6 +49,7 @@ class OpenChannel:
         self._channel = channel
         self._receive = receive
         self._timeout = timeout
+        self._beat = beat
         self._stays = stays
         self._tags = itertools.count(1)
         self._tag = ""
@@ -110,6 +113,7 @@ class OpenChannel:
         if tag == self._tag:
             self._tag = ""
         if tag:
+            self._beat()
             self._channel.basic_cancel(tag)
 
     def _consume(self, window: int) -> None:
@@ -117,7 +121,9 @@ class OpenChannel:
         # cancelled and comes back under its tag while deliveries are under way.
         tag = f"panko-ingest-{self.number}-{next(self._tags)}"
         self._held = None
+        self._beat()
         self._channel.basic_qos(0, window or 1, False)
+        self._beat()
         take = self._take if window else self._hold
         try:
             self._link.consume(self._channel, self._queue, tag, self.number, take, self._timeout)
@@ -169,4 +175,5 @@ class OpenChannel:
 
     def close(self) -> None:
         """Close the channel: what is unacknowledged goes back to the queue."""
+        self._beat()
         self._channel.close()

@@ -24,6 +24,7 @@ class QueueChannel:
     :param pace: when to try again a queue that is absent or refused; outlives the session.
     :param numbers: gives each channel its number.
     :param receive: takes the deliveries.
+    :param beat: called before each question, as a slow broker makes many of them take long.
     :param tell: called with the queue, and why the broker refuses it; None when it no longer does.
     :param where: what the log calls the connection.
     :param timeout: seconds that a delivery may be unacknowledged, which the broker is asked for.
@@ -38,6 +39,7 @@ class QueueChannel:
         *,
         numbers: Iterator[int],
         receive: Callable[[Delivery], None],
+        beat: Callable[[], None],
         tell: Callable[[str, str | None], None],
         clock: Callable[[], float],
         where: str,
@@ -51,6 +53,7 @@ class QueueChannel:
         self._pace = pace
         self._numbers = numbers
         self._receive = receive
+        self._beat = beat
         self._tell = tell
         self._clock = clock
         self._where = where
@@ -95,6 +98,7 @@ class QueueChannel:
         return True
 
     def _open(self) -> OpenChannel:
+        self._beat()
         return OpenChannel(
             self.queue,
             self._link,
@@ -103,6 +107,7 @@ class QueueChannel:
             receive=self._receive,
             timeout=self._timeout,
             clings=self._keeper.deletes_itself(self.queue) is not False,
+            beat=self._beat,
             stays=lambda: self._keeper.stays(self.queue),
         )
 

@@ -1,6 +1,7 @@
 """One connection of a consumer: its queues, each over a channel of its own, and what is asked beside them."""
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,6 +18,8 @@ LOG = logging.getLogger(__name__)
 
 _MAX_WAIT = 0.5
 _DRAIN_WAIT = 0.05
+# Seconds after which a turn leaves the rest of what a broker is to be asked to the next turn.
+_ASKING = 1.0
 
 
 class DeliveryHandler(Protocol):
@@ -104,7 +107,7 @@ class Session:
         self._bindings = Bindings(
             tools.topology, self._keeper, again=tools.binds_again, tell=tools.tell_refusal, clock=tools.clock
         )
-        self._queues = [
+        self._queues = deque(
             QueueChannel(
                 name,
                 link,
@@ -112,13 +115,14 @@ class Session:
                 tools.paces[name],
                 numbers=tools.numbers,
                 receive=self._receive,
+                beat=tools.beat,
                 tell=tools.tell_refusal,
                 clock=tools.clock,
                 where=where,
                 timeout=tools.topology.consumer_timeout,
             )
             for name in tools.topology.names
-        ]
+        )
 
     @property
     def consuming(self) -> bool:
@@ -175,8 +179,17 @@ class Session:
         if not self._stopping:
             self._handler.accept(delivery)
 
+    def _in_turn(self) -> Iterator[QueueChannel]:
+        """Yield the queues for as long as they may take; the next turn begins with the one after them."""
+        late = self._tools.clock() + _ASKING
+        for _ in range(len(self._queues)):
+            if self._tools.clock() > late:
+                return
+            self._queues.rotate(-1)
+            yield self._queues[-1]
+
     def _open_queues(self) -> None:
-        opened = [queue for queue in self._queues if queue.open()]
+        opened = [queue for queue in self._in_turn() if queue.open()]
         for queue in opened:
             self._handler.opened(queue.queue)
             if queue.queue == self._tools.topology.pool:
@@ -193,7 +206,7 @@ class Session:
     def _look_after(self) -> None:
         self._bindings.turn()
         self._warn_of_other_consumers()
-        for queue in self._queues:
+        for queue in self._in_turn():
             if queue.renew():
                 self._handler.following(queue.queue, 0)
 
@@ -205,10 +218,15 @@ class Session:
 
     def _follow(self) -> None:
         """Let each queue consume with as large a window as the handler allows now."""
-        for queue in self._queues:
+        late = self._tools.clock() + _ASKING
+        for queue in tuple(self._queues):
             before = queue.window
             reads = queue.is_open and not self._stopping and not self._gave_back
             window = self._handler.window(queue.queue) if reads else 0
+            if window != before and self._tools.clock() > late:
+                window = before
+                self._queues.remove(queue)
+                self._queues.appendleft(queue)  # the first one of the next turn
             if queue.follow(window):
                 self.acknowledged = True
             if queue.window != before:

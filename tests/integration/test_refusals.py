@@ -19,6 +19,7 @@ from panko_ingest.pipeline.flow_control import FIRST_WINDOW
 from tests.bodies import body
 from tests.bus import Bus
 from tests.faults.breaking import limit_deliveries
+from tests.faults.proxy import Proxy
 from tests.ledger import Ledger
 from tests.reader import Reader
 from tests.services import RabbitMQ
@@ -384,6 +385,24 @@ def test_a_queue_whose_node_is_down_is_refused_and_not_taken_for_one_that_was_ne
         assert found[f"queue {WARN}"].level == "failure"
         assert "home node" in found[f"queue {WARN}"].text
         assert "not there" in found["queue notifications.never"].text
+
+
+@pytest.mark.timeout(300)
+def test_a_broker_that_answers_slowly_makes_nobody_think_that_its_reader_hangs(
+    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger
+) -> None:
+    queues = [f"notifications.{number}" for number in range(10)]
+    with Bus(broker_url) as bus, Proxy(rabbitmq.port) as proxy:
+        for queue in queues:
+            bus.declare(queue)
+            bus.publish([body()], queue)
+        proxy.latency = 0.25
+        reader = Reader(proxy.url(broker_url), Topology(queues), ledger.connection)
+        with reader.running():
+            wait_until(lambda: ledger.events() == 10, 60, "an event of each")
+            proxy.latency = 0.0
+        assert reader.longest_silence < 5
+    assert (reader.opened, reader.lost) == (1, 0)
 
 
 @pytest.mark.parametrize("wrong", [{"host": "rabbit..example.com"}, {"login_method": "plain"}])
