@@ -51,14 +51,15 @@ class Duration(types.ConfigType):
 
     tells_no_value = True
 
-    def __init__(self, minimum: float | None = None) -> None:
+    def __init__(self, minimum: float | None = None, maximum: float | None = None) -> None:
         super().__init__(type_name="duration")
         self.minimum = minimum
+        self.maximum = maximum
 
     def __call__(self, value: Any) -> float:
         """Return seconds.
 
-        :raises ValueError: not a duration, or shorter than the minimum.
+        :raises ValueError: not a duration, shorter than the minimum, or longer than the maximum.
         """
         match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([smhdw]?)\s*", str(value))
         if match is None:
@@ -66,13 +67,15 @@ class Duration(types.ConfigType):
         seconds = float(match[1]) * SECONDS[match[2]]
         if self.minimum is not None and seconds < self.minimum:
             raise ValueError(f"is shorter than {self.minimum:g} s")
+        if self.maximum is not None and seconds > self.maximum:
+            raise ValueError(f"is longer than {self.maximum:.0f} s")
         return seconds
 
     def __repr__(self) -> str:
         return "Duration"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Duration) and self.minimum == other.minimum
+        return isinstance(other, Duration) and (self.minimum, self.maximum) == (other.minimum, other.maximum)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -92,6 +95,8 @@ MAX_PREFETCH = 65535
 """Messages that AMQP has numbers for to let a consumer have unacknowledged; twice a batch must fit."""
 MAX_HEARTBEAT = 65535
 """Seconds that AMQP has numbers for."""
+MAX_CONSUMER_TIMEOUT = (2**32 - 1) // 1000
+"""Seconds that RabbitMQ's timers have milliseconds for."""
 MAX_NAME = 255
 """Bytes of a queue's, an exchange's or a virtual host's name in AMQP."""
 
@@ -242,7 +247,7 @@ NOTIFICATION_OPTS = [
     ),
     cfg.Opt(
         "consumer_timeout",
-        type=Duration(minimum=10),
+        type=Duration(minimum=10, maximum=MAX_CONSUMER_TIMEOUT),
         default="1800",
         help="How long messages may be unacknowledged; while the database is away, they are given back "
         "before that. RabbitMQ from 4.3 on is asked for this time. To earlier releases it must be no more "
@@ -795,5 +800,6 @@ def expirer_database_url(conf: cfg.ConfigOpts) -> str:
 
 
 def queue_names(topics: Iterable[str], priorities: Iterable[str]) -> list[str]:
-    """Return the names of the shared queues, which are the routing keys too: ``topic.priority``."""
-    return [f"{topic}.{priority.lower()}" for topic, priority in itertools.product(topics, priorities)]
+    """Return the names of the shared queues, which are the routing keys too: each ``topic.priority`` once."""
+    pairs = itertools.product(topics, priorities)
+    return list(dict.fromkeys(f"{topic}.{priority.lower()}" for topic, priority in pairs))

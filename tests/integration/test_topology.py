@@ -66,6 +66,16 @@ def test_no_queue_is_declared_where_that_is_not_wanted(
         wait_until(lambda: bus.consumers("ours") == 1, 40, "the consumer")
 
 
+def test_a_queue_that_is_named_twice_has_one_consumer(broker_url: str, ledger: Ledger, start: Start) -> None:
+    with Bus(broker_url) as bus:
+        bus.declare()
+        more = "[oslo_messaging_notifications]\ntopics = notifications,notifications"
+        start(f"priorities = info,INFO\n{more}").wait_until_ready()
+        bus.publish([body()])
+        wait_until(lambda: ledger.events() == 1, 30, "the event")
+        assert bus.consumers() == 1
+
+
 def test_the_broker_is_told_who_reads(
     broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, start: Start
 ) -> None:

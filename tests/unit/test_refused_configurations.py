@@ -50,6 +50,10 @@ TEXTS = {
         f"[DEFAULT]\nlog_file = {SECRET}$log_dir\nlog_dir = $log_file\n",
         "options stand for one another without end",
     ),
+    "a time for which RabbitMQ has no number": (
+        "[notification]\nconsumer_timeout = 99999999999999999999\n",
+        "{}:2 [notification] consumer_timeout: is longer than 4294967 s",
+    ),
     "a wrong line behind blanks that end no line": (
         f"[DEFAULT]\n# a\x0cb\u2028c\n[notification]\nworkers = {SECRET}\n",
         "{}:4 [notification] workers: is no number",
