@@ -72,15 +72,22 @@ class OpenChannel:
 
         To change a window takes another consumer, and a quorum queue counts what is on its way to the one
         before it as given back. So it is changed while all of that is in hand, and nothing is on its way;
-        only to stop, which is 0, waits for nothing. The other consumer is there before the one before it
-        goes, and before room is made for more by what is acknowledged.
+        only to stop, which is 0, waits for nothing.
 
         :returns: how many deliveries were acknowledged.
         :raises NoTimeoutError: the channel is closed for what it asked for.
         """
-        if self._may_change_to(window):
-            self._change_to(window)
-        return self.acknowledge()
+        if not self._may_change_to(window):
+            return self.acknowledge()
+        if self.clings and self._tag:
+            self._replace(window)
+            return self.acknowledge()
+        self._cancel(self._tag)
+        acknowledged = self.acknowledge()
+        if window:
+            self._consume(window)
+        self.window = window
+        return acknowledged
 
     def _may_change_to(self, window: int) -> bool:
         if window == self.window or not window:
@@ -90,15 +97,16 @@ class OpenChannel:
         # What a consumer had before this one counts towards no window: it has to be acknowledged first.
         return self.unacknowledged == self.window
 
-    def _change_to(self, window: int) -> None:
-        before = self._tag
-        if self._link.is_virtual:  # where to cancel a consumer is to cancel all of its queue
-            self._cancel(before)
-        if window or (before and self.clings):
-            self._consume(window)
+    def _replace(self, window: int) -> None:
+        """Have another consumer before the one before it goes, and before room is made for more."""
+        before, in_hand = self._tag, self.unacknowledged
+        self._consume(window)
         self.window = window
-        if not self._link.is_virtual:
-            self._cancel(before)
+        self._cancel(before)
+        if self.unacknowledged == in_hand:
+            # A classic queue of RabbitMQ 3.10 with a single active consumer forgets to deliver to the one
+            # that is next, and crashes when something is published. Whoever begins to consume reminds it.
+            self._cancel(self._start(1, self._take))
 
     def hold(self) -> None:
         """Consume, but read nothing yet: one message comes, and none after it."""
@@ -117,14 +125,16 @@ class OpenChannel:
             self._channel.basic_cancel(tag)
 
     def _consume(self, window: int) -> None:
+        self._held = None
+        self._tag = self._start(window, self._take) if window else self._start(1, self._hold)
+
+    def _start(self, prefetch: int, take: Callable[[Delivery], None]) -> str:
         # Never the same tag again: RabbitMQ 3.10's channel crashes when a quorum queue's consumer is
         # cancelled and comes back under its tag while deliveries are under way.
         tag = f"panko-ingest-{self.number}-{next(self._tags)}"
-        self._held = None
         self._beat()
-        self._channel.basic_qos(0, window or 1, False)
+        self._channel.basic_qos(0, prefetch, False)
         self._beat()
-        take = self._take if window else self._hold
         try:
             self._link.consume(self._channel, self._queue, tag, self.number, take, self._timeout)
         except PreconditionFailed as refusal:
@@ -135,7 +145,7 @@ class OpenChannel:
             if self._timeout is None or CONSUMER_TIMEOUT not in str(refusal):
                 raise
             raise NoTimeoutError from None
-        self._tag = tag
+        return tag
 
     def _take(self, delivery: Delivery) -> None:
         self.unacknowledged += 1

@@ -53,6 +53,20 @@ def test_nothing_that_it_holds_is_lost_while_windows_grow(url: str, bus: Bus, le
     assert (reader.opened, reader.lost) == (1, 0)
 
 
+def test_a_classic_queue_with_a_single_active_consumer_is_read_to_its_end(
+    url: str, broker_url: str, ledger: Ledger
+) -> None:
+    with Bus(broker_url) as bus, bus.channel() as channel:
+        bus.declare("notifications.other")
+        arguments = {"x-single-active-consumer": True}
+        channel.queue_declare(INFO, durable=True, auto_delete=False, arguments=arguments)
+        channel.queue_bind(INFO, "nova", INFO)
+        bus.publish(body() for _ in range(1000))
+        with Reader(url, TOPOLOGY, ledger.connection).running() as reader:
+            wait_until(lambda: ledger.events() == 1000, 30, "all events")
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
 def test_it_is_not_deleted_while_nothing_comes(
     url: str, bus: Bus, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
