@@ -152,7 +152,7 @@ def clear(engine: sa.Engine, settings: StorageSettings) -> None:
         with write_transaction(engine) as connection:
             first = sa.select(Event.id).where(*wanted).order_by(Event.id).limit(BATCH_SIZE)
             if ids := connection.scalars(first).all():
-                _delete_by_ids(connection, ids)
+                _delete_whole(connection, ids)
             return ids[-1] if ids else None
 
     while newest is not None and (last := run_transaction(settings, delete_some)) is not None:
@@ -192,16 +192,16 @@ def _delete_traits(
         return DeletedBatch()
     ids = sorted(set(found))
     rows = databases.of(connection).delete_by_id(connection, table.__tablename__, "event_id", ids)
-    kept = _still_there(connection, table.event_id, ids) if rows < len(found) else 0
-    return DeletedBatch(len(found), rows, last=ids[-1], kept=min(kept, len(found)))
+    kept = _still_there(connection, table.event_id, ids) if rows < len(found) else []
+    return DeletedBatch(len(found), rows, last=ids[-1], kept=min(len(kept), len(found)))
 
 
 def _still_there(
     connection: sa.Connection, column: Any, ids: Sequence[int], *others: sa.ColumnElement[bool]
-) -> int:
+) -> list[int]:
     # As text: a statement has a bounded number of parameters.
     these = sa.bindparam("ids", ids, sa.BigInteger, expanding=True, literal_execute=True)
-    return connection.scalar(sa.select(sa.func.count()).where(column.in_(these), *others)) or 0
+    return list(connection.scalars(sa.select(column).where(column.in_(these), *others)))
 
 
 def _delete_unused_event_types(engine: sa.Engine, settings: StorageSettings) -> None:
@@ -249,13 +249,29 @@ def delete_events(
         return DeletedBatch()
     # In order of id, as the writers hold them.
     ids = sorted(row.id for row in found)
-    rows, traits = _delete_by_ids(connection, ids)
-    kept = _still_there(connection, Event.id, ids) if rows < len(ids) else 0
+    rows, traits, kept = _delete_whole(connection, ids)
     return DeletedBatch(len(ids), rows, traits, (found[-1].generated, found[-1].message_id), kept)
 
 
+def _delete_whole(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, int, int]:
+    """Delete events and their traits; return how many of each, and how many events a trigger keeps.
+
+    Those keep their traits, which have to be deleted first where they refer to their event.
+    """
+    # Not SQLAlchemy's savepoint: after a deadlock MariaDB has none any more, and its end would be the error.
+    connection.exec_driver_sql("SAVEPOINT whole_events")
+    rows, traits = _delete_by_ids(connection, ids)
+    kept = _still_there(connection, Event.id, ids) if rows < len(ids) else []
+    if not kept:
+        return rows, traits, 0
+    connection.exec_driver_sql("ROLLBACK TO SAVEPOINT whole_events")
+    rows, traits = _delete_by_ids(connection, sorted(set(ids).difference(kept)))
+    return rows, traits, len(kept)
+
+
 def _delete_by_ids(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, int]:
-    """Delete events and their traits; return how many of each."""
+    if not ids:
+        return 0, 0
     delete = databases.of(connection).delete_by_id
     traits = sum(delete(connection, table.__tablename__, "event_id", ids) for table in TRAITS)
     return delete(connection, Event.__tablename__, "id", ids), traits
@@ -280,5 +296,5 @@ def _delete_dead_letters(
     # One that has come again meanwhile is not old any more.
     old = sa.delete(DeadLetter).where(DeadLetter.id.in_(ids), DeadLetter.last_at < limit)
     rows = connection.execute(old).rowcount
-    kept = _still_there(connection, DeadLetter.id, ids, DeadLetter.last_at < limit) if rows < len(ids) else 0
-    return DeletedBatch(len(ids), rows, last=(found[-1].last_at, found[-1].id), kept=kept)
+    kept = _still_there(connection, DeadLetter.id, ids, DeadLetter.last_at < limit) if rows < len(ids) else []
+    return DeletedBatch(len(ids), rows, last=(found[-1].last_at, found[-1].id), kept=len(kept))

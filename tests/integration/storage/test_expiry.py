@@ -232,7 +232,6 @@ def test_events_that_a_trigger_keeps_end_no_round_late_and_keep_no_others(
     held = old_events(30)
     free = [event(f"n{number}", held[-1].generated) for number in range(25)]
     for one in held:
-        one.traits.clear()
         one.generated = held[-1].generated if same_moment else one.generated
     store.record_events([*held, *free])
     keep(store, "event", "OLD.message_id LIKE 'm%%'")
@@ -247,6 +246,9 @@ def test_events_that_a_trigger_keeps_end_no_round_late_and_keep_no_others(
     store.record_events([event("younger", held[-1].generated + datetime.timedelta(seconds=1))])
     assert store.clear_expired_data(DAY, 1) == 1
     assert count(store, "event") == 30
+    store.clear()
+    assert count(store, "event") == 30
+    assert lost_halves(store) == {}
 
 
 @WHERE_TRIGGERS_CAN_KEEP_ROWS
