@@ -1,9 +1,21 @@
 """Threads beside the work, which the system may refuse."""
 
+import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
+
+
+class StartsOver(Protocol):
+    """Has a thread, and what the thread shares with others."""
+
+    def start_over(self) -> None:
+        """Be as at first."""
+
+
+_owners: weakref.WeakSet[StartsOver] = weakref.WeakSet()
 
 
 def start(work: Callable[..., object], name: str, *arguments: Any) -> threading.Thread:
@@ -23,3 +35,16 @@ def start(work: Callable[..., object], name: str, *arguments: Any) -> threading.
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return thread
+
+
+def start_over_in_children(owner: StartsOver) -> None:
+    """Have the owner of a thread start over in a forked process, where it has none, and locks stay taken."""
+    _owners.add(owner)
+
+
+def _start_over() -> None:
+    for owner in _owners:
+        owner.start_over()
+
+
+os.register_at_fork(after_in_child=_start_over)

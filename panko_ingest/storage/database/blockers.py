@@ -2,12 +2,11 @@
 
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, event, exc
 
@@ -19,7 +18,6 @@ LONGEST_PAUSE = 2.0
 """Seconds between two looks at who keeps us waiting."""
 
 _ended: WeakKeyDictionary[Engine, int] = WeakKeyDictionary()
-_watches: WeakSet["_Watch"] = WeakSet()
 
 
 def ended(engine: Engine) -> int:
@@ -62,7 +60,7 @@ class _Watch:
         self._end = end
         self._pause = min(LONGEST_PAUSE, patience / 4)
         self.start_over()
-        _watches.add(self)
+        threads.start_over_in_children(self)
 
     def start_over(self) -> None:
         """Watch nothing: what is out in a process that was forked is its parent's, and a lock stays taken."""
@@ -100,11 +98,3 @@ class _Watch:
                         connection.commit()
                 except exc.SQLAlchemyError as error:
                     LOG.debug("Nobody could be asked who keeps us waiting: %s", error)
-
-
-def _start_over() -> None:
-    for watch in _watches:
-        watch.start_over()
-
-
-os.register_at_fork(after_in_child=_start_over)

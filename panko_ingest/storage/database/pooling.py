@@ -25,7 +25,6 @@ One that broke sooner is found by its first statement, and the transaction is ru
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the MySQL protocol
 
 _pooled: weakref.WeakSet[Engine] = weakref.WeakSet()
-_watchdogs: weakref.WeakSet["_Watchdog"] = weakref.WeakSet()
 _made: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
 
 BEGINNING = "panko_ingest.beginning"
@@ -128,14 +127,12 @@ def start_over_in_children(engine: Engine) -> None:
     _pooled.add(engine)
 
 
-def _start_over() -> None:
-    for watchdog in _watchdogs:
-        watchdog.start_over()
+def _connect_anew() -> None:
     for engine in _pooled:
         engine.dispose(close=False)
 
 
-os.register_at_fork(after_in_child=_start_over)
+os.register_at_fork(after_in_child=_connect_anew)
 
 
 def roll_back_only_open_transactions(engine: Engine) -> None:
@@ -189,7 +186,7 @@ class _Watchdog:
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self.start_over()
-        _watchdogs.add(self)
+        threads.start_over_in_children(self)
 
     def start_over(self) -> None:
         """Watch nothing: what is out in a process that was forked is its parent's."""
