@@ -64,19 +64,20 @@ def migrate(engine: sa.Engine, settings: StorageSettings, width: str, tell: Told
     if reason := partitions.too_many(width, settings.event_time_to_live):
         raise ConfigError(reason)
     with revisions.migrating(engine) as migrating:
-        _Migration(migrating.engine, tell).run(width)
+        _Migration(migrating.engine, settings, tell).run(width)
 
 
 class _Migration:
-    def __init__(self, engine: sa.Engine, tell: ToldProgress) -> None:
+    def __init__(self, engine: sa.Engine, settings: StorageSettings, tell: ToldProgress) -> None:
         self._engine = engine
+        self._settings = settings
         self._tell = tell
         self._say_at = 0.0
         self._holders = ""
 
     def run(self, width: str) -> None:
         """Go on from wherever the last run ended."""
-        today = clocks.now(self._engine, StorageSettings()).date()
+        today = clocks.now(self._engine, self._settings).date()
         with read_transaction(self._engine) as connection:
             done = partitions.exist(connection)
             first_day = today if done else self._look(connection, today)
