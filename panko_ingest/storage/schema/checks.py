@@ -179,9 +179,9 @@ def _far_future(connection: sa.Connection) -> Iterator[Finding]:
             sa.select(sa.func.count()).select_from(late.limit(_MOST_COUNTED).subquery())
         )
         text = (
-            f"{count:,}{' or more' if count == _MOST_COUNTED else ''} events were generated later than "
-            f"{tomorrow:%Y-%m-%d %H:%M} UTC, the last one {last.generated:%Y-%m-%d %H:%M}, by a "
-            "publisher whose clock is wrong: they come first in lists, and their time to live begins then; "
+            f"events that were generated later than {tomorrow:%Y-%m-%d %H:%M} UTC, by a publisher whose "
+            f"clock is wrong: {count:,}{' or more' if count == _MOST_COUNTED else ''}, the last one "
+            f"{last.generated:%Y-%m-%d %H:%M}; they come first in lists, and their time to live begins then; "
             f"see `panko-ingest events list --since {tomorrow:%Y-%m-%dT%H:%M}`"
         )
         yield Finding("warning", "times", text)

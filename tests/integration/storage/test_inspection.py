@@ -93,8 +93,7 @@ def test_events_of_a_publisher_whose_clock_is_ahead_are_told(store: Connection) 
     store.record_events(events[2:])
     warned = found(store, "times")
     assert warned.level == WARNING
-    assert warned.text.startswith("1 events were generated later than ")
-    assert "the last one 9999-12-31 23:59" in warned.text
+    assert ": 1, the last one 9999-12-31 23:59" in warned.text
 
 
 @SERVERS
