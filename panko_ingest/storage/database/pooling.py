@@ -49,7 +49,8 @@ def is_pooler(connection: Any) -> bool:
 def set_up_each(engine: Engine, set_up: Callable[[Any, Any], None], *, first: bool = False) -> None:
     """Have each new connection of a pool set up, and closed where it can't be.
 
-    SQLAlchemy 2.0 leaves that to the garbage collector, which comes late: the error refers to the connection.
+    SQLAlchemy before 2.0.54 leaves that to the garbage collector, which comes late: the error refers to the
+    connection.
 
     :param set_up: is given the driver's connection and the pool's record of it.
     :param first: whether to do so before SQLAlchemy itself looks at the connection.
@@ -60,7 +61,8 @@ def set_up_each(engine: Engine, set_up: Callable[[Any, Any], None], *, first: bo
             set_up(connection, record)
         except BaseException:
             with contextlib.suppress(Exception):  # closed by the server already, as the error says
-                connection.close()
+                # PyMySQL's close() is an error the second time, and later releases of SQLAlchemy close, too.
+                getattr(connection, "_force_close", connection.close)()
             raise
 
     event.listen(engine, "connect", set_up_or_close, insert=first)

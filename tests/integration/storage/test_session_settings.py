@@ -14,6 +14,7 @@ from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from tests.integration.storage.samples import START, letter_for, make_event, stored
 from tests.services import MariaDB, PostgreSQL
+from tests.waiting import wait_until
 
 
 def long_named(number: int) -> Event:
@@ -121,3 +122,20 @@ def test_a_time_limit_in_the_url_counts(mariadb_url: str) -> None:
     ):
         connection.exec_driver_sql("SELECT SLEEP(5)")
     store.close()
+
+
+@pytest.mark.mariadb
+def test_a_session_that_the_server_refuses_to_set_up_is_closed_without_a_traceback(
+    mariadb: MariaDB, mariadb_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    mariadb.execute("CREATE USER patient WITH MAX_QUERIES_PER_HOUR 3")
+    mariadb.execute("GRANT ALL ON *.* TO patient")
+    store = Connection(mariadb_url.replace("root@", "patient@"))
+    with pytest.raises(StorageUnavailable, match="1226") as kept:
+        store.ping()
+    assert kept.value
+    sessions = "SELECT id FROM information_schema.processlist WHERE user = 'patient'"
+    wait_until(lambda: not mariadb.execute(sessions), 5, "the end of the session")
+    assert [record.name for record in caplog.records if record.exc_info] == []
+    store.close()
+    mariadb.execute("DROP USER patient")
