@@ -13,7 +13,6 @@ import itertools
 import multiprocessing
 import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -40,7 +39,6 @@ _TOLD = 1.5
 EXCHANGE = "nova"
 _SPAWN = multiprocessing.get_context("spawn")
 _PATIENCE = 60.0
-_COMMITS_WITHIN = 1.0
 Times = dict[str, float]
 """Moments by message_id, by the clock that all processes of a machine share."""
 
@@ -138,26 +136,31 @@ def observe(pipe: Pipe, url: str, count: int) -> None:
     gc.disable()
     seen: Times = {}
     looks = 0
-    largest: deque[tuple[float, int]] = deque()
+    skipped: dict[int, float] = {}
+    # ^ by id, until when to look for it: a later one was committed sooner, or a proof of rows used it up
     with psycopg.connect(url, autocommit=True) as connection, connection.cursor(binary=True) as cursor:
-        (whole,) = cursor.execute("SELECT coalesce(max(id), 0) FROM event").fetchone() or (0,)
-        # ^ every row up to this id was seen: those of a second ago, as one may be committed later than
-        # others with a higher id; and not all that follow each other, as a proof of rows uses up ids
+        (largest,) = cursor.execute("SELECT coalesce(max(id), 0) FROM event").fetchone() or (0,)
         pipe.send("ready")
         started, cpu = time.perf_counter(), time.process_time()
         ends = float("inf")
         while len(seen) < count and time.perf_counter() < ends:
-            cursor.execute("SELECT id, message_id FROM event WHERE id > %s", (whole,), prepare=True)
+            cursor.execute(
+                "SELECT id, message_id FROM event WHERE id > %s OR id = ANY(%s)",
+                (largest, list(skipped)),
+                prepare=True,
+            )
             rows = cursor.fetchall()
             now = time.perf_counter()
             looks += 1
-            for number, message_id in rows:
-                if message_id not in seen:
-                    seen[message_id] = now
-                    ends = now + _PATIENCE
-                    largest.append((now, number))
-            while largest and largest[0][0] < now - _COMMITS_WITHIN:
-                whole = max(whole, largest.popleft()[1])
+            if rows:
+                ends = now + _PATIENCE
+                seen.update((message_id, now) for _, message_id in rows)
+                ids = {number for number, _ in rows}
+                skipped.update((number, ends) for number in range(largest + 1, max(ids)))
+                skipped = {
+                    number: until for number, until in skipped.items() if number not in ids and until > now
+                }
+                largest = max(largest, *ids)
             time.sleep(REST)
     wall = time.perf_counter() - started
     pipe.send((seen, (time.process_time() - cpu) / wall, looks))

@@ -8,8 +8,8 @@ from amqp.exceptions import ChannelError
 
 from panko_ingest.backoff import Pace
 
-# To find out whether there may be more costs the connection where there may not. A busy broker counts those that
-# were just closed: what it allowed at first may be less than what it allows soon after.
+# To find out whether there may be more costs the connection where there may not. A busy broker counts those
+# that were just closed: what it allowed at first may be less than what it allows soon after.
 _FIRST_PAUSE = 5.0
 _LONGEST_PAUSE = 1800.0
 # RabbitMQ's words, for the limit of a user and, from 4.0 on, for that of a node.
