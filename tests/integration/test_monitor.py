@@ -140,6 +140,7 @@ def test_metrics_tell_the_truth_through_restarts_of_workers(
     bad = [b"{" + str(number).encode() for number in range(50)]
     monitor = Monitor(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 2\n")
     service = monitor.daemon
+    in_hand = f'messages_in_flight{{bus="{bus_name(broker_url)}"}}'
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         service.wait_until_ready()
@@ -149,7 +150,8 @@ def test_metrics_tell_the_truth_through_restarts_of_workers(
         wait_until(lambda: monitor.metric("events_duplicate_total") == 100, 30, "the duplicates")
         for part in range(1, 4):
             wait_until(lambda: len(service.workers) == 2, 30, "two workers")
-            # Idle, so that no commit is cut off from being counted.
+            # Idle, so that no commit is cut off from being counted or acknowledged.
+            wait_until(lambda: monitor.metric(in_hand) == 0, 30, "nothing in hand")
             victim = Random(part).choice(service.workers)
             victim.kill()
             victim.wait(5)
@@ -164,9 +166,9 @@ def test_metrics_tell_the_truth_through_restarts_of_workers(
         assert metrics['dead_letters_total{stage="decode"}'] == 50
         assert metrics['workers_lost_total{kind="ingester"}'] == 3
         assert metrics["batch_messages_sum"] == 20_150
-        assert metrics["record_seconds_count"] == metrics["commit_seconds_count"]
+        # Batches that wait for the store are recorded together.
+        assert 0 < metrics["record_seconds_count"] <= metrics["commit_seconds_count"]
         assert metrics["readers"] == metrics["readers_consuming"] == 2
-        in_hand = f'messages_in_flight{{bus="{bus_name(broker_url)}"}}'
         wait_until(lambda: monitor.metric(in_hand) == 0, 5, "nothing in hand")
         assert metrics[f'broker_connections{{bus="{bus_name(broker_url)}"}}'] == 2
         assert service.stop() == 0
