@@ -14,9 +14,9 @@ _MEANINGS = {
     ErrorClass.AWAY: (
         *("08", "24", "25", "26", "2D", "34", "3B", "53", "57", "58", "72", "HV", "XX"),
         # What ought not to be: unknown, and to keep the data is always right.
-        *("00", "01", "02", "03", "0B", "0F", "0L", "0P", "0Z", "10", "2B"),
+        *("00", "01", "02", "03", "0B", "0F", "0L", "0P", "0Z", "10"),
     ),
-    ErrorClass.OPERATOR: ("0A", "28", "3D", "3F", "42", "55", "57P04", "F0"),
+    ErrorClass.OPERATOR: ("0A", "28", "2B", "3D", "3F", "42", "55", "57P04", "F0"),
     ErrorClass.PERMANENT: ("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"),
 }
 
@@ -72,7 +72,9 @@ class Database(base.Database):
         return None if code is None else f"{code}: {primary}"
 
     def remedy(self, error: BaseException) -> str:
-        """Tell what lets a table without a key be published."""
+        """Tell what lets a table without a key be published, and who needs one that is to be dropped."""
+        if self.code_of(error) == "2BP01":
+            return _detail(error)
         found = _NAME.search(str(error)) if _told_by(error) == _UNPUBLISHABLE else None
         return f"a publication takes it in: ALTER TABLE {found[1]} REPLICA IDENTITY FULL" if found else ""
 

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
-from panko_ingest.storage.database import base as databases, clocks
+from panko_ingest.storage.database import base as databases, clocks, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.reading import request_values
+from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import TRAITS, DeadLetter, Event, EventType
@@ -28,12 +29,14 @@ BATCH_SIZE = 1000
 """Rows deleted in one transaction, where nothing measures how long it takes."""
 
 _NO_EVENT = 2**63 - 1
+_TRIGGER = "a trigger keeps them without a word"
 
 
 class DeletedBatch(NamedTuple):
     """What one transaction found, in rows, and what it deleted.
 
-    ``last`` tells the next one where to go on. ``kept`` rows are there as before: a trigger may say so.
+    ``last`` tells the next one where to go on. ``kept`` rows are there as before, and ``why``: a trigger may
+    say so, or a reference of somebody else's table.
     """
 
     found: int = 0
@@ -41,6 +44,7 @@ class DeletedBatch(NamedTuple):
     traits: int = 0
     last: Any = None
     kept: int = 0
+    why: str = _TRIGGER
 
 
 class Deleted(NamedTuple):
@@ -87,6 +91,7 @@ def delete_in_batches(
     start: Any = None
     done, left, ended = Deleted(), most or None, False
     gone = kept = 0  # since the oldest was looked for
+    why = ""
     while left != 0 and not ended and (wanted := pace.size()) is not None:
         size = wanted if left is None else min(wanted, left)
         began = time.monotonic()
@@ -95,6 +100,7 @@ def delete_in_batches(
         # Another expirer may have deleted what we found.
         left = None if left is None else left - (batch.found - batch.kept)
         gone, kept = gone + batch.found - batch.kept, kept + batch.kept
+        why = batch.why if batch.kept else why
         # Older ones may have come since we began: look for them at the end, unless nothing can be deleted.
         at_end = batch.found < size
         ended = at_end and (start is None or not gone)
@@ -111,8 +117,7 @@ def delete_in_batches(
     if kept and engine not in _told:
         _told.add(engine)
         LOG.warning(
-            "%d expired rows are still there after their DELETE: a trigger of the database keeps them",
-            kept,
+            "%d expired rows stay, as the database keeps them, now and in later rounds: %s", kept, why
         )
     return done
 
@@ -249,24 +254,51 @@ def delete_events(
         return DeletedBatch()
     # In order of id, as the writers hold them.
     ids = sorted(row.id for row in found)
-    rows, traits, kept = _delete_whole(connection, ids)
-    return DeletedBatch(len(ids), rows, traits, (found[-1].generated, found[-1].message_id), kept)
+    whole = _delete_whole(connection, ids)
+    last = (found[-1].generated, found[-1].message_id)
+    return DeletedBatch(len(ids), whole.rows, whole.traits, last, whole.kept, whole.why)
 
 
-def _delete_whole(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, int, int]:
-    """Delete events and their traits; return how many of each, and how many events a trigger keeps.
+class _Whole(NamedTuple):
+    """What was deleted of events and their traits, and how many events are kept, and why."""
 
-    Those keep their traits, which have to be deleted first where they refer to their event.
-    """
+    rows: int = 0
+    traits: int = 0
+    kept: int = 0
+    why: str = _TRIGGER
+
+
+def _delete_whole(connection: sa.Connection, ids: Sequence[int]) -> _Whole:
+    """Delete events and their traits, but for events that the database keeps: those keep their traits."""
+    done: list[_Whole] = []
+
+    def on_refusal(_id: int, error: Exception) -> None:
+        done.append(_Whole(kept=1, why=error_classes.describe(error)))
+
+    fault_search.find(
+        connection,
+        list(ids),
+        lambda some: done.append(_delete_unless_kept(connection, some)),
+        on_refusal,
+        raise_if_of_the_store=lambda _error: None,
+    )
+    why = next((one.why for one in done if one.kept), _TRIGGER)
+    return _Whole(
+        sum(one.rows for one in done), sum(one.traits for one in done), sum(one.kept for one in done), why
+    )
+
+
+def _delete_unless_kept(connection: sa.Connection, ids: Sequence[int]) -> _Whole:
+    """Delete events and their traits, which have to go first where they refer to their event."""
     # Not SQLAlchemy's savepoint: after a deadlock MariaDB has none any more, and its end would be the error.
     connection.exec_driver_sql("SAVEPOINT whole_events")
     rows, traits = _delete_by_ids(connection, ids)
     kept = _still_there(connection, Event.id, ids) if rows < len(ids) else []
     if not kept:
-        return rows, traits, 0
+        return _Whole(rows, traits)
     connection.exec_driver_sql("ROLLBACK TO SAVEPOINT whole_events")
     rows, traits = _delete_by_ids(connection, sorted(set(ids).difference(kept)))
-    return rows, traits, len(kept)
+    return _Whole(rows, traits, len(kept))
 
 
 def _delete_by_ids(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, int]:

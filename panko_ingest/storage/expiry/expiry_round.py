@@ -182,15 +182,23 @@ class _PartitionedRound(_Round):
         self.among = Event.id < today
         if not old:
             return _Dropped()
-        # Also where they can't be dropped now: what is in them is not worth deleting row by row.
-        self.among = sa.and_(self.among, Event.id >= partitions.end_of(old))
         names = ", ".join(dropped.names)
 
         def drop() -> bool:
             self.lease.prove()
             return partition_ddl.drop(self.engine, old)
 
-        done = self._patiently(drop)
+        try:
+            done = self._patiently(drop)
+        except StorageUnavailable as error:
+            if not error.operator:
+                raise
+            LOG.error(
+                "The partitions %s can't be dropped; their events are deleted in batches: %s", names, error
+            )
+            return _Dropped()
+        # Also where they can't be dropped now: what is in them is not worth deleting row by row.
+        self.among = sa.and_(self.among, Event.id >= partitions.end_of(old))
         if done:
             LOG.info("Dropped the partitions %s", names)
         elif done is None:

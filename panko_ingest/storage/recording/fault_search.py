@@ -27,16 +27,31 @@ def may_be_a_rows(error: Exception) -> bool:
     return error_classes.classify(error) in {ErrorClass.PERMANENT, None}
 
 
+def raise_if_of_the_store(error: Exception) -> None:
+    """Raise what the caller is to see of an error that is never a row's, though it looks like it."""
+    what = error_classes.describe(error)
+    if error_classes.is_unknown_event_type(error):
+        raise StorageConflict(what) from error
+    if error_classes.is_fault_of_ids(error):
+        raise StorageUnavailable(
+            f"{what} (new ids clash with those that are there, or are used up: after a restore or a failover "
+            "set the sequence beyond the largest id; `panko-ingest db sync` makes 32-bit ids 64-bit)",
+            operator=True,
+        ) from error
+
+
 def find(
     connection: sa.Connection,
     rows: list[T],
     write: Callable[[list[T]], None],
     on_refusal: Callable[[T, Exception], None],
+    raise_if_of_the_store: Callable[[Exception], None] = raise_if_of_the_store,
 ) -> list[T]:
     """Write rows by halves, each within a savepoint, until those at fault are alone.
 
     :param write: writes all of the rows, or raises why not.
     :param on_refusal: takes each row that can't be written, and why.
+    :param raise_if_of_the_store: raises what is to be seen of an error that looks like a row's, and is none.
     :returns: the rows that were written.
     :raises StorageUnavailable: the fault is the store's.
     :raises StorageConflict: the same, and the transaction may succeed when it is run again.
@@ -57,22 +72,9 @@ def find(
         return rows
     middle = len(rows) // 2
     return [
-        *find(connection, rows[:middle], write, on_refusal),
-        *find(connection, rows[middle:], write, on_refusal),
+        *find(connection, rows[:middle], write, on_refusal, raise_if_of_the_store),
+        *find(connection, rows[middle:], write, on_refusal, raise_if_of_the_store),
     ]
-
-
-def raise_if_of_the_store(error: Exception) -> None:
-    """Raise what the caller is to see of an error that is never a row's, though it looks like it."""
-    what = error_classes.describe(error)
-    if error_classes.is_unknown_event_type(error):
-        raise StorageConflict(what) from error
-    if error_classes.is_fault_of_ids(error):
-        raise StorageUnavailable(
-            f"{what} (new ids clash with those that are there, or are used up: after a restore or a failover "
-            "set the sequence beyond the largest id; `panko-ingest db sync` makes 32-bit ids 64-bit)",
-            operator=True,
-        ) from error
 
 
 def raise_if_none_passes(
