@@ -297,10 +297,53 @@ def test_an_event_is_no_duplicate_before_a_synchronous_standby_has_it(
 
 
 @pytest.mark.postgresql
+@pytest.mark.parametrize("rule", ["a constraint", "a policy"])
+def test_duplicates_are_told_where_an_operator_admits_known_event_types_only(
+    postgresql: PostgreSQL, postgresql_url: str, rule: str
+) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events(make_events(3))
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        if rule == "a constraint":
+            known = "'compute.instance.update'"
+            connection.execute(f'ALTER TABLE event_type ADD CHECK ("desc" IN ({known}))'.encode())
+        else:
+            connection.execute("ALTER TABLE event_type ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+            connection.execute("CREATE POLICY known ON event_type FOR SELECT USING (true)")
+            connection.execute("CREATE ROLE policed LOGIN")
+            connection.execute("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO policed")
+            connection.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO policed")
+    other = Connection(
+        postgresql_url if rule == "a constraint" else postgresql_url.replace("postgres@", "policed@")
+    )
+    found: list[RecordResult] = []
+    again = threading.Thread(target=lambda: found.append(other.record_events(make_events(3))))
+    try:
+        with absent_standby(postgresql):
+            again.start()
+            wait_until(lambda: postgresql.execute(f"SELECT pid {_WAITING}"), 10, "a COMMIT that waits")
+            assert not found
+        again.join(30)
+        assert found[0].duplicates == (0, 1, 2)
+    finally:
+        other.close()
+        store.close()
+        if rule == "a policy":
+            with psycopg.connect(postgresql_url, autocommit=True) as connection:
+                connection.execute("DROP OWNED BY policed")
+                connection.execute("DROP ROLE policed")
+
+
+@pytest.mark.postgresql
 @pytest.mark.parametrize("length", [1, 30], ids=["one event", "a batch"])
 def test_an_event_is_not_recorded_because_somebody_cancels_the_wait_for_a_synchronous_standby(
     postgresql: PostgreSQL, postgresql_url: str, length: int
 ) -> None:
+    with psycopg.connect(postgresql_url, autocommit=True) as connection:
+        connection.execute(
+            f"ALTER DATABASE {connection.info.dbname} SET client_min_messages = error".encode()
+        )
     store = Connection(postgresql_url)
     store.upgrade()
     store.record_events(make_events(1))
