@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -48,13 +48,19 @@ class DeletedBatch(NamedTuple):
 
 
 class Deleted(NamedTuple):
-    """What batches deleted; ``finished`` tells that nothing was left."""
+    """What batches deleted; ``finished`` tells that nothing was left.
+
+    ``start`` is where to go on another time: those before it are kept, or were deleted.
+    """
 
     rows: int = 0
     traits: int = 0
     batches: int = 0
     finished: bool = False
+    start: Any = None
 
+
+T = TypeVar("T")
 
 Clock = Callable[[], datetime.datetime]
 
@@ -81,15 +87,18 @@ def delete_in_batches(
     delete: DeleteBatch,
     pace: AtOnce,
     most: int | None = None,
+    start: Any = None,
 ) -> Deleted:
-    """Delete until no more can be, or ``pace`` says that it is enough, or ``most`` rows are gone."""
+    """Delete until no more can be, or ``pace`` says that it is enough, or ``most`` rows are gone.
+
+    :param start: behind which to begin; the oldest by default.
+    """
 
     def delete_one() -> DeletedBatch:
         with write_transaction(engine) as connection:
             return delete(connection, size, start)
 
-    start: Any = None
-    done, left, ended = Deleted(), most or None, False
+    done, left, ended, passed_over = Deleted(), most or None, False, start is not None
     gone = kept = 0  # since the oldest was looked for
     why = ""
     while left != 0 and not ended and (wanted := pace.size()) is not None:
@@ -103,7 +112,8 @@ def delete_in_batches(
         why = batch.why if batch.kept else why
         # Older ones may have come since we began: look for them at the end, unless nothing can be deleted.
         at_end = batch.found < size
-        ended = at_end and (start is None or not gone)
+        ended = at_end and not passed_over and (start is None or not gone)
+        passed_over &= not at_end
         done = Deleted(
             done.rows + batch.rows,
             done.traits + batch.traits,
@@ -119,7 +129,7 @@ def delete_in_batches(
         LOG.warning(
             "%d expired rows stay, as the database keeps them, now and in later rounds: %s", kept, why
         )
-    return done
+    return done._replace(start=start if kept else None)
 
 
 def clear_expired_events(
@@ -196,9 +206,12 @@ def _delete_traits(
     if not found:
         return DeletedBatch()
     ids = sorted(set(found))
-    rows = databases.of(connection).delete_by_id(connection, table.__tablename__, "event_id", ids)
-    kept = _still_there(connection, table.event_id, ids) if rows < len(found) else []
-    return DeletedBatch(len(found), rows, last=ids[-1], kept=min(len(kept), len(found)))
+    delete = databases.of(connection).delete_by_id
+    done, why = _delete_where_allowed(
+        connection, ids, lambda some: delete(connection, table.__tablename__, "event_id", some)
+    )
+    kept = _still_there(connection, table.event_id, ids) if sum(done) < len(found) else []
+    return DeletedBatch(len(found), sum(done), last=ids[-1], kept=min(len(kept), len(found)), why=why)
 
 
 def _still_there(
@@ -254,51 +267,54 @@ def delete_events(
         return DeletedBatch()
     # In order of id, as the writers hold them.
     ids = sorted(row.id for row in found)
-    whole = _delete_whole(connection, ids)
-    last = (found[-1].generated, found[-1].message_id)
-    return DeletedBatch(len(ids), whole.rows, whole.traits, last, whole.kept, whole.why)
+    return _delete_whole(connection, ids)._replace(last=(found[-1].generated, found[-1].message_id))
 
 
-class _Whole(NamedTuple):
-    """What was deleted of events and their traits, and how many events are kept, and why."""
+def _delete_where_allowed(
+    connection: sa.Connection, ids: Sequence[int], delete: Callable[[list[int]], T]
+) -> tuple[list[T], str]:
+    """Delete by ids, but for what the database refuses to delete.
 
-    rows: int = 0
-    traits: int = 0
-    kept: int = 0
-    why: str = _TRIGGER
-
-
-def _delete_whole(connection: sa.Connection, ids: Sequence[int]) -> _Whole:
-    """Delete events and their traits, but for events that the database keeps: those keep their traits."""
-    done: list[_Whole] = []
+    :returns: what ``delete`` returned of each part, and why rows are kept, if any are.
+    """
+    done: list[T] = []
+    why = [_TRIGGER]
 
     def on_refusal(_id: int, error: Exception) -> None:
-        done.append(_Whole(kept=1, why=error_classes.describe(error)))
+        why[0] = error_classes.describe(error)
 
+    databases.of(connection).check_references_now(connection)
     fault_search.find(
         connection,
         list(ids),
-        lambda some: done.append(_delete_unless_kept(connection, some)),
+        lambda some: done.append(delete(some)),
         on_refusal,
         raise_if_of_the_store=lambda _error: None,
     )
-    why = next((one.why for one in done if one.kept), _TRIGGER)
-    return _Whole(
-        sum(one.rows for one in done), sum(one.traits for one in done), sum(one.kept for one in done), why
-    )
+    return done, why[0]
 
 
-def _delete_unless_kept(connection: sa.Connection, ids: Sequence[int]) -> _Whole:
-    """Delete events and their traits, which have to go first where they refer to their event."""
+def _delete_whole(connection: sa.Connection, ids: Sequence[int]) -> DeletedBatch:
+    """Delete events and their traits, but for events that the database keeps: those keep their traits."""
+    done, why = _delete_where_allowed(connection, ids, partial(_delete_unless_kept, connection))
+    rows, traits = (sum(numbers) for numbers in zip(*done, strict=True)) if done else (0, 0)
+    kept = _still_there(connection, Event.id, ids) if rows < len(ids) else []
+    return DeletedBatch(len(ids), rows, traits, kept=len(kept), why=why)
+
+
+def _delete_unless_kept(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, int]:
+    """Delete events and their traits, which have to go first where they refer to their event.
+
+    :returns: how many of each; events that a trigger keeps have all of theirs.
+    """
     # Not SQLAlchemy's savepoint: after a deadlock MariaDB has none any more, and its end would be the error.
     connection.exec_driver_sql("SAVEPOINT whole_events")
     rows, traits = _delete_by_ids(connection, ids)
     kept = _still_there(connection, Event.id, ids) if rows < len(ids) else []
     if not kept:
-        return _Whole(rows, traits)
+        return rows, traits
     connection.exec_driver_sql("ROLLBACK TO SAVEPOINT whole_events")
-    rows, traits = _delete_by_ids(connection, sorted(set(ids).difference(kept)))
-    return _Whole(rows, traits, len(kept))
+    return _delete_by_ids(connection, sorted(set(ids).difference(kept)))
 
 
 def _delete_by_ids(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, int]:
@@ -326,7 +342,10 @@ def _delete_dead_letters(
     # In order of id, as the writers hold them.
     ids = sorted(row.id for row in found)
     # One that has come again meanwhile is not old any more.
-    old = sa.delete(DeadLetter).where(DeadLetter.id.in_(ids), DeadLetter.last_at < limit)
-    rows = connection.execute(old).rowcount
+    old = sa.delete(DeadLetter).where(DeadLetter.last_at < limit)
+    done, why = _delete_where_allowed(
+        connection, ids, lambda some: connection.execute(old.where(DeadLetter.id.in_(some))).rowcount
+    )
+    rows = sum(done)
     kept = _still_there(connection, DeadLetter.id, ids, DeadLetter.last_at < limit) if rows < len(ids) else []
-    return DeletedBatch(len(ids), rows, last=(found[-1].last_at, found[-1].id), kept=len(kept))
+    return DeletedBatch(len(ids), rows, last=(found[-1].last_at, found[-1].id), kept=len(kept), why=why)

@@ -8,6 +8,7 @@ import datetime
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -37,6 +38,9 @@ from panko_ingest.storage.tables import EVENT_TABLES, Event
 LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_left_off: weakref.WeakKeyDictionary[sa.Engine, Any] = weakref.WeakKeyDictionary()
+"""Behind which event the next round begins: more of the oldest may be kept than one can look at."""
 
 _PATIENCE = 300.0
 """Seconds to try for tables that are in use, at most."""
@@ -94,7 +98,10 @@ class _Round(AtOnce):
         self.started = time.monotonic()
         dropped = self._drop()
         self.ids = self._ids_used()
-        done = delete_in_batches(self.engine, self.settings, self._delete, self)
+        done = delete_in_batches(
+            self.engine, self.settings, self._delete, self, start=_left_off.get(self.engine)
+        )
+        _left_off[self.engine] = done.start
         lost = delete_lost_traits(self.engine, self.settings, self)
         finished = done.finished and not self.has_lost_lease
         return ExpiryReport(

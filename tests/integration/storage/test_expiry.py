@@ -1,10 +1,11 @@
 """Retention: what is too old goes, whole and nothing else, whatever happens meanwhile."""
 
+import contextlib
 import datetime
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -256,17 +257,25 @@ def test_events_that_a_trigger_keeps_end_no_round_late_and_keep_no_others(
     assert lost_halves(store) == {}
 
 
+@contextlib.contextmanager
+def legal_hold(store: Connection, condition: str, table: str = "event", more: str = "") -> Iterator[None]:
+    """Have a table of an operator's refer to some rows."""
+    with store.engine.begin() as connection:
+        column = "INTEGER" if connection.dialect.name == "sqlite" else "BIGINT"
+        connection.exec_driver_sql(f"CREATE TABLE legal_hold (id {column} REFERENCES {table} (id) {more})")
+        connection.exec_driver_sql(f"INSERT INTO legal_hold SELECT id FROM {table} WHERE {condition}")
+    try:
+        yield
+    finally:
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE legal_hold")
+
+
 def test_events_that_another_table_refers_to_stay_whole_and_keep_no_others(
     store: Connection, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.record_events(old_events(300))
-    with store.engine.begin() as connection:
-        column = "INTEGER" if connection.dialect.name == "sqlite" else "BIGINT"
-        connection.exec_driver_sql(f"CREATE TABLE legal_hold (event_id {column} REFERENCES event (id))")
-        connection.exec_driver_sql(
-            "INSERT INTO legal_hold SELECT id FROM event WHERE message_id IN ('m00000', 'm00007', 'm00298')"
-        )
-    try:
+    with legal_hold(store, "message_id IN ('m00000', 'm00007', 'm00298')"):
         report = store.expire(DAY, batch_size=50, budget=60, clock=now)
         assert (report.events, report.traits, report.backlog) == (297, 4 * 297, 3)
         assert stored_ids(store) == ["m00000", "m00007", "m00298"]
@@ -277,10 +286,58 @@ def test_events_that_another_table_refers_to_stay_whole_and_keep_no_others(
         assert "legal_hold" in told or store.engine.dialect.name == "sqlite"
         store.clear()
         assert stored_ids(store) == ["m00000", "m00007", "m00298"]
-    finally:
-        with store.engine.begin() as connection:
-            connection.exec_driver_sql("DROP TABLE legal_hold")
     assert store.clear_expired_data(DAY) == 3
+
+
+@pytest.mark.parametrize(
+    "database_url", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
+)
+def test_a_reference_that_is_looked_at_when_all_is_done_keeps_no_other_events(store: Connection) -> None:
+    store.record_events(old_events(20))
+    with legal_hold(store, "message_id = 'm00003'", more="DEFERRABLE INITIALLY DEFERRED"):
+        assert store.expire(DAY, clock=now).events == 19
+        assert stored_ids(store) == ["m00003"]
+
+
+def test_more_held_events_than_a_round_can_look_at_keep_no_others(store: Connection) -> None:
+    store.record_events(old_events(60))
+    store.expire(DAY, batch_size=1, budget=1e-9, clock=now)  # the partitions that are over are gone
+    store.record_events(old_events(60))
+    with legal_hold(store, "message_id < 'm00055'"):
+        rounds = 0
+        while count(store, "event") > 55:
+            rounds += 1
+            assert rounds < 40
+            report = store.expire(DAY, batch_size=10, stopping=StopsAfter(2), clock=now)
+            assert report.backlog == count(store, "event")
+        assert rounds > 1
+        # Also of those before the place where the last round ended.
+        store.record_events([event("older", NOW - datetime.timedelta(days=4))])
+        store.expire(DAY, batch_size=10, clock=now)
+        assert count(store, "event") == 55
+    assert store.expire(DAY, clock=now).backlog == 0
+    assert count(store, "event") == 0
+
+
+class StopsAfter(threading.Event):
+    """Set when it has been looked at so often."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def is_set(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
+
+
+def test_dead_letters_that_another_table_refers_to_keep_no_others(store: Connection) -> None:
+    store.record_events([], [letter_for(number, ValueError("bad")) for number in range(20)])
+    with store.engine.connect() as connection:
+        first = connection.exec_driver_sql("SELECT min(id) FROM dead_letter").scalar_one()
+    with legal_hold(store, f"id = {first}", "dead_letter"):
+        assert store.clear_expired_dead_letters(0) == 19
+        assert count(store, "dead_letter") == 1
 
 
 @WHERE_TRIGGERS_CAN_KEEP_ROWS
