@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -83,6 +84,27 @@ def test_a_batch_is_recorded_soon_though_a_lost_session_holds_its_message_id(
     assert result.recorded == (0,)
     # It is counted after it was ended, when the batch may be recorded already.
     wait_until(lambda: store.statistics().blockers_ended == 1, what="the lost session to be counted")
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_a_lost_session_is_ended_though_no_file_was_free_when_it_was_first_looked_for(
+    postgresql_url: str,
+) -> None:
+    store = connect(postgresql_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=10)
+    store.upgrade()
+    refused: list[OSError] = []
+
+    def refuse(*_: object) -> None:
+        if threading.current_thread().name == "blockers" and not refused:
+            refused.append(OSError(errno.EMFILE, "Too many open files"))
+            raise refused[0]
+
+    sa.event.listen(store.engine, "checkout", refuse)
+    with left_in_mid_copy(postgresql_url, "direct"):
+        result = store.record_events([EVENT])
+    assert refused
+    assert result.recorded == (0,)
     store.close()
 
 

@@ -221,6 +221,11 @@ def test_a_value_that_no_option_can_have_is_refused_by_the_name_of_the_option(ur
         ("mysql://u:secret@h/d?compress=1", "compress is of no use"),
         ("mysql://u:secret@h/d?named_pipe=1", "named_pipe is of no use"),
         ("mysql://u:secret@h/d?conv=x", "conv is of no use"),
+        ("mysql://u:secret@h/d?connect_timeout=0", "the value of connect_timeout"),
+        ("mysql://u:secret@h/d?connect_timeout=99999999", "the value of connect_timeout"),
+        ("mysql://u:secret@h/d?read_timeout=0", "the value of read_timeout"),
+        ("mysql://u:secret@h/d?write_timeout=-1", "the value of write_timeout"),
+        ("mysql://u:secret@h/d?port=3307", "port stands behind the host"),
         ("postgresql://u:secret@h:99999/d", "99999 is no port"),
         ("mysql://u:secret@h:0/d", "0 is no port"),
         ("sqlite:////nowhere/%00.db", "%00 stands in it"),
@@ -230,6 +235,13 @@ def test_what_no_driver_could_connect_with_is_refused_before_anything_does(url: 
     with pytest.raises(ConfigError, match=fault) as refused:
         Connection(url)
     assert "secret" not in str(refused.value)
+
+
+def test_the_file_that_pymysql_reads_for_a_group_may_name_the_database() -> None:
+    try:
+        Connection("mysql://u@h/?read_default_group=client")
+    except ConfigError as refused:
+        assert "/etc/my.cnf" in str(refused)  # noqa: PT017 - a machine may have it, or not
 
 
 def test_an_unknown_scheme_is_refused_by_naming_those_there_are() -> None:

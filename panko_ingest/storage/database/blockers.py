@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, event, exc
+from sqlalchemy import Connection, Engine, event
 
 from panko_ingest import threads
 
@@ -82,6 +82,14 @@ class _Watch:
             self._out.pop(id(connection), None)
 
     def _look(self) -> None:
+        try:
+            self._look_on()
+        finally:
+            with self._lock:
+                if self._looking is threading.current_thread():
+                    self._looking = None
+
+    def _look_on(self) -> None:
         while True:
             time.sleep(self._pause)
             with self._lock:
@@ -96,5 +104,5 @@ class _Watch:
                         connection.detach()
                         count(self._engine, self._end(connection, self._patience))
                         connection.commit()
-                except exc.SQLAlchemyError as error:
+                except Exception as error:  # noqa: BLE001 - also one of no database, such as no file is free
                     LOG.debug("Nobody could be asked who keeps us waiting: %s", error)

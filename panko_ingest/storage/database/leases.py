@@ -60,16 +60,18 @@ class Lease:
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._now = sa.literal_column(databases.of(engine).now, sa.Double)
         # One that ends later than any is given for was written while the server's clock was wrong.
-        self._is_held = LEASES.c.ends.between(self._now, self._now + 2 * DURATION)
+        valid = LEASES.c.ends.between(self._now, self._now + 2 * DURATION)
+        # It may be ours before we know: the answer to the COMMIT by which we took it may have been lost.
+        self._is_anothers = sa.and_(valid, LEASES.c.holder != self._holder)
 
     def take(self) -> bool:
         """Take the lease unless another process holds it; tell whether it is ours now."""
         # To look first keeps us from waiting for the holder's transaction.
-        return self.is_free() and self._write(~self._is_held, self._now + DURATION)
+        return self.is_free() and self._write(~self._is_anothers, self._now + DURATION)
 
     def is_free(self) -> bool:
-        """Tell whether nobody holds it."""
-        look = sa.select(LEASES.c.name).where(LEASES.c.name == self._name, self._is_held)
+        """Tell whether nobody else holds it."""
+        look = sa.select(LEASES.c.name).where(LEASES.c.name == self._name, self._is_anothers)
         return retry.read(self._engine, self._settings, lambda connection: connection.scalar(look)) is None
 
     def prove(self) -> None:

@@ -113,7 +113,8 @@ class Database(base.Database):
 
     def create_engine(self, url: URL, settings: StorageSettings) -> Engine:
         """Return an engine whose sessions are strict and have time limits."""
-        if not url.database and url.query.keys().isdisjoint({"database", "db", "read_default_file"}):
+        elsewhere = {"database", "db", "read_default_file", "read_default_group"}
+        if not url.database and url.query.keys().isdisjoint(elsewhere):
             raise ConfigError("[database] connection: names no database: write mysql://...@host/panko")
         # Names and values may hold any character, whatever an old URL says.
         url = url.update_query_dict({"charset": "utf8mb4"})

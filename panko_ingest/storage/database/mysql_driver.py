@@ -18,6 +18,8 @@ _VERIFY, _VERIFY_NAME = "ssl_verify_cert", ("ssl_verify_identity", "ssl_check_ho
 _OPTIONS = _TEXTS | {_VERIFY, *_VERIFY_NAME, "ssl_disabled"}
 # PyMySQL refuses them when it connects, does not connect, or needs more than text.
 _USELESS = {"compress", "named_pipe", "conv", "cursorclass", "defer_connect", "auth_plugin_map"}
+_SECONDS = {"connect_timeout", "read_timeout", "write_timeout"}
+_MOST_SECONDS = 365 * 86400
 _NAMES_IN_FILES = {"ssl_password": "ssl_key_password", "ssl_verify_server_cert": "ssl_verify_identity"}
 
 
@@ -124,9 +126,9 @@ def connect(
 
 
 def refuse_unknown_options(options: Mapping[str, Any]) -> None:
-    """Return if PyMySQL has options of these names, which work.
+    """Return if PyMySQL has options of these names, which work, and takes their values.
 
-    :raises ConfigError: it has not.
+    :raises ConfigError: it has not, or does not.
     """
     import pymysql  # noqa: PLC0415 - where it is the driver
 
@@ -134,6 +136,10 @@ def refuse_unknown_options(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if name in _USELESS:
             raise _fault(f"{name} is of no use in a URL")
+        if name in _SECONDS and not 0 < value <= _MOST_SECONDS:
+            raise _fault(f"the value of {name} can't be used: from 1 to {_MOST_SECONDS} seconds")
+        if name == "port" and isinstance(value, str):
+            raise _fault("port stands behind the host: write mysql://...@host:3306/panko")
         if name in known and (name != "ssl" or isinstance(value, dict)):
             continue
         raise _fault(f"PyMySQL has no option {name!r} (for TLS, it is ssl_ca=/path/to/authority.pem)")

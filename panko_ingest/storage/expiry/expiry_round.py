@@ -242,7 +242,7 @@ def about_rows(
 
     :param most: what rows of one are counted up to where the planner has no statistics, as after a restore.
     """
-    names = [f"{table}_{one.suffix}" for table in tables for one in of]
+    names = partitions.attached(connection, tables, of)
     known = "SELECT oid::regclass::text, reltuples::bigint FROM pg_class WHERE oid = ANY(%s::regclass[])"
     estimates: dict[str, int] = dict(connection.exec_driver_sql(known, (names,)).all())
     for name in [name for name, rows in estimates.items() if rows <= 0]:

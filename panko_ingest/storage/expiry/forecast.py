@@ -49,7 +49,7 @@ def _partitions(engine: sa.Engine, limit: datetime.datetime) -> tuple[PartitionF
 
 
 def _partition(connection: sa.Connection, one: Partition, *, dropped: bool) -> PartitionForecast:
-    tables = [f"{table}_{one.suffix}" for table in EVENT_TABLES]
+    tables = partitions.attached(connection, EVENT_TABLES, [one])
     size = connection.exec_driver_sql(
         "SELECT sum(pg_total_relation_size(name)) FROM unnest(%s::regclass[]) AS name", (tables,)
     ).scalar_one()

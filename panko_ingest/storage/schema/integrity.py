@@ -19,6 +19,7 @@ _OURS = """(
     SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name
     UNION
     SELECT inhrelid FROM pg_inherits JOIN unnest(%(tables)s::text[]) AS name ON inhparent = to_regclass(name)
+    JOIN pg_class one ON one.oid = inhrelid WHERE relispartition
 )"""
 _NOT_UNIQUE = f"""
 SELECT c.oid::regclass::text FROM pg_class c JOIN pg_attribute ON attrelid = c.oid AND attname = %(column)s
@@ -27,6 +28,11 @@ WHERE relkind = 'r' AND c.oid IN {_OURS} AND NOT EXISTS (
     AND indnkeyatts = 1 AND indkey[0] = attnum)
 ORDER BY 1
 """  # noqa: S608 - ours
+# SQLAlchemy sees no index that the optimizer ignores, and which keeps rows apart all the same.
+_UNIQUE_BY_MYSQL = (
+    "SELECT index_name FROM information_schema.statistics WHERE table_schema = DATABASE() "
+    "AND table_name = %s AND non_unique = 0 GROUP BY index_name HAVING COUNT(*) = 1 AND MAX(column_name) = %s"
+)
 _UNLOGGED = f"""
 SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relpersistence = 'u' AND oid IN {_OURS}
 ORDER BY 1
@@ -93,6 +99,8 @@ def _not_unique(connection: sa.Connection) -> Iterator[str]:
 
 
 def _has_unique_index(connection: sa.Connection, table: str, column: str) -> bool:
+    if connection.dialect.name == "mysql":
+        return connection.exec_driver_sql(_UNIQUE_BY_MYSQL, (table, column)).first() is not None
     inspector = sa.inspect(connection)
     indexes = [one["column_names"] for one in inspector.get_indexes(table) if one["unique"]]
     return [column] in indexes + [one["column_names"] for one in inspector.get_unique_constraints(table)]

@@ -5,6 +5,7 @@ it waits behind a long reader, everybody else would wait behind it.
 """
 
 import datetime
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -146,7 +147,9 @@ def _split(connection: sa.Connection, new: Sequence[Partition], most_moved: int 
 
 
 def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
-    """Drop partitions, the first one among them, and let the new first one reach as far as they did.
+    """Drop the oldest partitions, and let a new first one reach as far as they did.
+
+    What an administrator has detached is not ours to drop.
 
     :returns: False where another expirer was quicker.
     """
@@ -154,9 +157,8 @@ def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
         lock_tables(connection)
         if not set(old) <= set(partitions.found(connection)):
             return False
-        for table in reversed(EVENT_TABLES):
-            for partition in old:
-                connection.exec_driver_sql(f"DROP TABLE {table}_{partition.suffix}")
+        for name in partitions.attached(connection, EVENT_TABLES[::-1], old):
+            connection.exec_driver_sql(f"DROP TABLE {name}")
         _detach_remains(connection, old[-1].end or datetime.date.max)
         make(connection, [Partition(None, old[-1].end)])
         return True
@@ -180,13 +182,24 @@ def make(connection: sa.Connection, new: Sequence[Partition]) -> None:
     for partition in new:
         start = "MINVALUE" if partition.start is None else first_id(partition.start)
         end = "MAXVALUE" if partition.end is None else first_id(partition.end)
+        suffix = partition.suffix if partition.start else _free(connection, partition.suffix)
         for table in EVENT_TABLES:
-            name = f"{table}_{partition.suffix}"
             connection.exec_driver_sql(
-                f"CREATE TABLE {name} PARTITION OF {table} FOR VALUES FROM ({start}) TO ({end})"
+                f"CREATE TABLE {table}_{suffix} PARTITION OF {table} FOR VALUES FROM ({start}) TO ({end})"
             )
         # Unique within the partition: PostgreSQL keeps no index over all of them.
-        connection.exec_driver_sql(f"CREATE UNIQUE INDEX ON event_{partition.suffix} (message_id)")
+        connection.exec_driver_sql(f"CREATE UNIQUE INDEX ON event_{suffix} (message_id)")
+
+
+def _free(connection: sa.Connection, suffix: str) -> str:
+    """Return a suffix that no table has: a partition that was detached keeps its name."""
+    names = itertools.chain([suffix], (f"{suffix}_{number}" for number in itertools.count(2)))
+    taken = "SELECT bool_or(to_regclass(t || '_' || %s) IS NOT NULL) FROM unnest(%s::text[]) AS t"
+    return next(
+        name
+        for name in names
+        if not connection.exec_driver_sql(taken, (name, list(EVENT_TABLES))).scalar_one()
+    )
 
 
 def lock_tables(connection: sa.Connection) -> None:
@@ -262,6 +275,9 @@ def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:
         if width != "none":
             yield Finding("warning", "partitions", f"the tables are plain, though partition_by is {width}")
         return
+    if there[0].start:
+        told = "the first one is detached, and what is before the others becomes dead letters"
+        yield Finding("warning", "partitions", f"{told}: attach it again, or wait for expiry to make another")
     width = partitions.width_of(there) if width == "none" else width
     level = "warning"
     if text := partitions.too_many(width, settings.event_time_to_live):

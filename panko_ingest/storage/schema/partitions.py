@@ -39,6 +39,12 @@ PLAIN_SUFFIX = "plain"
 
 _AHEAD = datetime.timedelta(days=7)
 _DAY = datetime.timedelta(days=1)
+_ATTACHED = (
+    "SELECT parent, c.oid::regclass::text, pg_get_expr(c.relpartbound, c.oid) AS bound "
+    "FROM unnest(%s::text[]) WITH ORDINALITY AS of (parent, place) "
+    "JOIN pg_inherits ON inhparent = to_regclass(parent) JOIN pg_class c ON c.oid = inhrelid "
+    "WHERE c.relispartition ORDER BY place, bound"
+)
 _BOUNDS = re.compile(r"FROM \((?:'(\d+)'|MINVALUE)\) TO \((?:'(\d+)'|MAXVALUE)\)")
 
 
@@ -92,16 +98,38 @@ def found(connection: sa.Connection) -> list[Partition]:
     """Return the partitions that there are, the oldest first; none where the tables are plain."""
     if not databases.of(connection).has_partitions:
         return []
-    bounds = connection.exec_driver_sql(
-        "SELECT pg_get_expr(c.relpartbound, c.oid), relname FROM pg_inherits i "
-        "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass('event') AND c.relispartition"
-    )
     partitions = [
-        Partition(_day(match[1]), _day(match[2]), name == f"event_{PLAIN_SUFFIX}")
-        for bound, name in bounds
-        if (match := _BOUNDS.search(bound))
+        Partition(one.start, one.end, one.suffix == PLAIN_SUFFIX) for one in _attached(connection, ("event",))
     ]
     return sorted(partitions, key=lambda partition: partition.start or datetime.date.min)
+
+
+class _Attached(NamedTuple):
+    """A table that is a partition of another one."""
+
+    parent: str
+    name: str
+    start: datetime.date | None
+    end: datetime.date | None
+
+    @property
+    def suffix(self) -> str:
+        """What its name ends with, in whatever schema."""
+        return self.name.rpartition(".")[2][len(self.parent) + 1 :]
+
+
+def _attached(connection: sa.Connection, tables: Sequence[str]) -> list[_Attached]:
+    return [
+        _Attached(parent, name, _day(match[1]), _day(match[2]))
+        for parent, name, bound in connection.exec_driver_sql(_ATTACHED, (list(tables),))
+        if (match := _BOUNDS.search(bound))
+    ]
+
+
+def attached(connection: sa.Connection, tables: Sequence[str], of: Sequence[Partition]) -> list[str]:
+    """Return the names of the partitions of tables: without those that an administrator has detached."""
+    ranges = {(one.start, one.end) for one in of}
+    return [one.name for one in _attached(connection, tables) if (one.start, one.end) in ranges]
 
 
 class Unpaired(NamedTuple):
@@ -115,19 +143,13 @@ class Unpaired(NamedTuple):
 
 def unpaired(connection: sa.Connection) -> list[Unpaired]:
     """Return the partitions that not all tables have, such as those of traits where event's was detached."""
-    of_tables = connection.exec_driver_sql(
-        "SELECT pg_get_expr(c.relpartbound, c.oid), parent, right(relname, -length(parent) - 1) "
-        "FROM unnest(%s::text[]) AS parent JOIN pg_inherits ON inhparent = to_regclass(parent) "
-        "JOIN pg_class c ON c.oid = inhrelid WHERE c.relispartition ORDER BY 1, 2",
-        (list(EVENT_TABLES),),
-    ).all()
-    having: dict[tuple[str, str], list[str]] = {}
-    for bound, table, suffix in of_tables:
-        having.setdefault((bound, suffix), []).append(table)
+    having: dict[tuple[str, datetime.date | None, datetime.date | None], list[str]] = {}
+    for one in _attached(connection, EVENT_TABLES):
+        having.setdefault((one.suffix, one.start, one.end), []).append(one.parent)
     return [
-        Unpaired(suffix, _day(match[2]), tuple(tables), tuple(sorted(set(EVENT_TABLES) - set(tables))))
-        for (bound, suffix), tables in having.items()
-        if len(tables) < len(EVENT_TABLES) and (match := _BOUNDS.search(bound))
+        Unpaired(suffix, end, tuple(tables), tuple(sorted(set(EVENT_TABLES) - set(tables))))
+        for (suffix, _, end), tables in having.items()
+        if len(tables) < len(EVENT_TABLES)
     ]
 
 
@@ -202,7 +224,7 @@ def expired(partitions: list[Partition], limit: datetime.datetime) -> list[Parti
         if partition.end and datetime.datetime.combine(partition.end, datetime.time()) <= limit
     ]
     # The first one alone is not worth it, unless much is in it: what comes late is deleted row by row.
-    return old if len(old) > 1 or any(partition.plain for partition in old) else []
+    return old if any(partition.plain or partition.start for partition in old) else []
 
 
 def end_of(partitions: Sequence[Partition]) -> int:

@@ -237,6 +237,23 @@ def test_a_lone_event_whose_answer_is_lost_is_neither_lost_nor_doubled(
     assert counts(store) == {**dict.fromkeys(counts(store), 3), "dead_letter": 0}
 
 
+def test_a_lease_is_ours_though_the_answer_that_says_so_is_lost(
+    server: PostgreSQL | MariaDB, store: Connection, url: str
+) -> None:
+    plain = {"ssl_disabled": "true"} if isinstance(server, MariaDB) else {}
+    store.record_events(make_events(3))
+    with CuttingProxy(server.port) as proxy:
+        through = connect(str(sa.make_url(url).set(port=proxy.port, query=plain)))
+        through.ping()
+        proxy.cut_after(b"COMMIT")
+
+        report = through.expire(1.0)
+
+        assert proxy.cuts == 1
+        assert (report.stood_by, report.events) == (False, 3)
+        through.close()
+
+
 @pytest.mark.postgresql
 @pytest.mark.parametrize("count", [1, 30])
 def test_a_conflict_that_shows_at_the_commit_is_no_failure(postgresql_url: str, count: int) -> None:

@@ -329,6 +329,22 @@ def test_a_unique_index_that_was_never_finished_is_none(store: Connection) -> No
     assert found(store, "unique").text.startswith(f"{name} has no valid unique index")
 
 
+@pytest.mark.parametrize(
+    ("database_url", "statement"),
+    [
+        pytest.param("postgresql", "CREATE TABLE archive () INHERITS (event)", marks=pytest.mark.postgresql),
+        pytest.param(
+            "mariadb", "ALTER TABLE event ALTER INDEX uq_event_message_id IGNORED", marks=pytest.mark.mariadb
+        ),
+    ],
+    indirect=["database_url"],
+)
+@pytest.mark.filterwarnings("ignore:Unknown schema content")  # SQLAlchemy, of other checks
+def test_no_unique_index_is_missed_that_is_there(store: Connection, statement: str) -> None:
+    execute(store, statement)
+    assert "unique" not in {finding.subject for finding in store.check()}
+
+
 @ON_POSTGRESQL
 def test_tables_that_a_crash_empties_are_told_with_what_mends_it(store: Connection) -> None:
     assert "tables" not in {finding.subject for finding in store.check()}

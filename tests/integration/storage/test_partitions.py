@@ -17,6 +17,7 @@ from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import partition_ddl, partitions
 from panko_ingest.storage.schema.partitions import Partition
+from panko_ingest.storage.tables import EVENT_TABLES
 from tests.integration.storage.samples import connect, count, letter_for, rows, stored_ids
 from tests.waiting import wait_until
 
@@ -264,6 +265,56 @@ def test_a_day_that_is_detached_from_events_alone_is_told_and_keeps_no_other_fro
     assert not [one for one in store.check() if one.level == "failure" and "detached" in one.text]
 
 
+@pytest.mark.parametrize(
+    ("put_aside", "aside"),
+    [
+        ("", "trait_int_p20260307"),
+        ("ALTER TABLE trait_int_p20260307 RENAME TO kept", "kept"),
+        (
+            "CREATE SCHEMA other; ALTER TABLE trait_int_p20260307 SET SCHEMA other",
+            "other.trait_int_p20260307",
+        ),
+        ("DROP TABLE trait_int_p20260307", None),
+    ],
+    ids=["detached", "renamed", "moved", "dropped"],
+)
+def test_traits_of_a_day_that_are_detached_stay_and_keep_no_day_from_expiry(
+    store: Connection, put_aside: str, aside: str | None
+) -> None:
+    store.record_events([event("old", 3), event("older", 4), event("young", 0)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE trait_int DETACH PARTITION trait_int_p20260307; {put_aside}")
+
+    assert sum(one.events for one in store.forecast_expiry(DAY, clock=noon).partitions if one.dropped) == 2
+    report = store.expire(DAY, clock=noon)
+
+    assert (report.events, "p20260307" in report.partitions) == (2, True)
+    assert stored_ids(store) == ["young"]
+    if aside:
+        assert rows(store, f"SELECT value FROM {aside}") == [(4,)]
+
+
+@pytest.mark.parametrize("tables", [EVENT_TABLES, EVENT_TABLES[:1], EVENT_TABLES[1:2]])
+def test_another_first_partition_is_made_where_it_was_detached(
+    store: Connection, tables: tuple[str, ...]
+) -> None:
+    store.record_events([event("oldest", 30), event("old", 5), event("young", 0)])
+    with store.engine.begin() as connection:
+        for table in tables:
+            connection.exec_driver_sql(f"ALTER TABLE {table} DETACH PARTITION {table}_first")
+    told = [one.text for one in store.check() if one.subject == "partitions" and "detached" in one.text]
+    assert told
+    assert tables != EVENT_TABLES or told[0].startswith("the first one is detached")
+
+    assert "p20260305" in store.expire(DAY, clock=noon).partitions
+
+    assert not [one for one in store.check() if one.subject == "partitions" and "detached" in one.text]
+    assert store.record_events([event("late", 40)], on_failure=letter_for).recorded == (0,)
+    assert places(store) == {"late": "first_2", "young": "p20260310"}
+    held = [int(table in {"event", "trait_int"}) for table in tables]
+    assert [count(store, f"{table}_first") for table in tables] == held
+
+
 def test_a_clock_that_goes_back_behind_partitions_that_were_dropped_loses_nothing(store: Connection) -> None:
     store.record_events([event("old", 5), event("new", 0)])
     assert store.expire(DAY, clock=noon).events == 1
@@ -444,8 +495,9 @@ def test_a_writer_that_knew_the_plain_tables_keeps_its_events_and_finds_out(
     with write_transaction(store.engine) as connection:
         partition_ddl.create(connection, "day", TODAY)
 
-    with pytest.raises(StorageUnavailable, match="partitioned"):
+    with pytest.raises(StorageUnavailable, match=r"partitioned by id: [^(]*$") as refused:
         store.record_events(events, on_failure=letter_for)
+    assert not refused.value.operator
 
     assert store.record_events(events, on_failure=letter_for).recorded == tuple(range(length))
     ((smallest,),) = rows(store, "SELECT min(id) FROM event")
