@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 from panko_ingest import dead_letter, timestamps
 from panko_ingest.backoff import Pace
@@ -16,6 +17,8 @@ from panko_ingest.storage import Connection, RecordResult, Statistics, StorageUn
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _IDLE_PROBE = 15.0
 _FINISH_POLL = 0.5
@@ -137,12 +140,8 @@ class RecordingThread:
             self._turns.add(owner, batch)
 
     def _probe(self) -> None:
-        refusal = None
-        try:
-            # What the store must learn before its first batch, it learns before that is here.
-            self._connection.prove_rows()
-        except StorageUnavailable as error:
-            refusal = error
+        # What the store must learn before its first batch, it learns before that is here.
+        refusal = self._ask(self._connection.prove_rows)
         self._probe_at = self._clock() + _IDLE_PROBE
         if refusal is None:
             self._store_pace.succeeded()
@@ -159,17 +158,28 @@ class RecordingThread:
             self._say_at = 0.0  # the next outage is news again
             LOG.info("The event database takes events again")
 
+    def _ask(self, work: Callable[[], T]) -> T | StorageUnavailable:
+        """Return what the store answers, or why it does not: also what nobody foresaw ends no thread.
+
+        To end would give back all that is in hand, again and again, which a quorum queue bears a few times.
+        """
+        try:
+            return work()
+        except StorageUnavailable as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - told below
+            unforeseen = error
+        # Outside of the clause, where oslo.log would add the error's text once more.
+        LOG.error("Unforeseen error of the event store", exc_info=unforeseen)
+        return StorageUnavailable(f"unforeseen {type(unforeseen).__name__} (see the log)", operator=True)
+
     def _record(self, pieces: list[Piece]) -> None:
         self._busy_since = started = self._clock()
-        refusal = None
-        try:
-            result = self._store(pieces)
-        except StorageUnavailable as error:
-            refusal = error
-        if refusal is not None:
-            self._refuse(pieces, refusal)
+        result = self._ask(lambda: self._store(pieces))
+        if isinstance(result, StorageUnavailable):
+            self._refuse(pieces, result)
         self._busy_since = None
-        if refusal is not None:
+        if isinstance(result, StorageUnavailable):
             return
         self._probe_at = self._clock() + _IDLE_PROBE
         self.metrics.record_seconds.observe(self._clock() - started)

@@ -299,6 +299,26 @@ def test_messages_that_the_store_does_not_take_are_left_to_the_broker_at_the_end
     assert line.poll() == []
 
 
+def test_what_nobody_foresaw_of_a_store_is_waited_for_and_ends_nothing(
+    line: Line, store: Store, clock: Clock
+) -> None:
+    takes = store.record_events
+
+    def fail(*_: object) -> RecordResult:
+        store.tries += 1
+        raise KeyError("a fault of ours")
+
+    store.record_events = fail  # type: ignore[assignment]
+    line.deliver(body())
+    line.poll()
+    wait_until(lambda: store.tries, 10, "a try")
+    assert not line.writer.gave_up
+    store.record_events = takes  # type: ignore[method-assign]
+    wait_until(lambda: line.poll() or line.acks, 10, "the ack")
+    assert line.acks == [1]
+    assert not line.writer.gave_up
+
+
 def test_a_writer_that_fails_does_not_leave_the_buses_waiting(line: Line, store: Store) -> None:
     class Failure(BaseException):
         pass
