@@ -59,7 +59,6 @@ class QueueChannel:
         self._where = where
         self._timeout: float | None = timeout
         self._channel: OpenChannel | None = None
-        self._leaving: OpenChannel | None = None
         self._heard_at = 0.0
 
     @property
@@ -87,7 +86,6 @@ class QueueChannel:
         try:
             self.absent = not self._keeper.find(self.queue)
             if self.absent:
-                self._let_go()
                 self._pace.failed()
                 return False
             self._channel = self._open()
@@ -111,11 +109,20 @@ class QueueChannel:
             stays=lambda: self._keeper.stays(self.queue),
         )
 
+    def _hold(self) -> OpenChannel:
+        """Open a channel with a consumer that reads nothing yet."""
+        channel = self._open()
+        try:
+            channel.hold()
+        except NoTimeoutError:
+            self._timeout = None
+            return self._hold()
+        return channel
+
     def owe(self, deliveries: Sequence[Delivery]) -> None:
         """Take back deliveries that may be acknowledged; those of other channels are left out."""
-        for channel in (self._channel, self._leaving):
-            if channel is not None:
-                channel.owe(deliveries)
+        if self._channel is not None:
+            self._channel.owe(deliveries)
 
     def stop(self) -> None:
         """Be ready to consume nothing for good."""
@@ -135,7 +142,7 @@ class QueueChannel:
         try:
             if channel.refusal is not None:
                 raise channel.refusal
-            acknowledged = channel.follow(window) + self._leave(channel)
+            acknowledged = channel.follow(window)
         except NoTimeoutError:
             self._channel, self._timeout = None, None
             return 0
@@ -165,15 +172,29 @@ class QueueChannel:
             return False
         self._heard_at = self._clock()
         deletes_itself = self._keeper.deletes_itself(self.queue)
-        if channel.refusal is not None or deletes_itself or self._leaving is not None:
+        if channel.refusal is not None or deletes_itself:
             return False  # what deletes itself is no quorum queue
         if deletes_itself is None:
-            self._leaving, self._channel = channel, None
-            return True
+            return self._succeed(channel)
         channel.leave()
         if not channel.unacknowledged:  # or something came after all, and is acknowledged over this channel
             self._channel = None
             channel.close()
+        return True
+
+    def _succeed(self, before: OpenChannel) -> bool:
+        """Have another channel with a consumer before this one goes; return whether it is gone."""
+        try:
+            successor = self._hold()
+        except ChannelError:
+            return (
+                False  # what tells a successor that there is no room, or no queue, is no word about this one
+            )
+        if before.unacknowledged:  # something came after all
+            successor.close()
+            return False
+        self._channel = successor
+        before.close()
         return True
 
     def give_back(self) -> None:
@@ -182,41 +203,18 @@ class QueueChannel:
         :raises LINK_ERRORS: the connection is lost.
         """
         before, self._channel = self._channel, None
-        self._let_go()
         if before is None:
             return
         try:
             if before.clings and before.refusal is None:
-                self._channel = self._open()
-                self._channel.hold()
+                self._channel = self._hold()
         except ChannelError as refusal:
             self._refuse(refusal)
         before.close()
 
-    def _leave(self, successor: OpenChannel) -> int:
-        """Give up the channel before this one as soon as this one consumes, and nothing of it is in hand."""
-        leaving = self._leaving
-        if leaving is None:
-            return 0
-        if leaving.refusal is not None:
-            self._let_go()
-            return 0
-        if successor.window and leaving.window:
-            leaving.leave()
-        acknowledged = leaving.acknowledge()
-        if not leaving.window and not leaving.unacknowledged:
-            self._let_go()
-        return acknowledged
-
-    def _let_go(self) -> None:
-        leaving, self._leaving = self._leaving, None
-        if leaving is not None:
-            leaving.close()
-
     def _refuse(self, refusal: AMQPError) -> None:
         """Give up the channel, and what is unacknowledged with it: the broker delivers it again."""
         channel, self._channel = self._channel, None
-        self._let_go()
         self._keeper.forget(self.queue)
         first = not self._pace.failed_last
         pause = self._pace.failed()
@@ -230,5 +228,5 @@ class QueueChannel:
                 pause,
             )
         self._tell(self.queue, str(refusal))
-        if channel is not None and refusal is channel.refusal:
+        if channel is not None:
             channel.close()  # after a cancel it is still open; closing what is closed is nothing

@@ -206,9 +206,11 @@ class Session:
     def _look_after(self) -> None:
         self._bindings.turn()
         self._warn_of_other_consumers()
-        for queue in self._in_turn():
-            if queue.renew():
-                self._handler.following(queue.queue, 0)
+        renewed = [queue for queue in self._in_turn() if queue.renew()]
+        for queue in renewed:
+            self._handler.following(queue.queue, 0)
+        if renewed:
+            self._follow()
 
     def _settle(self, *, eager: bool) -> None:
         for batch in self._handler.poll(eager=eager):
