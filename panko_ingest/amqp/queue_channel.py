@@ -95,12 +95,12 @@ class QueueChannel:
         self._heard_at = self._clock()
         return True
 
-    def _open(self) -> OpenChannel:
+    def _open(self, *, spare: bool = False) -> OpenChannel:
         self._beat()
         return OpenChannel(
             self.queue,
             self._link,
-            self._link.channel(),
+            self._link.channel(spare=spare),
             next(self._numbers),
             receive=self._receive,
             timeout=self._timeout,
@@ -109,14 +109,14 @@ class QueueChannel:
             stays=lambda: self._keeper.stays(self.queue),
         )
 
-    def _hold(self) -> OpenChannel:
+    def _hold(self, *, spare: bool = False) -> OpenChannel:
         """Open a channel with a consumer that reads nothing yet."""
-        channel = self._open()
+        channel = self._open(spare=spare)
         try:
             channel.hold()
         except NoTimeoutError:
             self._timeout = None
-            return self._hold()
+            return self._hold(spare=spare)
         return channel
 
     def owe(self, deliveries: Sequence[Delivery]) -> None:
@@ -185,7 +185,7 @@ class QueueChannel:
     def _succeed(self, before: OpenChannel) -> bool:
         """Have another channel with a consumer before this one goes; return whether it is gone."""
         try:
-            successor = self._hold()
+            successor = self._hold(spare=True)
         except ChannelError:
             return (
                 False  # what tells a successor that there is no room, or no queue, is no word about this one

@@ -70,7 +70,8 @@ class Link:
         self.most_channels = 99
         self.lets_ask_for_time = True
 
-    def channel(self) -> Channel:
+    def channel(self, *, spare: bool = False) -> Channel:
+        del spare
         if len(self.channels) >= self.most_channels:
             raise ChannelError("the broker allows no more channels")
         self.channels.append(Channel(self))
