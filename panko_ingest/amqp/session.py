@@ -247,18 +247,20 @@ class Session:
     def _follow(self) -> None:
         """Let each queue consume with as large a window as the handler allows now."""
         late = self._tools.clock() + _ASKING
-        for queue in tuple(self._queues):
+        postponed = []
+        for queue in self._queues:
             before = queue.window
             reads = queue.is_open and not self._stopping and not self._gave_back
             window = self._handler.window(queue.queue) if reads else 0
             if window != before and self._tools.clock() > late:
                 window = before
-                self._queues.remove(queue)
-                self._queues.appendleft(queue)  # the first one of the next turn
+                postponed.append(queue)
             if queue.follow(window):
                 self.acknowledged = True
             if queue.window != before:
                 self._handler.following(queue.queue, queue.window)
+        if postponed:  # They are the first ones of the next turn; a sort leaves all else in order.
+            self._queues = deque(sorted(self._queues, key=lambda queue: queue not in postponed))
 
     def _warn_of_other_consumers(self) -> None:
         if self._tools.siblings is None or self._tools.topology.pool:
