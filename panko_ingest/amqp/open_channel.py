@@ -23,7 +23,7 @@ class OpenChannel:
     :param clings: have a consumer from the first one on also while nothing is to be read, as the queue may
         be one that is deleted, with all that it holds, when its last consumer goes.
     :param beat: called before each question, as a slow broker makes many of them take long.
-    :param stays: called when a queue to which it clings turns out to be one that is never deleted so.
+    :param counts: returns whether the queue counted the return of a delivery; such a queue never goes so.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class OpenChannel:
         timeout: float | None,
         clings: bool,
         beat: Callable[[], None],
-        stays: Callable[[], None],
+        counts: Callable[[Delivery], bool],
     ) -> None:
         self.number = number
         self.clings = clings
@@ -50,7 +50,7 @@ class OpenChannel:
         self._receive = receive
         self._timeout = timeout
         self._beat = beat
-        self._stays = stays
+        self._counts = counts
         self._tags = itertools.count(1)
         self._tag = ""
         self._held: Any = None
@@ -154,9 +154,8 @@ class OpenChannel:
     def _hold(self, delivery: Delivery) -> None:
         """Take the one delivery that keeps others from coming until it is acknowledged."""
         self._held = delivery.tag
-        if delivery.returns and self.clings:  # that is a quorum queue's count, and no such queue goes so
+        if delivery.returns and self._counts(delivery):
             self.clings = False
-            self._stays()
         self._take(delivery)
 
     def acknowledge(self) -> int:

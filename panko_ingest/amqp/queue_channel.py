@@ -59,6 +59,7 @@ class QueueChannel:
         self._where = where
         self._timeout: float | None = timeout
         self._channel: OpenChannel | None = None
+        self._held = (b"", 0)
         self._heard_at = 0.0
 
     @property
@@ -106,8 +107,16 @@ class QueueChannel:
             timeout=self._timeout,
             clings=self._keeper.deletes_itself(self.queue) is not False,
             beat=self._beat,
-            stays=lambda: self._keeper.stays(self.queue),
+            counts=self._counts,
         )
+
+    def _counts(self, held: Delivery) -> bool:
+        """Return whether the count of a delivery has grown: one that never does is its publisher's."""
+        (digest, returns), self._held = self._held, (held.digest(), held.returns)
+        grown = digest == self._held[0] and returns < self._held[1]
+        if grown:
+            self._keeper.stays(self.queue)
+        return grown
 
     def _hold(self, *, spare: bool = False) -> OpenChannel:
         """Open a channel with a consumer that reads nothing yet."""

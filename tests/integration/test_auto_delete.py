@@ -56,6 +56,26 @@ def test_nothing_that_it_holds_is_lost_while_windows_grow(url: str, bus: Bus, le
     assert (reader.opened, reader.lost) == (1, 0)
 
 
+def test_a_count_that_a_publisher_wrote_does_not_make_it_one_that_stays(
+    broker_url: str, bus: Bus, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    topology = Topology((INFO,), declare="never")
+    with (
+        contextlib.closing(
+            sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
+        ) as other,
+        Reader(broker_url, topology, ledger.connection, hold_limit=2.0).running() as reader,
+    ):
+        reader.wait_until_consuming()
+        other.execute("BEGIN EXCLUSIVE")
+        bus.publish((body() for _ in range(100)), application_headers={"x-delivery-count": 1})
+        wait_until(lambda: caplog.text.count("gave back") == 3, 30, "them given back again and again")
+        wait_until(lambda: bus.count() == 99, 20, "all but one back with the broker")
+        other.execute("ROLLBACK")
+        wait_until(lambda: ledger.events() == 100, 30, "all events")
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
 def test_a_classic_queue_with_a_single_active_consumer_is_read_to_its_end(
     url: str, broker_url: str, ledger: Ledger
 ) -> None:

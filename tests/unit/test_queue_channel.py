@@ -184,3 +184,28 @@ def test_a_channel_that_the_broker_closes_during_a_renewal_leaves_none_that_nobo
     reading.queue.follow(16)
     assert reading.queue.is_open
     assert (reading.link.consumers, len(reading.link.channels)) == (1, 1)
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 1)])
+def test_a_count_that_a_publisher_wrote_makes_it_no_quorum_queue(
+    reading: Reading, counts: tuple[int, ...]
+) -> None:
+    for count in counts:
+        reading.queue.give_back()
+        reading.link.channels[0].deliver(returns=count)
+        assert reading.queue.clings
+
+
+def test_counts_of_several_messages_make_it_no_quorum_queue(reading: Reading) -> None:
+    for count in (1, 2, 3):
+        reading.queue.give_back()
+        reading.link.channels[0].deliver(returns=count, body=b"%d" % count)
+        assert reading.queue.clings
+
+
+def test_a_count_that_grows_with_each_return_is_that_of_a_quorum_queue(reading: Reading) -> None:
+    for count in (1, 2):
+        assert reading.queue.clings
+        reading.queue.give_back()
+        reading.link.channels[0].deliver(returns=count)
+    assert not reading.queue.clings
