@@ -90,8 +90,10 @@ class OpenChannel:
         return acknowledged
 
     def _may_change_to(self, window: int) -> bool:
-        if window == self.window or not window:
-            return window != self.window
+        if not window:  # also one that holds goes when it need not be there any more
+            return self.window > 0 or (bool(self._tag) and not self.clings)
+        if window == self.window:
+            return False
         if not self.window:
             return self.unacknowledged <= window
         # What a consumer had before this one counts towards no window: it has to be acknowledged first.
@@ -161,7 +163,7 @@ class OpenChannel:
     def acknowledge(self) -> int:
         """Acknowledge what is owed, and return how many deliveries it was."""
         owed, self._owed = self._owed, []
-        if owed and self._held is not None and not self.window:
+        if owed and self.clings and self._held is not None and not self.window:
             self._owed = [delivery for delivery in owed if delivery.tag == self._held]
             owed = [delivery for delivery in owed if delivery.tag != self._held]
         if not owed:

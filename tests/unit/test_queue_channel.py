@@ -209,3 +209,23 @@ def test_a_count_that_grows_with_each_return_is_that_of_a_quorum_queue(reading: 
         reading.queue.give_back()
         reading.link.channels[0].deliver(returns=count)
     assert not reading.queue.clings
+
+
+def test_what_is_in_hand_of_a_queue_that_is_only_held_is_acknowledged_at_a_stop(reading: Reading) -> None:
+    reading.queue.follow(0)
+    (channel,) = reading.link.channels
+    reading.queue.owe([channel.deliver()])
+    assert reading.queue.follow(0) == 0  # another message would come
+    reading.queue.stop()
+    assert reading.queue.follow(0) == 1
+    assert channel.acknowledged == [1]
+    assert reading.link.consumers == 0
+
+
+def test_what_is_in_hand_right_after_a_renewal_is_acknowledged_at_a_stop(reading: Reading) -> None:
+    reading.renew()
+    (channel,) = reading.link.channels
+    delivery = channel.deliver()
+    reading.queue.stop()
+    reading.queue.owe([delivery])
+    assert reading.queue.follow(0) == 1
