@@ -196,9 +196,7 @@ class QueueChannel:
         try:
             successor = self._hold(spare=True)
         except ChannelError:
-            return (
-                False  # what tells a successor that there is no room, or no queue, is no word about this one
-            )
+            return False  # there is no room for it, or no queue, of which this one is told as well
         if before.unacknowledged:  # something came after all
             successor.close()
             return False

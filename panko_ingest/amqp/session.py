@@ -201,9 +201,7 @@ class Session:
             if queue.queue == self._tools.topology.pool:
                 self._bindings.start_over()
         if opened:
-            if not any(queue.window for queue in self._queues) and any(
-                queue.clings for queue in self._queues
-            ):
+            if all(queue in opened for queue in self._queues if queue.is_open):
                 self._find_room()
             self._follow()
         missing = sorted(queue.queue for queue in self._queues if queue.absent)
@@ -218,6 +216,8 @@ class Session:
 
         With a connection that is closed over them now go no queues that delete themselves.
         """
+        if not any(queue.clings for queue in self._queues):
+            return
         spare: list[Channel] = []
         with contextlib.suppress(ChannelError):
             while len(spare) < sum(not queue.is_open for queue in self._queues) + 2:
