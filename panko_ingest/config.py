@@ -632,7 +632,6 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
     :raises ConfigError: it can't.
     """
     foreign_text.guard_log()
-    rate_limit.uninstall_filter()  # beside which oslo.log would not install another one
     try:
         with _log_kept_on_failure():
             log.setup(conf, PROJECT, __version__)
@@ -663,6 +662,9 @@ def _log_kept_on_failure() -> Iterator[None]:
     root = logging.getLogger()
     loggers = [one for one in (root, *root.manager.loggerDict.values()) if isinstance(one, logging.Logger)]
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    filters = root.filters[:]
+    rate_limit.uninstall_filter()  # beside which oslo.log would not install another one
+    limits: list[Any] = [one for one in filters if one not in root.filters]
     try:
         yield
     except BaseException:
@@ -670,6 +672,9 @@ def _log_kept_on_failure() -> Iterator[None]:
             logger.handlers[:] = handlers
             logger.setLevel(level)
             logger.propagate = propagate
+        for limit in limits:
+            level = logging.getLevelName(limit.except_level)
+            rate_limit.install_filter(limit.burst, limit.interval, level)
         raise
 
 

@@ -59,6 +59,7 @@ class AmqpLink:
         self._poll.register(self._sock, select.POLLIN)
         self._poll.register(waker.fd, select.POLLIN)
         self._next_heartbeat_check = 0.0
+        self._most_channels = 0
 
     def _establish(self) -> Any:
         try:
@@ -68,12 +69,15 @@ class AmqpLink:
         except ValueError as error:  # what can't be said to a resolver or a broker costs no other bus
             raise ConnectionError(f"can't connect with what transport_url says: {error}") from error
 
-    def channel(self) -> Any:
+    def channel(self, *, spare: bool = False) -> Any:
         """Open a channel.
 
+        :param spare: only if the connection has had so many before, for one too many may end it.
         :raises ChannelError: the connection has as many as the broker lets it have.
         """
         count = len(self._connection.channels) - 1  # one is the connection itself
+        if spare and count >= self._most_channels:
+            raise ChannelError(f"whether there may be more than {count} channels is not known")
         self._limit.check(count)
         try:
             channel = self._transport.create_channel(self._connection)
@@ -85,6 +89,7 @@ class AmqpLink:
             text = f"the broker allows {self._connection.channel_max} channels to a connection (channel_max)"
             raise ChannelError(text) from None
         self._limit.opened(count + 1)
+        self._most_channels = max(self._most_channels, count + 1)
         channel.auto_decode = False  # bodies stay the bytes that were delivered
         return channel
 

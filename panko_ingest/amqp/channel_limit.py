@@ -12,6 +12,8 @@ from panko_ingest.backoff import Pace
 # that were just closed: what it allowed at first may be less than what it allows soon after.
 _FIRST_PAUSE = 5.0
 _LONGEST_PAUSE = 1800.0
+# What comes so long after the last loss has nothing to do with it.
+_QUIET = 2 * _LONGEST_PAUSE
 # RabbitMQ's words, for the limit of a user and, from 4.0 on, for that of a node.
 _TOO_MANY = "number of channels opened"
 
@@ -23,7 +25,9 @@ class ChannelLimit:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._pace = Pace(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
+        self._lost_at = 0.0
         self._most = math.inf
         self._why = ""
 
@@ -37,12 +41,15 @@ class ChannelLimit:
 
     def opened(self, count: int) -> None:
         """Take note of how many channels a connection has by now."""
-        if count > self._most:
+        if count > self._most:  # Where workers share the limit, it is the room that another's loss made.
             self._most = math.inf
-            self._pace.succeeded()
 
     def closed(self, count: int, error: Exception) -> None:
         """Take note of why a connection was closed that had so many channels and asked for another one."""
         if _TOO_MANY in str(error):
             self._most, self._why = count, str(error)
+            now = self._clock()
+            if now > self._lost_at + _QUIET:
+                self._pace.succeeded()
+            self._lost_at = now
             self._pace.failed()

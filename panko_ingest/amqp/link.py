@@ -82,8 +82,12 @@ class Link(Protocol):
     is_virtual: bool
     """Whether kombu emulates the broker: nothing has to be looked for, nothing is refused."""
 
-    def channel(self) -> Channel:
-        """Open a channel."""
+    def channel(self, *, spare: bool = False) -> Channel:
+        """Open a channel.
+
+        :param spare: only if the connection has had so many before, for one too many may end it.
+        :raises ChannelError: there may be no more.
+        """
 
     def consume(
         self,

@@ -23,7 +23,7 @@ class OpenChannel:
     :param clings: have a consumer from the first one on also while nothing is to be read, as the queue may
         be one that is deleted, with all that it holds, when its last consumer goes.
     :param beat: called before each question, as a slow broker makes many of them take long.
-    :param stays: called when a queue to which it clings turns out to be one that is never deleted so.
+    :param counts: returns whether the queue counted the return of a delivery; such a queue never goes so.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class OpenChannel:
         timeout: float | None,
         clings: bool,
         beat: Callable[[], None],
-        stays: Callable[[], None],
+        counts: Callable[[Delivery], bool],
     ) -> None:
         self.number = number
         self.clings = clings
@@ -50,7 +50,7 @@ class OpenChannel:
         self._receive = receive
         self._timeout = timeout
         self._beat = beat
-        self._stays = stays
+        self._counts = counts
         self._tags = itertools.count(1)
         self._tag = ""
         self._held: Any = None
@@ -90,8 +90,10 @@ class OpenChannel:
         return acknowledged
 
     def _may_change_to(self, window: int) -> bool:
-        if window == self.window or not window:
-            return window != self.window
+        if not window:  # also one that holds goes when it need not be there any more
+            return self.window > 0 or (bool(self._tag) and not self.clings)
+        if window == self.window:
+            return False
         if not self.window:
             return self.unacknowledged <= window
         # What a consumer had before this one counts towards no window: it has to be acknowledged first.
@@ -154,15 +156,14 @@ class OpenChannel:
     def _hold(self, delivery: Delivery) -> None:
         """Take the one delivery that keeps others from coming until it is acknowledged."""
         self._held = delivery.tag
-        if delivery.returns and self.clings:  # that is a quorum queue's count, and no such queue goes so
+        if delivery.returns and self._counts(delivery):
             self.clings = False
-            self._stays()
         self._take(delivery)
 
     def acknowledge(self) -> int:
         """Acknowledge what is owed, and return how many deliveries it was."""
         owed, self._owed = self._owed, []
-        if owed and self._held is not None and not self.window:
+        if owed and self.clings and self._held is not None and not self.window:
             self._owed = [delivery for delivery in owed if delivery.tag == self._held]
             owed = [delivery for delivery in owed if delivery.tag != self._held]
         if not owed:

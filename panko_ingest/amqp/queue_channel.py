@@ -59,7 +59,7 @@ class QueueChannel:
         self._where = where
         self._timeout: float | None = timeout
         self._channel: OpenChannel | None = None
-        self._leaving: OpenChannel | None = None
+        self._held = (b"", 0)
         self._heard_at = 0.0
 
     @property
@@ -87,7 +87,6 @@ class QueueChannel:
         try:
             self.absent = not self._keeper.find(self.queue)
             if self.absent:
-                self._let_go()
                 self._pace.failed()
                 return False
             self._channel = self._open()
@@ -97,25 +96,42 @@ class QueueChannel:
         self._heard_at = self._clock()
         return True
 
-    def _open(self) -> OpenChannel:
+    def _open(self, *, spare: bool = False) -> OpenChannel:
         self._beat()
         return OpenChannel(
             self.queue,
             self._link,
-            self._link.channel(),
+            self._link.channel(spare=spare),
             next(self._numbers),
             receive=self._receive,
             timeout=self._timeout,
             clings=self._keeper.deletes_itself(self.queue) is not False,
             beat=self._beat,
-            stays=lambda: self._keeper.stays(self.queue),
+            counts=self._counts,
         )
+
+    def _counts(self, held: Delivery) -> bool:
+        """Return whether the count of a delivery has grown: one that never does is its publisher's."""
+        (digest, returns), self._held = self._held, (held.digest(), held.returns)
+        grown = digest == self._held[0] and returns < self._held[1]
+        if grown:
+            self._keeper.stays(self.queue)
+        return grown
+
+    def _hold(self, *, spare: bool = False) -> OpenChannel:
+        """Open a channel with a consumer that reads nothing yet."""
+        channel = self._open(spare=spare)
+        try:
+            channel.hold()
+        except NoTimeoutError:
+            self._timeout = None
+            return self._hold(spare=spare)
+        return channel
 
     def owe(self, deliveries: Sequence[Delivery]) -> None:
         """Take back deliveries that may be acknowledged; those of other channels are left out."""
-        for channel in (self._channel, self._leaving):
-            if channel is not None:
-                channel.owe(deliveries)
+        if self._channel is not None:
+            self._channel.owe(deliveries)
 
     def stop(self) -> None:
         """Be ready to consume nothing for good."""
@@ -135,7 +151,7 @@ class QueueChannel:
         try:
             if channel.refusal is not None:
                 raise channel.refusal
-            acknowledged = channel.follow(window) + self._leave(channel)
+            acknowledged = channel.follow(window)
         except NoTimeoutError:
             self._channel, self._timeout = None, None
             return 0
@@ -165,15 +181,27 @@ class QueueChannel:
             return False
         self._heard_at = self._clock()
         deletes_itself = self._keeper.deletes_itself(self.queue)
-        if channel.refusal is not None or deletes_itself or self._leaving is not None:
+        if channel.refusal is not None or deletes_itself:
             return False  # what deletes itself is no quorum queue
         if deletes_itself is None:
-            self._leaving, self._channel = channel, None
-            return True
+            return self._succeed(channel)
         channel.leave()
         if not channel.unacknowledged:  # or something came after all, and is acknowledged over this channel
             self._channel = None
             channel.close()
+        return True
+
+    def _succeed(self, before: OpenChannel) -> bool:
+        """Have another channel with a consumer before this one goes; return whether it is gone."""
+        try:
+            successor = self._hold(spare=True)
+        except ChannelError:
+            return False  # there is no room for it, or no queue, of which this one is told as well
+        if before.unacknowledged:  # something came after all
+            successor.close()
+            return False
+        self._channel = successor
+        before.close()
         return True
 
     def give_back(self) -> None:
@@ -182,41 +210,18 @@ class QueueChannel:
         :raises LINK_ERRORS: the connection is lost.
         """
         before, self._channel = self._channel, None
-        self._let_go()
         if before is None:
             return
         try:
             if before.clings and before.refusal is None:
-                self._channel = self._open()
-                self._channel.hold()
+                self._channel = self._hold()
         except ChannelError as refusal:
             self._refuse(refusal)
         before.close()
 
-    def _leave(self, successor: OpenChannel) -> int:
-        """Give up the channel before this one as soon as this one consumes, and nothing of it is in hand."""
-        leaving = self._leaving
-        if leaving is None:
-            return 0
-        if leaving.refusal is not None:
-            self._let_go()
-            return 0
-        if successor.window and leaving.window:
-            leaving.leave()
-        acknowledged = leaving.acknowledge()
-        if not leaving.window and not leaving.unacknowledged:
-            self._let_go()
-        return acknowledged
-
-    def _let_go(self) -> None:
-        leaving, self._leaving = self._leaving, None
-        if leaving is not None:
-            leaving.close()
-
     def _refuse(self, refusal: AMQPError) -> None:
         """Give up the channel, and what is unacknowledged with it: the broker delivers it again."""
         channel, self._channel = self._channel, None
-        self._let_go()
         self._keeper.forget(self.queue)
         first = not self._pace.failed_last
         pause = self._pace.failed()
@@ -230,5 +235,5 @@ class QueueChannel:
                 pause,
             )
         self._tell(self.queue, str(refusal))
-        if channel is not None and refusal is channel.refusal:
+        if channel is not None:
             channel.close()  # after a cancel it is still open; closing what is closed is nothing

@@ -1,13 +1,16 @@
 """One connection of a consumer: its queues, each over a channel of its own, and what is asked beside them."""
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from amqp.exceptions import ChannelError
+
 from panko_ingest.amqp.bindings import Bindings
-from panko_ingest.amqp.link import Link
+from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Pace
@@ -20,6 +23,8 @@ _MAX_WAIT = 0.5
 _DRAIN_WAIT = 0.05
 # Seconds after which a turn leaves the rest of what a broker is to be asked to the next turn.
 _ASKING = 1.0
+# Seconds between two renewals, as a broker counts channels that were just closed for a while.
+_BETWEEN_RENEWALS = 1.0
 
 
 class DeliveryHandler(Protocol):
@@ -102,6 +107,7 @@ class Session:
         self._where = where
         self._stopping = False
         self._gave_back = False
+        self._renews_at = 0.0
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
         self._bindings = Bindings(
@@ -195,6 +201,8 @@ class Session:
             if queue.queue == self._tools.topology.pool:
                 self._bindings.start_over()
         if opened:
+            if all(queue in opened for queue in self._queues if queue.is_open):
+                self._find_room()
             self._follow()
         missing = sorted(queue.queue for queue in self._queues if queue.absent)
         if missing != self._missing:
@@ -203,12 +211,32 @@ class Session:
                 "%s: waiting for queues that are not there: %s", self._where, ", ".join(missing) or "none"
             )
 
+    def _find_room(self) -> None:
+        """Open, for once, as many channels as there may ever be: one more for a renewal, one to ask over.
+
+        With a connection that is closed over them now go no queues that delete themselves.
+        """
+        if not any(queue.clings for queue in self._queues):
+            return
+        spare: list[Channel] = []
+        with contextlib.suppress(ChannelError):
+            while len(spare) < sum(not queue.is_open for queue in self._queues) + 2:
+                self._tools.beat()
+                spare.append(self._link.channel())
+        for channel in spare:
+            self._tools.beat()
+            channel.close()
+
     def _look_after(self) -> None:
         self._bindings.turn()
         self._warn_of_other_consumers()
-        for queue in self._in_turn():
-            if queue.renew():
-                self._handler.following(queue.queue, 0)
+        if self._tools.clock() < self._renews_at:
+            return
+        renewed = next((queue for queue in self._in_turn() if queue.renew()), None)
+        if renewed is not None:
+            self._renews_at = self._tools.clock() + _BETWEEN_RENEWALS
+            self._handler.following(renewed.queue, 0)
+            self._follow()
 
     def _settle(self, *, eager: bool) -> None:
         for batch in self._handler.poll(eager=eager):
@@ -219,18 +247,20 @@ class Session:
     def _follow(self) -> None:
         """Let each queue consume with as large a window as the handler allows now."""
         late = self._tools.clock() + _ASKING
-        for queue in tuple(self._queues):
+        postponed = []
+        for queue in self._queues:
             before = queue.window
             reads = queue.is_open and not self._stopping and not self._gave_back
             window = self._handler.window(queue.queue) if reads else 0
             if window != before and self._tools.clock() > late:
                 window = before
-                self._queues.remove(queue)
-                self._queues.appendleft(queue)  # the first one of the next turn
+                postponed.append(queue)
             if queue.follow(window):
                 self.acknowledged = True
             if queue.window != before:
                 self._handler.following(queue.queue, queue.window)
+        if postponed:  # They are the first ones of the next turn; a sort leaves all else in order.
+            self._queues = deque(sorted(self._queues, key=lambda queue: queue not in postponed))
 
     def _warn_of_other_consumers(self) -> None:
         if self._tools.siblings is None or self._tools.topology.pool:

@@ -24,7 +24,7 @@ class VirtualLink:
         self._transport.polling_interval = _POLL
         self._connection = self._transport.establish_connection()
 
-    def channel(self) -> Any:
+    def channel(self, *, spare: bool = False) -> Any:  # noqa: ARG002
         """Open a channel."""
         channel = self._transport.create_channel(self._connection)
         channel.refusal = None

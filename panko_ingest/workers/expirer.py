@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from oslo_config import cfg
 
@@ -49,8 +48,7 @@ class ExpirerService(Worker):
 
     name = "expirer"
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def _prepare(self) -> None:
         self._slot = self._shared.service_slot(self.name)
         self._cannot_work = False
         self._stopping: _Heartbeat = _Heartbeat(lambda: self._slot.beat(not self._cannot_work))

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any
 
 from oslo_config import cfg
 
@@ -40,8 +39,7 @@ class IngestService(Worker):
 
     name = "ingester"
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def _prepare(self) -> None:
         self._finished = threading.Event()
         self._consumers: list[amqp.AmqpConsumer] = []
         self._writer: RecordingThread | None = None

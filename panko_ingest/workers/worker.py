@@ -42,8 +42,12 @@ class Worker(cotyledon.Service):
         self._stopping = threading.Event()
         # What can't be brought to an end in time is left: the broker delivers it again.
         type(self).graceful_shutdown_timeout = self._conf.graceful_shutdown_timeout
+        self._prepare()
         # cotyledon would want a thread when the end comes, when there may be none to be had.
         threads.start(self._end_when_told, "end")
+
+    def _prepare(self) -> None:
+        """Set what this kind has of its own; only then it may be told to end."""
 
     def _end_when_told(self) -> None:
         signal.sigwait({signal.SIGTERM})  # which the master has blocked where it forks

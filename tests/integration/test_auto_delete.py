@@ -32,16 +32,19 @@ def bus(broker_url: str) -> Iterator[Bus]:
         yield bus
 
 
-@pytest.fixture(params=["all rights", "the right to read alone"])
-def url(request: pytest.FixtureRequest, broker_url: str, rabbitmq: RabbitMQ) -> str:
-    """URL for an account to which the broker tells that the queue is such a one, and for one to which not."""
-    if request.param == "all rights":
-        return broker_url
+def reading_alone(broker_url: str, rabbitmq: RabbitMQ) -> str:
+    """Return the URL for an account that has the right to read alone."""
     name = f"user-{uuid.uuid4().hex[:8]}"
     rabbitmq.api("PUT", f"users/{name}", {"password": name, "tags": ""})
     rights = {"configure": "^$", "write": "^$", "read": ".*"}
     rabbitmq.api("PUT", f"permissions/{broker_url.rpartition('/')[2]}/{name}", rights)
     return broker_url.replace("guest:guest", f"{name}:{name}")
+
+
+@pytest.fixture(params=["all rights", "the right to read alone"])
+def url(request: pytest.FixtureRequest, broker_url: str, rabbitmq: RabbitMQ) -> str:
+    """URL for an account to which the broker tells that the queue is such a one, and for one to which not."""
+    return broker_url if request.param == "all rights" else reading_alone(broker_url, rabbitmq)
 
 
 def test_nothing_that_it_holds_is_lost_while_windows_grow(url: str, bus: Bus, ledger: Ledger) -> None:
@@ -50,6 +53,26 @@ def test_nothing_that_it_holds_is_lost_while_windows_grow(url: str, bus: Bus, le
         wait_until(lambda: ledger.events() == 3000, 30, "all events")
         wait_until(lambda: reader.flow.windows[INFO] == 2000, 10, "the largest window")
         assert bus.consumers() == 1
+    assert (reader.opened, reader.lost) == (1, 0)
+
+
+def test_a_count_that_a_publisher_wrote_does_not_make_it_one_that_stays(
+    broker_url: str, bus: Bus, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    topology = Topology((INFO,), declare="never")
+    with (
+        contextlib.closing(
+            sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
+        ) as other,
+        Reader(broker_url, topology, ledger.connection, hold_limit=2.0).running() as reader,
+    ):
+        reader.wait_until_consuming()
+        other.execute("BEGIN EXCLUSIVE")
+        bus.publish((body() for _ in range(100)), application_headers={"x-delivery-count": 1})
+        wait_until(lambda: caplog.text.count("gave back") == 3, 30, "them given back again and again")
+        wait_until(lambda: bus.count() == 99, 20, "all but one back with the broker")
+        other.execute("ROLLBACK")
+        wait_until(lambda: ledger.events() == 100, 30, "all events")
     assert (reader.opened, reader.lost) == (1, 0)
 
 
@@ -78,6 +101,36 @@ def test_it_is_not_deleted_while_nothing_comes(
             beats = reader.beats
             wait_until(lambda: reader.beats > beats + 10, 20, "some turns without a message")  # noqa: B023
         assert bus.consumers() == 1
+
+
+@pytest.mark.parametrize("declare", ["auto", "never"])
+@pytest.mark.parametrize("room", [0, 1])
+def test_none_is_deleted_over_a_renewal_where_an_account_may_hardly_have_a_channel_more_than_queues(
+    broker_url: str,
+    rabbitmq: RabbitMQ,
+    bus: Bus,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+    declare: str,
+) -> None:
+    monkeypatch.setattr(queue_channel, "_RENEW_AFTER", 0.1)
+    queues = [INFO, "notifications.warn", "notifications.error"]
+    for queue in queues:
+        bus.channel().queue_declare(queue, durable=False, auto_delete=True)
+    url = reading_alone(broker_url, rabbitmq)
+    user = url.partition("//")[2].partition(":")[0]
+    channels = len(queues) + room + (declare == "auto")  # one to ask over
+    rabbitmq.api("PUT", f"user-limits/{user}/max-channels", {"value": channels})
+    with Reader(url, Topology(queues, declare=declare), ledger.connection).running() as reader:
+        wait_until(lambda: [bus.consumers(queue) for queue in queues] == [1, 1, 1], 60, "all read")
+        beats, lost = reader.beats, reader.lost
+        wait_until(lambda: reader.beats > beats + 15, 30, "some turns without a message")
+        for queue in queues:
+            bus.publish([body()], queue, exchange="")
+        wait_until(lambda: ledger.events() == 3, 20, "the event of each")
+        assert not reader.refusals
+        assert reader.lost == lost
 
 
 def test_it_is_not_deleted_while_more_bytes_are_in_hand_than_may_be(

@@ -161,12 +161,13 @@ def test_a_queue_that_is_locked_holds_up_no_other(broker_url: str, ledger: Ledge
         assert found[f"queue {INFO}"].level == "ok"
 
 
+@pytest.mark.parametrize("declare", ["auto", "never"])
 @pytest.mark.parametrize("quorum", [True, False])
 def test_a_queue_that_is_deleted_and_made_again_is_read_again_and_the_other_goes_on(
-    broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, quorum: bool
+    broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, quorum: bool, declare: str
 ) -> None:
     monkeypatch.setattr(queue_channel, "_RENEW_AFTER", 1.0)
-    reader = Reader(broker_url, Topology(QUEUES), ledger.connection)
+    reader = Reader(broker_url, Topology(QUEUES, declare=declare), ledger.connection)
     with Bus(broker_url, quorum=quorum) as bus:
         for queue in QUEUES:
             bus.declare(queue)

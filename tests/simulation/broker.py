@@ -410,8 +410,9 @@ class SimulatedLink:
             raise ConnectionRefusedError(f"{broker.name}: connection refused")
         broker.links.append(self)
 
-    def channel(self) -> Channel:
+    def channel(self, *, spare: bool = False) -> Channel:
         """Open a channel."""
+        del spare
         self.use()
         self._numbers += 1
         channel = Channel(self, self._numbers)

@@ -1,11 +1,15 @@
 """What a reload of the configuration may change, and what it refuses."""
 
+import logging
 from pathlib import Path
 
 import pytest
 from oslo_config import cfg
+from oslo_log import rate_limit
 
 from panko_ingest.cli.main import read
+from panko_ingest.config import set_up_logging
+from panko_ingest.errors import ConfigError
 from panko_ingest.workers.live_config import LiveConfig
 
 BEFORE = """\
@@ -118,6 +122,22 @@ def test_a_file_that_goes_away_while_it_is_read_is_a_refusal_that_names_it(
     live_config = LiveConfig(prepare(path), read_then_lose, lambda _: None)
     assert not live_config.reload()
     assert f"{path}: No such file" in caplog.text
+
+
+def test_a_log_file_that_cannot_be_opened_leaves_the_limit_of_lines_as_it_was(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(f"{BEFORE}[DEFAULT]\nlog_file = {path}/log\n")
+    rate_limit.install_filter(5, 60, "CRITICAL")
+    try:
+        with pytest.raises(ConfigError, match="log_file"):
+            set_up_logging(prepare(path))
+        caplog.clear()
+        for _ in range(100):
+            logging.getLogger(__name__).warning("a line of many")
+    finally:
+        rate_limit.uninstall_filter()
+    assert caplog.text.count("a line of many") == 5
 
 
 def test_an_embedded_transport_is_warned_of(

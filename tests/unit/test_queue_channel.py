@@ -1,0 +1,231 @@
+"""One queue of a session, beside a link that shows at each moment which consumers the queue has."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+from amqp.exceptions import ChannelError, PreconditionFailed
+
+from panko_ingest.amqp.queue_channel import QueueChannel
+from panko_ingest.amqp.topology import Topology, TopologyKeeper
+from panko_ingest.backoff import Pace
+from panko_ingest.delivery import Delivery
+from tests.unit.clock import Clock
+
+QUEUE = "notifications.info"
+
+
+class Channel:
+    def __init__(self, link: "Link") -> None:
+        self.refusal: Exception | None = None
+        self.cancel_fails = False
+        self.consumers: dict[str, Callable[[Delivery], None]] = {}
+        self.number = 0
+        self.tags = itertools.count(1)
+        self.acknowledged: list[int] = []
+        self._link = link
+
+    def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool) -> None:
+        pass
+
+    def basic_cancel(self, consumer_tag: str) -> None:
+        if self.cancel_fails:
+            self.close()
+            self.refusal = PreconditionFailed("delivery acknowledgement on channel 1 timed out")
+            raise self.refusal
+        del self.consumers[consumer_tag]
+        self._link.count()
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        self.acknowledged += range(1, delivery_tag + 1) if multiple else [delivery_tag]
+
+    def close(self) -> None:
+        self.consumers.clear()
+        self._link.channels = [channel for channel in self._link.channels if channel is not self]
+        self._link.count()
+
+    def deliver(self, *, returns: int = 0, body: bytes = b"{}") -> Delivery:
+        """Send a message to the consumer that came last."""
+        headers = {"x-delivery-count": returns} if returns else {}
+        delivery = Delivery(
+            body,
+            headers=headers,
+            queue=QUEUE,
+            redelivered=bool(returns),
+            tag=next(self.tags),
+            channel=self.number,
+        )
+        list(self.consumers.values())[-1](delivery)
+        return delivery
+
+
+class Link:
+    """A link whose broker tells nobody whether the queue deletes itself."""
+
+    is_virtual = False
+
+    def __init__(self) -> None:
+        self.channels: list[Channel] = []
+        self.fewest = 0
+        self.most_channels = 99
+        self.lets_ask_for_time = True
+
+    def channel(self, *, spare: bool = False) -> Channel:
+        del spare
+        if len(self.channels) >= self.most_channels:
+            raise ChannelError("the broker allows no more channels")
+        self.channels.append(Channel(self))
+        return self.channels[-1]
+
+    def consume(
+        self,
+        channel: Channel,
+        queue: str,
+        tag: str,
+        number: int,
+        receive: Callable[[Delivery], None],
+        timeout: float | None = None,
+    ) -> None:
+        if timeout is not None and not self.lets_ask_for_time:
+            channel.close()
+            raise PreconditionFailed(f"invalid arg 'x-consumer-timeout' for queue '{queue}'")
+        channel.number = number
+        channel.consumers[tag] = receive
+
+    def count(self) -> None:
+        self.fewest = min(self.fewest, self.consumers)
+
+    @property
+    def consumers(self) -> int:
+        return sum(len(channel.consumers) for channel in self.channels)
+
+
+class Reading:
+    """The queue, read with a window of 16."""
+
+    def __init__(self) -> None:
+        self.link = Link()
+        self.clock = Clock()
+        self.refusals: list[str | None] = []
+        keeper = TopologyKeeper(Topology((QUEUE,), declare="never"), self.link)  # type: ignore[arg-type]
+        self.queue = QueueChannel(
+            QUEUE,
+            self.link,  # type: ignore[arg-type]
+            keeper,
+            Pace(1, 10, self.clock),
+            numbers=itertools.count(1),
+            receive=lambda _delivery: None,
+            beat=lambda: None,
+            tell=lambda _queue, reason: self.refusals.append(reason),
+            clock=self.clock,
+            where="bus",
+            timeout=1800.0,
+        )
+        self.queue.open()
+        self.queue.follow(16)
+        self.link.fewest = self.link.consumers
+
+    def renew(self) -> None:
+        self.clock.advance(100)
+        self.queue.renew()
+
+    def renew_and_open(self) -> None:
+        self.renew()
+        self.queue.open()
+        self.queue.follow(0)
+
+
+@pytest.fixture
+def reading() -> Reading:
+    return Reading()
+
+
+@pytest.mark.parametrize("prepare", [Reading.renew, Reading.renew_and_open])
+def test_it_is_not_without_a_consumer_when_its_messages_are_given_back_right_after_a_renewal(
+    reading: Reading, prepare: Callable[[Reading], None]
+) -> None:
+    prepare(reading)
+    assert reading.queue.clings
+    reading.queue.give_back()
+    reading.queue.open()
+    reading.queue.follow(16)
+    assert reading.link.fewest == 1
+    assert (reading.link.consumers, len(reading.link.channels)) == (1, 1)
+
+
+def test_it_is_read_on_where_there_is_no_channel_to_renew_it_over(reading: Reading) -> None:
+    reading.link.most_channels = 1
+    reading.renew_and_open()
+    reading.queue.follow(16)
+    assert reading.link.fewest == 1
+    assert not any(reading.refusals)
+    reading.link.most_channels = 2
+    (before,) = reading.link.channels
+    reading.renew_and_open()
+    assert reading.link.fewest == 1
+    assert before not in reading.link.channels
+
+
+def test_messages_are_given_back_where_the_broker_takes_no_consumer_that_asks_for_time(
+    reading: Reading,
+) -> None:
+    reading.link.lets_ask_for_time = False
+    reading.queue.give_back()
+    reading.queue.follow(16)
+    assert reading.link.fewest == 1
+    assert (reading.link.consumers, len(reading.link.channels)) == (1, 1)
+
+
+def test_a_channel_that_the_broker_closes_during_a_renewal_leaves_none_that_nobody_owns(
+    reading: Reading,
+) -> None:
+    reading.link.channels[0].cancel_fails = True
+    reading.renew_and_open()
+    reading.queue.follow(16)
+    assert reading.queue.is_open
+    assert (reading.link.consumers, len(reading.link.channels)) == (1, 1)
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 1), (2, 1)])
+def test_a_count_that_a_publisher_wrote_makes_it_no_quorum_queue(
+    reading: Reading, counts: tuple[int, ...]
+) -> None:
+    for count in counts:
+        reading.queue.give_back()
+        reading.link.channels[0].deliver(returns=count)
+        assert reading.queue.clings
+
+
+def test_counts_of_several_messages_make_it_no_quorum_queue(reading: Reading) -> None:
+    for count in (1, 2, 3):
+        reading.queue.give_back()
+        reading.link.channels[0].deliver(returns=count, body=b"%d" % count)
+        assert reading.queue.clings
+
+
+def test_a_count_that_grows_with_each_return_is_that_of_a_quorum_queue(reading: Reading) -> None:
+    for count in (1, 2):
+        assert reading.queue.clings
+        reading.queue.give_back()
+        reading.link.channels[0].deliver(returns=count)
+    assert not reading.queue.clings
+
+
+def test_what_is_in_hand_of_a_queue_that_is_only_held_is_acknowledged_at_a_stop(reading: Reading) -> None:
+    reading.queue.follow(0)
+    (channel,) = reading.link.channels
+    reading.queue.owe([channel.deliver()])
+    assert reading.queue.follow(0) == 0  # another message would come
+    reading.queue.stop()
+    assert reading.queue.follow(0) == 1
+    assert channel.acknowledged == [1]
+    assert reading.link.consumers == 0
+
+
+def test_what_is_in_hand_right_after_a_renewal_is_acknowledged_at_a_stop(reading: Reading) -> None:
+    reading.renew()
+    (channel,) = reading.link.channels
+    delivery = channel.deliver()
+    reading.queue.stop()
+    reading.queue.owe([delivery])
+    assert reading.queue.follow(0) == 1

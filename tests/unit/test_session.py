@@ -1,0 +1,119 @@
+"""One connection whose broker takes long for each answer, so that a turn leaves some queues to the next."""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from panko_ingest.amqp.session import Session, SessionTools
+from panko_ingest.amqp.topology import Topology
+from panko_ingest.backoff import Pace
+from panko_ingest.batch import Batch
+from panko_ingest.delivery import Delivery
+from tests.unit.clock import Clock
+
+ROUND_TRIP = 0.3
+QUEUES = [f"notifications.{number}" for number in range(10)]
+
+
+class Channel:
+    refusal: Exception | None = None
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def queue_declare(self, *_: object, **__: object) -> None:
+        pass
+
+    def basic_qos(self, *_: object) -> None:
+        self._clock.advance(ROUND_TRIP)
+
+    def basic_cancel(self, _tag: str) -> None:
+        self._clock.advance(ROUND_TRIP)
+
+    def close(self) -> None:
+        pass
+
+
+class Link:
+    is_virtual = False
+
+    def __init__(self, clock: Clock) -> None:
+        self.changes: Counter[str] = Counter()
+        self._clock = clock
+
+    def channel(self, *, spare: bool = False) -> Channel:
+        del spare
+        return Channel(self._clock)
+
+    def consume(self, _channel: Channel, queue: str, *_: Any) -> None:
+        self._clock.advance(ROUND_TRIP)
+        self.changes[queue] += 1
+
+    def serve(self, _timeout: float) -> bool:
+        self._clock.advance(0.1)
+        return False
+
+
+class Handler:
+    """Has each queue read in every other turn."""
+
+    def __init__(self) -> None:
+        self.allowed = 16
+
+    def ready(self) -> bool:
+        return True
+
+    def reset(self) -> None:
+        pass
+
+    def opened(self, queue: str) -> None:
+        pass
+
+    def window(self, queue: str) -> int:
+        del queue
+        return self.allowed
+
+    def following(self, queue: str, window: int) -> None:
+        pass
+
+    def accept(self, delivery: Delivery) -> None:
+        pass
+
+    def poll(self, *, eager: bool) -> Sequence[Batch]:
+        del eager
+        return ()
+
+    def waiting(self) -> bool:
+        return False
+
+    def must_give_back(self) -> bool:
+        return False
+
+    def probing(self) -> bool:
+        return False
+
+    def flush(self) -> bool:
+        return True
+
+
+def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
+    clock, handler = Clock(), Handler()
+    link = Link(clock)
+    tools = SessionTools(
+        Topology(QUEUES),
+        handler,
+        paces={name: Pace(1, 10, clock) for name in QUEUES},
+        numbers=itertools.count(1),
+        told=set(),
+        beat=lambda: None,
+        tell_refusal=lambda _name, _reason: None,
+        clock=clock,
+        binds_again=False,
+        siblings=None,
+    )
+    session = Session(tools, link, "bus")  # type: ignore[arg-type]
+    for _ in range(100):
+        session.turn()
+        handler.allowed = 16 - handler.allowed
+    assert min(link.changes[queue] for queue in QUEUES) * 3 > max(link.changes.values())
