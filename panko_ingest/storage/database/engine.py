@@ -172,3 +172,6 @@ def _drop_connections_that_cannot_write(context: ExceptionContext) -> None:
     # After a failover the pool would stay on the demoted server, which answers pings.
     if error_classes.needs_new_connection(context.original_exception):
         context.is_disconnect = True
+        if context.engine is not None:
+            # A session at rest would stay there until somebody wants it.
+            context.engine.dispose()

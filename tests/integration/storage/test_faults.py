@@ -1,5 +1,6 @@
 """What a store says when the server behind it is away, refuses, or hangs: on real servers."""
 
+import contextlib
 import gc
 import threading
 import time
@@ -199,6 +200,26 @@ def test_a_demoted_server_is_left_for_the_new_one(postgresql: PostgreSQL, postgr
     error, _ = refusal(lambda: store.record_events([make_event(2)]))
     assert not error.operator
     assert stored_ids(store) == ["m0000", "m0001"]
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_no_session_at_rest_stays_with_a_demoted_server(postgresql: PostgreSQL, postgresql_url: str) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    pids = []
+    with contextlib.ExitStack() as sessions:
+        for connection in [sessions.enter_context(store.engine.connect()) for _ in range(3)]:
+            pids.append(connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one())
+            connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+            connection.commit()
+
+    # One finds out, another one may be wanted then: nobody asks for the third.
+    with contextlib.suppress(StorageUnavailable):
+        store.prove_rows()
+
+    left = f"SELECT pid FROM pg_stat_activity WHERE pid = ANY (ARRAY{pids})"
+    wait_until(lambda: postgresql.execute(left) == [], what="the sessions are over")
     store.close()
 
 
