@@ -177,9 +177,9 @@ class Channel(_Legible, pyamqp.Channel):
         """
         try:
             return super().wait(*args, **kwargs)
-        except RecoverableConnectionError:
-            if self.connection is None and self.refusal is not None:
-                raise self.refusal from None
+        except (RecoverableConnectionError, AttributeError):  # the latter is py-amqp's before 5.4
+            if self.connection is None:
+                raise self.refusal or RecoverableConnectionError("connection already closed") from None
             raise
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
