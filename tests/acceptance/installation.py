@@ -5,7 +5,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
@@ -32,15 +32,20 @@ class Installation:
 
     :param directory: where to make it.
     :param without: top-level modules of the dependencies to leave out, such as a database driver.
+    :param instead: requirements to install in their place.
     """
 
-    def __init__(self, directory: Path, wheel: Path, without: Collection[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, wheel: Path, without: Collection[str] = (), instead: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         venv.create(directory, with_pip=False)
         self.python = directory / "bin" / "python"
         self._link_dependencies(without)
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "--quiet", "install"]
         subprocess.run([*pip, "--no-index", "--no-deps", str(wheel)], check=True)
+        if instead:
+            subprocess.run([*pip, "--no-deps", *instead], check=True)
 
     def _link_dependencies(self, without: Collection[str]) -> None:
         dependencies = self.directory / "dependencies"

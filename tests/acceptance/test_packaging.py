@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.installation import CHECKOUT, Installation, build
+from tests.floors import floors
 
 SHIPPED = ["etc/samples.jsonl", "migrations/alembic.ini", "migrations/env.py"]
 
@@ -93,3 +94,31 @@ def test_a_missing_driver_is_refused_by_the_name_of_its_extra(
     assert done.returncode == 2, done.stderr
     assert f"panko-ingest[{extra}]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.rabbitmq
+def test_refusals_of_the_broker_are_told_with_the_oldest_client_libraries_that_are_accepted(
+    distributions: tuple[Path, Path], tmp_path: Path, broker_url: str
+) -> None:
+    oldest = [f"{name}=={floors(CHECKOUT / 'pyproject.toml')[name]}" for name in ("amqp", "kombu")]
+    installed = Installation(tmp_path / "installed", distributions[0], {"amqp", "kombu"}, oldest)
+    configuration = tmp_path / "panko-ingest.conf"
+    configuration.write_text(
+        f"[DEFAULT]\ntransport_url = {broker_url}\n"
+        f"[database]\nconnection = sqlite:///{tmp_path}/events.sqlite\n"
+        "[oslo_messaging_notifications]\ntopics = notifications,absent\n"
+        "[notification]\ndeclare = never\n"
+    )
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        return installed.run("panko-ingest", "--config-file", configuration, *words)
+
+    published = run(
+        "publish", CHECKOUT / "etc" / "samples.jsonl"
+    )  # which asks for an exchange that is absent
+    assert published.returncode == 0, published.stderr
+    assert run("db", "sync").returncode == 0
+    drained = run("drain")
+    assert "8 events stored" in drained.stdout, drained.stderr
+    assert "absent.info" in drained.stderr
+    assert "Traceback" not in drained.stderr
