@@ -113,9 +113,8 @@ def test_refusals_of_the_broker_are_told_with_the_oldest_client_libraries_that_a
     def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
         return installed.run("panko-ingest", "--config-file", configuration, *words)
 
-    published = run(
-        "publish", CHECKOUT / "etc" / "samples.jsonl"
-    )  # which asks for an exchange that is absent
+    # It asks for an exchange that is absent.
+    published = run("publish", CHECKOUT / "etc" / "samples.jsonl")
     assert published.returncode == 0, published.stderr
     assert run("db", "sync").returncode == 0
     drained = run("drain")
