@@ -92,13 +92,13 @@ class _ReadAhead:
         :raises OSError: the connection is gone.
         :raises UnexpectedFrame: a frame is larger than was agreed on.
         """
+        rest = self._buffer = self._buffer[self._position :]
+        self._position = 0
         chunk = self._quick_recv(_READ_SIZE)  # type: ignore[attr-defined]
         if not chunk:
             self.connected = False
             raise ConnectionResetError("the broker closed the connection")
-        rest = self._buffer[self._position :]
         self._buffer = rest + chunk if rest else chunk
-        self._position = 0
         if len(self._buffer) >= _HEADER.size:
             size = _HEADER.unpack_from(self._buffer)[2]
             if size > self.largest_frame:
@@ -134,6 +134,9 @@ class _ReadAhead:
 
         That is what came along with the answer to a request, and what TLS has decrypted already.
         """
+        if self._position == len(self._buffer):
+            # Each of many buses would keep a quarter of a megabyte until something comes.
+            self._buffer, self._position = b"", 0
         pending = getattr(self.sock, "pending", None)
         return self.frame_buffered() or bool(pending is not None and pending())
 
