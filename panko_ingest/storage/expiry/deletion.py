@@ -129,7 +129,8 @@ def delete_in_batches(
         LOG.warning(
             "%d expired rows stay, as the database keeps them, now and in later rounds: %s", kept, why
         )
-    return done._replace(start=start if kept else None)
+    # Also where none was kept: until the end is reached, nobody knows of those that were passed over.
+    return done._replace(start=start if kept or passed_over else None)
 
 
 def clear_expired_events(

@@ -319,6 +319,18 @@ def test_more_held_events_than_a_round_can_look_at_keep_no_others(store: Connect
     assert count(store, "event") == 0
 
 
+def test_held_events_are_looked_at_again_only_when_all_others_were(store: Connection) -> None:
+    store.record_events(old_events(90))
+    store.expire(DAY, batch_size=1, budget=1e-9, clock=now)  # the partitions that are over are gone
+    store.record_events(old_events(90))
+    with legal_hold(store, "message_id < 'm00030'"):
+        left = []
+        for _ in range(6):
+            store.expire(DAY, batch_size=10, stopping=StopsAfter(2), clock=now)
+            left.append(count(store, "event"))
+        assert left == [90, 80, 60, 40, 30, 30]
+
+
 class StopsAfter(threading.Event):
     """Set when it has been looked at so often."""
 
