@@ -264,9 +264,10 @@ class Database(postgresql_errors.Database):
         # Needs no right that recording does not need, and is logged though it is rolled back. A number for
         # the transaction alone would not be waited for.
         savepoint = connection.begin_nested()
+        name = secrets.token_hex(16)
         try:
-            connection.execute(sa.insert(EventType).values(desc=secrets.token_hex(16)))
-            refused = False
+            new = connection.scalar(sa.insert(EventType).values(desc=name).returning(EventType.id))
+            refused = new is None  # a trigger leaves it out without a word
         except sa.exc.DBAPIError as error:
             refused = self.meaning_of(error.orig or error) in {ErrorClass.PERMANENT, ErrorClass.OPERATOR}
             if not refused:
