@@ -146,6 +146,10 @@ class Database:
         """Return the rights beside those on tables that our role lacks for writing to these tables."""
         return []
 
+    def missing_policy(self, connection: Connection, table: str) -> str:  # noqa: ARG002 - where there are any
+        """Return what lets our role add rows to a table where no rule admits any; empty where one may."""
+        return ""
+
     def check_references_now(self, connection: Connection) -> None:
         """Let this transaction's statements be refused at once, not at COMMIT, for a broken constraint."""
 

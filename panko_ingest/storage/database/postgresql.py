@@ -51,6 +51,11 @@ _POLICIES = """
 SELECT name FROM unnest(%s::text[]) AS name
 WHERE to_regclass(name) IS NOT NULL AND row_security_active(to_regclass(name))
 """
+_NO_POLICY = """
+SELECT row_security_active(to_regclass(%(table)s)) AND NOT EXISTS (
+    SELECT FROM pg_policy WHERE polrelid = to_regclass(%(table)s) AND polpermissive AND polcmd IN ('a', '*')
+    AND EXISTS (SELECT FROM unnest(polroles) AS role WHERE role = 0 OR pg_has_role(role, 'USAGE')))
+"""
 _OWN_LIMIT = "SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'"  # in milliseconds
 STUCK = 60.0
 """Seconds for which a session may wait for its client where statements have no time limit."""
@@ -238,6 +243,13 @@ class Database(postgresql_errors.Database):
             if connection.scalar(statement, {"table": table}) is False
         ]
 
+    def missing_policy(self, connection: Connection, table: str) -> str:
+        """Look for a policy of row-level security that may admit a new row of ours."""
+        if not connection.exec_driver_sql(_NO_POLICY, {"table": table}).scalar_one():
+            return ""
+        role = connection.exec_driver_sql("SELECT quote_ident(current_user)").scalar_one()
+        return f"no policy admits any: CREATE POLICY panko_ingest ON {table} TO {role} USING (true)"
+
     def check_references_now(self, connection: Connection) -> None:
         """Check deferred constraints with each statement."""
         connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
@@ -252,9 +264,10 @@ class Database(postgresql_errors.Database):
         # Needs no right that recording does not need, and is logged though it is rolled back. A number for
         # the transaction alone would not be waited for.
         savepoint = connection.begin_nested()
+        name = secrets.token_hex(16)
         try:
-            connection.execute(sa.insert(EventType).values(desc=secrets.token_hex(16)))
-            refused = False
+            new = connection.scalar(sa.insert(EventType).values(desc=name).returning(EventType.id))
+            refused = new is None  # a trigger leaves it out without a word
         except sa.exc.DBAPIError as error:
             refused = self.meaning_of(error.orig or error) in {ErrorClass.PERMANENT, ErrorClass.OPERATOR}
             if not refused:

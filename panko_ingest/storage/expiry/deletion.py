@@ -17,6 +17,7 @@ from panko_ingest import timestamps
 from panko_ingest.storage.database import base as databases, clocks, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
+from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.reading import request_values
 from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.schema import partitions
@@ -77,6 +78,10 @@ class AtOnce:
         """Return how many rows to delete now; None to stop."""
         return BATCH_SIZE
 
+    def shrink(self) -> bool:
+        """Take fewer rows after so many took too long; tell whether that can be."""
+        return False
+
     def rest(self, batch: DeletedBatch, seconds: float) -> None:
         """Do as is to be done between two batches."""
 
@@ -104,7 +109,13 @@ def delete_in_batches(
     while left != 0 and not ended and (wanted := pace.size()) is not None:
         size = wanted if left is None else min(wanted, left)
         began = time.monotonic()
-        batch = run_transaction(settings, delete_one)
+        try:
+            batch = run_transaction(settings, delete_one)
+        except StorageUnavailable:
+            # So many may take longer than a statement may each time: nothing would ever be deleted.
+            if 0 < settings.statement_timeout <= time.monotonic() - began and pace.shrink():
+                continue
+            raise
         spent = time.monotonic() - began
         # Another expirer may have deleted what we found.
         left = None if left is None else left - (batch.found - batch.kept)
@@ -129,7 +140,8 @@ def delete_in_batches(
         LOG.warning(
             "%d expired rows stay, as the database keeps them, now and in later rounds: %s", kept, why
         )
-    return done._replace(start=start if kept else None)
+    # Also where none was kept: until the end is reached, nobody knows of those that were passed over.
+    return done._replace(start=start if kept or passed_over else None)
 
 
 def clear_expired_events(

@@ -123,6 +123,10 @@ class _Round(AtOnce):
         late = self.budget and time.monotonic() >= self.started + self.budget
         return None if late or self.has_lost_lease or self.stopping.is_set() else self.pace.size
 
+    def shrink(self) -> bool:
+        """Take fewer events; tell whether that can be."""
+        return self.pace.shrink()
+
     def _delete(self, connection: sa.Connection, count: int, start: Any) -> DeletedBatch:
         if not self.lease.renew(connection):
             LOG.warning("This round of expiry ends here, because another expirer has taken over")

@@ -79,6 +79,13 @@ class Pace:
         factor = min(_GROWTH, max(1 / _GROWTH**2, _AIM / max(seconds, 1e-6)))
         self.size = int(min(LARGEST_SIZE, max(SMALLEST_SIZE, self.size * factor)))
 
+    def shrink(self) -> bool:
+        """Make batches much smaller, as one did not end in time; tell whether that can be."""
+        if not self._adapts or self.size <= SMALLEST_SIZE:
+            return False
+        self.size = max(SMALLEST_SIZE, self.size // 4)
+        return True
+
     def paused(self, seconds: float, ids_of_writers: int) -> None:
         """Note a pause, and the ids that writers took in it."""
         self._note(self._pausing, ids_of_writers, seconds)

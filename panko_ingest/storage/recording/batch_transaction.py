@@ -185,6 +185,7 @@ class BatchTransaction:
                 fault_search.raise_if_of_the_store(error)
                 if not fault_search.may_be_a_rows(error):
                     raise
+                self.types.raise_if_none_is_admitted(error)
                 refusal = fault_search.as_refusal(error)
                 outcome.failed |= {row.index: refusal for row in self.rows if row.event_type == name}
         return ids

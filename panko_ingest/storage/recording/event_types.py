@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from panko_ingest.storage.database import base as databases
-from panko_ingest.storage.database.engine import write_transaction
+from panko_ingest.storage.database import base as databases, error_classes
+from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.pooling import connections_made
 from panko_ingest.storage.errors import StorageConflict, StorageUnavailable
 from panko_ingest.storage.tables import EventType
@@ -73,6 +73,16 @@ class EventTypes:
                 self._keep(known, {name: found[name] for name in unknown})
                 return found
         raise StorageUnavailable(f"event types vanish as soon as they are stored: {', '.join(absent)}")
+
+    def raise_if_none_is_admitted(self, error: Exception) -> None:
+        """Raise if a new name was refused because nobody gave us the right to add any, whatever it is.
+
+        :raises StorageUnavailable: that is so.
+        """
+        with read_transaction(self._engine) as connection:
+            missing = databases.of(connection).missing_policy(connection, EventType.__tablename__)
+        if missing:
+            raise StorageUnavailable(f"{error_classes.describe(error)} ({missing})", operator=True) from error
 
     def confirm(self, connection: sa.Connection, ids: Mapping[str, int]) -> dict[str, int]:
         """Return the ids that the server behind a connection has for the same names.

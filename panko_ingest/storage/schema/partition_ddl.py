@@ -244,9 +244,14 @@ def patiently(
     try:
         return retrying(work)
     except sa.exc.SQLAlchemyError as error:
-        if error_classes.classify(error) is ErrorClass.TRANSIENT:
+        meaning = error_classes.classify(error)
+        if meaning is ErrorClass.TRANSIENT:
             return None
-        raise error_classes.unavailable(error) from error
+        unavailable = error_classes.unavailable(error)
+        # No row is at fault where tables are changed: what refuses it for good, such as a trigger that
+        # keeps tables from being dropped, is an operator's.
+        unavailable.operator |= meaning is ErrorClass.PERMANENT
+        raise unavailable from error
 
 
 def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from panko_ingest.storage import EventFilter, ExpiryReport
+from panko_ingest.storage import EventFilter, ExpiryReport, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from tests.integration.storage.samples import (
@@ -317,6 +317,31 @@ def test_more_held_events_than_a_round_can_look_at_keep_no_others(store: Connect
         assert count(store, "event") == 55
     assert store.expire(DAY, clock=now).backlog == 0
     assert count(store, "event") == 0
+
+
+@pytest.mark.postgresql
+def test_batches_that_never_end_in_time_become_smaller(postgresql_url: str) -> None:
+    store = connect(postgresql_url, statement_timeout=1)
+    store.upgrade()
+    store.record_events(old_events(700))
+    # What each may take where another table refers to events, without an index.
+    keep(store, "event", "pg_sleep(0.003) IS NULL")
+    with pytest.raises(StorageUnavailable, match="statement timeout"):  # a size that the operator has set
+        store.expire(DAY, batch_size=1000, clock=now)
+    assert store.expire(DAY, clock=now).events == 700
+    store.close()
+
+
+def test_held_events_are_looked_at_again_only_when_all_others_were(store: Connection) -> None:
+    store.record_events(old_events(90))
+    store.expire(DAY, batch_size=1, budget=1e-9, clock=now)  # the partitions that are over are gone
+    store.record_events(old_events(90))
+    with legal_hold(store, "message_id < 'm00030'"):
+        left = []
+        for _ in range(6):
+            store.expire(DAY, batch_size=10, stopping=StopsAfter(2), clock=now)
+            left.append(count(store, "event"))
+        assert left == [90, 80, 60, 40, 30, 30]
 
 
 class StopsAfter(threading.Event):

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
-from panko_ingest.storage import EventFilter
+from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.schema import checks, partitions
 from tests.integration.storage.samples import make_events, rows
@@ -343,6 +343,26 @@ def test_a_unique_index_that_was_never_finished_is_none(store: Connection) -> No
 def test_no_unique_index_is_missed_that_is_there(store: Connection, statement: str) -> None:
     execute(store, statement)
     assert "unique" not in {finding.subject for finding in store.check()}
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True)
+def test_no_unique_index_is_missed_of_a_table_that_our_role_may_not_see(
+    store: Connection, mariadb: MariaDB, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = store.engine.url.database
+    tables = rows(store, "SHOW TABLES")
+    mariadb.execute(
+        "CREATE USER forgotten",
+        *(f"GRANT SELECT ON {database}.{name} TO forgotten" for (name,) in tables if name != "dead_letter"),
+    )
+    url = store.engine.url.set(username="forgotten", password=None)
+    other = Connection(url.render_as_string(hide_password=False))
+    with pytest.raises(StorageUnavailable, match=r"SELECT command denied .*dead_letter"):
+        other.prove_rows()
+    other.close()
+    mariadb.execute("DROP USER forgotten")
+    assert "unique index" not in caplog.text
 
 
 @ON_POSTGRESQL

@@ -315,6 +315,40 @@ def test_another_first_partition_is_made_where_it_was_detached(
     assert [count(store, f"{table}_first") for table in tables] == held
 
 
+@pytest.mark.parametrize("when", ["sql_drop", "ddl_command_start"])
+def test_events_expire_in_batches_where_a_trigger_keeps_tables_from_being_changed(
+    store: Connection, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    store.record_events([event("older", 4), event("old", 3), event("young", 0)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'not without a ticket'; END $$"
+        )
+        connection.exec_driver_sql(f"CREATE EVENT TRIGGER refuse ON {when} EXECUTE FUNCTION refuse()")
+
+    report = store.expire(DAY, clock=noon)
+
+    assert (report.events, report.backlog, report.partitions) == (2, 0, ())
+    assert stored_ids(store) == ["young"]
+    assert "can't be dropped; their events are deleted in batches: P0001: not without a ticket" in caplog.text
+
+
+def test_an_event_of_the_last_partition_that_another_table_refers_to_keeps_no_other_from_expiry(
+    store: Connection,
+) -> None:
+    store.record_events([event("older", 4), event("old", 3), event("held", -20)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE legal_hold (id bigint REFERENCES event (id))")
+        connection.exec_driver_sql("INSERT INTO legal_hold SELECT id FROM event WHERE message_id = 'held'")
+
+    assert store.expire(DAY, clock=noon).events == 2
+    assert stored_ids(store) == ["held"]
+
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE legal_hold")
+
+
 def test_a_clock_that_goes_back_behind_partitions_that_were_dropped_loses_nothing(store: Connection) -> None:
     store.record_events([event("old", 5), event("new", 0)])
     assert store.expire(DAY, clock=noon).events == 1

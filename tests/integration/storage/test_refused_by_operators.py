@@ -98,6 +98,37 @@ def test_an_event_that_a_policy_refuses_fails_alone(restricted_url: str, others:
 
 
 @pytest.mark.postgresql
+def test_events_of_new_types_wait_for_a_policy_that_admits_any(restricted_url: str) -> None:
+    execute(
+        restricted_url,
+        "ALTER TABLE event_type ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY shown ON event_type FOR SELECT USING (true)",
+        "CREATE POLICY others ON event_type TO postgres USING (true)",
+    )
+    with closing(Connection(restricted_url)) as store:
+        with pytest.raises(StorageUnavailable, match="no policy admits any: ") as refused:
+            store.record_events(make_events(3), (), letter_for)
+        assert refused.value.operator
+        assert counts(store)["dead_letter"] == 0
+        execute(restricted_url, str(refused.value).partition("no policy admits any: ")[2].removesuffix(")"))
+        assert len(store.record_events(make_events(3), (), letter_for).recorded) == 3
+
+
+@pytest.mark.postgresql
+def test_events_of_a_type_that_a_policy_refuses_fail_alone(restricted_url: str) -> None:
+    execute(
+        restricted_url,
+        "ALTER TABLE event_type ENABLE ROW LEVEL SECURITY",
+        """CREATE POLICY known ON event_type USING (true) WITH CHECK ("desc" = 'compute.instance.update')""",
+    )
+    other = dataclasses.replace(make_event(int(GUILTY[1:])), event_type="other")
+    with closing(Connection(restricted_url)) as store:
+        result = store.record_events([*make_events(3), other], (), letter_for)
+        assert [index for index, _ in result.failed] == [3]
+        assert result.recorded == (0, 1, 2)
+
+
+@pytest.mark.postgresql
 @pytest.mark.parametrize("table", ["event", "trait_text"])
 @pytest.mark.parametrize("restricted_url", ["plain", "partitioned"], indirect=True)
 def test_batches_are_stored_where_policies_forbid_copy_and_check_tells_what_it_costs(

@@ -297,7 +297,7 @@ def test_an_event_is_no_duplicate_before_a_synchronous_standby_has_it(
 
 
 @pytest.mark.postgresql
-@pytest.mark.parametrize("rule", ["a constraint", "a policy"])
+@pytest.mark.parametrize("rule", ["a constraint", "a policy", "a trigger"])
 def test_duplicates_are_told_where_an_operator_admits_known_event_types_only(
     postgresql: PostgreSQL, postgresql_url: str, rule: str
 ) -> None:
@@ -308,6 +308,13 @@ def test_duplicates_are_told_where_an_operator_admits_known_event_types_only(
         if rule == "a constraint":
             known = "'compute.instance.update'"
             connection.execute(f'ALTER TABLE event_type ADD CHECK ("desc" IN ({known}))'.encode())
+        elif rule == "a trigger":
+            connection.execute(
+                "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
+            )
+            connection.execute(
+                "CREATE TRIGGER known BEFORE INSERT ON event_type FOR EACH ROW EXECUTE FUNCTION leave_out()"
+            )
         else:
             connection.execute("ALTER TABLE event_type ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
             connection.execute("CREATE POLICY known ON event_type FOR SELECT USING (true)")
@@ -315,7 +322,7 @@ def test_duplicates_are_told_where_an_operator_admits_known_event_types_only(
             connection.execute("GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO policed")
             connection.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO policed")
     other = Connection(
-        postgresql_url if rule == "a constraint" else postgresql_url.replace("postgres@", "policed@")
+        postgresql_url.replace("postgres@", "policed@") if rule == "a policy" else postgresql_url
     )
     found: list[RecordResult] = []
     again = threading.Thread(target=lambda: found.append(other.record_events(make_events(3))))
