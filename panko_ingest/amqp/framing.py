@@ -175,11 +175,15 @@ class Channel(_Legible, pyamqp.Channel):
 
         :raises ChannelError: the broker refused, and closed the channel.
         """
+        connection = self.connection
         try:
             return super().wait(*args, **kwargs)
-        except (RecoverableConnectionError, AttributeError):  # the latter is py-amqp's before 5.4
-            if self.connection is None:
-                raise self.refusal or RecoverableConnectionError("connection already closed") from None
+        except (RecoverableConnectionError, AttributeError) as error:
+            # Why the whole connection was closed is nothing that this channel could tell better.
+            if self.connection is None and self.refusal is not None and connection.channels is not None:
+                raise self.refusal from None
+            if self.connection is None and isinstance(error, AttributeError):  # py-amqp's before 5.4
+                raise RecoverableConnectionError("connection already closed") from None
             raise
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
