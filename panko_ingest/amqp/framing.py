@@ -16,6 +16,7 @@ from typing import Any
 from amqp import spec
 from amqp.abstract_channel import AbstractChannel
 from amqp.exceptions import (
+    AMQPError,
     ChannelError,
     ConnectionError,
     ConsumerCancelled,
@@ -185,6 +186,14 @@ class Channel(_Legible, pyamqp.Channel):
             if self.connection is None and isinstance(error, AttributeError):  # py-amqp's before 5.4
                 raise RecoverableConnectionError("connection already closed") from None
             raise
+
+    def close(self, *args: Any, **kwargs: Any) -> Any:
+        """Close it; that the broker does so at the same moment is as good."""
+        try:
+            return super().close(*args, **kwargs)
+        except AMQPError as error:
+            if error is not self.refusal:
+                raise
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         self.send_method(spec.Channel.CloseOk)

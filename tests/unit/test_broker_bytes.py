@@ -168,6 +168,13 @@ def test_a_connection_that_is_closed_with_a_reason_in_latin_1_is_told_so() -> No
         talk(bytes_of([*HANDSHAKE, forced]), lambda _delivery: None)
 
 
+def test_a_channel_that_both_sides_close_at_once_costs_no_connection() -> None:
+    timed_out = close(1, spec.Channel.Close, 406, b"PRECONDITION_FAILED - delivery acknowledgement timed out")
+    connection = connect(bytes_of([*HANDSHAKE, timed_out, CHANNEL_OPEN_OK]))
+    connection.channel().close()
+    assert connection.channel().channel_id == 1
+
+
 def test_a_connection_that_is_closed_while_a_cancelled_channel_is_is_told_so() -> None:
     forced = close(0, spec.Connection.Close, 320, b"CONNECTION_FORCED - shutdown")
     connection = connect(bytes_of([*HANDSHAKE, CANCEL, DECLARE_OK, forced]))
