@@ -145,6 +145,7 @@ class _TcpTransport(_ReadAhead, TCPTransport):  # type: ignore[misc]
 
 class _SslTransport(_ReadAhead, SSLTransport):  # type: ignore[misc]
     def _wrap_socket(self, sock: Any, context: SSLContext, server_hostname: str) -> Any:
+        sock.settimeout(self.connect_timeout)  # py-amqp 5.1 shakes hands without one
         return context.wrap_socket(sock, server_hostname=server_hostname, do_handshake_on_connect=False)
 
 
