@@ -185,7 +185,10 @@ class QueueChannel:
             return False  # what deletes itself is no quorum queue
         if deletes_itself is None:
             return self._succeed(channel)
-        channel.leave()
+        try:
+            channel.leave()
+        except ChannelError:
+            return True  # the broker closes it just then, as is told when it is followed next
         if not channel.unacknowledged:  # or something came after all, and is acknowledged over this channel
             self._channel = None
             channel.close()

@@ -186,6 +186,18 @@ def test_a_channel_that_the_broker_closes_during_a_renewal_leaves_none_that_nobo
     assert (reading.link.consumers, len(reading.link.channels)) == (1, 1)
 
 
+def test_a_channel_that_the_broker_closes_as_it_is_given_up_costs_no_other(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TopologyKeeper, "deletes_itself", lambda *_: False)
+    reading.link.channels[0].cancel_fails = True
+    reading.renew()
+    reading.queue.follow(0)
+    assert reading.refusals[-1]
+    reading.clock.advance(2)
+    assert reading.queue.open()
+
+
 @pytest.mark.parametrize("counts", [(1, 1, 1), (2, 1)])
 def test_a_count_that_a_publisher_wrote_makes_it_no_quorum_queue(
     reading: Reading, counts: tuple[int, ...]
