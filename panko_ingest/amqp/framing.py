@@ -47,7 +47,7 @@ class _ReadAhead:
     sock: Any = None
     largest_frame = _LARGEST_BEFORE_TUNING
     give_up_at = math.inf
-    """When, by the monotonic clock, the handshake has to be over."""
+    """When, by the monotonic clock, the handshake has to be over, or an answer has to be here."""
 
     def frame_buffered(self) -> bool:
         """Whether a whole frame is here already, so that reading one can't block."""
@@ -60,7 +60,7 @@ class _ReadAhead:
     def read_frame(self, unpack: Any = None) -> tuple[int, int, bytes]:  # noqa: ARG002
         """Return the next frame as ``(type, channel, payload)``, waiting for it if need be.
 
-        :raises TimeoutError: none came within the socket's timeout, or the handshake is not over in time.
+        :raises TimeoutError: none came within the socket's timeout, or what is waited for takes too long.
         :raises OSError: the connection is gone.
         """
         if not self.frame_buffered():
@@ -149,6 +149,25 @@ class _SslTransport(_ReadAhead, SSLTransport):  # type: ignore[misc]
         return context.wrap_socket(sock, server_hostname=server_hostname, do_handshake_on_connect=False)
 
 
+class _Bounded(AbstractChannel):  # type: ignore[misc]
+    """Mixed into channels and connections: whatever else a broker sends, an answer comes in time or never."""
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for an answer.
+
+        :raises TimeoutError: it did not come within the socket's timeout.
+        """
+        transport = self.connection.transport
+        patience = transport.sock.gettimeout()
+        if patience is not None and kwargs.get("timeout") is None:
+            # Where a queue hangs, heartbeats and the deliveries of others come all the same.
+            transport.give_up_at = time.monotonic() + patience
+        try:
+            return super().wait(*args, **kwargs)
+        finally:
+            transport.give_up_at = math.inf
+
+
 class _Legible(AbstractChannel):  # type: ignore[misc]
     """Mixed into channels and connections: whatever text they are closed with, they are closed in words.
 
@@ -163,7 +182,7 @@ class _Legible(AbstractChannel):  # type: ignore[misc]
         super().dispatch_method(method, payload, content)
 
 
-class Channel(_Legible, pyamqp.Channel):
+class Channel(_Bounded, _Legible, pyamqp.Channel):
     """py-amqp's channel, but one that the broker closes stays closed, and is told to nobody else.
 
     py-amqp opens it anew at once, under the same number, and raises the error in whatever waits on the
@@ -206,7 +225,7 @@ class Channel(_Legible, pyamqp.Channel):
         self.refusal = ConsumerCancelled(consumer_tag, spec.Basic.Cancel)
 
 
-class Connection(_Legible, pyamqp.Connection):
+class Connection(_Bounded, _Legible, pyamqp.Connection):
     """py-amqp's connection over transports and channels of ours, whose deliveries go to receivers."""
 
     Channel = Channel

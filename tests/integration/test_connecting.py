@@ -16,6 +16,8 @@ from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.amqp.urls import parse
 from tests.ledger import Ledger
 from tests.reader import Reader
+from tests.unit.test_broker_bytes import OPEN_OK, START, TUNE
+from tests.unit.test_delivery_frames import bytes_of
 from tests.waiting import crowding, wait_until
 
 NAME = "broker.example"
@@ -103,6 +105,21 @@ def test_a_handshake_that_does_not_get_on_is_given_up(what: str, monkeypatch: py
     with pytest.raises(LINK_ERRORS, match="takes too long"):
         AmqpLink(there, {}, Waker())
     assert time.monotonic() - started < 4 * crowding()
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_while_heartbeats_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(amqp_link, "IO_TIMEOUT", 1.0)
+    greeting = [bytes_of([START, TUNE, OPEN_OK])]
+    broker = FakeBroker(itertools.chain(greeting, itertools.repeat(HEARTBEAT, 50)), pause=0.2)
+    (there,) = parse(f"amqp://u:p@127.0.0.1:{broker.port}/").brokers
+    link = AmqpLink(there, {}, Waker())
+    with pytest.raises(LINK_ERRORS, match="takes too long"):
+        link.channel()
+    started = time.monotonic()
+    link.close()
+    assert time.monotonic() - started < 2 * amqp_link._CLOSE_TIMEOUT * crowding()
 
 
 def test_a_handshake_of_tls_is_given_up_with_a_py_amqp_that_sets_no_limit(
