@@ -113,6 +113,7 @@ class Reading:
             self.link,  # type: ignore[arg-type]
             keeper,
             Pace(1, 10, self.clock),
+            Pace(2, 60, self.clock),
             numbers=itertools.count(1),
             receive=lambda _delivery: None,
             beat=lambda: None,
