@@ -25,6 +25,9 @@ _LONGEST_PAUSE_TO_CONNECT = 3.0
 _LONGEST_PAUSE = 30.0
 _FIRST_LOOK = 1.0
 _LATER_LOOKS = 10.0
+# They have to grow beyond the pauses between two connections, or nothing but the same would be asked again.
+_FIRST_COSTLY = 2.0
+_LATER_COSTLY = 60.0
 _READY_POLL = 0.2
 _BEAT_INTERVAL = 1.0
 
@@ -83,6 +86,7 @@ class AmqpConsumer:
             topology,
             handler,
             paces={name: Pace(_FIRST_LOOK, _LATER_LOOKS, clock) for name in topology.names},
+            costly_paces={name: Pace(_FIRST_COSTLY, _LATER_COSTLY, clock) for name in topology.names},
             numbers=itertools.count(1),
             told=set(),
             beat=self._beat,

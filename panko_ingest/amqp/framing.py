@@ -16,6 +16,7 @@ from typing import Any
 from amqp import spec
 from amqp.abstract_channel import AbstractChannel
 from amqp.exceptions import (
+    AMQPError,
     ChannelError,
     ConnectionError,
     ConsumerCancelled,
@@ -46,7 +47,7 @@ class _ReadAhead:
     sock: Any = None
     largest_frame = _LARGEST_BEFORE_TUNING
     give_up_at = math.inf
-    """When, by the monotonic clock, the handshake has to be over."""
+    """When, by the monotonic clock, the handshake has to be over, or an answer has to be here."""
 
     def frame_buffered(self) -> bool:
         """Whether a whole frame is here already, so that reading one can't block."""
@@ -59,7 +60,7 @@ class _ReadAhead:
     def read_frame(self, unpack: Any = None) -> tuple[int, int, bytes]:  # noqa: ARG002
         """Return the next frame as ``(type, channel, payload)``, waiting for it if need be.
 
-        :raises TimeoutError: none came within the socket's timeout, or the handshake is not over in time.
+        :raises TimeoutError: none came within the socket's timeout, or what is waited for takes too long.
         :raises OSError: the connection is gone.
         """
         if not self.frame_buffered():
@@ -147,7 +148,27 @@ class _TcpTransport(_ReadAhead, TCPTransport):  # type: ignore[misc]
 
 class _SslTransport(_ReadAhead, SSLTransport):  # type: ignore[misc]
     def _wrap_socket(self, sock: Any, context: SSLContext, server_hostname: str) -> Any:
+        sock.settimeout(self.connect_timeout)  # py-amqp 5.1 shakes hands without one
         return context.wrap_socket(sock, server_hostname=server_hostname, do_handshake_on_connect=False)
+
+
+class _Bounded(AbstractChannel):  # type: ignore[misc]
+    """Mixed into channels and connections: whatever else a broker sends, an answer comes in time or never."""
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """Wait for an answer.
+
+        :raises TimeoutError: it did not come within the socket's timeout.
+        """
+        transport = self.connection.transport
+        patience = transport.sock.gettimeout()
+        if patience is not None and kwargs.get("timeout") is None:
+            # Where a queue hangs, heartbeats and the deliveries of others come all the same.
+            transport.give_up_at = time.monotonic() + patience
+        try:
+            return super().wait(*args, **kwargs)
+        finally:
+            transport.give_up_at = math.inf
 
 
 class _Legible(AbstractChannel):  # type: ignore[misc]
@@ -164,7 +185,7 @@ class _Legible(AbstractChannel):  # type: ignore[misc]
         super().dispatch_method(method, payload, content)
 
 
-class Channel(_Legible, pyamqp.Channel):
+class Channel(_Bounded, _Legible, pyamqp.Channel):
     """py-amqp's channel, but one that the broker closes stays closed, and is told to nobody else.
 
     py-amqp opens it anew at once, under the same number, and raises the error in whatever waits on the
@@ -178,12 +199,24 @@ class Channel(_Legible, pyamqp.Channel):
 
         :raises ChannelError: the broker refused, and closed the channel.
         """
+        connection = self.connection
         try:
             return super().wait(*args, **kwargs)
-        except (RecoverableConnectionError, AttributeError):  # the latter is py-amqp's before 5.4
-            if self.connection is None:
-                raise self.refusal or RecoverableConnectionError("connection already closed") from None
+        except (RecoverableConnectionError, AttributeError) as error:
+            # Why the whole connection was closed is nothing that this channel could tell better.
+            if self.connection is None and self.refusal is not None and connection.channels is not None:
+                raise self.refusal from None
+            if self.connection is None and isinstance(error, AttributeError):  # py-amqp's before 5.4
+                raise RecoverableConnectionError("connection already closed") from None
             raise
+
+    def close(self, *args: Any, **kwargs: Any) -> Any:
+        """Close it; that the broker does so at the same moment is as good."""
+        try:
+            return super().close(*args, **kwargs)
+        except AMQPError as error:
+            if error is not self.refusal:
+                raise
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         self.send_method(spec.Channel.CloseOk)
@@ -195,7 +228,7 @@ class Channel(_Legible, pyamqp.Channel):
         self.refusal = ConsumerCancelled(consumer_tag, spec.Basic.Cancel)
 
 
-class Connection(_Legible, pyamqp.Connection):
+class Connection(_Bounded, _Legible, pyamqp.Connection):
     """py-amqp's connection over transports and channels of ours, whose deliveries go to receivers."""
 
     Channel = Channel

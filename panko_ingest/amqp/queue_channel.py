@@ -22,6 +22,7 @@ class QueueChannel:
     """Reads one queue over a channel of its own, so that a refusal of it costs no other queue.
 
     :param pace: when to try again a queue that is absent or refused; outlives the session.
+    :param costly_pace: when to ask again about a queue over which a connection was lost; outlives it, too.
     :param numbers: gives each channel its number.
     :param receive: takes the deliveries.
     :param beat: called before each question, as a slow broker makes many of them take long.
@@ -36,6 +37,7 @@ class QueueChannel:
         link: Link,
         keeper: TopologyKeeper,
         pace: Pace,
+        costly_pace: Pace,
         *,
         numbers: Iterator[int],
         receive: Callable[[Delivery], None],
@@ -51,6 +53,7 @@ class QueueChannel:
         self._link = link
         self._keeper = keeper
         self._pace = pace
+        self._costly_pace = costly_pace
         self._numbers = numbers
         self._receive = receive
         self._beat = beat
@@ -82,7 +85,7 @@ class QueueChannel:
 
         :raises LINK_ERRORS: the connection is lost.
         """
-        if self._channel is not None or self._pace.due_in:
+        if self._channel is not None or self._pace.due_in or self._costly_pace.due_in:
             return False
         try:
             self.absent = not self._keeper.find(self.queue)
@@ -93,6 +96,10 @@ class QueueChannel:
         except ChannelError as refusal:
             self._refuse(refusal)
             return False
+        except (AMQPError, TimeoutError):
+            # Its process may hang: let the others be read for a while before it is asked about again.
+            self._costly_pace.failed()
+            raise
         self._heard_at = self._clock()
         return True
 
@@ -155,15 +162,19 @@ class QueueChannel:
         except NoTimeoutError:
             self._channel, self._timeout = None, None
             return 0
+        except TimeoutError:
+            self._costly_pace.failed()
+            raise
         except AMQPError as error:
             if error is not channel.refusal and not isinstance(error, ChannelError):
                 # What the broker answers to a question about this queue may end the whole connection.
-                self._pace.failed()
+                self._costly_pace.failed()
                 raise
             self._refuse(error)
             return 0
         if channel.window and not was_reading:
             self._tell(self.queue, None)
+            self._costly_pace.succeeded()
         if acknowledged:
             self._heard_at = self._clock()  # nothing is given up while something is unacknowledged
             self._pace.succeeded()
@@ -185,7 +196,10 @@ class QueueChannel:
             return False  # what deletes itself is no quorum queue
         if deletes_itself is None:
             return self._succeed(channel)
-        channel.leave()
+        try:
+            channel.leave()
+        except ChannelError:
+            return True  # the broker closes it just then, as is told when it is followed next
         if not channel.unacknowledged:  # or something came after all, and is acknowledged over this channel
             self._channel = None
             channel.close()

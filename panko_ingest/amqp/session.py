@@ -72,6 +72,7 @@ class SessionTools:
     """What the sessions of a consumer share: each takes from here what it needs of the time before it.
 
     :param paces: by queue, when to try it again.
+    :param costly_paces: by queue, when to ask again about one over which a connection was lost.
     :param numbers: of channels.
     :param told: what the log was told about the topology.
     :param tell_refusal: called with a queue or an exchange, and why the broker refuses it, or None.
@@ -83,6 +84,7 @@ class SessionTools:
     topology: Topology
     handler: DeliveryHandler
     paces: Mapping[str, Pace]
+    costly_paces: Mapping[str, Pace]
     numbers: Iterator[int]
     told: set[str]
     beat: Callable[[], None]
@@ -119,6 +121,7 @@ class Session:
                 link,
                 self._keeper,
                 tools.paces[name],
+                tools.costly_paces[name],
                 numbers=tools.numbers,
                 receive=self._receive,
                 beat=tools.beat,

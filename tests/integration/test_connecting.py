@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from amqp.transport import AMQP_PROTOCOL_HEADER
+from amqp.transport import AMQP_PROTOCOL_HEADER, SSLTransport
 
 from panko_ingest.amqp import Topology, amqp_link
 from panko_ingest.amqp.amqp_link import AmqpLink
@@ -16,6 +16,8 @@ from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.amqp.urls import parse
 from tests.ledger import Ledger
 from tests.reader import Reader
+from tests.unit.test_broker_bytes import OPEN_OK, START, TUNE
+from tests.unit.test_delivery_frames import bytes_of
 from tests.waiting import crowding, wait_until
 
 NAME = "broker.example"
@@ -103,6 +105,37 @@ def test_a_handshake_that_does_not_get_on_is_given_up(what: str, monkeypatch: py
     with pytest.raises(LINK_ERRORS, match="takes too long"):
         AmqpLink(there, {}, Waker())
     assert time.monotonic() - started < 4 * crowding()
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_while_heartbeats_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(amqp_link, "IO_TIMEOUT", 1.0)
+    greeting = [bytes_of([START, TUNE, OPEN_OK])]
+    broker = FakeBroker(itertools.chain(greeting, itertools.repeat(HEARTBEAT, 50)), pause=0.2)
+    (there,) = parse(f"amqp://u:p@127.0.0.1:{broker.port}/").brokers
+    link = AmqpLink(there, {}, Waker())
+    with pytest.raises(LINK_ERRORS, match="takes too long"):
+        link.channel()
+    started = time.monotonic()
+    link.close()
+    assert time.monotonic() - started < 2 * amqp_link._CLOSE_TIMEOUT * crowding()
+
+
+def test_a_handshake_of_tls_is_given_up_with_a_py_amqp_that_sets_no_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def set_up_as_5_1_does(transport: SSLTransport) -> None:
+        transport.sock = transport._wrap_socket(transport.sock, **transport.sslopts)
+        transport.sock.do_handshake()
+        transport._quick_recv = transport.sock.read
+
+    monkeypatch.setattr(SSLTransport, "_setup_transport", set_up_as_5_1_does)
+    monkeypatch.setattr(amqp_link, "CONNECT_TIMEOUT", 1.0)
+    broker = FakeBroker(itertools.repeat(b"", 50), pause=0.2)
+    (there,) = parse(f"amqp://u:p@127.0.0.1:{broker.port}/?ssl=1").brokers
+    with pytest.raises(TimeoutError):
+        AmqpLink(there, {}, Waker())
 
 
 def test_a_frame_larger_than_was_agreed_on_is_not_read() -> None:

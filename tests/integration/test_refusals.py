@@ -9,7 +9,7 @@ import amqp
 import amqp.spec
 import pytest
 
-from panko_ingest.amqp import Topology, bindings, consumer, queue_channel
+from panko_ingest.amqp import Topology, amqp_link, bindings, consumer, queue_channel
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.inspection import inspect, refused
 from panko_ingest.amqp.link import LINK_ERRORS, Waker
@@ -384,6 +384,30 @@ def test_a_queue_whose_node_is_down_is_refused_and_not_taken_for_one_that_was_ne
         assert found[f"queue {WARN}"].level == "failure"
         assert "home node" in found[f"queue {WARN}"].text
         assert "not there" in found["queue notifications.never"].text
+
+
+def test_a_queue_whose_process_hangs_keeps_no_other_from_being_read(
+    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amqp_link, "IO_TIMEOUT", 1.0)
+    vhost = broker_url.rpartition("/")[2]
+
+    def have(action: str) -> None:
+        found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{INFO}">>))'
+        rabbitmq.ctl("eval", f"{found}, sys:{action}(amqqueue:get_pid(Q)).")
+
+    with Bus(broker_url) as bus:
+        for queue in QUEUES:
+            bus.declare(queue)
+            bus.publish([body()], queue)
+        have("suspend")
+        try:
+            with Reader(broker_url, Topology(QUEUES), ledger.connection).running():
+                wait_until(lambda: ledger.events() == 1, 20, "the event of the other queue")
+                have("resume")
+                wait_until(lambda: ledger.events() == 2, 30, "the event of the queue that answers again")
+        finally:
+            have("resume")
 
 
 @pytest.mark.timeout(300)

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 from amqp import spec
-from amqp.exceptions import ChannelError, ConnectionForced, FrameSyntaxError, NotFound, UnexpectedFrame
+from amqp.exceptions import (
+    ChannelError,
+    ConnectionForced,
+    ConsumerCancelled,
+    FrameSyntaxError,
+    NotFound,
+    UnexpectedFrame,
+)
 from amqp.serialization import dumps
 from hypothesis import given, settings, strategies as st
 
@@ -62,15 +69,21 @@ class Socketless(Wire):
         yield
 
 
+def connect(stream: bytes) -> Connection:
+    """Return a connection to a broker that sends these bytes."""
+    wire = Socketless([stream[at : at + 50] for at in range(0, len(stream), 50)])
+    connection = Connection("localhost", login_method="PLAIN", userid="a", password="b", connect_timeout=10)
+    connection.Transport = lambda *_args, **_more: wire  # type: ignore[method-assign]
+    connection.connect()
+    return connection
+
+
 def talk(stream: bytes, receive: Any) -> None:
     """Connect, open a channel, ask a question, and take what comes until the stream ends.
 
     :raises ConnectionResetError: it did.
     """
-    wire = Socketless([stream[at : at + 50] for at in range(0, len(stream), 50)])
-    connection = Connection("localhost", login_method="PLAIN", userid="a", password="b", connect_timeout=10)
-    connection.Transport = lambda *_args, **_more: wire  # type: ignore[method-assign]
-    connection.connect()
+    connection = connect(stream)
     channel = connection.channel()
     channel.callbacks[CONSUMER] = Receiver(QUEUE, 7, receive)
     with contextlib.suppress(ChannelError):
@@ -153,6 +166,23 @@ def test_a_connection_that_is_closed_with_a_reason_in_latin_1_is_told_so() -> No
     forced = close(0, spec.Connection.Close, 320, "Wartung für heute".encode("latin-1"))
     with pytest.raises(ConnectionForced, match=r"Wartung f\?r heute"):
         talk(bytes_of([*HANDSHAKE, forced]), lambda _delivery: None)
+
+
+def test_a_channel_that_both_sides_close_at_once_costs_no_connection() -> None:
+    timed_out = close(1, spec.Channel.Close, 406, b"PRECONDITION_FAILED - delivery acknowledgement timed out")
+    connection = connect(bytes_of([*HANDSHAKE, timed_out, CHANNEL_OPEN_OK]))
+    connection.channel().close()
+    assert connection.channel().channel_id == 1
+
+
+def test_a_connection_that_is_closed_while_a_cancelled_channel_is_is_told_so() -> None:
+    forced = close(0, spec.Connection.Close, 320, b"CONNECTION_FORCED - shutdown")
+    connection = connect(bytes_of([*HANDSHAKE, CANCEL, DECLARE_OK, forced]))
+    channel = connection.channel()
+    channel.queue_declare(QUEUE, passive=True)
+    assert isinstance(channel.refusal, ConsumerCancelled)
+    with pytest.raises(ConnectionForced, match="shutdown"):
+        channel.close()
 
 
 def test_a_broker_that_would_send_frames_without_bound_is_not_let() -> None:

@@ -113,6 +113,7 @@ class Reading:
             self.link,  # type: ignore[arg-type]
             keeper,
             Pace(1, 10, self.clock),
+            Pace(2, 60, self.clock),
             numbers=itertools.count(1),
             receive=lambda _delivery: None,
             beat=lambda: None,
@@ -184,6 +185,18 @@ def test_a_channel_that_the_broker_closes_during_a_renewal_leaves_none_that_nobo
     reading.queue.follow(16)
     assert reading.queue.is_open
     assert (reading.link.consumers, len(reading.link.channels)) == (1, 1)
+
+
+def test_a_channel_that_the_broker_closes_as_it_is_given_up_costs_no_other(
+    reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TopologyKeeper, "deletes_itself", lambda *_: False)
+    reading.link.channels[0].cancel_fails = True
+    reading.renew()
+    reading.queue.follow(0)
+    assert reading.refusals[-1]
+    reading.clock.advance(2)
+    assert reading.queue.open()
 
 
 @pytest.mark.parametrize("counts", [(1, 1, 1), (2, 1)])

@@ -104,6 +104,7 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
         Topology(QUEUES),
         handler,
         paces={name: Pace(1, 10, clock) for name in QUEUES},
+        costly_paces={name: Pace(2, 60, clock) for name in QUEUES},
         numbers=itertools.count(1),
         told=set(),
         beat=lambda: None,
