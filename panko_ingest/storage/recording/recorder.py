@@ -102,7 +102,7 @@ class Recorder:
         except LimitsChanged:
             self.forget()
             return self._record(events, letters, on_failure, replayed, learned + 1)
-        except StorageUnavailable:
+        except Exception:
             # Who knows what it is when it comes back: another schema, another layout, other event types.
             self.forget()
             raise
