@@ -243,6 +243,8 @@ class Database(base.Database):
 
     def lock_waits(self, connection: Connection) -> Iterator[LockWait]:
         """Yield who keeps our sessions waiting; without the right PROCESS, that this can't be seen."""
+        # A node that has left its Galera cluster answers this, too: such a session would rest in the pool.
+        connection.detach()
         if (seconds := connection.exec_driver_sql(_TABLE_LOCK_WAIT).scalar()) is not None:
             text = f"somebody holds a lock on a whole table, for which we have waited {int(seconds)} s"
             yield LockWait(text, None)

@@ -223,6 +223,17 @@ def test_no_session_at_rest_stays_with_a_demoted_server(postgresql: PostgreSQL, 
     store.close()
 
 
+@pytest.mark.mariadb
+def test_no_session_that_asked_who_holds_locks_is_kept(mariadb: MariaDB, mariadb_url: str) -> None:
+    store = Connection(mariadb_url)
+    assert store.lock_waits() == []
+
+    name = mariadb_url.rpartition("/")[2]
+    sessions = f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"
+    wait_until(lambda: mariadb.execute(sessions) == [], what="the session is over")
+    store.close()
+
+
 def test_a_commit_whose_answer_is_lost_neither_loses_nor_doubles(
     server: PostgreSQL | MariaDB, store: Connection, url: str
 ) -> None:
