@@ -76,6 +76,17 @@ class Endpoint(socketserver.TCPServer):
         except OSError:  # one after the other is better than none
             self._process(request, client_address)
 
+    def close(self, within: float) -> None:
+        """Take no more requests, and answer those that are there.
+
+        :param within: seconds after which whoever has not read his answer is left without.
+        """
+        self.shutdown()
+        self.server_close()
+        deadline = time.monotonic() + within
+        for _ in range(MAX_THREADS):
+            self._threads.acquire(timeout=max(0.0, deadline - time.monotonic()))
+
     def page(self, path: str, request: socket.socket) -> Page | None:
         """Return a page, None where there is none of that name."""
         make = self._pages.get(path)

@@ -21,6 +21,8 @@ _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _HTML_TYPE = "text/html; charset=utf-8"
 _TRY_AGAIN = 10.0
 _HANG_LIMIT = 60.0
+_ANSWER_WITHIN = 1.0
+"""Seconds that who has asked already may take to read the answer when this ends."""
 
 
 class MonitorService(Worker):
@@ -43,6 +45,7 @@ class MonitorService(Worker):
         while not self._stopping.wait(PROBE_INTERVAL):
             slot.beat()
             self._health.look()
+        endpoint.close(_ANSWER_WITHIN)
 
     def _watch(self) -> Health:
         conf = self._conf

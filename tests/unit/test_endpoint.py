@@ -115,3 +115,37 @@ def test_probes_and_those_who_read_are_answered_beside_clients_that_read_nothing
     finally:
         for client in clients:
             client.close()
+
+
+def test_who_has_asked_is_answered_although_it_ends() -> None:
+    asked, told = threading.Event(), threading.Event()
+
+    def hang() -> Page:
+        asked.set()
+        told.wait(10)
+        return Page(HTTPStatus.OK, "text/plain", b"at last")
+
+    endpoint = Endpoint("127.0.0.1", 0, {"/": hang})
+    threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 0.05}).start()
+    with ThreadPoolExecutor(2) as pool:
+        answer = pool.submit(ask, endpoint.server_address[1], "/")
+        assert asked.wait(10)
+        closed = pool.submit(endpoint.close, 10.0)
+        with pytest.raises(TimeoutError):
+            closed.result(0.3)
+        told.set()
+        closed.result(10)
+        assert answer.result(10) == b"at last"
+
+
+def test_a_client_that_says_nothing_is_not_waited_for_at_the_end() -> None:
+    endpoint = Endpoint("127.0.0.1", 0, {"/readyz": lambda: Page(HTTPStatus.OK, "text/plain", b"yes")})
+    threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 0.05}).start()
+    client = socket.create_connection(("127.0.0.1", endpoint.server_address[1]), 5)
+    assert ask(endpoint.server_address[1]) == b"yes"  # the other one is accepted by now
+
+    started = time.monotonic()
+    endpoint.close(0.1)
+
+    assert time.monotonic() - started < 2.0
+    client.close()
