@@ -8,6 +8,8 @@ import venv
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from tests.services import NotInstalledError
+
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -33,6 +35,7 @@ class Installation:
     :param directory: where to make it.
     :param without: top-level modules of the dependencies to leave out, such as a database driver.
     :param instead: requirements to install in their place.
+    :raises NotInstalledError: no package index that can be reached has those.
     """
 
     def __init__(
@@ -45,7 +48,8 @@ class Installation:
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "--quiet", "install"]
         subprocess.run([*pip, "--no-index", "--no-deps", str(wheel)], check=True)
         if instead:
-            subprocess.run([*pip, "--no-deps", *instead], check=True)
+            if subprocess.run([*pip, "--no-deps", *instead], check=False).returncode:
+                raise NotInstalledError(f"pip finds no {' or '.join(instead)}: it needs a package index")
 
     def _link_dependencies(self, without: Collection[str]) -> None:
         dependencies = self.directory / "dependencies"

@@ -101,10 +101,7 @@ def test_refusals_of_the_broker_are_told_with_the_oldest_client_libraries_that_a
     distributions: tuple[Path, Path], tmp_path: Path, broker_url: str
 ) -> None:
     oldest = [f"{name}=={floors(CHECKOUT / 'pyproject.toml')[name]}" for name in ("amqp", "kombu")]
-    try:
-        installed = Installation(tmp_path / "installed", distributions[0], {"amqp", "kombu"}, oldest)
-    except subprocess.CalledProcessError:
-        pytest.skip(f"no package index here has {' and '.join(oldest)}")
+    installed = Installation(tmp_path / "installed", distributions[0], {"amqp", "kombu"}, oldest)
     configuration = tmp_path / "panko-ingest.conf"
     configuration.write_text(
         f"[DEFAULT]\ntransport_url = {broker_url}\n"
