@@ -47,9 +47,8 @@ class Installation:
         self._link_dependencies(without)
         pip = [sys.executable, "-m", "pip", "--python", str(self.python), "--quiet", "install"]
         subprocess.run([*pip, "--no-index", "--no-deps", str(wheel)], check=True)
-        if instead:
-            if subprocess.run([*pip, "--no-deps", *instead], check=False).returncode:
-                raise NotInstalledError(f"pip finds no {' or '.join(instead)}: it needs a package index")
+        if instead and subprocess.run([*pip, "--no-deps", *instead], check=False).returncode:
+            raise NotInstalledError(f"pip finds no {' or '.join(instead)}: it needs a package index")
 
     def _link_dependencies(self, without: Collection[str]) -> None:
         dependencies = self.directory / "dependencies"
