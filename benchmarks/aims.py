@@ -106,7 +106,7 @@ AIMS = (
     Aim("12 buses at 5/s each, p99 to that of one at 60/s", "bus-delays", 1.0, _TIMES,
         _more("p99", "buses_12", "buses_1"), most=True),
     Aim("12 buses at 5/s each, transactions to those of one at 60/s", "bus-delays", 1.0, _TIMES,
-        _more("commits_an_event", "buses_12", "buses_1"), most=True),
+        _more("transactions_an_event", "buses_12", "buses_1"), most=True),
     Aim("p50 at 1/s", "latency", 10, _DELAY, _median("rate_1", "p50"), most=True),
     Aim("p50 at 100/s, to the release before", "latency", 1.0, _TIMES,
         _more("p50", "rate_100", "release_100"), most=True),

@@ -382,7 +382,7 @@ def bus_delays(steps: Steps) -> str:
         delays = (f"{series.median(what):.1f}" for what in ("p50", "p99"))
         rows.append([
             f"{number} at {5 * MANY // number}/s each", *delays, f"{series.most('longest'):.0f}",
-            f"{series.median('commits_an_event'):.2f}",
+            f"{series.median('transactions_an_event'):.2f}",
         ])  # fmt: skip
     return _table(["buses", "p50 ms", "p99 ms", "longest", "transactions an event"], rows)
 
