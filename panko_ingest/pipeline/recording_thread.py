@@ -12,7 +12,14 @@ from panko_ingest import dead_letter, timestamps
 from panko_ingest.backoff import Pace
 from panko_ingest.batch import Batch
 from panko_ingest.metrics import Metrics
-from panko_ingest.pipeline.turns import FIRST_PAUSE, LONGEST_PAUSE, Owner, Piece, Turns, parts
+from panko_ingest.pipeline.recording_queue import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    Owner,
+    Piece,
+    RecordingQueue,
+    parts,
+)
 from panko_ingest.storage import Connection, RecordResult, Statistics, StorageUnavailable
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
@@ -53,7 +60,7 @@ class RecordingThread:
         self._clock = clock
         self._submitted: SimpleQueue[tuple[Owner, Batch]] = SimpleQueue()
         self._wakeup = threading.Event()
-        self._turns = Turns(most, clock)
+        self._queue = RecordingQueue(most, clock)
         self._store_pace = Pace(FIRST_PAUSE, LONGEST_PAUSE, clock)
         self._probe_at = 0.0
         self._busy_since: float | None = None
@@ -73,7 +80,7 @@ class RecordingThread:
 
     def refuses(self, owner: Owner) -> bool:
         """Whether the store takes other batches, but not the last one of this bus."""
-        return owner in self._turns.troubled
+        return owner in self._queue.troubled
 
     def submit(self, owner: Owner, batch: Batch) -> None:
         """Queue a batch; what the broker may send bounds how many there can be."""
@@ -107,13 +114,13 @@ class RecordingThread:
             finishing = self._finishing  # before looking: what is submitted until then is to be recorded
             self._beat()
             self._take_submitted()
-            pieces = self._turns.next() if self.store_answers else []
+            pieces = self._queue.next() if self.store_answers else []
             if pieces:
                 self._record(pieces)
                 yield 0
-            elif finishing and self._turns.empty:
+            elif finishing and self._queue.empty:
                 return
-            elif self._stopping and not self._turns.empty:
+            elif self._stopping and not self._queue.empty:
                 self.gave_up = True  # which the buses see, and end; the worker then finishes this thread
                 if finishing:
                     return
@@ -128,7 +135,7 @@ class RecordingThread:
         if not self.store_answers:
             return self._store_pace.due_in
         until_probe = max(0.0, self._probe_at - self._clock())
-        due_in = self._turns.due_in
+        due_in = self._queue.due_in
         return until_probe if due_in is None else min(due_in, until_probe)
 
     def _take_submitted(self) -> None:
@@ -137,7 +144,7 @@ class RecordingThread:
                 owner, batch = self._submitted.get_nowait()
             except Empty:
                 return
-            self._turns.add(owner, batch)
+            self._queue.add(owner, batch)
 
     def _probe(self) -> None:
         # What the store must learn before its first batch, it learns before that is here.
@@ -152,7 +159,7 @@ class RecordingThread:
         self._note_troubles()
 
     def _note_troubles(self) -> None:
-        working = self.store_answers and not self._turns.troubled
+        working = self.store_answers and not self._queue.troubled
         self.metrics.store_away.set(not working)
         if working and self._say_at:
             self._say_at = 0.0  # the next outage is news again
@@ -186,7 +193,7 @@ class RecordingThread:
         self.metrics.batch_messages.observe(sum(len(piece.batch.deliveries) for piece in pieces))
         for piece, result_of_piece in zip(pieces, parts(pieces, result), strict=True):
             self._count(piece, result_of_piece)
-            if self._turns.accept(piece):
+            if self._queue.accept(piece):
                 self._settle(piece)
         self._note_troubles()
         self._count_storage()
@@ -203,7 +210,7 @@ class RecordingThread:
         self._say(refusal)
         self._probe()
         if self.store_answers:
-            self._turns.refuse(pieces)
+            self._queue.refuse(pieces)
             self._note_troubles()
 
     def _store(self, pieces: list[Piece]) -> RecordResult:

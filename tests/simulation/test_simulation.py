@@ -8,7 +8,7 @@ import pytest
 from panko_ingest.amqp import bindings, queue_channel
 from panko_ingest.backoff import Pace
 from panko_ingest.pipeline import RecordingThread, flow_control
-from panko_ingest.pipeline.turns import Piece, Turns
+from panko_ingest.pipeline.recording_queue import Piece, RecordingQueue
 from tests.simulation.runner import failures
 from tests.simulation.scenario import Scenario, Violation
 
@@ -75,7 +75,7 @@ def bytes_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def batches_keep_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Turns, "refuse", lambda self, pieces: None)
+    monkeypatch.setattr(RecordingQueue, "refuse", lambda self, pieces: None)
 
 
 def acknowledged_before_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,7 @@ class Piece:
         return len(self.events) + len(self.letters)
 
 
-class Turns:
+class RecordingQueue:
     """The batches of all buses that wait to be recorded, those of one bus in the order they came.
 
     A bus whose batch was not taken, although the store takes others, is tried again at its own pace, alone,
