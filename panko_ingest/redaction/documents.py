@@ -6,7 +6,7 @@ from typing import Any
 
 from panko_ingest.notification import is_deeper_than
 from panko_ingest.redaction import names
-from panko_ingest.redaction.names import GIVES_NOTHING_AWAY, HIDDEN, is_secret, role_of
+from panko_ingest.redaction.names import GIVES_NOTHING_AWAY, HIDDEN, is_secret, meaning_of
 from panko_ingest.redaction.steps import Steps
 from panko_ingest.redaction.text import hide, may_hold_secrets, overwrite
 
@@ -37,32 +37,32 @@ def _redact(value: Any, level: int, steps: Steps) -> Any:
 
 def _redact_object(value: dict[str, Any], level: int, steps: Steps) -> dict[str, Any]:
     changed = {}
-    roles = 0
+    meanings = 0
     for key, child in value.items():
-        role = role_of(key)
-        if role in _SECRET:
+        meaning = meaning_of(key)
+        if meaning in _SECRET:
             if child.__class__ is int and key.endswith("tokens"):
                 continue  # how many there are, or may be
-            cleaned = _hide(child, role, level, steps)
+            cleaned = _hide(child, meaning, level, steps)
         else:
-            roles |= role
+            meanings |= meaning
             clean = _CLEANERS.get(child.__class__)
             if clean is None:
                 continue
             cleaned = clean(child, level, steps)
         if cleaned is not child:
             changed[key] = cleaned
-    if roles & names.VALUE and roles > names.VALUE and _is_labelled_secret(value, steps):
+    if meanings & names.VALUE and meanings > names.VALUE and _is_labelled_secret(value, steps):
         for key, child in value.items():
-            if role_of(key) == names.VALUE and child not in GIVES_NOTHING_AWAY:
+            if meaning_of(key) == names.VALUE and child not in GIVES_NOTHING_AWAY:
                 changed[key] = HIDDEN
     return {**value, **changed} if changed else value
 
 
-def _hide(value: Any, role: int, level: int, steps: Steps) -> Any:
+def _hide(value: Any, meaning: int, level: int, steps: Steps) -> Any:
     if value in GIVES_NOTHING_AWAY:
         return value
-    if role == names.SECRET or value.__class__ is not dict:
+    if meaning == names.SECRET or value.__class__ is not dict:
         return HIDDEN
     hidden = {
         key: _redact(child, level, steps)
@@ -82,8 +82,8 @@ def _is_labelled_secret(value: dict[Any, Any], steps: Steps) -> bool:
     """Tell whether an object is a pair, such as ``{"name": "password", "value": ...}``, of a credential."""
     return any(
         label.__class__ is str
-        and (role := role_of(key)) in {names.LABEL, names.PATH}
-        and (not steps.begin_text(label.count("/")) or names.names_a_secret(label, role))
+        and (meaning := meaning_of(key)) in {names.LABEL, names.PATH}
+        and (not steps.begin_text(label.count("/")) or names.names_a_secret(label, meaning))
         for key, label in value.items()
     )
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from panko_ingest.redaction import names
-from panko_ingest.redaction.names import is_secret, role_of
+from panko_ingest.redaction.names import is_secret, meaning_of
 from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps
 
 _ELEMENT = re.compile(rb"<(?:[\w.\-]{1,80}+:)?+([A-Za-z_][\w.\-]{0,80}+)(?:\s[^<>]{0,1024}+)?+(?<!/)>")
@@ -31,6 +31,6 @@ def elements(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
             if content[group].strip() not in NOTHING:
                 yield content.span(group)
     for pair in steps.of(_LABELLED_ELEMENT.finditer(data)):
-        role = role_of(pair[1].decode("ascii"))
-        if role == names.LABEL and names.names_a_secret(pair[2].decode("ascii"), role):
+        meaning = meaning_of(pair[1].decode("ascii"))
+        if meaning == names.LABEL and names.names_a_secret(pair[2].decode("ascii"), meaning):
             yield pair.span(3)

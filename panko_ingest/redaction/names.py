@@ -63,23 +63,23 @@ VALUE, LABEL, PATH = 4, 8, 16
 """In an object of a label, or of a path, and a value, the label tells what the value is."""
 
 
-class _Roles(dict[str, int]):
+class _Meanings(dict[str, int]):
     """What names say; bounded, as publishers choose them."""
 
     def __missing__(self, name: str) -> int:
-        role = _role(name)
+        meaning = _meaning(name)
         if len(name) <= _LONGEST:
             if len(self) >= _MOST_KNOWN:
                 self.clear()
-            self[name] = role
-        return role
+            self[name] = meaning
+        return meaning
 
 
 def _plain(name: str) -> str:
     return name.lower().removeprefix(_CONTEXT).translate(_SEPARATORS).rstrip(_DIGITS)
 
 
-def _role(name: str) -> int:
+def _meaning(name: str) -> int:
     if len(name) > _LONGEST:
         name = name[-_LONGEST:]
     plain = _plain(name)
@@ -99,21 +99,21 @@ def _role(name: str) -> int:
     return VALUE if plain in _VALUES or plain.endswith("value") else 0
 
 
-role_of = _Roles().__getitem__
+meaning_of = _Meanings().__getitem__
 """Return what a name says."""
 
 
 def is_secret(name: str) -> bool:
     """Tell whether what has this name is a credential."""
-    return role_of(name) in {SECRET, OF_CREDENTIAL}
+    return meaning_of(name) in {SECRET, OF_CREDENTIAL}
 
 
-def names_a_secret(label: str, role: int) -> bool:
+def names_a_secret(label: str, meaning: int) -> bool:
     """Tell whether a label, or a path into a document, names a credential.
 
-    :param role: ``LABEL`` or ``PATH``.
+    :param meaning: ``LABEL`` or ``PATH``.
     """
-    if role == LABEL:
+    if meaning == LABEL:
         return is_secret(label)
     return any(is_secret(part) for part in label[-1000:].replace("~1", "/").split("/"))
 

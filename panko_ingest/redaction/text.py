@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 from panko_ingest.redaction import names, shapes
 from panko_ingest.redaction.elements import elements
-from panko_ingest.redaction.names import HIDDEN, is_secret, is_secret_in_a_query, role_of
+from panko_ingest.redaction.names import HIDDEN, is_secret, is_secret_in_a_query, meaning_of
 from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps, TooMuchText
 from panko_ingest.redaction.urls import encoded, in_urls
 
 _STEPS_OF_A_VALUE = 4
 _BYTES_OF_A_STEP = 256  # of a line whose end is looked for
-_ROLES_OF_VALUES = frozenset({names.SECRET, names.OF_CREDENTIAL, names.VALUE})
+_MEAN_VALUES = frozenset({names.SECRET, names.OF_CREDENTIAL, names.VALUE})
 _REACH = 1024  # bytes around a label in which its value is looked for
 
 _FEW_BLANKS = rb"(?:\s|\\{1,15}+t){0,8}+"
@@ -100,7 +100,7 @@ def may_hold_secrets(value: str, steps: Steps) -> bool:
         return True
     found = _BEFORE_COLON.findall(value)
     return bool(found) and (
-        not steps.begin_text(len(found)) or not _ROLES_OF_VALUES.isdisjoint(map(role_of, found))
+        not steps.begin_text(len(found)) or not _MEAN_VALUES.isdisjoint(map(meaning_of, found))
     )
 
 
@@ -161,16 +161,16 @@ def _named(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
         name = word[2].decode("ascii")
         if data.startswith(b"\\", word.start() - 1):
             name = name[1:]  # a letter of an escaped line end
-        role = role_of(name)
+        meaning = meaning_of(name)
         beside: list[int] = []
-        if role in {names.LABEL, names.PATH}:
-            if _is_label_of_secret(data, word.end(), role):
+        if meaning in {names.LABEL, names.PATH}:
+            if _is_label_of_secret(data, word.end(), meaning):
                 object_start, object_end = _object_around(data, word.end())
                 if next_item := _NEXT_ITEM.search(data, word.end(), object_end):
                     object_end = next_item.start()
                 beside = [end for end in unlabelled if end > object_start]
                 unlabelled.clear()
-        elif role == names.VALUE:
+        elif meaning == names.VALUE:
             (beside if word.start() < object_end else unlabelled).append(word.end())
         elif span := _value_after(data, word.start(2), word.end(), name, steps):
             yield span
@@ -182,15 +182,15 @@ def _named(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
                 hidden_to = span[1]
 
 
-def _is_label_of_secret(data: bytes, end_of_name: int, role: int) -> bool:
+def _is_label_of_secret(data: bytes, end_of_name: int, meaning: int) -> bool:
     separator = _SEPARATOR.match(data, end_of_name)
     if separator is None:
         return False
     if (quote := _QUOTE.match(data, separator.end())) is None:
         bare = _BARE_LABEL.match(data, separator.end()) if separator[2] in {b":", b"="} else None
-        return bare is not None and names.names_a_secret(bare[0].decode("ascii"), role)
+        return bare is not None and names.names_a_secret(bare[0].decode("ascii"), meaning)
     label = data[quote.end() : quote.end() + 256].partition(quote[1])[0]
-    return names.names_a_secret(label.decode("utf-8", "replace"), role)
+    return names.names_a_secret(label.decode("utf-8", "replace"), meaning)
 
 
 def _object_around(data: bytes, end_of_name: int) -> tuple[int, int]:
