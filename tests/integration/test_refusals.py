@@ -386,8 +386,12 @@ def test_a_queue_whose_node_is_down_is_refused_and_not_taken_for_one_that_was_ne
         assert "not there" in found["queue notifications.never"].text
 
 
-def test_a_queue_whose_process_hangs_keeps_no_other_from_being_read(
-    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+def test_a_queue_whose_process_hangs_is_named_and_keeps_no_other_from_being_read(
+    broker_url: str,
+    rabbitmq: RabbitMQ,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(amqp_link, "IO_TIMEOUT", 1.0)
     vhost = broker_url.rpartition("/")[2]
@@ -402,10 +406,17 @@ def test_a_queue_whose_process_hangs_keeps_no_other_from_being_read(
             bus.publish([body()], queue)
         have("suspend")
         try:
-            with Reader(broker_url, Topology(QUEUES), ledger.connection).running():
+            reader = Reader(broker_url, Topology(QUEUES), ledger.connection)
+            with reader.running():
                 wait_until(lambda: ledger.events() == 1, 20, "the event of the other queue")
+                wait_until(lambda: reader.lost == 2, 20, "another loss")
+                assert "the connection was lost over it" in reader.refusals[INFO]
+                assert list(reader.refusals) == [INFO]
                 have("resume")
                 wait_until(lambda: ledger.events() == 2, 30, "the event of the queue that answers again")
+                assert not reader.refusals
+            told = f"queue '{INFO}' is not read: the connection was lost over it: TimeoutError"
+            assert caplog.text.count(told) == 1
         finally:
             have("resume")
 
