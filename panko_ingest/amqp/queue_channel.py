@@ -95,6 +95,11 @@ class QueueChannel:
         return self._channel is not None
 
     @property
+    def may_hang(self) -> bool:
+        """Whether a connection was lost over it, and it is not read again yet."""
+        return self._costly_pace.failed_last
+
+    @property
     def clings(self) -> bool:
         """Whether the queue may be one that must not be without a consumer."""
         return self._channel is not None and self._channel.clings

@@ -9,7 +9,7 @@ import amqp
 import amqp.spec
 import pytest
 
-from panko_ingest.amqp import Topology, amqp_link, bindings, consumer, queue_channel
+from panko_ingest.amqp import Topology, amqp_link, bindings, consumer, queue_channel, session
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.inspection import inspect, refused
 from panko_ingest.amqp.link import LINK_ERRORS, Waker
@@ -394,6 +394,7 @@ def test_a_queue_whose_process_hangs_is_named_and_keeps_no_other_from_being_read
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(amqp_link, "IO_TIMEOUT", 1.0)
+    monkeypatch.setattr(session, "_READ_FIRST", 1.0)
     with Bus(broker_url) as bus:
         for queue in QUEUES:
             bus.declare(queue)
