@@ -21,6 +21,14 @@ panko\\-ingest \\- turns OpenStack notifications into a queryable event history
 .SH DESCRIPTION
 Reads the notifications of an OpenStack cloud from the message bus, turns them into events by
 Ceilometer's event definitions, and keeps them in a database, in the tables that Panko's API reads.
+.SH OPTIONS
+They may stand before the command or behind it.
+.TP
+.B \\-\\-config\\-file FILE
+read this file of the configuration in place of the usual ones; repeatable, later files win
+.TP
+.B \\-\\-config\\-dir DIRECTORY
+read the files *.conf in this directory, after those files, in place of the usual directories
 .SH COMMANDS
 """
 

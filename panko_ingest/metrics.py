@@ -161,7 +161,8 @@ class Metrics:
         )
         self.refused = self._gauge(
             "broker_refusals",
-            "Workers to which the broker refuses a queue, or an exchange that is to be bound.",
+            "Workers to which the broker refuses a queue, or does not answer about it, or refuses to bind an "
+            "exchange.",
             "bus",
             "name",
         )

@@ -83,23 +83,27 @@ def read_by(conf: cfg.ConfigOpts) -> Iterator[str]:
 
 
 def spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Return a command line that names its configuration files in full.
+    """Return a command line that names its configuration files in full, and first.
 
-    oslo.config takes ``--config-f ~/a.conf``, too, but reads the default files beside it.
+    oslo.config takes ``--config-f ~/a.conf``, too, but reads the default files beside it, and takes none of
+    them behind a command.
     """
-    found = list(arguments)
-    for place, argument in enumerate(arguments):
-        if argument == "--":
-            break
-        name, equals, value = argument.partition("=")
+    files, others = [], []
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
         whole = [option for option in _FILE_OPTIONS if option.startswith(name) and len(name) >= _SHORTEST]
-        if not whole:
-            continue
-        found[place] = f"{whole[0]}{equals}{_at_home(value)}"
-        if not equals:
-            following = slice(place + 1, place + 2)
-            found[following] = map(_at_home, found[following])
-    return found
+        if word == "--":
+            others += [word, *words]
+        elif not whole:
+            others.append(word)
+        elif equals:
+            files.append(f"{whole[0]}={_at_home(value)}")
+        elif (following := next(words, None)) is not None:
+            files += [whole[0], _at_home(following)]
+        else:
+            others.append(whole[0])  # whoever parses it says what is missing
+    return files + others
 
 
 def _at_home(path: str) -> str:

@@ -158,11 +158,11 @@ class _Bounded(AbstractChannel):  # type: ignore[misc]
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for an answer.
 
-        :raises TimeoutError: it did not come within the socket's timeout.
+        :raises TimeoutError: it did not come within the timeout, the socket's where none is given.
         """
         transport = self.connection.transport
-        patience = transport.sock.gettimeout()
-        if patience is not None and kwargs.get("timeout") is None:
+        patience = kwargs.get("timeout") or transport.sock.gettimeout()
+        if patience is not None:
             # Where a queue hangs, heartbeats and the deliveries of others come all the same.
             transport.give_up_at = time.monotonic() + patience
         try:

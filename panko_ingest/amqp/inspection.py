@@ -61,7 +61,7 @@ def queue_states(bus: Bus, names: Sequence[str]) -> list[QueueState]:
 
 
 def refused(bus: Bus, names: Sequence[str]) -> dict[str, str]:
-    """Return those of the queues that can't be read though they are there, and why: streams, locked ones.
+    """Return those of the queues that can't be read though they are there, and why: a stream, locked, hung.
 
     :raises BrokerError: no broker lets us in.
     """
@@ -168,15 +168,17 @@ def _ask(link: AmqpLink, queue: str) -> QueueState | Exception:
     except ChannelError as error:
         refusal: Exception = error
         return refusal
+    except TimeoutError:  # where the broker hangs as a whole, the next question gets no channel
+        return TimeoutError("the broker does not answer about it, as when its process hangs there")
     channel.close()
     return QueueState(queue, int(found.message_count), int(found.consumer_count))
 
 
 def _why_not_read(link: AmqpLink, queue: str) -> str | None:
-    if _is_stream(link, queue):
-        return IS_STREAM
     state = _ask(link, queue)
-    return _words(state) if isinstance(state, Exception) and not is_absent(state) else None
+    if isinstance(state, Exception):
+        return None if is_absent(state) else _words(state)
+    return IS_STREAM if _is_stream(link, queue) else None
 
 
 def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
@@ -193,7 +195,7 @@ def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]
         elif isinstance(state, AccessRefused):
             yield _lacking(f"queue {name}", "read", name)
         elif not is_absent(state):
-            yield Finding(FAILURE, f"queue {name}", f"the broker refuses it: {_words(state)}")
+            yield Finding(FAILURE, f"queue {name}", f"can't be read: {_words(state)}")
         else:
             text = "not there: the daemon waits until a publisher (or you) creates it"
             yield Finding(WARNING, f"queue {name}", text)

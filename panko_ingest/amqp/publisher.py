@@ -1,7 +1,8 @@
 """Sending notifications as oslo.messaging's notifier does, for trials and tests."""
 
+import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +17,8 @@ from panko_ingest.amqp.link import LINK_ERRORS
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError
 
-_CONFIRM_TIMEOUT = 30.0
+# Seconds in which the broker is to answer a question, and to confirm what it took.
+_PATIENCE = 30.0
 _NACK_PATIENCE = 15.0
 _CLOSE_TIMEOUT = 2.0
 
@@ -65,7 +67,7 @@ class Publisher:
         for self._connection in ways:
             try:
                 self._connection.ensure_connection(max_retries=1, timeout=10)
-                self._producer = Producer(self._connection.channel())
+                self._producer = Producer(self._channel())
             except LINK_ERRORS as error:
                 reason = error
                 self._connection.release()
@@ -76,11 +78,11 @@ class Publisher:
     def send(self, body: bytes, *, exchange: str, routing_key: str) -> None:
         """Publish one enveloped notification, and wait until the broker has it.
 
-        :raises BrokerError: the broker is gone, or refuses it.
+        :raises BrokerError: the broker is gone, refuses it, or says nothing of it for 30 seconds.
         """
+        if (exchange, routing_key) not in self._routes:
+            self._declare(exchange, routing_key)
         try:
-            if (exchange, routing_key) not in self._routes:
-                self._declare(exchange, routing_key)
             # A quorum queue gives messages back while it has no leader, to an old channel also afterwards.
             for attempt in Retrying(
                 retry=retry_if_exception_type(MessageNacked),
@@ -97,7 +99,7 @@ class Publisher:
                         content_type="application/json",
                         content_encoding="utf-8",
                         delivery_mode=2,
-                        confirm_timeout=_CONFIRM_TIMEOUT,
+                        confirm_timeout=_PATIENCE,
                     )
         except MessageNacked:
             raise BrokerError(
@@ -106,7 +108,7 @@ class Publisher:
             ) from None
         except TimeoutError as error:
             raise BrokerError(
-                f"the broker at {self._name} refuses to publish: it took nothing for {_CONFIRM_TIMEOUT:g} s, "
+                f"the broker at {self._name} refuses to publish: it took nothing for {_PATIENCE:g} s, "
                 "as one does that is short of memory or disk (`rabbitmq-diagnostics alarms` tells)"
             ) from error
         except LINK_ERRORS as error:
@@ -114,24 +116,49 @@ class Publisher:
 
     def _change_channel(self) -> None:
         self._producer.channel.close()
-        self._producer = Producer(self._connection.channel())
+        self._producer = Producer(self._channel())
 
     def _declare(self, exchange: str, routing_key: str) -> None:
-        self._declare_if_absent("exchange_declare", exchange, "topic", durable=True, auto_delete=False)
-        self._declare_if_absent("queue_declare", routing_key, durable=True, auto_delete=False)
-        self._producer.channel.queue_bind(routing_key, exchange, routing_key)
+        with self._asking(f"exchange {exchange!r}"):
+            self._declare_if_absent("exchange_declare", exchange, "topic", durable=True, auto_delete=False)
+        with self._asking(f"queue {routing_key!r}"):
+            self._declare_if_absent("queue_declare", routing_key, durable=True, auto_delete=False)
+        with self._asking(f"binding queue {routing_key!r} to exchange {exchange!r}"):
+            self._producer.channel.queue_bind(routing_key, exchange, routing_key)
         self._routes.add((exchange, routing_key))
+
+    @contextlib.contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        """Name what the broker was asked about where it refuses, or does not answer."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise BrokerError(
+                f"the broker at {self._name} says nothing about {what} for {_PATIENCE:g} s: it or its queue "
+                "hangs, or it is short of memory or disk (`rabbitmq-diagnostics alarms` tells)"
+            ) from error
+        except LINK_ERRORS as error:
+            raise BrokerError(f"the broker at {self._name} refuses {what}: {error}") from error
 
     def _declare_if_absent(self, method: str, name: str, *args: Any, **kwargs: Any) -> None:
         if self._connection.transport.driver_type != "amqp":
             getattr(self._producer.channel, method)(name, *args, **kwargs)
             return
         try:
-            with self._connection.channel() as probe:
-                getattr(probe, method)(name, *args, passive=True)
+            self._on_a_channel(method, name, *args, passive=True)
         except NotFound:
-            with self._connection.channel() as probe:
-                getattr(probe, method)(name, *args, **kwargs)
+            self._on_a_channel(method, name, *args, **kwargs)
+
+    def _on_a_channel(self, method: str, *args: Any, **kwargs: Any) -> None:
+        channel = self._channel()
+        getattr(channel, method)(*args, **kwargs)
+        channel.close()  # one on which nothing is answered would not be closed either
+
+    def _channel(self) -> Any:
+        """Open a channel; the connection, which may be a new one, waits for no answer without end."""
+        if self._connection.transport.driver_type == "amqp":
+            self._connection.connection.sock.settimeout(_PATIENCE)
+        return self._connection.channel()
 
     def close(self) -> None:
         """Close the connection; a broker that has ceased to listen is not waited for."""

@@ -1,9 +1,11 @@
 """One queue of a session: whether it is there, the channel that it is read over, and when to try again."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
 
-from amqp.exceptions import AMQPError, ChannelError
+from amqp.exceptions import AMQPError, ChannelError, RecoverableConnectionError
 
 from panko_ingest.amqp.link import Link
 from panko_ingest.amqp.open_channel import NoTimeoutError, OpenChannel
@@ -17,6 +19,28 @@ LOG = logging.getLogger(__name__)
 # them as consumers of the new queue, and its messages never come.
 _RENEW_AFTER = 60.0
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _costly(
+    ask: "Callable[Concatenate[QueueChannel, P], T]",
+) -> "Callable[Concatenate[QueueChannel, P], T]":
+    """Let a queue be asked about later each time if the broker's answer, or none, costs the connection."""
+
+    @functools.wraps(ask)
+    def asking(self: "QueueChannel", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return ask(self, *args, **kwargs)
+        except RecoverableConnectionError:  # the broker goes, or its operator wants us to
+            raise
+        except (AMQPError, TimeoutError) as error:
+            # Its process may hang: let the others be read for a while before it is asked about again.
+            self._give_up(self._costly_pace, error, "the connection was lost over it: ")
+            raise
+
+    return asking
+
 
 class QueueChannel:
     """Reads one queue over a channel of its own, so that a refusal of it costs no other queue.
@@ -26,7 +50,7 @@ class QueueChannel:
     :param numbers: gives each channel its number.
     :param receive: takes the deliveries.
     :param beat: called before each question, as a slow broker makes many of them take long.
-    :param tell: called with the queue, and why the broker refuses it; None when it no longer does.
+    :param tell: called with the queue, and why it is not read though it is there; None when it is again.
     :param where: what the log calls the connection.
     :param timeout: seconds that a delivery may be unacknowledged, which the broker is asked for.
     """
@@ -71,6 +95,11 @@ class QueueChannel:
         return self._channel is not None
 
     @property
+    def may_hang(self) -> bool:
+        """Whether a connection was lost over it, and it is not read again yet."""
+        return self._costly_pace.failed_last
+
+    @property
     def clings(self) -> bool:
         """Whether the queue may be one that must not be without a consumer."""
         return self._channel is not None and self._channel.clings
@@ -80,6 +109,7 @@ class QueueChannel:
         """How many messages the broker may leave unacknowledged; 0 while nothing is consumed."""
         return self._channel.window if self._channel is not None else 0
 
+    @_costly
     def open(self) -> bool:
         """Find the queue and open a channel for it, if it is time to; return whether this was done.
 
@@ -96,10 +126,6 @@ class QueueChannel:
         except ChannelError as refusal:
             self._refuse(refusal)
             return False
-        except (AMQPError, TimeoutError):
-            # Its process may hang: let the others be read for a while before it is asked about again.
-            self._costly_pace.failed()
-            raise
         self._heard_at = self._clock()
         return True
 
@@ -145,6 +171,7 @@ class QueueChannel:
         if self._channel is not None:
             self._channel.clings = False
 
+    @_costly
     def follow(self, window: int) -> int:
         """Consume with as large a window as is allowed now, and acknowledge what is owed.
 
@@ -162,13 +189,8 @@ class QueueChannel:
         except NoTimeoutError:
             self._channel, self._timeout = None, None
             return 0
-        except TimeoutError:
-            self._costly_pace.failed()
-            raise
         except AMQPError as error:
             if error is not channel.refusal and not isinstance(error, ChannelError):
-                # What the broker answers to a question about this queue may end the whole connection.
-                self._costly_pace.failed()
                 raise
             self._refuse(error)
             return 0
@@ -180,6 +202,7 @@ class QueueChannel:
             self._pace.succeeded()
         return acknowledged
 
+    @_costly
     def renew(self) -> bool:
         """Give up a channel over which nothing came for long, to be opened anew; return whether it was.
 
@@ -218,6 +241,7 @@ class QueueChannel:
         before.close()
         return True
 
+    @_costly
     def give_back(self) -> None:
         """Give back what is in hand; a queue that must not be without a consumer has another one before that.
 
@@ -237,17 +261,22 @@ class QueueChannel:
         """Give up the channel, and what is unacknowledged with it: the broker delivers it again."""
         channel, self._channel = self._channel, None
         self._keeper.forget(self.queue)
-        first = not self._pace.failed_last
-        pause = self._pace.failed()
-        if first:
-            LOG.warning(
-                "%s: queue %r is not read: %s: %s; trying again in %.0f s, later each time",
-                self._where,
-                self.queue,
-                type(refusal).__name__,
-                refusal,
-                pause,
-            )
-        self._tell(self.queue, str(refusal))
+        self._give_up(self._pace, refusal)
         if channel is not None:
             channel.close()  # after a cancel it is still open; closing what is closed is nothing
+
+    def _give_up(self, pace: Pace, error: Exception, why: str = "") -> None:
+        """Tell why the queue is not read, the log only once, and when it is tried again."""
+        first = not pace.failed_last
+        pause = pace.failed()
+        if first:
+            LOG.warning(
+                "%s: queue %r is not read: %s%s: %s; trying again in %.0f s, later each time",
+                self._where,
+                self.queue,
+                why,
+                type(error).__name__,
+                error,
+                pause,
+            )
+        self._tell(self.queue, f"{why}{error}")

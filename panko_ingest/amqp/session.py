@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import random
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _DRAIN_WAIT = 0.05
 _ASKING = 1.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
+# Seconds in which the others are read before a queue is asked about that may hang, which costs as many.
+_READ_FIRST = 15.0
 
 
 class DeliveryHandler(Protocol):
@@ -110,6 +113,7 @@ class Session:
         self._stopping = False
         self._gave_back = False
         self._renews_at = 0.0
+        self._asks_on_at = tools.clock() + _READ_FIRST
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
         self._bindings = Bindings(
@@ -198,7 +202,11 @@ class Session:
             yield self._queues[-1]
 
     def _open_queues(self) -> None:
-        opened = [queue for queue in self._in_turn() if queue.open()]
+        opened = [queue for queue in self._in_turn() if not queue.may_hang and queue.open()]
+        for queue in () if opened else self._those_that_may_hang():
+            if queue.open():
+                opened = [queue]  # the others are read on before the next one
+                break
         for queue in opened:
             self._handler.opened(queue.queue)
             if queue.queue == self._tools.topology.pool:
@@ -213,6 +221,13 @@ class Session:
             LOG.info(
                 "%s: waiting for queues that are not there: %s", self._where, ", ".join(missing) or "none"
             )
+
+    def _those_that_may_hang(self) -> list[QueueChannel]:
+        """Return what to ask about now; in any order, for the first one that hangs hides the others."""
+        if self._tools.clock() < self._asks_on_at and any(queue.is_open for queue in self._queues):
+            return []
+        found = [queue for queue in self._queues if queue.may_hang]
+        return random.sample(found, len(found))
 
     def _find_room(self) -> None:
         """Open, for once, as many channels as there may ever be: one more for a renewal, one to ask over.

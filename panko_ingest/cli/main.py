@@ -1,5 +1,6 @@
 """``panko-ingest``: finds the command and runs it."""
 
+import argparse
 import errno
 import importlib
 import logging
@@ -85,8 +86,25 @@ def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
     def add_parsers(subparsers: Any) -> None:
         for name in named or COMMANDS:
             importlib.import_module(COMMANDS[name]).add_parser(subparsers)
+        _show_files(subparsers)
 
     return cfg.SubCommandOpt("command", title="commands", handler=add_parsers)
+
+
+def _show_files(subparsers: Any) -> None:
+    """Have each command's help name the options by which configurations are read, wherever these stand."""
+    for parser in subparsers.choices.values():
+        below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if below:
+            _show_files(below[0])
+            continue
+        for kind, metavar in (("file", "FILE"), ("dir", "DIRECTORY")):
+            parser.add_argument(
+                f"--config-{kind}",
+                metavar=metavar,
+                default=argparse.SUPPRESS,
+                help=f"read this {metavar.lower()} of the configuration, not the usual ones; repeatable",
+            )
 
 
 def _keep_log_apart(conf: cfg.ConfigOpts) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import select
 import socket
 import socketserver
 import threading
@@ -82,8 +83,11 @@ class Endpoint(socketserver.TCPServer):
         :param within: seconds after which whoever has not read his answer is left without.
         """
         self.shutdown()
-        self.server_close()
         deadline = time.monotonic() + within
+        # Whom the system has let in already, but the loop that ended took no notice of.
+        while select.select([self], [], [], 0)[0] and time.monotonic() < deadline:
+            self.handle_request()
+        self.server_close()
         for _ in range(MAX_THREADS):
             self._threads.acquire(timeout=max(0.0, deadline - time.monotonic()))
 

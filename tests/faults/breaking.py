@@ -47,6 +47,22 @@ def memory_alarm(broker: RabbitMQ) -> Iterator[None]:
         broker.ctl("set_vm_memory_high_watermark", usual)
 
 
+@contextlib.contextmanager
+def hanging(broker: RabbitMQ, url: str, queue: str) -> Iterator[Callable[[], None]]:
+    """Have a queue's process hang for the ``with`` block, or until what is yielded is called."""
+    vhost = url.rpartition("/")[2]
+    found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>))'
+
+    def have(action: str) -> None:
+        broker.ctl("eval", f"{found}, sys:{action}(amqqueue:get_pid(Q)).")
+
+    have("suspend")
+    try:
+        yield lambda: have("resume")
+    finally:
+        have("resume")
+
+
 def limit_deliveries(broker: RabbitMQ, url: str, limit: int) -> None:
     """Have the quorum queues of a vhost drop what was given back more often than that."""
     definition = json.dumps({"delivery-limit": limit})

@@ -4,13 +4,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from panko_ingest.amqp import parse, publisher
+from panko_ingest.amqp.publisher import Publisher
+from panko_ingest.errors import BrokerError
 from tests.bus import Bus
 from tests.daemon import configuration
-from tests.faults.breaking import at_rest, limit_deliveries, memory_alarm
+from tests.faults.breaking import at_rest, hanging, limit_deliveries, memory_alarm
+from tests.faults.proxy import Proxy
 from tests.faults.scene import Scene, bodies
 from tests.services import PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
@@ -109,6 +114,25 @@ def test_publishing_gives_up_when_the_broker_takes_nothing(
         done = subprocess.run(command, input=bodies(1)[0], capture_output=True, timeout=120, check=False)
     assert done.returncode == 3
     assert b"refuses to publish: it took nothing for 30 s" in done.stderr
+
+
+def test_publishing_gives_up_when_a_queue_hangs_or_the_broker_does(
+    broker: RabbitMQ, broker_vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "_PATIENCE", 1.0)
+    route = {"exchange": "nova", "routing_key": "notifications.info"}
+    with closing(Publisher(parse(broker_vhost))) as lasting:
+        lasting.send(b"{}", **route)
+        with (
+            hanging(broker, broker_vhost, "notifications.info"),
+            closing(Publisher(parse(broker_vhost))) as late,
+            pytest.raises(BrokerError, match=r"says nothing about queue 'notifications\.info' for 1 s"),
+        ):
+            late.send(b"{}", **route)
+    with Proxy(broker.port) as proxy, closing(Publisher(parse(proxy.url(broker_vhost)))) as silenced:
+        proxy.silence()
+        with pytest.raises(BrokerError, match=f"127.0.0.1:{proxy.port}.*says nothing about exchange 'nova'"):
+            silenced.send(b"{}", **route)
 
 
 def test_publishing_to_a_full_queue_that_refuses_says_so(

@@ -16,11 +16,14 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from panko_ingest.amqp import amqp_link
+from panko_ingest.cli.main import main
 from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.settings import StorageSettings
 from tests.bus import Bus
 from tests.daemon import configuration
+from tests.faults.breaking import hanging
 from tests.services import RabbitMQ
 from tests.waiting import wait_until
 
@@ -410,6 +413,29 @@ def test_a_drain_that_finds_none_of_its_queues_is_no_success(
     assert done.returncode == 1
     assert "none of its queues is there: notification.info" in done.stderr
     assert bus.count("notifications.info") == 1
+
+
+def test_a_queue_that_hangs_is_named_and_keeps_no_other_from_being_looked_at_and_drained(
+    config: Path,
+    broker_url: str,
+    rabbitmq: RabbitMQ,
+    bus: Bus,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(amqp_link, "IO_TIMEOUT", 1.0)
+    bus.declare("notifications.error")
+    for queue in ("notifications.info", "notifications.error"):
+        bus.publish([envelope(notification())], queue)
+    with hanging(rabbitmq, broker_url, "notifications.info"):
+        assert main(["--config-file", str(config), "check"]) == 1
+        found = capsys.readouterr().out
+        assert re.search("failure +queue notifications.info +can't be read: .* hangs", found)
+        assert re.search("ok +queue notifications.error +1 messages wait", found)
+        assert main(["--config-file", str(config), "drain"]) == 1
+        said = capsys.readouterr()
+    assert said.out == "1 messages read, 1 events stored\n"
+    assert re.search("^notifications.info: is not read at .*: ", said.err, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", ["drain", "tap"])

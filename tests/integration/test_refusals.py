@@ -9,7 +9,7 @@ import amqp
 import amqp.spec
 import pytest
 
-from panko_ingest.amqp import Topology, amqp_link, bindings, consumer, queue_channel
+from panko_ingest.amqp import Topology, amqp_link, bindings, consumer, queue_channel, session
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.inspection import inspect, refused
 from panko_ingest.amqp.link import LINK_ERRORS, Waker
@@ -18,7 +18,7 @@ from panko_ingest.amqp.urls import parse
 from panko_ingest.pipeline.flow_control import FIRST_WINDOW
 from tests.bodies import body
 from tests.bus import Bus
-from tests.faults.breaking import limit_deliveries
+from tests.faults.breaking import hanging, limit_deliveries
 from tests.faults.proxy import Proxy
 from tests.ledger import Ledger
 from tests.reader import Reader
@@ -386,28 +386,30 @@ def test_a_queue_whose_node_is_down_is_refused_and_not_taken_for_one_that_was_ne
         assert "not there" in found["queue notifications.never"].text
 
 
-def test_a_queue_whose_process_hangs_keeps_no_other_from_being_read(
-    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+def test_a_queue_whose_process_hangs_is_named_and_keeps_no_other_from_being_read(
+    broker_url: str,
+    rabbitmq: RabbitMQ,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(amqp_link, "IO_TIMEOUT", 1.0)
-    vhost = broker_url.rpartition("/")[2]
-
-    def have(action: str) -> None:
-        found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{INFO}">>))'
-        rabbitmq.ctl("eval", f"{found}, sys:{action}(amqqueue:get_pid(Q)).")
-
+    monkeypatch.setattr(session, "_READ_FIRST", 1.0)
     with Bus(broker_url) as bus:
         for queue in QUEUES:
             bus.declare(queue)
             bus.publish([body()], queue)
-        have("suspend")
-        try:
-            with Reader(broker_url, Topology(QUEUES), ledger.connection).running():
-                wait_until(lambda: ledger.events() == 1, 20, "the event of the other queue")
-                have("resume")
-                wait_until(lambda: ledger.events() == 2, 30, "the event of the queue that answers again")
-        finally:
-            have("resume")
+        reader = Reader(broker_url, Topology(QUEUES), ledger.connection)
+        with hanging(rabbitmq, broker_url, INFO) as resume, reader.running():
+            wait_until(lambda: ledger.events() == 1, 20, "the event of the other queue")
+            wait_until(lambda: reader.lost == 2, 20, "another loss")
+            assert "the connection was lost over it" in reader.refusals[INFO]
+            assert list(reader.refusals) == [INFO]
+            resume()
+            wait_until(lambda: ledger.events() == 2, 30, "the event of the queue that answers again")
+            assert not reader.refusals
+        told = f"queue '{INFO}' is not read: the connection was lost over it: TimeoutError"
+        assert caplog.text.count(told) == 1
 
 
 @pytest.mark.timeout(300)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from panko_ingest import config, ineffective_options, metrics
+from panko_ingest import config, ineffective_options, metrics, option_lines
 from panko_ingest.cli.main import COMMANDS
 from panko_ingest.converter import EventConverter
 from tests.documents import ROOT, Block, anchors, blocks, commands, links, pages
@@ -82,7 +82,7 @@ def test_every_documented_command_is_one_that_we_have() -> None:
         if names_a_group_of_commands(words) and words[0] in COMMANDS:
             continue
         command = next((word for word in words if word in COMMANDS), None)
-        numbered = ["1" if word == "ID" else word for word in words]
+        numbered = ["1" if word == "ID" else word for word in option_lines.spelled_out(words)]
         try:
             with contextlib.redirect_stderr(io.StringIO()) as said:
                 parser(command or "serve").parse_args(numbered)

@@ -138,6 +138,24 @@ def test_who_has_asked_is_answered_although_it_ends() -> None:
         assert answer.result(10) == b"at last"
 
 
+def test_who_asks_when_it_looks_for_requests_no_more_is_answered() -> None:
+    ending = threading.Event()
+
+    class Ending(Endpoint):
+        def shutdown(self) -> None:
+            ending.set()
+            super().shutdown()
+
+    endpoint = Ending("127.0.0.1", 0, {"/readyz": lambda: Page(HTTPStatus.OK, "text/plain", b"yes")})
+    threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 60}).start()
+    with ThreadPoolExecutor(1) as pool:
+        assert ask(endpoint.server_address[1]) == b"yes"
+        closed = pool.submit(endpoint.close, 10.0)
+        assert ending.wait(10)
+        assert ask(endpoint.server_address[1]) == b"yes"
+        closed.result(10)
+
+
 def test_a_client_that_says_nothing_is_not_waited_for_at_the_end() -> None:
     endpoint = Endpoint("127.0.0.1", 0, {"/readyz": lambda: Page(HTTPStatus.OK, "text/plain", b"yes")})
     threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 0.05}).start()

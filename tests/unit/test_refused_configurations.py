@@ -124,11 +124,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def refusal(
-    program: str, arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    program: str,
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    behind: bool = False,
 ) -> str:
-    """Return the one line that a program ends with."""
+    """Return the one line that a program ends with; its arguments stand before its command, or behind it."""
     run, command = PROGRAMS[program]
-    monkeypatch.setattr("sys.argv", [program, *arguments, *command])
+    words = [*command, *arguments] if behind else [*arguments, *command]
+    monkeypatch.setattr("sys.argv", [program, *words])
     assert run() == 2
     output, errors = capsys.readouterr()
     assert output == ""
@@ -137,17 +143,46 @@ def refusal(
     return line
 
 
+@pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_torn_line_is_told_by_file_and_line_whichever_way_the_file_came(
-    home: Path, way: str, program: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    home: Path,
+    way: str,
+    program: str,
+    behind: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = home / PLACES.get(way, "x.conf")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(TEXTS["an indented line"][0])
     arguments = [word.format(home=home) for word in WAYS[way]]
-    line = refusal(program, arguments, capsys, monkeypatch)
+    line = refusal(program, arguments, capsys, monkeypatch, behind=behind)
     assert line == f"panko-ingest: {path}:2: Unexpected continuation line"
+
+
+@pytest.mark.parametrize(
+    "command", ["serve", "db sync", "db merge", "check", "events list", "dead-letters show"]
+)
+def test_every_command_reads_the_files_that_are_named_behind_it_and_says_so(
+    home: Path, command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = home / "x.conf"
+    path.write_text(TEXTS["an indented line"][0])
+    monkeypatch.setitem(PROGRAMS, command, (main.main, command.split()))
+    line = refusal(command, ["--config-file", str(path)], capsys, monkeypatch, behind=True)
+    assert line == f"panko-ingest: {path}:2: Unexpected continuation line"
+    with pytest.raises(SystemExit):
+        main.main([*command.split(), "--help"])
+    assert "--config-file FILE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["check --config-file", "check --config-dir", "check --config-file --json"])
+def test_a_file_that_is_not_named_is_missed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(text.split())
+    assert f"argument {text.split()[1]}: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("program", ["panko-ingest", "panko-ingest-status"])

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from panko_ingest.amqp import AmqpConsumer, parse
+from panko_ingest.amqp.amqp_link import IO_TIMEOUT
 from panko_ingest.amqp.session import Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.backoff import Pace
@@ -14,6 +16,7 @@ from tests.unit.clock import Clock
 
 ROUND_TRIP = 0.3
 QUEUES = [f"notifications.{number}" for number in range(10)]
+ANSWERING = QUEUES[-1:]
 
 
 class Channel:
@@ -118,3 +121,44 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
         session.turn()
         handler.allowed = 16 - handler.allowed
     assert min(link.changes[queue] for queue in QUEUES) * 3 > max(link.changes.values())
+
+
+class HangingLink(Link):
+    """A link over which a question about most queues is not answered; every connection has another one."""
+
+    def __init__(self, clock: Clock, read_for: Counter[str]) -> None:
+        super().__init__(clock)
+        self._read_for = read_for
+
+    def channel(self, *, spare: bool = False) -> Channel:
+        channel, clock = super().channel(spare=spare), self._clock
+
+        def declare(queue: str, **_: object) -> None:
+            if queue not in ANSWERING:
+                clock.advance(IO_TIMEOUT)
+                raise TimeoutError("timed out")
+
+        channel.queue_declare = declare  # type: ignore[assignment, method-assign]
+        return channel
+
+    def serve(self, timeout: float) -> bool:
+        self._read_for.update(self.changes.keys())
+        return super().serve(timeout)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_queue_is_read_though_many_others_hang() -> None:
+    clock, read_for = Clock(), Counter[str]()
+    consumer = AmqpConsumer(
+        parse("rabbit://broker/"),
+        Topology(QUEUES),
+        Handler(),
+        connect=lambda: HangingLink(clock, read_for),  # type: ignore[arg-type,return-value]
+        clock=clock,
+    )
+    steps = consumer.steps()
+    while clock.now < Clock().now + 3600:
+        clock.advance(next(steps))
+    assert read_for[ANSWERING[0]] * 0.1 > 3600 / 5
