@@ -15,7 +15,7 @@ _BIND_AGAIN = 10.0
 _FIRST_LOOK = 1.0
 _LATER_LOOKS = 10.0
 _LONGEST_REFUSAL = 60.0
-# Seconds that one turn may take of the time in which deliveries are waited for.
+# Seconds that one step may take of the time in which deliveries are waited for.
 _TURN = 0.2
 
 
@@ -43,12 +43,12 @@ class Bindings:
         self.start_over()
 
     def start_over(self) -> None:
-        """Bind all at the next turn, as the queue may be a new one."""
+        """Bind all at the next step, as the queue may be a new one."""
         self._at = dict.fromkeys(self._exchanges, 0.0)
         self._absent = {name: Pace(_FIRST_LOOK, _LATER_LOOKS, self._clock) for name in self._exchanges}
         self._refused = {name: Pace(_LATER_LOOKS, _LONGEST_REFUSAL, self._clock) for name in self._exchanges}
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Bind what it is time for.
 
         :raises LINK_ERRORS: the connection is lost.

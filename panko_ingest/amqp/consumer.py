@@ -134,7 +134,7 @@ class AmqpConsumer:
             try:
                 session = self._session = Session(self._tools, link, self._where)
                 while not self._stopping and not self._must_close(session):
-                    session.turn()
+                    session.step()
                     self._beat()
                     yield 0
                 while self._stopping and not session.drain():

@@ -15,7 +15,7 @@ class NoTimeoutError(Exception):
 
 
 class OpenChannel:
-    """Reads a queue over a channel with a window that changes, each time by another consumer.
+    """Reads a queue over a channel with a prefetch that changes, each time by another consumer.
 
     :param number: of the channel, which its deliveries carry.
     :param receive: takes the deliveries.
@@ -41,7 +41,7 @@ class OpenChannel:
     ) -> None:
         self.number = number
         self.clings = clings
-        self.window = 0
+        self.prefetch = 0
         """How many messages the broker may leave unacknowledged; 0 while nothing is to be read."""
         self.unacknowledged = 0
         self._queue = queue
@@ -67,43 +67,43 @@ class OpenChannel:
         """Take back deliveries that may be acknowledged; those of other channels are left out."""
         self._owed += [delivery for delivery in deliveries if delivery.channel == self.number]
 
-    def follow(self, window: int) -> int:
-        """Consume with as large a window as is allowed now, and acknowledge what is owed.
+    def follow(self, prefetch: int) -> int:
+        """Consume with as large a prefetch as is allowed now, and acknowledge what is owed.
 
-        To change a window takes another consumer, and a quorum queue counts what is on its way to the one
+        To change a prefetch takes another consumer, and a quorum queue counts what is on its way to the one
         before it as given back. So it is changed while all of that is in hand, and nothing is on its way;
         only to stop, which is 0, waits for nothing.
 
         :returns: how many deliveries were acknowledged.
         :raises NoTimeoutError: the channel is closed for what it asked for.
         """
-        if not self._may_change_to(window):
+        if not self._may_change_to(prefetch):
             return self.acknowledge()
         if self.clings and self._tag:
-            self._replace(window)
+            self._replace(prefetch)
             return self.acknowledge()
         self._cancel(self._tag)
         acknowledged = self.acknowledge()
-        if window:
-            self._consume(window)
-        self.window = window
+        if prefetch:
+            self._consume(prefetch)
+        self.prefetch = prefetch
         return acknowledged
 
-    def _may_change_to(self, window: int) -> bool:
-        if not window:  # also one that holds goes when it need not be there any more
-            return self.window > 0 or (bool(self._tag) and not self.clings)
-        if window == self.window:
+    def _may_change_to(self, prefetch: int) -> bool:
+        if not prefetch:  # also one that holds goes when it need not be there any more
+            return self.prefetch > 0 or (bool(self._tag) and not self.clings)
+        if prefetch == self.prefetch:
             return False
-        if not self.window:
-            return self.unacknowledged <= window
-        # What a consumer had before this one counts towards no window: it has to be acknowledged first.
-        return self.unacknowledged == self.window
+        if not self.prefetch:
+            return self.unacknowledged <= prefetch
+        # What a consumer had before this one counts towards no prefetch: it has to be acknowledged first.
+        return self.unacknowledged == self.prefetch
 
-    def _replace(self, window: int) -> None:
+    def _replace(self, prefetch: int) -> None:
         """Have another consumer before the one before it goes, and before room is made for more."""
         before, in_hand = self._tag, self.unacknowledged
-        self._consume(window)
-        self.window = window
+        self._consume(prefetch)
+        self.prefetch = prefetch
         self._cancel(before)
         if self.unacknowledged == in_hand:
             # A classic queue of RabbitMQ 3.10 with a single active consumer forgets to deliver to the one
@@ -116,7 +116,7 @@ class OpenChannel:
 
     def leave(self) -> None:
         """Consume nothing more; what is in hand may still be acknowledged."""
-        self.window = 0
+        self.prefetch = 0
         self._cancel(self._tag)
 
     def _cancel(self, tag: str) -> None:
@@ -126,9 +126,9 @@ class OpenChannel:
             self._beat()
             self._channel.basic_cancel(tag)
 
-    def _consume(self, window: int) -> None:
+    def _consume(self, prefetch: int) -> None:
         self._held = None
-        self._tag = self._start(window, self._take) if window else self._start(1, self._hold)
+        self._tag = self._start(prefetch, self._take) if prefetch else self._start(1, self._hold)
 
     def _start(self, prefetch: int, take: Callable[[Delivery], None]) -> str:
         # Never the same tag again: RabbitMQ 3.10's channel crashes when a quorum queue's consumer is
@@ -163,7 +163,7 @@ class OpenChannel:
     def acknowledge(self) -> int:
         """Acknowledge what is owed, and return how many deliveries it was."""
         owed, self._owed = self._owed, []
-        if owed and self.clings and self._held is not None and not self.window:
+        if owed and self.clings and self._held is not None and not self.prefetch:
             self._owed = [delivery for delivery in owed if delivery.tag == self._held]
             owed = [delivery for delivery in owed if delivery.tag != self._held]
         if not owed:

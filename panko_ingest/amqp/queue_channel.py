@@ -105,9 +105,9 @@ class QueueChannel:
         return self._channel is not None and self._channel.clings
 
     @property
-    def window(self) -> int:
+    def prefetch(self) -> int:
         """How many messages the broker may leave unacknowledged; 0 while nothing is consumed."""
-        return self._channel.window if self._channel is not None else 0
+        return self._channel.prefetch if self._channel is not None else 0
 
     @_costly
     def open(self) -> bool:
@@ -172,8 +172,8 @@ class QueueChannel:
             self._channel.clings = False
 
     @_costly
-    def follow(self, window: int) -> int:
-        """Consume with as large a window as is allowed now, and acknowledge what is owed.
+    def follow(self, prefetch: int) -> int:
+        """Consume with as large a prefetch as is allowed now, and acknowledge what is owed.
 
         :returns: how many deliveries were acknowledged.
         :raises LINK_ERRORS: the connection is lost.
@@ -181,11 +181,11 @@ class QueueChannel:
         channel = self._channel
         if channel is None:
             return 0
-        was_reading = channel.window
+        was_reading = channel.prefetch
         try:
             if channel.refusal is not None:
                 raise channel.refusal
-            acknowledged = channel.follow(window)
+            acknowledged = channel.follow(prefetch)
         except NoTimeoutError:
             self._channel, self._timeout = None, None
             return 0
@@ -194,7 +194,7 @@ class QueueChannel:
                 raise
             self._refuse(error)
             return 0
-        if channel.window and not was_reading:
+        if channel.prefetch and not was_reading:
             self._tell(self.queue, None)
             self._costly_pace.succeeded()
         if acknowledged:
@@ -209,7 +209,7 @@ class QueueChannel:
         :raises LINK_ERRORS: the connection is lost.
         """
         channel = self._channel
-        if channel is None or not channel.window or channel.unacknowledged:
+        if channel is None or not channel.prefetch or channel.unacknowledged:
             return False
         if self._clock() < self._heard_at + _RENEW_AFTER:
             return False

@@ -22,7 +22,7 @@ LOG = logging.getLogger(__name__)
 
 _MAX_WAIT = 0.5
 _DRAIN_WAIT = 0.05
-# Seconds after which a turn leaves the rest of what a broker is to be asked to the next turn.
+# Seconds after which a step leaves the rest of what a broker is to be asked to the next one.
 _ASKING = 1.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
@@ -42,10 +42,10 @@ class DeliveryHandler(Protocol):
     def opened(self, queue: str) -> None:
         """Take note that a queue is read over a new channel from now on."""
 
-    def window(self, queue: str) -> int:
+    def prefetch(self, queue: str) -> int:
         """Return how many unacknowledged messages a queue may send now; 0: read nothing."""
 
-    def following(self, queue: str, window: int) -> None:
+    def following(self, queue: str, prefetch: int) -> None:
         """Take note of how many the broker was told that a queue may send."""
 
     def accept(self, delivery: Delivery) -> None:
@@ -140,9 +140,9 @@ class Session:
     @property
     def consuming(self) -> bool:
         """Whether the broker may send messages now, of queues that are there."""
-        return any(queue.window for queue in self._queues) or all(queue.absent for queue in self._queues)
+        return any(queue.prefetch for queue in self._queues) or all(queue.absent for queue in self._queues)
 
-    def turn(self) -> None:
+    def step(self) -> None:
         """Look for what is missing, wait for what comes, pass it on, and acknowledge what is committed.
 
         :raises LINK_ERRORS: the connection is lost.
@@ -192,8 +192,8 @@ class Session:
         if not self._stopping:
             self._handler.accept(delivery)
 
-    def _in_turn(self) -> Iterator[QueueChannel]:
-        """Yield the queues for as long as they may take; the next turn begins with the one after them."""
+    def _rotated(self) -> Iterator[QueueChannel]:
+        """Yield the queues for as long as they may take; the next step begins with the one after them."""
         late = self._tools.clock() + _ASKING
         for _ in range(len(self._queues)):
             if self._tools.clock() > late:
@@ -202,7 +202,7 @@ class Session:
             yield self._queues[-1]
 
     def _open_queues(self) -> None:
-        opened = [queue for queue in self._in_turn() if not queue.may_hang and queue.open()]
+        opened = [queue for queue in self._rotated() if not queue.may_hang and queue.open()]
         for queue in () if opened else self._those_that_may_hang():
             if queue.open():
                 opened = [queue]  # the others are read on before the next one
@@ -246,11 +246,11 @@ class Session:
             channel.close()
 
     def _look_after(self) -> None:
-        self._bindings.turn()
+        self._bindings.step()
         self._warn_of_other_consumers()
         if self._tools.clock() < self._renews_at:
             return
-        renewed = next((queue for queue in self._in_turn() if queue.renew()), None)
+        renewed = next((queue for queue in self._rotated() if queue.renew()), None)
         if renewed is not None:
             self._renews_at = self._tools.clock() + _BETWEEN_RENEWALS
             self._handler.following(renewed.queue, 0)
@@ -263,21 +263,21 @@ class Session:
         self._follow()
 
     def _follow(self) -> None:
-        """Let each queue consume with as large a window as the handler allows now."""
+        """Let each queue consume with as large a prefetch as the handler allows now."""
         late = self._tools.clock() + _ASKING
         postponed = []
         for queue in self._queues:
-            before = queue.window
+            before = queue.prefetch
             reads = queue.is_open and not self._stopping and not self._gave_back
-            window = self._handler.window(queue.queue) if reads else 0
-            if window != before and self._tools.clock() > late:
-                window = before
+            prefetch = self._handler.prefetch(queue.queue) if reads else 0
+            if prefetch != before and self._tools.clock() > late:
+                prefetch = before
                 postponed.append(queue)
-            if queue.follow(window):
+            if queue.follow(prefetch):
                 self.acknowledged = True
-            if queue.window != before:
-                self._handler.following(queue.queue, queue.window)
-        if postponed:  # They are the first ones of the next turn; a sort leaves all else in order.
+            if queue.prefetch != before:
+                self._handler.following(queue.queue, queue.prefetch)
+        if postponed:  # They are the first ones of the next step; a sort leaves all else in order.
             self._queues = deque(sorted(self._queues, key=lambda queue: queue not in postponed))
 
     def _warn_of_other_consumers(self) -> None:

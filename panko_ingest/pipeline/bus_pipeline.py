@@ -89,17 +89,17 @@ class BusPipeline:
         """Take note that a queue is read over a new channel from now on."""
         self._flow.opened(queue)
 
-    def window(self, queue: str) -> int:
+    def prefetch(self, queue: str) -> int:
         """Return how many unacknowledged messages a queue may send now."""
-        window = self._flow.window(queue)
+        prefetch = self._flow.prefetch(queue)
         if self._breaker.open:
             self._say_breaker()
-            return window if self._breaker.probe_due else 0
-        return window
+            return prefetch if self._breaker.probe_due else 0
+        return prefetch
 
-    def following(self, queue: str, window: int) -> None:
+    def following(self, queue: str, prefetch: int) -> None:
         """Take note of how many the broker was told that a queue may send."""
-        self._flow.following(queue, window)
+        self._flow.following(queue, prefetch)
 
     def accept(self, delivery: Delivery) -> None:
         """Convert a delivery and put it into the batch."""
@@ -194,7 +194,7 @@ class BusPipeline:
             "bytes": self._flow.bytes,
             "filling batch": len(self._batcher),
             "batches with the writer": [len(batch.deliveries) for batch in list(self._outstanding)],
-            "prefetch": self._flow.windows,
+            "prefetch": self._flow.prefetches,
             "flood breaker": "open" if self._breaker.open else "closed",
         }
 
@@ -207,7 +207,7 @@ class BusPipeline:
         if self._was_open and not self._breaker.open:
             LOG.warning("%s: dead letters are under the limit again: reading on", self._bus)
         self._was_open = self._breaker.open
-        gauges.prefetch.set(max(self._flow.windows.values(), default=0))
+        gauges.prefetch.set(max(self._flow.prefetches.values(), default=0))
         gauges.messages_in_flight.set(self._flow.messages)
         gauges.bytes_in_flight.set(self._flow.bytes)
         oldest = (self._outstanding[0] if self._outstanding else self._batcher.filling).oldest

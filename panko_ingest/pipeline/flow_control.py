@@ -1,25 +1,25 @@
-"""How much of a bus may be in hand: windows of its queues that grow with commits. No I/O here.
+"""How much of a bus may be in hand: prefetches of its queues that grow with commits. No I/O here.
 
 Whatever is in hand when a connection or a worker is lost goes back to the broker, and a quorum queue counts
-that for each message and drops what came back too often. So a queue is read with a small window after each
+that for each message and drops what came back too often. So a queue is read with a small prefetch after each
 start and each reconnect, and with one of 1 where messages came back again and again.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-FIRST_WINDOW = 16
+FIRST_PREFETCH = 16
 """Messages that a queue may send when it begins to be read."""
 
 _GROWTH = 4
-# Windows that must fit into the budget's bytes before a shrunk one is doubled again.
+# Prefetches that must fit into the budget's bytes before a shrunk one is doubled again.
 _GROW_AFTER = 10
 # A message that came back so often is read alone: nothing is known of its queue's limit, which may be 3.
 _ALONE_AFTER = 3
 _FEW_AFTER = 2
 # Messages in a row that did not come back, after which there is nothing to be careful of: each queue sends
 # its own in turn.
-_CALM = 10
+_ENOUGH_NEW = 10
 _BUSY_FOR = 5.0
 
 
@@ -39,9 +39,9 @@ class Budget:
         """Count what a bus holds, too."""
         self._flows.append(flow)
 
-    def window(self) -> int:
+    def prefetch(self) -> int:
         """Return how many messages a queue may send: a part for each that has a backlog."""
-        # In steps (1, 2, 3, 4, 6, 8, 12...), as each change of a window stops its consumer for a moment.
+        # In steps (1, 2, 3, 4, 6, 8, 12...), as each change of a prefetch stops its consumer for a moment.
         busy = max(1, sum(flow.busy_queues for flow in self._flows))
         parts = 1 << (busy - 1).bit_length()
         if busy <= parts * 3 // 4:
@@ -59,10 +59,10 @@ class Budget:
 
 @dataclass(slots=True)
 class _Queue:
-    ramp: int = FIRST_WINDOW
-    """What its window may be after so many commits."""
+    ramp: int = FIRST_PREFETCH
+    """What its prefetch may be after so many commits."""
     committed: int = 0
-    window: int = 0
+    prefetch: int = 0
     """What the broker was told."""
     in_hand: int = 0
     full_at: float = float("-inf")
@@ -93,7 +93,7 @@ class FlowControl:
         self._fitted = 0
         self._careful = budget.messages
         self._after_death = False
-        self._calm = 0
+        self._new_in_a_row = 0
         budget.join(self)
 
     @property
@@ -103,14 +103,14 @@ class FlowControl:
         return sum(queue.full_at >= since for queue in list(self._queues.values()))
 
     @property
-    def windows(self) -> dict[str, int]:
+    def prefetches(self) -> dict[str, int]:
         """What each queue may send now."""
-        return {name: queue.window for name, queue in list(self._queues.items())}
+        return {name: queue.prefetch for name, queue in list(self._queues.items())}
 
     @property
     def waits_for_acks(self) -> bool:
         """Whether a queue sends no more before something of it is acknowledged."""
-        return any(0 < queue.window <= queue.in_hand for queue in self._queues.values())
+        return any(0 < queue.prefetch <= queue.in_hand for queue in self._queues.values())
 
     def reset(self) -> None:
         """Begin anew: nothing is in hand, and no queue is read."""
@@ -121,23 +121,23 @@ class FlowControl:
     def opened(self, queue: str) -> None:
         """Begin a queue anew; what is in hand of it still counts until it is settled."""
         state = self._queues.setdefault(queue, _Queue())
-        state.ramp, state.committed = FIRST_WINDOW, 0
+        state.ramp, state.committed = FIRST_PREFETCH, 0
 
-    def following(self, queue: str, window: int) -> None:
+    def following(self, queue: str, prefetch: int) -> None:
         """Take note of what the broker was told."""
-        self._queues[queue].window = window
+        self._queues[queue].prefetch = prefetch
 
-    def window(self, queue: str) -> int:
+    def prefetch(self, queue: str) -> int:
         """Return how many unacknowledged messages a queue may send; 0 for none before all is settled."""
         if self._deaths() != self._deaths_known:
             self._deaths_known = self._deaths()
-            self._after_death, self._calm = True, 0
+            self._after_death, self._new_in_a_row = True, 0
             self._be_careful(1)
         if self.paused:
             if self.messages:
                 return 0
             self.paused = False
-        return min(self._queues[queue].ramp, self._fitting, self._careful, self._budget.window())
+        return min(self._queues[queue].ramp, self._fitting, self._careful, self._budget.prefetch())
 
     def received(self, queue: str, size: int, returns: int) -> bool:
         """Count a message; return whether it is one too many for the budget's bytes.
@@ -148,7 +148,7 @@ class FlowControl:
         self.bytes += size
         state = self._queues[queue]
         state.in_hand += 1
-        if state.in_hand >= state.window:
+        if state.in_hand >= state.prefetch:
             state.full_at = self._clock()
         if returns or self._careful < self._budget.messages:
             self._look_at_returns(returns)
@@ -161,10 +161,10 @@ class FlowControl:
         return True
 
     def settled(self, messages: Mapping[str, int], size: int) -> None:
-        """Count what is committed, by queue: it is in hand no more, and windows grow by it."""
+        """Count what is committed, by queue: it is in hand no more, and prefetches grow by it."""
         for name, count in messages.items():
             state = self._queues[name]
-            if state.in_hand >= state.window:  # and was so all the time that the store was away
+            if state.in_hand >= state.prefetch:  # and was so all the time that the store was away
                 state.full_at = self._clock()
             state.in_hand -= count
             state.committed += count
@@ -182,19 +182,19 @@ class FlowControl:
         if returns >= _ALONE_AFTER or (returns and self._after_death):
             self._be_careful(1)
         elif returns >= _FEW_AFTER:
-            self._be_careful(FIRST_WINDOW)
+            self._be_careful(FIRST_PREFETCH)
         else:
-            self._calm += 1
-            if self._calm >= _CALM:
+            self._new_in_a_row += 1
+            if self._new_in_a_row >= _ENOUGH_NEW:
                 self._careful, self._after_death = self._budget.messages, False
 
-    def _be_careful(self, window: int) -> None:
-        """Read on with so small a window until messages come that did not come back.
+    def _be_careful(self, prefetch: int) -> None:
+        """Read on with so small a prefetch until messages come that did not come back.
 
         After a death one of those that come back may be what the worker died of: its neighbours do so no
         more than once for each worker.
         """
-        self._calm = 0
-        if window < self._careful:
-            self._careful = window
-            self.paused = any(queue.window > window for queue in self._queues.values())
+        self._new_in_a_row = 0
+        if prefetch < self._careful:
+            self._careful = prefetch
+            self.paused = any(queue.prefetch > prefetch for queue in self._queues.values())

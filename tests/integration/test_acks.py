@@ -52,12 +52,12 @@ class Hands:
         """Nothing is kept for a later session."""
 
     def opened(self, queue: str) -> None:
-        """The window is the same for each channel."""
+        """The prefetch is the same for each channel."""
 
-    def following(self, queue: str, window: int) -> None:
+    def following(self, queue: str, prefetch: int) -> None:
         """Nobody asks what the broker was told."""
 
-    def window(self, queue: str) -> int:
+    def prefetch(self, queue: str) -> int:
         return 100
 
     def waiting(self) -> bool:
@@ -121,12 +121,12 @@ def test_interleaved_batches_of_two_queues_settle_their_own_deliveries_only(
     assert left(bus, QUEUES[1]) == [4, 5, 6, 7]
 
 
-def test_a_window_that_changes_all_the_time_adds_up_to_no_more_than_two(broker_url: str, bus: Bus) -> None:
-    windows = itertools.cycle([20, 40])
+def test_a_prefetch_that_changes_all_the_time_adds_up_to_no_more_than_two(broker_url: str, bus: Bus) -> None:
+    prefetches = itertools.cycle([20, 40])
 
     class Restless(Hands):
-        def window(self, queue: str) -> int:
-            return next(windows)
+        def prefetch(self, queue: str) -> int:
+            return next(prefetches)
 
     hands = Restless()
     bus.publish((b"%d" % number for number in range(500)), QUEUES[0])
@@ -135,9 +135,9 @@ def test_a_window_that_changes_all_the_time_adds_up_to_no_more_than_two(broker_u
     thread.start()
     try:
         taken = hands.taken[QUEUES[0]]
-        wait_until(lambda: len(taken) >= 20, 20, "the first window")
+        wait_until(lambda: len(taken) >= 20, 20, "the first prefetch")
         for _ in range(20):
-            hands.settle()  # nothing, but the window is looked at again
+            hands.settle()  # nothing, but the prefetch is looked at again
         assert len(taken) <= 60
     finally:
         consumer.stop()

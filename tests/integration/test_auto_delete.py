@@ -47,11 +47,11 @@ def url(request: pytest.FixtureRequest, broker_url: str, rabbitmq: RabbitMQ) -> 
     return broker_url if request.param == "all rights" else reading_alone(broker_url, rabbitmq)
 
 
-def test_nothing_that_it_holds_is_lost_while_windows_grow(url: str, bus: Bus, ledger: Ledger) -> None:
+def test_nothing_that_it_holds_is_lost_while_prefetches_grow(url: str, bus: Bus, ledger: Ledger) -> None:
     bus.publish(body() for _ in range(3000))
     with Reader(url, TOPOLOGY, ledger.connection).running() as reader:
         wait_until(lambda: ledger.events() == 3000, 30, "all events")
-        wait_until(lambda: reader.flow.windows[INFO] == 2000, 10, "the largest window")
+        wait_until(lambda: reader.flow.prefetches[INFO] == 2000, 10, "the largest prefetch")
         assert bus.consumers() == 1
     assert (reader.opened, reader.lost) == (1, 0)
 

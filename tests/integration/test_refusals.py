@@ -15,7 +15,7 @@ from panko_ingest.amqp.inspection import inspect, refused
 from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.amqp.urls import parse
-from panko_ingest.pipeline.flow_control import FIRST_WINDOW
+from panko_ingest.pipeline.flow_control import FIRST_PREFETCH
 from tests.bodies import body
 from tests.bus import Bus
 from tests.faults.breaking import hanging, limit_deliveries
@@ -450,12 +450,12 @@ def test_a_connection_that_is_lost_at_the_start_costs_few_messages_one_of_their_
     reader = Reader(broker_url, Topology((INFO,)), ledger.connection)
     monkeypatch.setattr(reader.pipeline, "poll", lambda **_: ())  # nothing gets as far as a commit
     with reader.running():
-        wait_until(lambda: reader.flow.messages == FIRST_WINDOW, 20, "the first messages")
+        wait_until(lambda: reader.flow.messages == FIRST_PREFETCH, 20, "the first messages")
         rabbitmq.close_connections(broker_url)
         wait_until(lambda: reader.lost == 1, 20, "the loss of the connection")
     with Bus(broker_url) as again:
         wait_until(lambda: again.count() == 500, 20, "all messages back with the broker")
-        assert sum(map(bool, returns(again, 500))) <= FIRST_WINDOW
+        assert sum(map(bool, returns(again, 500))) <= FIRST_PREFETCH
 
 
 def returns_and_in_hand(reader: Reader) -> list[tuple[int, int]]:
@@ -487,7 +487,7 @@ def test_messages_near_their_delivery_limit_are_read_one_by_one_and_none_is_drop
     with reader.running():
         wait_until(lambda: ledger.events() == 50, 30, "all events")
     assert {times for times, _ in seen} == {3}
-    assert {in_hand for _, in_hand in seen[FIRST_WINDOW:]} == {1}
+    assert {in_hand for _, in_hand in seen[FIRST_PREFETCH:]} == {1}
 
 
 @pytest.mark.long
@@ -519,7 +519,7 @@ def test_messages_that_only_the_newer_counter_counts_are_read_one_by_one_and_non
     with reader.running():
         wait_until(lambda: ledger.events() == 30, 30, "all events")
     assert min(times for times, _ in seen) >= 3
-    assert {in_hand for _, in_hand in seen[FIRST_WINDOW:]} == {1}
+    assert {in_hand for _, in_hand in seen[FIRST_PREFETCH:]} == {1}
     newest_rabbitmq.drop_vhost(url)
 
 

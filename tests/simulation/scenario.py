@@ -124,7 +124,7 @@ class Scenario:
             held = sum(flow.messages for flow in process.flows)
             size = sum(flow.bytes for flow in process.flows)
             queues = len(process.flows) * len(KEYS)
-            if held > 2 * PREFETCH * queues:  # who changes a window has the old one in hand, too
+            if held > 2 * PREFETCH * queues:  # who changes a prefetch has the old one in hand, too
                 raise Violation(f"{held} messages in hand of {queues} queues")
             if size > MAX_BYTES + PREFETCH * LARGEST:
                 raise Violation(f"{size} bytes in hand")

@@ -16,9 +16,9 @@ CHUNK = 50
 WORLDS = 1000
 
 KEPT = {
-    361: "windows that changed back and forth added up while the store was slow",
-    386: "a message came back too often while windows grew",
-    8579: "queues with a backlog each got the whole window once a store that had been away was back",
+    361: "prefetches that changed back and forth added up while the store was slow",
+    386: "a message came back too often while prefetches grew",
+    8579: "queues with a backlog each got the whole prefetch once a store that had been away was back",
     13964: "the same once a slow store was quick again",
 }
 """Seeds in which something broke once, and what it was."""

@@ -115,9 +115,9 @@ class Line:
 
     def follow(self) -> int:
         """Tell the broker what it may send, and return that."""
-        window = self.pipeline.window(QUEUE)
-        self.pipeline.following(QUEUE, window)
-        return window
+        prefetch = self.pipeline.prefetch(QUEUE)
+        self.pipeline.following(QUEUE, prefetch)
+        return prefetch
 
     def poll(self, *, eager: bool = True) -> list[int]:
         self.acks += [item.tag for batch in self.pipeline.poll(eager=eager) for item in batch.deliveries]
@@ -194,7 +194,7 @@ def test_a_batch_of_a_lost_connection_is_neither_recorded_nor_acknowledged(line:
     assert len(store.events) == 11, "of the others only what was on its way already"
 
 
-def test_a_full_window_is_handed_over_to_a_busy_writer(line: Line, store: Store) -> None:
+def test_a_full_prefetch_is_handed_over_to_a_busy_writer(line: Line, store: Store) -> None:
     store.open.clear()
     line.deliver(body())
     line.poll()
@@ -277,13 +277,13 @@ def test_one_publisher_that_floods_the_bus_does_not_keep_the_messages_of_others_
 
 
 def test_a_count_of_returns_that_a_publisher_wrote_slows_nothing_down(line: Line) -> None:
-    whole = line.pipeline.window(QUEUE)
+    whole = line.pipeline.prefetch(QUEUE)
     line.deliver(body(), returns=12)
     near_limit = line.writer.metrics.near_limit
-    assert line.pipeline.window(QUEUE) == whole
+    assert line.pipeline.prefetch(QUEUE) == whole
     assert near_limit._value.get() == 0
     line.deliver(body(), returns=12, redelivered=True)
-    assert line.pipeline.window(QUEUE) < whole
+    assert line.pipeline.prefetch(QUEUE) < whole
     assert near_limit._value.get() == 1
 
 

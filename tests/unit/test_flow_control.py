@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from panko_ingest.pipeline.flow_control import FIRST_WINDOW, Budget, FlowControl
+from panko_ingest.pipeline.flow_control import FIRST_PREFETCH, Budget, FlowControl
 from tests.unit.clock import Clock
 
 FULL = 2000
@@ -27,9 +27,9 @@ class Reader:
         self.follow()
 
     def follow(self) -> int:
-        window = self.flow.window(self.queue)
-        self.flow.following(self.queue, window)
-        return window
+        prefetch = self.flow.prefetch(self.queue)
+        self.flow.following(self.queue, prefetch)
+        return prefetch
 
     def receive(self, count: int = 1, *, size: int = 1, returns: int = 0) -> None:
         for _ in range(count):
@@ -41,28 +41,28 @@ class Reader:
         self.in_hand -= count
 
     def turn(self, *, returns: int = 0, size: int = 1) -> int:
-        """Receive a whole window and settle it; return how many that were."""
+        """Receive a whole prefetch and settle it; return how many that were."""
         count = self.follow()
         self.receive(count, returns=returns, size=size)
         self.settle(self.in_hand, size=size)
         return count
 
 
-def test_a_queue_begins_with_a_small_window_that_grows_with_commits_to_the_full_one() -> None:
+def test_a_queue_begins_with_a_small_prefetch_that_grows_with_commits_to_the_full_one() -> None:
     reader = Reader(Budget(FULL, SIZE))
-    assert reader.follow() == FIRST_WINDOW
-    assert reader.follow() == FIRST_WINDOW, "looking is no commit"
-    windows = [reader.turn() for _ in range(6)]
-    assert windows == sorted(windows)
-    assert windows[-1] == FULL
+    assert reader.follow() == FIRST_PREFETCH
+    assert reader.follow() == FIRST_PREFETCH, "looking is no commit"
+    prefetches = [reader.turn() for _ in range(6)]
+    assert prefetches == sorted(prefetches)
+    assert prefetches[-1] == FULL
 
 
 def test_time_without_commits_grows_nothing() -> None:
     clock = Clock()
     reader = Reader(Budget(FULL, SIZE), clock)
-    reader.receive(FIRST_WINDOW)
+    reader.receive(FIRST_PREFETCH)
     clock.advance(3600)
-    assert reader.follow() == FIRST_WINDOW
+    assert reader.follow() == FIRST_PREFETCH
 
 
 def test_a_queue_that_is_read_over_a_new_channel_begins_anew_and_others_go_on() -> None:
@@ -71,7 +71,7 @@ def test_a_queue_that_is_read_over_a_new_channel_begins_anew_and_others_go_on() 
     for _ in range(6):
         reader.turn()
     reader.flow.opened("notifications.error")
-    assert reader.flow.window("notifications.error") == FIRST_WINDOW
+    assert reader.flow.prefetch("notifications.error") == FIRST_PREFETCH
     assert reader.follow() == FULL
 
 
@@ -102,16 +102,16 @@ def test_after_a_death_what_comes_back_is_read_one_by_one() -> None:
     reader.deaths = 1
     assert reader.follow() == 0, "what is in hand comes first"
     reader.settle(6)
-    windows = []
+    prefetches = []
     for returns in (*[1] * 30, 0, 0, 1, *[0] * 10):
-        windows.append(reader.follow())
+        prefetches.append(reader.follow())
         reader.receive(returns=returns)
         reader.settle(1)
-    assert set(windows) == {1}
+    assert set(prefetches) == {1}
     assert reader.follow() == FULL
 
 
-def test_too_many_bytes_are_settled_before_less_is_read_and_the_window_grows_back() -> None:
+def test_too_many_bytes_are_settled_before_less_is_read_and_the_prefetch_grows_back() -> None:
     reader = Reader(Budget(FULL, SIZE))
     for _ in range(6):
         reader.turn()
@@ -131,11 +131,11 @@ def test_a_bus_that_holds_little_is_not_stopped_by_one_that_holds_too_much() -> 
     large.receive(8, size=SIZE // 5)
     small.receive(3)
     assert large.follow() == 0
-    assert small.follow() == FIRST_WINDOW
+    assert small.follow() == FIRST_PREFETCH
 
 
 @pytest.mark.parametrize("buses", [1, 2, 3, 5, 12, 32])
-def test_buses_with_a_backlog_share_one_window_and_a_lone_one_has_it_all(buses: int) -> None:
+def test_buses_with_a_backlog_share_one_prefetch_and_a_lone_one_has_it_all(buses: int) -> None:
     clock = Clock()
     budget = Budget(FULL, 10**9)
     readers = [Reader(budget, clock) for _ in range(buses)]
@@ -147,7 +147,7 @@ def test_buses_with_a_backlog_share_one_window_and_a_lone_one_has_it_all(buses: 
     assert [readers[0].turn() for _ in range(6)][-1] == FULL
 
 
-def test_backlogs_that_waited_for_a_store_that_was_away_share_one_window_at_once() -> None:
+def test_backlogs_that_waited_for_a_store_that_was_away_share_one_prefetch_at_once() -> None:
     clock = Clock()
     budget = Budget(FULL, 10**9)
     readers = [Reader(budget, clock) for _ in range(5)]
@@ -176,8 +176,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(bus=st.integers(0, 1), share=st.floats(0, 1), size=st.integers(1, SIZE), returns=st.integers(0, 5))
     def receive(self, bus: int, share: float, size: int, returns: int) -> None:
         reader = self.readers[bus]
-        window = reader.flow.windows[QUEUE]
-        count = min(int(share * max(0, window - reader.in_hand) + 0.5), 50)
+        prefetch = reader.flow.prefetches[QUEUE]
+        count = min(int(share * max(0, prefetch - reader.in_hand) + 0.5), 50)
         for _ in range(count):
             reader.receive(size=size, returns=returns)
             self.sizes[bus].append(size)
@@ -203,7 +203,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.sizes[bus] = []
         self.readers[bus].flow.reset()
         self.readers[bus].open()
-        assert self.readers[bus].follow() <= FIRST_WINDOW
+        assert self.readers[bus].follow() <= FIRST_PREFETCH
 
     @rule(seconds=st.floats(0, 10))
     def wait(self, seconds: float) -> None:
@@ -222,7 +222,7 @@ class AnyOrder(RuleBasedStateMachine):
     def what_is_counted_is_what_is_in_hand(self) -> None:
         for reader, sizes in zip(self.readers, self.sizes, strict=True):
             assert (reader.flow.messages, reader.flow.bytes) == (len(sizes), sum(sizes))
-            assert 0 <= reader.flow.window(QUEUE) <= FULL
+            assert 0 <= reader.flow.prefetch(QUEUE) <= FULL
 
 
 TestAnyOrder = AnyOrder.TestCase

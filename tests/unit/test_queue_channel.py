@@ -101,7 +101,7 @@ class Link:
 
 
 class Reading:
-    """The queue, read with a window of 16."""
+    """The queue, read with a prefetch of 16."""
 
     def __init__(self) -> None:
         self.link = Link()

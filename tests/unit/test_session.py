@@ -73,11 +73,11 @@ class Handler:
     def opened(self, queue: str) -> None:
         pass
 
-    def window(self, queue: str) -> int:
+    def prefetch(self, queue: str) -> int:
         del queue
         return self.allowed
 
-    def following(self, queue: str, window: int) -> None:
+    def following(self, queue: str, prefetch: int) -> None:
         pass
 
     def accept(self, delivery: Delivery) -> None:
@@ -118,7 +118,7 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
     )
     session = Session(tools, link, "bus")  # type: ignore[arg-type]
     for _ in range(100):
-        session.turn()
+        session.step()
         handler.allowed = 16 - handler.allowed
     assert min(link.changes[queue] for queue in QUEUES) * 3 > max(link.changes.values())
 
