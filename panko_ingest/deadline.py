@@ -37,6 +37,8 @@ class Asked(Generic[T]):
             self._error = ""
         except PankoIngestError as error:
             self._error = f"{self._subject}: {error}"
+        except Exception as error:  # noqa: BLE001 - it would end as a traceback, and as no answer in time
+            self._error = f"{self._subject}: {type(error).__name__}: {error}"
 
     def answer(self) -> T | None:
         """Return the answer; None where there is none, or none in time."""

@@ -12,7 +12,7 @@ from typing import Any
 from oslo_config import cfg
 
 from panko_ingest import amqp, config, ineffective_options, option_lines, processors
-from panko_ingest.cli import monitor, output
+from panko_ingest.cli import failures, monitor, output
 from panko_ingest.converter import EventConverter
 from panko_ingest.errors import ConfigError, DefinitionError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
@@ -52,11 +52,14 @@ def run(conf: cfg.ConfigOpts) -> int:
 
 
 def found_by(check: Check, conf: cfg.ConfigOpts) -> Iterator[Finding]:
-    """Yield what a check finds; that it can't begin because of the configuration is a finding, too."""
+    """Yield what a check finds; that it can't begin or go on is a finding, too."""
+    subject = check.__name__.replace("_", " ")
     try:
         yield from check(conf)
     except ConfigError as error:
-        yield Finding(FAILURE, check.__name__.replace("_", " "), str(error))
+        yield Finding(FAILURE, subject, str(error))
+    except Exception as error:  # noqa: BLE001 - the other checks are worth the same
+        yield Finding(FAILURE, subject, failures.told(error)[0])
 
 
 def configuration(conf: cfg.ConfigOpts) -> Iterator[Finding]:

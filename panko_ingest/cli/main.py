@@ -22,7 +22,7 @@ EXIT_OK, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 EXIT_INTERRUPTED = 130
 
 # A command's module offers add_parser(subparsers), which sets ``run``: a function of the configuration that
-# returns the exit code; a ConfigError, StorageUnavailable or BrokerError that it raises ends it with another.
+# returns the exit code; an error that it raises ends it with another, and is told in a line.
 # It sets ``goes_on`` where the command, when it was interrupted and is run again, does the rest.
 COMMANDS = {
     "serve": "panko_ingest.cli.serve",
@@ -52,10 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             _keep_log_apart(conf)
         code = int(conf.command.run(conf))
         sys.stdout.flush()
-    except (ConfigError, InvalidRequest) as error:
-        return fail(error, EXIT_USAGE)
-    except (StorageUnavailable, BrokerError) as error:
-        return fail(error, EXIT_UNREACHABLE)
     except KeyboardInterrupt:
         if conf is not None and getattr(conf.command, "goes_on", False):
             fail("interrupted: what is done stays, and the same command does the rest", EXIT_INTERRUPTED)
@@ -63,12 +59,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _forget_output()  # its reader has seen enough
         return EXIT_OK
-    except OSError as error:
-        if error.errno not in _OUTPUT_IS_FULL:
+    except Exception as error:
+        if (text_and_code := _told(error, conf)) is None:
             raise
-        _forget_output()
-        return fail(f"what is printed can't be written: {error.strerror}", EXIT_UNREACHABLE)
+        return fail(*text_and_code)
     return code
+
+
+def _told(error: Exception, conf: cfg.ConfigOpts | None) -> tuple[str, int] | None:
+    """Return what to say of an error that ends a command, and the exit code; None for a traceback."""
+    if isinstance(error, ConfigError | InvalidRequest):
+        return str(error), EXIT_USAGE
+    if isinstance(error, StorageUnavailable | BrokerError):
+        return str(error), EXIT_UNREACHABLE
+    if isinstance(error, OSError) and error.errno in _OUTPUT_IS_FULL:
+        _forget_output()
+        return f"what is printed can't be written: {error.strerror}", EXIT_UNREACHABLE
+    if conf is None or conf.command.name == "serve":  # whose log shows where
+        return None
+    from panko_ingest.cli import failures  # noqa: PLC0415 - `serve` has no use for it
+
+    text, unreachable = failures.told(error)
+    return f"{conf.command.name}: {text}", EXIT_UNREACHABLE if unreachable else EXIT_FINDINGS
 
 
 def read(arguments: Sequence[str]) -> cfg.ConfigOpts:

@@ -34,6 +34,14 @@ def original(error: BaseException) -> BaseException:
     return error.orig if isinstance(error, exc.StatementError) and error.orig is not None else error
 
 
+def is_a_databases(error: BaseException) -> bool:
+    """Tell whether an error is a database's, its driver's or SQLAlchemy's."""
+    cause = original(error)
+    return isinstance(error, exc.SQLAlchemyError) or any(
+        database.code_of(cause) is not None for database in databases()
+    )
+
+
 def needs_new_connection(error: BaseException | None) -> bool:
     """Tell whether the session behind a driver's error will never write again, though it may still answer."""
     # An operator's trigger may say so of a row.
@@ -93,6 +101,8 @@ def refused(error: BaseException) -> StorageError:
 def describe(error: BaseException) -> str:
     """Return the server's own words and code in one line, without statement or parameters."""
     cause = original(error)
+    if isinstance(cause, exc.NoSuchTableError):
+        return f"there is no table {cause}"
     told = (database.words_of(cause) for database in databases())
     words = next((words for words in told if words), str(cause))
     return " ".join(words.split()) or type(cause).__name__

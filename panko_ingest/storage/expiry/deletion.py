@@ -5,11 +5,9 @@ A round of them at a pace that writers do not feel is in ``expiry_round``.
 
 import datetime
 import logging
-import time
-import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -17,7 +15,7 @@ from panko_ingest import timestamps
 from panko_ingest.storage.database import base as databases, clocks, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.expiry.batches import SEARCHED, TRIGGER, AtOnce, DeletedBatch, delete_in_batches
 from panko_ingest.storage.reading import request_values
 from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.schema import partitions
@@ -26,122 +24,9 @@ from panko_ingest.storage.tables import TRAITS, DeadLetter, Event, EventType
 
 LOG = logging.getLogger(__name__)
 
-BATCH_SIZE = 1000
-"""Rows deleted in one transaction, where nothing measures how long it takes."""
-
 _NO_EVENT = 2**63 - 1
-_TRIGGER = "a trigger keeps them without a word"
-
-
-class DeletedBatch(NamedTuple):
-    """What one transaction found, in rows, and what it deleted.
-
-    ``last`` tells the next one where to go on. ``kept`` rows are there as before, and ``why``: a trigger may
-    say so, or a reference of somebody else's table.
-    """
-
-    found: int = 0
-    rows: int = 0
-    traits: int = 0
-    last: Any = None
-    kept: int = 0
-    why: str = _TRIGGER
-
-
-class Deleted(NamedTuple):
-    """What batches deleted; ``finished`` tells that nothing was left.
-
-    ``start`` is where to go on another time: those before it are kept, or were deleted.
-    """
-
-    rows: int = 0
-    traits: int = 0
-    batches: int = 0
-    finished: bool = False
-    start: Any = None
-
 
 T = TypeVar("T")
-
-Clock = Callable[[], datetime.datetime]
-
-DeleteBatch = Callable[[sa.Connection, int, Any], DeletedBatch]
-"""Deletes the oldest, at most so many, behind the last one of another batch or from the beginning."""
-
-_told: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
-
-
-class AtOnce:
-    """Batches of one size, without a pause."""
-
-    def size(self) -> int | None:
-        """Return how many rows to delete now; None to stop."""
-        return BATCH_SIZE
-
-    def shrink(self) -> bool:
-        """Take fewer rows after so many took too long; tell whether that can be."""
-        return False
-
-    def rest(self, batch: DeletedBatch, seconds: float) -> None:
-        """Do as is to be done between two batches."""
-
-
-def delete_in_batches(
-    engine: sa.Engine,
-    settings: StorageSettings,
-    delete: DeleteBatch,
-    pace: AtOnce,
-    most: int | None = None,
-    start: Any = None,
-) -> Deleted:
-    """Delete until no more can be, or ``pace`` says that it is enough, or ``most`` rows are gone.
-
-    :param start: behind which to begin; the oldest by default.
-    """
-
-    def delete_one() -> DeletedBatch:
-        with write_transaction(engine) as connection:
-            return delete(connection, size, start)
-
-    done, left, ended, passed_over = Deleted(), most or None, False, start is not None
-    gone = kept = 0  # since the oldest was looked for
-    why = ""
-    while left != 0 and not ended and (wanted := pace.size()) is not None:
-        size = wanted if left is None else min(wanted, left)
-        began = time.monotonic()
-        try:
-            batch = run_transaction(settings, delete_one)
-        except StorageUnavailable:
-            # So many may take longer than a statement may each time: nothing would ever be deleted.
-            if 0 < settings.statement_timeout <= time.monotonic() - began and pace.shrink():
-                continue
-            raise
-        spent = time.monotonic() - began
-        # Another expirer may have deleted what we found.
-        left = None if left is None else left - (batch.found - batch.kept)
-        gone, kept = gone + batch.found - batch.kept, kept + batch.kept
-        why = batch.why if batch.kept else why
-        # Older ones may have come since we began: look for them at the end, unless nothing can be deleted.
-        at_end = batch.found < size
-        ended = at_end and not passed_over and (start is None or not gone)
-        passed_over &= not at_end
-        done = Deleted(
-            done.rows + batch.rows,
-            done.traits + batch.traits,
-            done.batches + (batch.found > 0),
-            finished=ended and not kept,
-        )
-        start = None if at_end else batch.last
-        if not ended and left != 0:
-            gone, kept = (0, 0) if at_end else (gone, kept)
-            pace.rest(batch, spent)
-    if kept and engine not in _told:
-        _told.add(engine)
-        LOG.warning(
-            "%d expired rows stay, as the database keeps them, now and in later rounds: %s", kept, why
-        )
-    # Also where none was kept: until the end is reached, nobody knows of those that were passed over.
-    return done._replace(start=start if kept or passed_over else None)
 
 
 def clear_expired_events(
@@ -172,18 +57,14 @@ def clear(engine: sa.Engine, settings: StorageSettings) -> None:
         partitioned = partitions.exist(connection)
         number = Event.id.bitwise_and((1 << partitions.SEQUENCE_BITS) - 1) if partitioned else Event.id
         newest = connection.scalar(sa.select(sa.func.max(number)))
-    last: int | None = None
 
-    def delete_some() -> int | None:
+    def delete(connection: sa.Connection, count: int, last: int | None) -> DeletedBatch:
         wanted = [number <= newest] if last is None else [number <= newest, Event.id > last]
-        with write_transaction(engine) as connection:
-            first = sa.select(Event.id).where(*wanted).order_by(Event.id).limit(BATCH_SIZE)
-            if ids := connection.scalars(first).all():
-                _delete_whole(connection, ids)
-            return ids[-1] if ids else None
+        ids = connection.scalars(sa.select(Event.id).where(*wanted).order_by(Event.id).limit(count)).all()
+        return _delete_whole(connection, ids)._replace(last=ids[-1]) if ids else DeletedBatch()
 
-    while newest is not None and (last := run_transaction(settings, delete_some)) is not None:
-        pass
+    if newest is not None:
+        delete_in_batches(engine, settings, delete, AtOnce())
     if not partitioned:  # those were never without their events; adopted tables may have been
         delete_lost_traits(engine, settings, AtOnce())
     _delete_unused_event_types(engine, settings)
@@ -290,11 +171,14 @@ def _delete_where_allowed(
     :returns: what ``delete`` returned of each part, and why rows are kept, if any are.
     """
     done: list[T] = []
-    why = [_TRIGGER]
+    why = [TRIGGER]
 
     def on_refusal(_id: int, error: Exception) -> None:
         why[0] = error_classes.describe(error)
 
+    if databases.of(connection).one_writer_at_a_time and len(ids) > SEARCHED:
+        # To look for those here would keep all others from writing: that is done in smaller transactions.
+        return [delete(list(ids))], TRIGGER
     databases.of(connection).check_references_now(connection)
     fault_search.find(
         connection,

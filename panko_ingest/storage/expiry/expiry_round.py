@@ -20,14 +20,8 @@ from panko_ingest.storage.database import clocks, leases
 from panko_ingest.storage.database.leases import Lease
 from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.expiry.deletion import (
-    AtOnce,
-    Clock,
-    DeletedBatch,
-    delete_events,
-    delete_in_batches,
-    delete_lost_traits,
-)
+from panko_ingest.storage.expiry.batches import AtOnce, Clock, DeletedBatch, delete_in_batches
+from panko_ingest.storage.expiry.deletion import delete_events, delete_lost_traits
 from panko_ingest.storage.expiry.pacing import Pace
 from panko_ingest.storage.expiry.results import BACKLOG_LIMIT, ExpiryReport
 from panko_ingest.storage.schema import partition_ddl, partitions

@@ -2,6 +2,7 @@
 
 import datetime
 import time
+from functools import partial
 
 import sqlalchemy as sa
 
@@ -9,9 +10,11 @@ from panko_ingest import timestamps
 from panko_ingest.storage.database import clocks
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.retry import run_transaction
-from panko_ingest.storage.expiry.deletion import BATCH_SIZE, Clock, delete_events
+from panko_ingest.storage.expiry.batches import BATCH_SIZE, Clock
+from panko_ingest.storage.expiry.deletion import delete_events
 from panko_ingest.storage.expiry.expiry_round import about_rows, oldest_event
 from panko_ingest.storage.expiry.results import ExpiredByAge, ExpiryForecast, PartitionForecast
+from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.schema.partitions import Partition
 from panko_ingest.storage.settings import StorageSettings
@@ -76,14 +79,21 @@ def _seconds(engine: sa.Engine, settings: StorageSettings, limit: datetime.datet
     if not events:
         return 0.0
 
-    def measure() -> float:
+    def measure(count: int) -> float:
         with engine.connect() as connection:
             writing = connection.execution_options(writes=True)
             with writing.begin() as transaction:
                 started = time.perf_counter()
-                batch = delete_events(writing, BATCH_SIZE, limit=limit)
+                batch = delete_events(writing, count, limit=limit)
                 spent = time.perf_counter() - started
                 transaction.rollback()
         return spent / max(1, batch.found) * events
 
-    return run_transaction(settings, measure)
+    count = BATCH_SIZE
+    while True:
+        try:
+            return run_transaction(settings, partial(measure, count))
+        except Exception as error:
+            if count == 1 or not fault_search.may_be_a_rows(error):
+                raise
+            count //= 2

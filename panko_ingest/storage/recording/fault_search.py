@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 def may_be_a_rows(error: Exception) -> bool:
     """Tell whether an error may come of what a row holds: it was refused for good, or nobody foresaw it."""
+    if isinstance(error, StorageUnavailable):
+        return False
     return error_classes.classify(error) in {ErrorClass.PERMANENT, None}
 
 

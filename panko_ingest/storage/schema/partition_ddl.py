@@ -263,12 +263,16 @@ def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:
     with read_transaction(engine) as connection:
         there = partitions.found(connection)
         unpaired = partitions.unpaired(connection) if there else []
+        detaching = partitions.detaching(connection) if there else []
         ends = bool(there) and there[-1].end is not None
         late = (
             there
             and not ends
             and connection.exec_driver_sql("SELECT exists(SELECT FROM event_last)").scalar()
         )
+    for statement in detaching:
+        told = f"a DETACH PARTITION ... CONCURRENTLY has not ended, and is in expiry's way: {statement}"
+        yield Finding("failure", "partitions", told)
     for one in unpaired:
         missing = ", ".join(f"{table}_{one.suffix}" for table in one.without)
         detach = "; ".join(

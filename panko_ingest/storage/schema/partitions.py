@@ -43,7 +43,14 @@ _ATTACHED = (
     "SELECT parent, c.oid::regclass::text, pg_get_expr(c.relpartbound, c.oid) AS bound "
     "FROM unnest(%s::text[]) WITH ORDINALITY AS of (parent, place) "
     "JOIN pg_inherits ON inhparent = to_regclass(parent) JOIN pg_class c ON c.oid = inhrelid "
-    "WHERE c.relispartition ORDER BY place, bound"
+    "WHERE c.relispartition AND NOT coalesce((to_jsonb(pg_inherits)->>'inhdetachpending')::bool, false) "
+    "ORDER BY place, bound"
+)
+# As JSON, since PostgreSQL before 14 has no such column.
+_DETACHING = (
+    "SELECT format('ALTER TABLE %%s DETACH PARTITION %%s FINALIZE', inhparent::regclass, inhrelid::regclass) "
+    "FROM pg_inherits WHERE inhparent IN (SELECT to_regclass(name) FROM unnest(%s::text[]) AS name) "
+    "AND (to_jsonb(pg_inherits)->>'inhdetachpending')::bool ORDER BY 1"
 )
 _BOUNDS = re.compile(r"FROM \((?:'(\d+)'|MINVALUE)\) TO \((?:'(\d+)'|MAXVALUE)\)")
 
@@ -130,6 +137,11 @@ def attached(connection: sa.Connection, tables: Sequence[str], of: Sequence[Part
     """Return the names of the partitions of tables: without those that an administrator has detached."""
     ranges = {(one.start, one.end) for one in of}
     return [one.name for one in _attached(connection, tables) if (one.start, one.end) in ranges]
+
+
+def detaching(connection: sa.Connection) -> list[str]:
+    """Return what ends each DETACH PARTITION ... CONCURRENTLY that was begun: it counts as detached."""
+    return list(connection.exec_driver_sql(_DETACHING, (list(EVENT_TABLES),)).scalars())
 
 
 class Unpaired(NamedTuple):

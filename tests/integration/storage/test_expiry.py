@@ -2,9 +2,11 @@
 
 import contextlib
 import datetime
+import itertools
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from panko_ingest import timestamps
 from panko_ingest.storage import EventFilter, ExpiryReport, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
@@ -290,13 +293,38 @@ def test_events_that_another_table_refers_to_stay_whole_and_keep_no_others(
 
 
 @pytest.mark.parametrize(
-    "database_url", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
 )
 def test_a_reference_that_is_looked_at_when_all_is_done_keeps_no_other_events(store: Connection) -> None:
     store.record_events(old_events(20))
-    with legal_hold(store, "message_id = 'm00003'", more="DEFERRABLE INITIALLY DEFERRED"):
-        assert store.expire(DAY, clock=now).events == 19
-        assert stored_ids(store) == ["m00003"]
+    with legal_hold(store, "message_id IN ('m00003', 'm00019')", more="DEFERRABLE INITIALLY DEFERRED"):
+        report = store.expire(DAY, batch_size=20, clock=now)
+        assert (report.events, report.backlog) == (18, 2)
+        assert stored_ids(store) == ["m00003", "m00019"]
+        assert lost_halves(store) == {}
+        store.clear()
+        assert stored_ids(store) == ["m00003", "m00019"]
+    assert store.clear_expired_data(DAY) == 2
+
+
+@pytest.mark.parametrize("deferred", ["", "DEFERRABLE INITIALLY DEFERRED"], ids=["at once", "at the end"])
+def test_writers_of_sqlite_have_their_turns_while_expiry_looks_for_held_events(
+    sqlite_url: str, deferred: str
+) -> None:
+    with closing(Connection(sqlite_url)) as store, closing(Connection(sqlite_url)) as writer:
+        store.upgrade()
+        store.record_events(old_events(400))
+        with legal_hold(store, "message_id NOT LIKE '%50'", more=deferred), ThreadPoolExecutor(1) as expirer:
+            assert store.forecast_expiry(DAY, clock=now).events == 400
+            began = time.monotonic()
+            deleted = expirer.submit(store.clear_expired_data, DAY)
+            ends = [began]
+            while not deleted.done():
+                writer.record_events([event(f"new{len(ends)}", timestamps.utc_now())])
+                ends.append(time.monotonic())
+            assert deleted.result() == 4
+    waited = [end - start for start, end in itertools.pairwise(ends)]
+    assert max(waited) < (ends[-1] - began) / 4
 
 
 def test_more_held_events_than_a_round_can_look_at_keep_no_others(store: Connection) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -292,6 +293,30 @@ def test_traits_of_a_day_that_are_detached_stay_and_keep_no_day_from_expiry(
     assert stored_ids(store) == ["young"]
     if aside:
         assert rows(store, f"SELECT value FROM {aside}") == [(4,)]
+
+
+def test_a_day_that_is_being_detached_is_not_dropped_and_keeps_no_other_event_from_expiry(
+    store: Connection, postgresql_url: str
+) -> None:
+    store.record_events([event("kept", 3), event("old", 4)])
+    with (
+        psycopg.connect(postgresql_url) as reader,
+        psycopg.connect(postgresql_url, autocommit=True) as administrator,
+    ):
+        reader.execute("SELECT count(*) FROM event")
+        administrator.execute("SET statement_timeout = '1s'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            administrator.execute("ALTER TABLE event DETACH PARTITION event_p20260307 CONCURRENTLY")
+    (told,) = [one.text for one in store.check() if "CONCURRENTLY" in one.text]
+    report = store.expire(DAY, budget=30, clock=noon)
+    assert (report.events, report.backlog) == (1, 0)
+    assert rows(store, "SELECT message_id FROM event_p20260307") == [("kept",)]
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(told.rpartition(": ")[2])
+    assert not [one for one in store.check() if "CONCURRENTLY" in one.text]
+    store.expire(DAY, budget=30, clock=noon)
+    assert rows(store, "SELECT message_id FROM event_p20260307") == [("kept",)]
+    assert store.record_events([event("new", 0)]).recorded == (0,)
 
 
 @pytest.mark.parametrize("tables", [EVENT_TABLES, EVENT_TABLES[:1], EVENT_TABLES[1:2]])

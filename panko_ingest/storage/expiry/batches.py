@@ -1,0 +1,199 @@
+"""Batch after batch, each in one short transaction: as long as any can be deleted, or there is time.
+
+What the database refuses to delete, by an operator's trigger or reference, is found out and passed over.
+"""
+
+import datetime
+import logging
+import time
+import weakref
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.database import error_classes
+from panko_ingest.storage.database.engine import write_transaction
+from panko_ingest.storage.database.retry import run_transaction
+from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.recording import fault_search
+from panko_ingest.storage.settings import StorageSettings
+
+LOG = logging.getLogger(__name__)
+
+BATCH_SIZE = 1000
+"""Rows deleted in one transaction, where nothing measures how long it takes."""
+
+SEARCHED = 25
+"""Rows of which SQLite may look in one transaction for those that it keeps: nobody writes meanwhile."""
+
+_LONGEST_SEARCH = 0.5
+"""Seconds in which small transactions look for rows that the database keeps, until it is time to pause."""
+
+_TURN = 0.002
+"""Seconds between them: who waits for SQLite's lock looks every millisecond, and takes it."""
+
+TRIGGER = "a trigger keeps them without a word"
+
+
+class DeletedBatch(NamedTuple):
+    """What one transaction found, in rows, and what it deleted.
+
+    ``last`` tells the next one where to go on. ``kept`` rows are there as before, and ``why``: a trigger may
+    say so, or a reference of somebody else's table. ``cut`` tells that it took too long to look at all.
+    """
+
+    found: int = 0
+    rows: int = 0
+    traits: int = 0
+    last: Any = None
+    kept: int = 0
+    why: str = TRIGGER
+    cut: bool = False
+
+
+class Deleted(NamedTuple):
+    """What batches deleted; ``finished`` tells that nothing was left.
+
+    ``start`` is where to go on another time: those before it are kept, or were deleted.
+    """
+
+    rows: int = 0
+    traits: int = 0
+    batches: int = 0
+    finished: bool = False
+    start: Any = None
+
+
+Clock = Callable[[], datetime.datetime]
+
+DeleteBatch = Callable[[sa.Connection, int, Any], DeletedBatch]
+"""Deletes the oldest, at most so many, behind the last one of another batch or from the beginning."""
+
+_told: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
+
+
+class AtOnce:
+    """Batches of one size, without a pause."""
+
+    def size(self) -> int | None:
+        """Return how many rows to delete now; None to stop."""
+        return BATCH_SIZE
+
+    def shrink(self) -> bool:
+        """Take fewer rows after so many took too long; tell whether that can be."""
+        return False
+
+    def rest(self, batch: DeletedBatch, seconds: float) -> None:
+        """Do as is to be done between two batches."""
+
+
+def delete_in_batches(
+    engine: sa.Engine,
+    settings: StorageSettings,
+    delete: DeleteBatch,
+    pace: AtOnce,
+    most: int | None = None,
+    start: Any = None,
+) -> Deleted:
+    """Delete until no more can be, or ``pace`` says that it is enough, or ``most`` rows are gone.
+
+    :param start: behind which to begin; the oldest by default.
+    """
+    delete_one = partial(_delete_one, engine, settings, delete)
+    done, left, ended, passed_over = Deleted(), most or None, False, start is not None
+    gone = kept = 0  # since the oldest was looked for
+    why = ""
+    while left != 0 and not ended and (wanted := pace.size()) is not None:
+        size = wanted if left is None else min(wanted, left)
+        began = time.monotonic()
+        try:
+            batch = _by_parts(delete_one, size, start)
+        except StorageUnavailable:
+            # So many may take longer than a statement may each time: nothing would ever be deleted.
+            if 0 < settings.statement_timeout <= time.monotonic() - began and pace.shrink():
+                continue
+            raise
+        spent = time.monotonic() - began
+        # Another expirer may have deleted what we found.
+        left = None if left is None else left - (batch.found - batch.kept)
+        gone, kept = gone + batch.found - batch.kept, kept + batch.kept
+        why = batch.why if batch.kept else why
+        # Older ones may have come since we began: look for them at the end, unless nothing can be deleted.
+        at_end = batch.found < size and not batch.cut
+        ended = at_end and not passed_over and (start is None or not gone)
+        passed_over &= not at_end
+        done = Deleted(
+            done.rows + batch.rows,
+            done.traits + batch.traits,
+            done.batches + (batch.found > 0),
+            finished=ended and not kept,
+        )
+        start = None if at_end else batch.last
+        if not ended and left != 0:
+            gone, kept = (0, 0) if at_end else (gone, kept)
+            pace.rest(batch, spent)
+    if kept and engine not in _told:
+        _told.add(engine)
+        LOG.warning(
+            "%d expired rows stay, as the database keeps them, now and in later rounds: %s", kept, why
+        )
+    # Also where none was kept: until the end is reached, nobody knows of those that were passed over.
+    return done._replace(start=start if kept or passed_over else None)
+
+
+def _delete_one(
+    engine: sa.Engine, settings: StorageSettings, delete: DeleteBatch, size: int, start: Any
+) -> DeletedBatch:
+    """Delete in one transaction; a row alone that is refused when it commits is kept."""
+    found: DeletedBatch | None = None
+
+    def once() -> DeletedBatch:
+        nonlocal found
+        found = None
+        with write_transaction(engine) as connection:
+            found = delete(connection, size, start)
+        return found
+
+    try:
+        return run_transaction(settings, once)
+    except Exception as error:
+        if found is None or size > 1 or not fault_search.may_be_a_rows(error):
+            raise
+        why = error_classes.describe(error)
+        return found._replace(rows=0, traits=0, kept=found.found, why=why)
+
+
+def _by_parts(delete_one: Callable[[int, Any], DeletedBatch], size: int, start: Any) -> DeletedBatch:
+    """Delete in one transaction, or where that is refused for a row, in small ones: others write between."""
+    try:
+        return delete_one(size, start)
+    except Exception as error:
+        if size == 1 or not fault_search.may_be_a_rows(error):
+            raise
+    done, part, until = DeletedBatch(), min(size // 2, SEARCHED), time.monotonic() + _LONGEST_SEARCH
+    while done.found < size:
+        part = min(part, size - done.found)
+        try:
+            batch = delete_one(part, done.last if done.found else start)
+        except Exception as error:
+            if part == 1 or not fault_search.may_be_a_rows(error):
+                raise
+            part = min(part // 2, SEARCHED)
+            continue
+        done = DeletedBatch(
+            done.found + batch.found,
+            done.rows + batch.rows,
+            done.traits + batch.traits,
+            batch.last if batch.found else done.last,
+            done.kept + batch.kept,
+            batch.why if batch.kept else done.why,
+        )
+        if batch.found < part:
+            break
+        if time.monotonic() > until:
+            return done._replace(cut=True)
+        part = part if batch.kept else 2 * part
+        time.sleep(_TURN)
+    return done
