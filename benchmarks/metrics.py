@@ -98,7 +98,7 @@ def run(bodies: list[bytes], size: int, metrics: Any) -> float:
     for number, delivery in enumerate(deliveries):
         pipeline.accept(delivery)
         if number % _FRAME == 0:
-            pipeline.window("")
+            pipeline.prefetch("")
             pipeline.poll(eager=False)
     while not pipeline.flush():
         pipeline.poll(eager=True)
