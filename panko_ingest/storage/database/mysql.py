@@ -151,6 +151,8 @@ class Database(base.Database):
                     raise ConfigError(f"[database] connection: {mysql_driver.NO_TLS}")
                 if mysql_sessions.set_up(connection, cursor, settings):
                     record.info[pooling.ANY_SERVER] = True
+            # SQLAlchemy does so next, and would not close what a node that left its Galera cluster refuses.
+            connection.commit()
 
         # Before SQLAlchemy looks at sql_mode, by which it decides how to quote.
         pooling.set_up_each(engine, set_up, first=True)
