@@ -28,6 +28,7 @@ from panko_ingest.storage.database import (
     error_classes,
 )
 from panko_ingest.storage.database.error_classes import ErrorClass
+from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.expiry import deletion, expiry_round, forecast
 from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.filters import DeadLetterFilter, EventFilter
@@ -113,9 +114,11 @@ class Connection(base.Connection):
         return revisions.pending_rewrites(self.engine, dry_run=dry_run)
 
     def sync_obstacles(self) -> tuple[list[str], list[str]]:
-        with engines.read_transaction(self.engine) as connection:
+        def look(connection: sa.Connection) -> tuple[list[str], list[str]]:
             users = databases.of(connection).table_users(connection, EVENT_TABLES, 1.0)
             return revisions.obstacles(connection), list(users)
+
+        return read(self.engine, self._settings, look)
 
     def current_revision(self) -> str | None:
         return revisions.current(self.engine)

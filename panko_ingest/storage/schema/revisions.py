@@ -24,6 +24,7 @@ from panko_ingest.storage.base import SchemaState
 from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import make_engine, read_transaction
 from panko_ingest.storage.database.error_classes import ErrorClass, classify, unavailable
+from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES, Base, Event, EventType
@@ -53,8 +54,7 @@ def current(engine: sa.Engine) -> str | None:
 
     :raises StorageUnavailable: the database can't be reached.
     """
-    with read_transaction(engine) as connection:
-        return _revision(connection)
+    return read(engine, _PATIENT, _revision)
 
 
 def schema_state(engine: sa.Engine) -> SchemaState:
@@ -79,8 +79,15 @@ def pending_rewrites(engine: sa.Engine, *, dry_run: bool = False) -> dict[str, s
     :param dry_run: don't keep others from changing it meanwhile, for which something must be written.
     :raises StorageUnavailable: the database can't be reached.
     """
+    with _refusals_told():
+        if databases.of(engine).one_writer_at_a_time:  # which has waited for its lock by then
+            return _find_rewrites(engine, dry_run)
+        return _again()(_find_rewrites, engine, dry_run)
+
+
+def _find_rewrites(engine: sa.Engine, dry_run: bool) -> dict[str, str]:
     found: dict[str, str] = {}
-    with _refusals_told(), (_looking if dry_run else migrating)(engine) as connection:
+    with (_looking if dry_run else migrating)(engine) as connection:
         for revision in _pending(connection, "head"):
             found |= _rewrites(connection, revision)
     return found
@@ -102,11 +109,14 @@ def left_out_on_a_cluster(engine: sa.Engine) -> list[str]:
 
     :raises StorageUnavailable: the database can't be reached.
     """
-    with read_transaction(engine) as connection:
+
+    def look(connection: sa.Connection) -> list[str]:
         if not databases.of(engine).is_cluster(connection):
             return []
         pending = [one for one in _pending(connection, "head") if _rewrites(connection, one)]
         return [statement for one in pending for statement in one.module.statements(connection)]
+
+    return read(engine, _PATIENT, look)
 
 
 def upgrade(
@@ -122,16 +132,19 @@ def upgrade(
     :param block_cluster: don't stop there on a cluster either, where nobody writes meanwhile.
     :raises StorageUnavailable: it can't be done; what was done stays, and doing it again goes on from there.
     """
-    # Writers at work may deadlock with a change of their tables, or hold them for too long.
-    again = tenacity.Retrying(
+    with _refusals_told():
+        _again()(_upgrade, engine, version or "head", postpone_rewrites, block_cluster)
+
+
+def _again() -> tenacity.Retrying:
+    """Return what tries again: writers at work may deadlock with a change of their tables, or hold them."""
+    return tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: classify(error) is ErrorClass.TRANSIENT),
         stop=tenacity.stop_after_delay(_PATIENCE),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
         before_sleep=tenacity.before_sleep_log(LOG, logging.INFO),
         reraise=True,
     )
-    with _refusals_told():
-        again(_upgrade, engine, version or "head", postpone_rewrites, block_cluster)
 
 
 @contextmanager
@@ -183,10 +196,10 @@ def migrating(target: sa.Engine | str) -> Iterator[sa.Connection]:
 @contextmanager
 def _looking(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Give a connection for looking at the schema, when nobody changes it."""
-    with read_transaction(engine) as connection:
+    with engine.connect() as connection:
         _refuse_what_is_not_ours(connection)
     leases.wait_until_free(engine, _PATIENT, leases.MIGRATION)
-    with read_transaction(engine) as connection:
+    with engine.connect() as connection:
         yield connection
 
 
