@@ -154,7 +154,7 @@ def test_it_is_not_deleted_while_more_bytes_are_in_hand_than_may_be(
 def test_it_is_not_deleted_by_the_flood_breaker_which_lets_one_message_come(
     url: str, bus: Bus, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker, "PROBE_INTERVAL", 3.0)
+    monkeypatch.setattr(breaker, "PROBE_INTERVAL", 15.0)
     bus.publish(b"no notification" for _ in range(1000))
     with Reader(url, TOPOLOGY, ledger.connection).running() as reader:
         wait_until(reader.pipeline.probing, 30, "the flood breaker open")
@@ -162,7 +162,7 @@ def test_it_is_not_deleted_by_the_flood_breaker_which_lets_one_message_come(
         wait_until(lambda: bus.consumers() == 1, 10, "one consumer")
         bus.publish(body() for _ in range(100))
         assert bus.count() >= 99
-        wait_until(lambda: ledger.events() == 100, 30, "the events, after a probe")
+        wait_until(lambda: ledger.events() == 100, 45, "the events, after a probe")
 
 
 def test_it_is_not_deleted_when_its_messages_are_given_back_until_the_store_answers(

@@ -27,6 +27,7 @@ from panko_ingest.notification import Notification
 from panko_ingest.storage.models import Event
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
+from tests.faults.conftest import HOOKS
 from tests.integration.storage.samples import make_letter
 from tests.ledger import Ledger, load
 from tests.services import PostgreSQL, RabbitMQ
@@ -40,7 +41,13 @@ class Monitor:
     """A daemon with a monitor, and what its pages say."""
 
     def __init__(
-        self, tmp_path: Path, broker_url: str, database_url: str, more: str = "", *words: str
+        self,
+        tmp_path: Path,
+        broker_url: str,
+        database_url: str,
+        more: str = "",
+        *words: str,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.port = free_port()
         conf = configuration(
@@ -49,7 +56,7 @@ class Monitor:
             database_url,
             f"[monitor]\nport = {self.port}\n{more}",
         )
-        self.daemon = Daemon(conf, *words)
+        self.daemon = Daemon(conf, *words, environment=environment)
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Return status and body of a page."""
@@ -404,11 +411,14 @@ def test_an_expirer_whose_round_fails_for_an_unforeseen_reason_tells_it_and_trie
     sqlite_ledger.connection.record_events(events_of(load(10)), [make_letter("old")])
     more = "[database]\nevent_time_to_live = 1d\n[expirer]\ninterval = 1\ndead_letter_time_to_live = 1\n"
     with closing(sqlite3.connect(sqlite_ledger.url.removeprefix("sqlite:///"))) as database:
-        # Looked at when all is done, where SQLite does not say which event it is.
         database.execute("CREATE TABLE hold (id REFERENCES event (id) DEFERRABLE INITIALLY DEFERRED)")
         database.execute("INSERT INTO hold SELECT min(id) FROM event")
         database.commit()
-        monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, more, "--only", "expirer")
+        # No pause can be shorter than none: the round fails where it looks for what is held.
+        faulty = {"PYTHONPATH": str(HOOKS), "FAULT_SET": "panko_ingest.storage.expiry.batches:_TURN=-1"}
+        monitor = Monitor(
+            tmp_path, broker_url, sqlite_ledger.url, more, "--only", "expirer", environment=faulty
+        )
         with monitor.daemon.running():
             monitor.daemon.wait_for_log("A round of expiry failed")
             wait_until(lambda: monitor.says("/readyz", False), 10, "unreadiness")
