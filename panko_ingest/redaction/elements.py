@@ -1,19 +1,19 @@
 """Credentials in elements of XML."""
 
-import re
 from collections.abc import Iterator
 
 from panko_ingest.redaction import names
 from panko_ingest.redaction.names import is_secret, meaning_of
+from panko_ingest.redaction.patterns import compiled
 from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps
 
-_ELEMENT = re.compile(rb"<(?:[\w.\-]{1,80}+:)?+([A-Za-z_][\w.\-]{0,80}+)(?:\s[^<>]{0,1024}+)?+(?<!/)>")
+_ELEMENT = compiled(rb"<(?:[\w.\-]{1,80}+:)?+([A-Za-z_][\w.\-]{0,80}+)(?:\s[^<>]{0,1024}+)?+(?<!/)>")
 # The text of an element, or of the first within it.
-_CONTENT = re.compile(
+_CONTENT = compiled(
     rb"(?:%b<(?:!--[^<>]{0,256}+|[A-Za-z_][^<>]{0,256}+)>){0,3}+%b"
     rb"(?:<!\[CDATA\[([\x00-\xff]+?)(?=\]\]>|\Z)|([^<]+))" % (BLANKS, BLANKS)
 )
-_LABELLED_ELEMENT = re.compile(
+_LABELLED_ELEMENT = compiled(
     rb"<([A-Za-z_]{1,40}+)>%b([A-Za-z_][\w.\-]{0,80}+)%b</\1>%b"
     rb"<[A-Za-z_][^<>]{0,256}+(?<!/)>(?:<!\[CDATA\[)?+([^<]+)" % (BLANKS, BLANKS, BLANKS)
 )

@@ -3,17 +3,18 @@
 import re
 from collections.abc import Iterator
 
+from panko_ingest.redaction.patterns import compiled
 from panko_ingest.redaction.steps import Steps
 
 SHORTEST_TOKEN = 60
 """Characters that a token has at least."""
 
-_PRIVATE_KEY = re.compile(
+_PRIVATE_KEY = compiled(
     rb"-{4,5} ?BEGIN [A-Za-z0-9 ]{0,40}(?:PRIVATE KEY(?: BLOCK)?|Static key V1) ?-{4,5}"
     rb"([^\"'<]*?)(?=-{4,5} ?END|[\"'<]|\Z)"
 )
 # Keystone's Fernet tokens, and JSON web tokens.
-_TOKEN = re.compile(
+_TOKEN = compiled(
     rb"(?<![\w\-])(?:gAAAAA[\w\-]{54,}+={0,2}|eyJ[\w\-]{8,}+\.[\w\-]{8,}+(?:\.[\w\-]*+)?)", re.ASCII
 )
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from panko_ingest.redaction import names, shapes
 from panko_ingest.redaction.elements import elements
 from panko_ingest.redaction.names import HIDDEN, is_secret, is_secret_in_a_query, meaning_of
+from panko_ingest.redaction.patterns import compiled
 from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps, TooMuchText
 from panko_ingest.redaction.urls import encoded, in_urls
 
@@ -21,61 +22,61 @@ _REACH = 1024  # bytes around a label in which its value is looked for
 
 _FEW_BLANKS = rb"(?:\s|\\{1,15}+t){0,8}+"
 # A name, and behind it what separates it from a value, or, in binary formats, what is no text.
-_NAME = re.compile(
+_NAME = compiled(
     rb"""(?<![A-Za-z0-9_])(-{0,2}+)([A-Za-z_][A-Za-z0-9_.\-]{0,80}+)"""
     rb"""(?=(?:\\{0,15}+["'])?\]?%b(?:[:=>|]|,%b(?:[bBrRuU]?\\{0,15}+["']|[\[{(0-9]))|[^\x20-\x7e])"""
     % (_FEW_BLANKS, BLANKS)
 )
 # The letter comes first, as then the search skips what is none, such as times.
 _BEFORE_COLON = re.compile(r"([A-Za-z_](?<!\w.)[\w.\-]{0,80}+)\s{0,8}+:")
-_FLAG = re.compile(rb"(?<![^\s\"'])--([A-Za-z_][A-Za-z0-9_\-]{0,80}+)\s{1,8}+(?=-?+[^\s\-])")
+_FLAG = compiled(rb"(?<![^\s\"'])--([A-Za-z_][A-Za-z0-9_\-]{0,80}+)\s{1,8}+(?=-?+[^\s\-])")
 # What is told in words, and what tools of storage take: password 'a', and -n session.password -v a.
 # The blank comes first, as few are followed by a quote or a dash.
-_SPOKEN = re.compile(
+_SPOKEN = compiled(
     rb"""(?<=[A-Za-z0-9_])\s{1,8}+(?:-{1,2}+[A-Za-z][A-Za-z\-]{0,40}+\s{1,8}+(?=[^\s\-])|(?=\\{0,15}+["'][^\s,;:)}\]]))"""
 )
 _FLAG_BEHIND_WORD = re.compile(r" -[A-Za-z][A-Za-z\-]*+ ")
-_LAST_NAME = re.compile(rb"(?<![A-Za-z0-9_.\-])[A-Za-z_][A-Za-z0-9_.\-]{0,80}+\Z")
-_FLAG_BETWEEN = re.compile(
+_LAST_NAME = compiled(rb"(?<![A-Za-z0-9_.\-])[A-Za-z_][A-Za-z0-9_.\-]{0,80}+\Z")
+_FLAG_BETWEEN = compiled(
     rb""",%b[bBrRuU]?(\\{0,15}["'])--?[A-Za-z][A-Za-z\-]{0,40}+\1(?=\s{0,8},)""" % BLANKS
 )
 # Behind the bracket of a subscript, too: conf['password'] = 'a'.
-_SEPARATOR = re.compile(
+_SEPARATOR = compiled(
     rb"""(\\{0,15}+["'])?(?:\](?=\s{0,8}+[:=]))?%b(:=?|=>|={1,3}+|>|,|\|)(%b)""" % (_FEW_BLANKS, BLANKS)
 )
-_PLAIN = re.compile(rb"[^\s\"'\[{|>\\]")
-_PLAIN_LINE = re.compile(_PLAIN.pattern + rb"[^\r\n]*+")
-_IN_LINE = re.compile(rb"(?<=\w)'(?=\w)|[<>]|\\(?![\\nr\"'])")
-_END_OF_KEY = re.compile(rb"""\\{0,15}+["']\s{0,8}+:""")
-_LIST_OPENED = re.compile(rb"""[\[(]%b[bBrRuU]?\\{0,15}["']?\Z""" % BLANKS)
-_QUOTE = re.compile(rb"""(?:[bBrRuU]{0,2}|\$)(\\{0,15}+["'])""")
-_QUOTED_AFTER_FLAG = re.compile(rb"""\$?(\\{0,15}+["'])(?![\s,;:)}\]]|\Z)""")
-_BARE = re.compile(rb"""[^\s,}\]"'\\<>&]+""")
-_GOES_ON = re.compile(rb"""[)}\]]*+[^\s"'\\&;<>,:)}\]][^\s"'\\&;<>]*+""")
-_GOES_ON_IN_ARGUMENT = re.compile(rb"""[,)}\]]*+[^\s"'\\&;<>,)}\]][^\s"'\\&;<>]*+""")
-_WORD = re.compile(rb"[A-Za-z0-9_$!@%^]")
-_TO_DELIMITER = re.compile(
+_PLAIN = compiled(rb"[^\s\"'\[{|>\\]")
+_PLAIN_LINE = compiled(_PLAIN.pattern + rb"[^\r\n]*+")
+_IN_LINE = compiled(rb"(?<=\w)'(?=\w)|[<>]|\\(?![\\nr\"'])")
+_END_OF_KEY = compiled(rb"""\\{0,15}+["']\s{0,8}+:""")
+_LIST_OPENED = compiled(rb"""[\[(]%b[bBrRuU]?\\{0,15}["']?\Z""" % BLANKS)
+_QUOTE = compiled(rb"""(?:[bBrRuU]{0,2}|\$)(\\{0,15}+["'])""")
+_QUOTED_AFTER_FLAG = compiled(rb"""\$?(\\{0,15}+["'])(?![\s,;:)}\]]|\Z)""")
+_BARE = compiled(rb"""[^\s,}\]"'\\<>&]+""")
+_GOES_ON = compiled(rb"""[)}\]]*+[^\s"'\\&;<>,:)}\]][^\s"'\\&;<>]*+""")
+_GOES_ON_IN_ARGUMENT = compiled(rb"""[,)}\]]*+[^\s"'\\&;<>,)}\]][^\s"'\\&;<>]*+""")
+_WORD = compiled(rb"[A-Za-z0-9_$!@%^]")
+_TO_DELIMITER = compiled(
     rb"""(?:(?:bearer|basic|digest|negotiate|token|apikey)[ \t]{1,8}+)?[^\s"'\\&;<>]++""", re.IGNORECASE
 )
 # Of a line of a header, plain text or quoted words; a quote behind fewer backslashes ends the text around.
-_PART_OF_LINE = re.compile(
+_PART_OF_LINE = compiled(
     rb"""[^\r\n"'\\<>]++|(?<=[\s=(,:])(?![\\"']++(?:[\s,;:)}\]]|\Z))(?:
         (["'])[^\r\n]*?(?:\1|(?=[\r\n]|\Z))|(\\{1,15}+(["']))[^\r\n]*?(?:\2|(?=(?<!\\)\3|[\r\n]|\Z))
     )""",
     re.VERBOSE,
 )
-_INDENT = re.compile(rb"""(?:\A|\n|\\n|(?:\A|[:,=\s\[({])\\{0,15}+["'])((?:\ |-\ )*+)\Z""")
-_NEXT_LINE = re.compile(rb"(?:[ \t\r]|\\{1,15}+r)*+(?:\n|\\{1,15}+n)(\ *+)(?=[^\s\\]|\\++[\"'])")
-_NEXT_ITEM = re.compile(rb"(?:\n|\\n)\ *+-\ ")
-_BARE_LABEL = re.compile(rb"[A-Za-z_/][A-Za-z0-9_./~\-]{0,255}+(?=[\s,}\\]|\Z)")
+_INDENT = compiled(rb"""(?:\A|\n|\\n|(?:\A|[:,=\s\[({])\\{0,15}+["'])((?:\ |-\ )*+)\Z""")
+_NEXT_LINE = compiled(rb"(?:[ \t\r]|\\{1,15}+r)*+(?:\n|\\{1,15}+n)(\ *+)(?=[^\s\\]|\\++[\"'])")
+_NEXT_ITEM = compiled(rb"(?:\n|\\n)\ *+-\ ")
+_BARE_LABEL = compiled(rb"[A-Za-z_/][A-Za-z0-9_./~\-]{0,255}+(?=[\s,}\\]|\Z)")
 _EMPTY_LINE = rb"(?:[\ \t\r]|\\{1,15}+r)*+"
-_BLOCK = re.compile(
+_BLOCK = compiled(
     rb"""(?:[&!]\S{0,80}+[\ \t]++){0,2}+[|>][+\-\d]{0,2}+(?:[\ \t]{1,80}+\#[^\r\n"\\]{0,256}+)?+
     %b(\n|(\\{1,15}+)n)(?:%b\1)*+(?=[\ \t])"""
     % (_EMPTY_LINE, _EMPTY_LINE),
     re.VERBOSE,
 )
-_BINARY = re.compile(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOTALL)
+_BINARY = compiled(rb"[^\x20-\x7e][\x00-\xff]{0,16}?([\x21-\x7e]{4,})", re.DOTALL)
 
 
 def may_hold_secrets(value: str, steps: Steps) -> bool:
@@ -336,7 +337,7 @@ def _quoted(data: bytes, opening: re.Match[bytes]) -> tuple[int, int] | None:
     once = escaped
     if quote == opening[1]:
         once = rb"(?:(?<!%b)|(?<=\\%b))%b(?:%b%b)*+(?!%b)" % ((escaped,) * 6)
-    found = re.compile(rb"(?<!\\)" + once).search(data, start)
+    found = compiled(rb"(?<!\\)" + once).search(data, start)
     return start, len(data) if found is None else found.end() - len(quote)
 
 
@@ -347,14 +348,14 @@ def _block(data: bytes, opening: re.Match[bytes]) -> tuple[int, int] | None:
     if backslashes:
         line = rb"""(?:[^"\\]++|(?!%b)\\++(?:[^"]|(?<=%b)"|\Z))++""" % (line_end, backslashes)
     lines = rb"([ \t]++)(%b(?:%b(?:%b%b)*+\1%b)*+)" % (line, line_end, _EMPTY_LINE, line_end, line)
-    found = re.compile(lines).match(data, opening.end())
+    found = compiled(lines).match(data, opening.end())
     return found.span(2) if found else None
 
 
 def _closing_bracket(data: bytes, start: int, quote: bytes, steps: Steps) -> int:
     escaped = re.escape(quote)
     depth = 0
-    token = re.compile(rb"%b.*?(?:(?<!\\)%b|\Z)|[\[\]{}]" % (escaped, escaped), re.DOTALL)
+    token = compiled(rb"%b.*?(?:(?<!\\)%b|\Z)|[\[\]{}]" % (escaped, escaped), re.DOTALL)
     for bracket in steps.of(token.finditer(data, start)):
         if bracket[0] in (b"[", b"{"):
             depth += 1

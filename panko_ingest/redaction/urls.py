@@ -4,33 +4,34 @@ import re
 from collections.abc import Iterator
 
 from panko_ingest.redaction.names import is_secret_in_a_query
+from panko_ingest.redaction.patterns import compiled
 from panko_ingest.redaction.steps import Steps
 
 _REACH = 1024  # bytes that a URL's account can have
 
-_ENCODED = re.compile(
+_ENCODED = compiled(
     rb"""(?:(?<![A-Z0-9_.\-])|(?<=%[0-9A-F]{2})|(?<=%25[0-9A-F]{2})|(?<=%2525[0-9A-F]{2}))"""
     rb"""-{0,2}+([A-Z_][A-Z0-9_.\-]{0,80}+)(?:%(?:25){0,2}+2[27])?+
     (?:%(?:25){0,2}+3[AD]|(?:%(?:25){0,2}+5D|\])(?:=|%(?:25){0,2}+3D))
     (?:\+|%(?:25){0,2}+20){0,8}+(?:%(?:25){0,2}+2[27])?+""",
     re.IGNORECASE | re.VERBOSE,
 )
-_ENCODED_VALUE = re.compile(rb"""(?:[^\s"'\\&;<>%]|%(?!(?:25){0,2}+(?:26|22|27)))++""")
-_ENCODED_ACCOUNT = re.compile(
+_ENCODED_VALUE = compiled(rb"""(?:[^\s"'\\&;<>%]|%(?!(?:25){0,2}+(?:26|22|27)))++""")
+_ENCODED_ACCOUNT = compiled(
     rb"""%(?:25){0,2}+3A(?:%(?:25){0,2}+2F){2}[A-Z0-9_.\-]{0,80}+%(?:25){0,2}+3A"""
     rb"""((?:[^\s"'\\&;<>%]|%(?!(?:25){0,2}+(?:26|22|27|2F|40)))++)(?=%(?:25){0,2}+40)""",
     re.IGNORECASE,
 )
-_ACCOUNT = re.compile(
+_ACCOUNT = compiled(
     rb""":(?://|\\{1,15}+/\\{1,15}+/)(?!\[[0-9A-Fa-f:.]{2,64}+\])[^/\s:@?#"'\\<>]{0,256}+:(?=[^\s"'\\<>])"""
 )
 # What is no password: a port, of which only services of the web have an @ behind the path.
-_PORT = re.compile(rb"""\d{1,5}(?:[?#,\s"'\\<>]|\Z|/(?![^\s@?#,"'\\<>]{1,256}+@))""")
-_PORT_OF_WEB = re.compile(rb"""\d{1,5}(?:[/?#,\s"'\\<>]|\Z)""")
+_PORT = compiled(rb"""\d{1,5}(?:[?#,\s"'\\<>]|\Z|/(?![^\s@?#,"'\\<>]{1,256}+@))""")
+_PORT_OF_WEB = compiled(rb"""\d{1,5}(?:[/?#,\s"'\\<>]|\Z)""")
 _WEB = (b"http", b"https", b"ws", b"wss", b"docker", b"oci", b"git", b"svn", b"ssh", b"ftp")
 _IMAGES = (b"docker", b"oci")
-_URL_END = re.compile(rb"""[\s"'\\<>]""")
-_NEXT_ACCOUNT = re.compile(rb"@[A-Za-z0-9.\-_\[\]:%]{1,256}+,(?=([^\s:@/,]{0,256}+:)[^\s,@]{1,256}+@)")
+_URL_END = compiled(rb"""[\s"'\\<>]""")
+_NEXT_ACCOUNT = compiled(rb"@[A-Za-z0-9.\-_\[\]:%]{1,256}+,(?=([^\s:@/,]{0,256}+:)[^\s,@]{1,256}+@)")
 
 
 def encoded(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
