@@ -61,6 +61,9 @@ class Database:
     clash: ClassVar[frozenset[Code]] = frozenset()
     """Errors that say that a unique index has a row's value already."""
 
+    not_allowed: ClassVar[frozenset[Code]] = frozenset()
+    """Errors that say that the account has no right to do so."""
+
     def create_engine(self, url: URL, settings: StorageSettings) -> Engine:
         """Return an engine whose sessions are set up; it connects when it is first used."""
         return create_engine(url, **pool_arguments(settings))

@@ -55,6 +55,11 @@ def is_clash(error: BaseException | None) -> bool:
     return error is not None and _is_one_of(error, lambda database: database.clash)
 
 
+def is_not_allowed(error: BaseException) -> bool:
+    """Tell whether a statement was refused because the account has no right to it."""
+    return _is_one_of(error, lambda database: database.not_allowed)
+
+
 def is_unknown_event_type(error: BaseException) -> bool:
     """Tell whether an event was refused because its type is not there."""
     cause = original(error)

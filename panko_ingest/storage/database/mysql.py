@@ -110,6 +110,7 @@ class Database(base.Database):
     cannot_write_again = frozenset({1047, 1053, 1180, 1290, 1792, 1836, 1874, 1927})
     broken_reference = frozenset({1216, 1452})
     clash = frozenset({1062})
+    not_allowed = frozenset({1044, 1142, 1143, 1227, 1370})
 
     def create_engine(self, url: URL, settings: StorageSettings) -> Engine:
         """Return an engine whose sessions are strict and have time limits."""

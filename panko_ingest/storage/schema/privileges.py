@@ -36,15 +36,15 @@ def check(engine: sa.Engine, *, to_record: bool, to_expire: bool) -> Iterator[Fi
                 wanted.append((f"UPDATE on {leases.TABLE}", nothing))
             tried = {name: _refusal(connection, statement) for name, statement in wanted}
             errors = {name: refusal for name, refusal in tried.items() if refusal}
-            missing = [name for name, refusal in errors.items() if not error_classes.remedy(refusal)]
-            if to_record:
+            missing = [name for name, refusal in errors.items() if error_classes.is_not_allowed(refusal)]
+            if to_record and len(missing) == len(errors):  # or a table may not be there to ask about
                 missing += databases.of(connection).missing_rights(connection, _WITH_IDS)
             connection.rollback()
     except sa.exc.SQLAlchemyError as error:
         raise error_classes.unavailable(error) from error
     jobs = " and ".join([*["record"] * to_record, *["expire"] * to_expire])
     others = [str(error_classes.unavailable(errors[name])) for name in errors if name not in missing]
-    for text in others:
+    for text in dict.fromkeys(others):
         yield Finding(FAILURE, "tables", text)
     if missing:
         yield Finding(FAILURE, "rights", f"to {jobs}, the role lacks {', '.join(missing)}: grant it")

@@ -62,6 +62,23 @@ def test_rights_that_a_role_lacks_are_named(postgresql_url: str) -> None:
         owner.close()
 
 
+@pytest.mark.parametrize("change", ["RENAME COLUMN raw TO body", "RENAME TO events"])
+def test_a_table_that_is_not_as_we_need_it_is_no_right_that_the_role_lacks(
+    database_url: str, change: str
+) -> None:
+    owner = Connection(database_url)
+    try:
+        owner.upgrade()
+        execute(owner, f"ALTER TABLE event {change}")
+        findings = owner.check_rights(to_record=True, to_expire=False)
+        assert {finding.level for finding in findings} == {"failure"}
+        assert not any("lacks" in finding.text for finding in findings)
+        assert any("event" in finding.text or "raw" in finding.text for finding in findings)
+        assert len({finding.text for finding in findings}) == len(findings)
+    finally:
+        owner.close()
+
+
 def execute(owner: Connection, *statements: str) -> None:
     with owner.engine.begin() as connection:
         for statement in statements:
