@@ -158,6 +158,7 @@ def test_it_is_not_deleted_by_the_flood_breaker_which_lets_one_message_come(
     bus.publish(b"no notification" for _ in range(1000))
     with Reader(url, TOPOLOGY, ledger.connection).running() as reader:
         wait_until(reader.pipeline.probing, 30, "the flood breaker open")
+        wait_until(lambda: not any(reader.flow.prefetches.values()), 10, "no more reading than has to be")
         wait_until(lambda: not reader.flow.messages, 10, "nothing in hand")
         wait_until(lambda: bus.consumers() == 1, 10, "one consumer")
         bus.publish(body() for _ in range(100))

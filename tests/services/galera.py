@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -155,8 +156,11 @@ class Galera:
     def create_database(self) -> str:
         """Make an empty database and return its URL on the last node; all nodes have it then."""
         url = self.nodes[-1].create_database()
+        name = url.rpartition("/")[2]
         for node in self.nodes:
-            node.execute("SET SESSION wsrep_sync_wait = 1", "SHOW DATABASES")
+            # wsrep_sync_wait = 1 is not enough: rarely a node still has no such database.
+            there = partial(node.execute, f"SHOW DATABASES LIKE '{name}'")
+            wait_until(there, 30, "the database on each node")
         return url
 
     def contents(self, url: str) -> list[list[tuple[Any, ...]]]:
