@@ -87,6 +87,7 @@ class AmqpConsumer:
             handler,
             paces={name: Pace(_FIRST_LOOK, _LATER_LOOKS, clock) for name in topology.names},
             costly_paces={name: Pace(_FIRST_COSTLY, _LATER_COSTLY, clock) for name in topology.names},
+            exchange_paces={name: Pace(_FIRST_COSTLY, _LATER_COSTLY, clock) for name in topology.exchanges},
             numbers=itertools.count(1),
             told=set(),
             beat=self._beat,

@@ -76,6 +76,7 @@ class SessionTools:
 
     :param paces: by queue, when to try it again.
     :param costly_paces: by queue, when to ask again about one over which a connection was lost.
+    :param exchange_paces: by exchange, the same.
     :param numbers: of channels.
     :param told: what the log was told about the topology.
     :param tell_refusal: called with a queue or an exchange, and why the broker refuses it, or None.
@@ -88,6 +89,7 @@ class SessionTools:
     handler: DeliveryHandler
     paces: Mapping[str, Pace]
     costly_paces: Mapping[str, Pace]
+    exchange_paces: Mapping[str, Pace]
     numbers: Iterator[int]
     told: set[str]
     beat: Callable[[], None]
@@ -117,7 +119,12 @@ class Session:
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
         self._bindings = Bindings(
-            tools.topology, self._keeper, again=tools.binds_again, tell=tools.tell_refusal, clock=tools.clock
+            tools.topology,
+            self._keeper,
+            tools.exchange_paces,
+            again=tools.binds_again,
+            tell=tools.tell_refusal,
+            clock=tools.clock,
         )
         self._queues = deque(
             QueueChannel(

@@ -63,6 +63,31 @@ def hanging(broker: RabbitMQ, url: str, queue: str) -> Iterator[Callable[[], Non
         have("resume")
 
 
+@contextlib.contextmanager
+def costly_exchange(broker: RabbitMQ, url: str, exchange: str) -> Iterator[Callable[[], None]]:
+    """Have a broker end the connection of whoever binds a queue to an exchange, as if it had a bug there.
+
+    It does so for the ``with`` block, or until what is yielded is called.
+    """
+    name = f'rabbit_misc:r(<<"{url.rpartition("/")[2]}">>, exchange, <<"{exchange}">>)'
+
+    def have(decorators: str) -> None:
+        broker.ctl(
+            "eval",
+            f"Name = {name}, Change = fun(X) -> setelement(11, X, {decorators}) end, "
+            "case erlang:function_exported(rabbit_db_exchange, update, 2) of "
+            "true -> rabbit_db_exchange:update(Name, Change); "
+            "false -> [X] = mnesia:dirty_read(rabbit_exchange, Name), "
+            "mnesia:dirty_write(rabbit_exchange, Change(X)) end.",
+        )
+
+    have("no_pair_of_lists")
+    try:
+        yield lambda: have("{[], []}")
+    finally:
+        have("{[], []}")
+
+
 def limit_deliveries(broker: RabbitMQ, url: str, limit: int) -> None:
     """Have the quorum queues of a vhost drop what was given back more often than that."""
     definition = json.dumps({"delivery-limit": limit})

@@ -1,6 +1,7 @@
 """One queue or exchange that the broker refuses, takes away or drops costs that one alone."""
 
 import dataclasses
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from panko_ingest.amqp.urls import parse
 from panko_ingest.pipeline.flow_control import FIRST_PREFETCH
 from tests.bodies import body
 from tests.bus import Bus
-from tests.faults.breaking import hanging, limit_deliveries
+from tests.faults.breaking import costly_exchange, hanging, limit_deliveries
 from tests.faults.proxy import Proxy
 from tests.ledger import Ledger
 from tests.reader import Reader
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.rabbitmq
 
 INFO, WARN = "notifications.info", "notifications.warn"
 QUEUES = (INFO, WARN)
+DOWN = "home node '.*' of .*queue|process is stopped"
+"""The words of RabbitMQ for a queue whose node is down: those before 4.3, and its own."""
 
 
 @pytest.fixture
@@ -247,7 +250,38 @@ def test_an_absent_exchange_whose_name_the_broker_cuts_within_a_character_costs_
             wait_until(lambda: rabbitmq.bound_exchanges(broker_url, "ours") == {"nova"}, 20, "the binding")
             bus.publish([body()], INFO, "nova")
             wait_until(lambda: ledger.events() == 1, 20, "the event")
-    assert (reader.opened, reader.lost) == (1, 0)
+    # RabbitMQ 4.3 ends the connection over one of them.
+    assert reader.lost <= len(absent)
+
+
+def test_an_exchange_over_which_the_broker_ends_the_connection_costs_no_other(
+    broker_url: str,
+    rabbitmq: RabbitMQ,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(bindings, "_READ_FIRST", 1.0)
+    topology = Topology((INFO,), exchanges=("cinder", "nova"), pool="ours")
+    with Bus(broker_url) as bus:
+        for exchange in topology.exchanges:
+            bus.declare(INFO, exchange)
+        with (
+            costly_exchange(rabbitmq, broker_url, "cinder") as mend,
+            Reader(broker_url, topology, ledger.connection).running() as reader,
+        ):
+            wait_until(lambda: rabbitmq.bound_exchanges(broker_url, "ours") == {"nova"}, 20, "the other one")
+            bus.publish([body()], INFO, "nova")
+            wait_until(lambda: ledger.events() == 1, 20, "the event of the other one")
+            wait_until(lambda: reader.lost == 2, 30, "another loss, later")
+            assert list(reader.refusals) == ["cinder"]
+            assert "the connection was lost over it" in reader.refusals["cinder"]
+            mend()
+            wait_until(
+                lambda: rabbitmq.bound_exchanges(broker_url, "ours") == {"cinder", "nova"}, 60, "both bound"
+            )
+            wait_until(lambda: not reader.refusals, 20, "nothing refused")
+        assert caplog.text.count("refuses to bind the pool's queue to 'cinder': the connection was lost") == 1
 
 
 def test_a_connection_that_is_closed_for_a_reason_in_latin_1_is_opened_anew(
@@ -355,7 +389,8 @@ def test_of_more_queues_than_a_user_may_have_channels_those_that_fit_are_read_an
                 lambda: ledger.events() == 100, 60, "the events of those that fit, beside one to ask over"
             )
             wait_until(lambda: len(reader.refusals) == 2, 60, "the others told")
-            assert all("maximum allowed user limit of (3)" in reason for reason in reader.refusals.values())
+            told = re.compile(r"maximum allowed user limit of \(?3\)?")
+            assert all(told.search(reason) for reason in reader.refusals.values())
             rabbitmq.api("DELETE", f"user-limits/{user}/max-channels")
             wait_until(lambda: ledger.events() == 200, 60, "the events of the others")
             wait_until(lambda: not reader.refusals, 10, "none told any more")
@@ -377,12 +412,12 @@ def test_a_queue_whose_node_is_down_is_refused_and_not_taken_for_one_that_was_ne
                 bus.publish([body()])
                 wait_until(lambda: ledger.events() == 1, 20, "the event of the other queue")
                 told = wait_until(lambda: reader.refusals.get(WARN), 20, "the refusal")
-                assert f"home node '{home.node}'" in told
+                assert re.search(DOWN, told)
                 assert list(reader.refusals) == [WARN]
             assert list(refused(parse(node.url), topology.names)) == [WARN]
             found = {finding.subject: finding for finding in inspect(parse(node.url), topology, None, None)}
         assert found[f"queue {WARN}"].level == "failure"
-        assert "home node" in found[f"queue {WARN}"].text
+        assert re.search(DOWN, found[f"queue {WARN}"].text)
         assert "not there" in found["queue notifications.never"].text
 
 
@@ -424,7 +459,8 @@ def test_a_broker_that_answers_slowly_makes_nobody_think_that_its_reader_hangs(
         proxy.latency = 0.25
         reader = Reader(proxy.url(broker_url), Topology(queues), ledger.connection)
         with reader.running():
-            wait_until(lambda: ledger.events() == 10, 60, "an event of each")
+            # RabbitMQ 4.3 has more to be asked: each classic queue refuses a timeout of our own first.
+            wait_until(lambda: ledger.events() == 10, 100, "an event of each")
             proxy.latency = 0.0
         assert reader.longest_silence < 5
     assert (reader.opened, reader.lost) == (1, 0)
