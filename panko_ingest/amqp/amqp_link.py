@@ -9,7 +9,7 @@ from typing import Any
 from amqp.exceptions import ChannelError, NotAllowed, ResourceError
 from kombu.connection import Connection
 
-from panko_ingest.amqp import framing
+from panko_ingest.amqp import framing, tls
 from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.delivery_frames import Receiver
 from panko_ingest.amqp.link import CONSUMER_TIMEOUT, PRIORITY, Waker
@@ -142,3 +142,4 @@ class AmqpLink:
             self._connection.collect()
         finally:
             self.client.release()
+            tls.forget_errors()

@@ -1,5 +1,6 @@
 """TLS to the brokers: whom to trust, and why one is not trusted."""
 
+import contextlib
 import socket
 import ssl
 from dataclasses import dataclass, replace
@@ -13,6 +14,20 @@ ANY_NAME_TAKEN = (
     "ssl_enforce_hostname_verification is off: whoever has any certificate of the authority can pose as a "
     "broker and read the password"
 )
+
+
+_FORGETFUL = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def forget_errors() -> None:
+    """Empty OpenSSL's list of errors of this thread, which a lost connection may leave behind.
+
+    Python 3.12 and later (python/cpython#148594) takes what is in it for an error of the next connection that
+    the thread reads, though another thread shook hands over it. Python itself empties it where no cipher of
+    a name is known.
+    """
+    with contextlib.suppress(ssl.SSLError):
+        _FORGETFUL.set_ciphers("none of this name")
 
 
 @dataclass(frozen=True, slots=True)
