@@ -120,7 +120,12 @@ def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
             _STDERR.write(f"The log can't be written ({error}): {record.getMessage()}\n")
         except Exception:  # noqa: BLE001 - a handler of any library
             _forget_file(handler)
-            handler.handleError(record)
+            type(handler).handleError(handler, record)
+
+
+def _raise(_record: logging.LogRecord) -> None:
+    """Raise again the error that a handler is to tell of."""
+    raise  # noqa: PLE0704 - called where there is one
 
 
 def _forget_file(handler: logging.Handler) -> None:
@@ -143,6 +148,8 @@ class _Patient(logging.Handler):
     def __init__(self, handler: logging.Handler) -> None:
         super().__init__(handler.level)
         self._handler = handler
+        # Else it tells of errors by itself, from Python 3.14 on of all, and keeps a file that always fails.
+        handler.handleError = _raise  # type: ignore[method-assign, assignment]
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line that the other handler wants."""
