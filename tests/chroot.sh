@@ -32,6 +32,8 @@ if [ -d "$repository/../shared" ]; then cp --recursive -H "$repository/../shared
 # shellcheck disable=SC2016,SC2046
 unshare --mount --pid --fork --kill-child -- sh -c '
     root=$1; shift
+    # Of a root that is no mount nobody can unshare the mounts, as tests do.
+    mount --bind "$root" "$root"
     mount -t proc proc "$root/proc"
     mount --rbind --make-rslave /sys "$root/sys"
     mount --rbind --make-rslave /dev "$root/dev"

@@ -111,12 +111,12 @@ class Listening(Proxy):
 
 
 @pytest.mark.mariadb
-def test_mariadb_without_tls_is_refused_where_tls_was_asked_for(
-    mariadb: MariaDB, mariadb_url: str, authority: Authority, tmp_path: Path
-) -> None:
+def test_mariadb_without_tls_is_refused_where_tls_was_asked_for(authority: Authority, tmp_path: Path) -> None:
     options = tmp_path / "my.cnf"
     options.write_text(f"[client]\nssl-ca = {authority.certificate}\n")
-    with Listening(mariadb.port) as proxy:
+    # Releases from 11.4 on have TLS unless told.
+    with MariaDB({"ssl": "0"}) as mariadb, Listening(mariadb.port) as proxy:
+        url = mariadb.create_database()
         for option in (
             f"ssl_ca={authority.certificate}",
             f"ssl_ca={authority.certificate}&ssl_disabled=false",
@@ -126,10 +126,10 @@ def test_mariadb_without_tls_is_refused_where_tls_was_asked_for(
             f"read_default_file={options}",
         ):
             with pytest.raises(StorageUnavailable, match="ssl_\\* ask for TLS, which the server does not"):
-                get_connection(f"{proxy.url(mariadb_url)}?{option}").upgrade()
+                get_connection(f"{proxy.url(url)}?{option}").upgrade()
         assert b"mysql_native_password" in proxy.heard
         assert b"root" not in proxy.heard, "the login went out in clear"
-    assert how(mariadb_url) == "not encrypted"
+        assert how(url) == "not encrypted"
 
 
 @pytest.mark.mariadb

@@ -140,10 +140,6 @@ def test_a_pool_that_nothing_bounds_is_found_and_its_policy_mends_it(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (
-            {"queue_type": "quorum", "consumer_timeout": 60000},
-            "unacknowledged for 60 s: set [notification] consumer_timeout = 60",
-        ),
         ({"message_ttl": 5000}, "drops messages that waited for 5 s"),
         ({"expires": 3600000}, "is deleted, with all that it holds, when nobody read it for 3600 s"),
         ({"queue_type": "quorum", "delivery_limit": 3}, "drops a message that was given back more than 3"),
@@ -155,6 +151,19 @@ def test_settings_of_a_queue_that_may_cost_events_are_found(
 ) -> None:
     make(bus, "notifications.info", **arguments)
     assert look.until("queue notifications.info", text).level == WARNING
+
+
+def test_the_timeout_of_a_queue_is_found_where_no_consumer_may_ask_for_its_own(
+    look: Look, bus: Bus, rabbitmq: RabbitMQ
+) -> None:
+    make(bus, "notifications.info", queue_type="quorum", consumer_timeout=60000, message_ttl=5000)
+    release = rabbitmq.api("GET", "overview")["rabbitmq_version"].split(".")
+    text = "unacknowledged for 60 s: set [notification] consumer_timeout = 60"
+    if (int(release[0]), int(release[1])) < (4, 3):
+        assert look.until("queue notifications.info", text).level == WARNING
+    else:
+        look.until("queue notifications.info", "drops messages that waited for 5 s")
+        assert not one(look(), "queue notifications.info", text)
 
 
 @pytest.mark.parametrize(

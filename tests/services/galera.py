@@ -25,6 +25,8 @@ _AS_IN_CLOUDS = {
     "init-connect": "SET NAMES utf8",
     "wsrep-slave-threads": "4",
     "max-connections": "1000",
+    # From 11.4 on the options of the provider can be changed only without this plugin; loose: others lack it.
+    "loose-plugin-wsrep-provider": "OFF",
 }
 
 
