@@ -108,6 +108,7 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
         handler,
         paces={name: Pace(1, 10, clock) for name in QUEUES},
         costly_paces={name: Pace(2, 60, clock) for name in QUEUES},
+        exchange_paces={},
         numbers=itertools.count(1),
         told=set(),
         beat=lambda: None,

@@ -1,7 +1,10 @@
 """What others wrote into a database is escaped wherever a command prints it, on both streams."""
 
+import contextlib
 import datetime
 import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,10 @@ SHOWN = r"m\x1b]0;owned\x07\x1b[2J\x9b2J\u202e"
 
 
 @pytest.fixture
-def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> "Command":
-    return Command(tmp_path, capsys)
+def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator["Command"]:
+    command = Command(tmp_path, capsys)
+    yield command
+    command.store.close()
 
 
 class Command:
@@ -37,6 +42,10 @@ class Command:
         output, errors = self._capsys.readouterr()
         assert not (set(output) | set(errors)) & ACTIVE
         return output, errors
+
+
+def rows(path: Path) -> AbstractContextManager[sqlite3.Connection]:
+    return contextlib.closing(sqlite3.connect(path, isolation_level=None))
 
 
 def event(message_id: str) -> Event:
@@ -68,7 +77,7 @@ def test_an_event_of_another_database_that_is_not_stored_is_told_escaped(
     other.upgrade()
     other.record_events([event(EVIL)])
     other.close()
-    with sqlite3.connect(tmp_path / "other.sqlite") as theirs:
+    with rows(tmp_path / "other.sqlite") as theirs:
         theirs.execute("CREATE TABLE old AS SELECT * FROM event")
         theirs.execute("DROP TABLE event")
         theirs.execute("ALTER TABLE old RENAME TO event")
@@ -82,7 +91,7 @@ def test_what_another_program_stored_as_raw_keeps_no_event_from_being_shown(
     command: Command, tmp_path: Path, raw: str
 ) -> None:
     command.store.record_events([event("odd"), event("plain")])
-    with sqlite3.connect(tmp_path / "ours.sqlite") as ours:
+    with rows(tmp_path / "ours.sqlite") as ours:
         ours.execute("UPDATE event SET raw = ? WHERE message_id = 'odd'", (raw,))
     output, errors = command("events", "list")
     assert {"odd", "plain"} <= set(output.split())
