@@ -75,10 +75,9 @@ def costly_exchange(broker: RabbitMQ, url: str, exchange: str) -> Iterator[Calla
         broker.ctl(
             "eval",
             f"Name = {name}, Change = fun(X) -> setelement(11, X, {decorators}) end, "
-            "case erlang:function_exported(rabbit_db_exchange, update, 2) of "
-            "true -> rabbit_db_exchange:update(Name, Change); "
-            "false -> [X] = mnesia:dirty_read(rabbit_exchange, Name), "
-            "mnesia:dirty_write(rabbit_exchange, Change(X)) end.",
+            "case catch mnesia:dirty_read(rabbit_exchange, Name) of "
+            "[X] -> mnesia:dirty_write(rabbit_exchange, Change(X)); "
+            "_ -> rabbit_db_exchange:update(Name, Change) end.",
         )
 
     have("no_pair_of_lists")
