@@ -151,6 +151,12 @@ class RabbitMQ(Server):
 
         wait_until(closed, 20, f"connection {name} in the management interface", interval=0.2)
 
+    @property
+    def release(self) -> tuple[int, int]:
+        """The first two numbers of its version."""
+        major, minor, *_ = self.api("GET", "overview")["rabbitmq_version"].split(".")
+        return int(major), int(minor)
+
     def ctl(self, *words: str) -> str:
         """Run rabbitmqctl on the node, and return what it prints; takes a second, and long under load.
 
