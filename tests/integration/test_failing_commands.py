@@ -122,6 +122,6 @@ def test_an_error_that_nobody_foresaw_is_told_with_what_to_do() -> None:
 
 
 def test_a_question_that_fails_as_nobody_foresaw_tells_so_and_not_that_time_is_over() -> None:
-    asked = Asked("it", lambda: 1 // 0, patience=30)
+    asked = Asked("it", lambda: 1 / 0, patience=30)
     assert asked.answer() is None
-    assert asked.error.startswith("it: ZeroDivisionError: ")
+    assert asked.error == "it: ZeroDivisionError: division by zero"
