@@ -31,7 +31,7 @@ class Feed:
         self.failures = 0
         self._urls = list(urls)
         self._bodies = bodies
-        self._rate = rate
+        self._chunk = max(1, int(rate * _INTERVAL))
         self._quorum = quorum
         self._running = threading.Event()
         self._running.set()
@@ -55,6 +55,13 @@ class Feed:
         """Go on."""
         self._idle.clear()
         self._running.set()
+
+    def published_since(self, confirmed: int) -> bool:
+        """Return whether the broker has what was first published after so many were confirmed.
+
+        :param confirmed: a former value of ``confirmed``; one more chunk was on its way then.
+        """
+        return self.confirmed >= min(confirmed + 2 * self._chunk, len(self._bodies))
 
     def stop(self) -> Sequence[bytes]:
         """Stop for good, and return what the broker has confirmed."""
@@ -83,7 +90,7 @@ class Feed:
                 self._running.wait()
                 continue
             due = time.monotonic() + _INTERVAL
-            chunk = self._bodies[self.confirmed : self.confirmed + max(1, int(self._rate * _INTERVAL))]
+            chunk = self._bodies[self.confirmed : self.confirmed + self._chunk]
             if chunk:
                 bus.publish(chunk)
             self.confirmed += len(chunk)

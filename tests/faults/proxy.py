@@ -26,6 +26,7 @@ class Proxy:
         self.target = target
         """Port that new connections are passed on to."""
         self._links: set[_Link] = set()
+        self._silent: set[_Link] = set()
         self._lock = threading.Lock()
         self._doomed_request: bytes | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -42,12 +43,13 @@ class Proxy:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits in accept()
         self._listener.close()
-        for link in self._take_links():
-            link.cut()
+        self.cut()
 
     def cut(self) -> None:
-        """Cut every connection now."""
-        for link in self._take_links():
+        """Cut every connection now, also those that hang."""
+        with self._lock:
+            links = self._links | self._silent
+        for link in links:
             link.cut()
             self.cuts += 1
 
@@ -58,7 +60,11 @@ class Proxy:
 
     def silence(self) -> None:
         """Let every connection of now hang: it stays open, and nothing passes. New ones work."""
-        for link in self._take_links():
+        with self._lock:
+            links = list(self._links)
+            self._links.clear()
+            self._silent.update(links)
+        for link in links:
             link.silent.set()
             self.silenced += 1
 
@@ -69,12 +75,6 @@ class Proxy:
     def _links_now(self) -> list["_Link"]:
         with self._lock:
             return list(self._links)
-
-    def _take_links(self) -> list["_Link"]:
-        with self._lock:
-            links = list(self._links)
-            self._links.clear()
-            return links
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -129,6 +129,7 @@ class Proxy:
         link.cut()
         with self._lock:
             self._links.discard(link)
+            self._silent.discard(link)
 
 
 class _Link:

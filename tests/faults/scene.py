@@ -140,6 +140,10 @@ class Scene:
 
     def settle(self) -> None:
         """Stop publishing; assert that each message ends as one event or as poison, and the daemon well."""
+        # What the last fault gave back to the queue is before what comes now: once this is stored, none of
+        # it waits for a worker that does not read yet.
+        confirmed = self.feed.confirmed
+        self.wait_for(lambda: self.feed.published_since(confirmed), 60, "more messages to be confirmed")
         published = self.feed.stop()
         self.wait_for(
             lambda: self.stored() >= len(published), 120 + self._patience, f"{len(published)} events"
