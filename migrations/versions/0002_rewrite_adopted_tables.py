@@ -175,10 +175,12 @@ def _missing_indexes(connection: sa.Connection, table: sa.Table) -> Iterator[Any
     postgresql = connection.dialect.name == "postgresql"
     if postgresql:
         unfinished = sa.text(
-            "SELECT indexrelid::regclass::text FROM pg_index "
-            "WHERE NOT indisvalid AND indrelid = to_regclass(:table)"
+            "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid "
+            "WHERE NOT indisvalid AND indrelid = to_regclass(:table) AND relname = ANY(:ours) AND NOT EXISTS "
+            "(SELECT FROM pg_stat_progress_create_index AS building WHERE building.index_relid = indexrelid)"
         )
-        for name in connection.scalars(unfinished, {"table": table.name}).all():
+        ours = [str(index.name) for index in table.indexes]
+        for name in connection.scalars(unfinished, {"table": table.name, "ours": ours}).all():
             yield f"DROP INDEX {name}"
     present = {index["name"] for index in sa.inspect(connection).get_indexes(table.name)}
     for index in sorted(table.indexes, key=lambda index: str(index.name)):

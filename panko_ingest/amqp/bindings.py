@@ -1,7 +1,7 @@
 """Keeping the queue of the pool bound to every control exchange, whatever becomes of these."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 
 from amqp.exceptions import AMQPError, ChannelError, RecoverableConnectionError
 
@@ -19,13 +19,62 @@ _LONGEST_REFUSAL = 60.0
 _TURN = 0.2
 # Seconds in which queues are read before an exchange is asked about that cost a connection.
 _READ_FIRST = 15.0
+# They have to grow beyond the pauses between two connections, or nothing but the same would be asked again.
+_FIRST_COSTLY = 2.0
+_LATER_COSTLY = 60.0
+_COST = "the connection was lost over it: "
+_TIMEOUTS_TOLD = 2
+
+
+class CostlyExchanges:
+    """Those that were asked about when connections were lost, over all sessions of a consumer.
+
+    :param clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._pace = Pace(_FIRST_COSTLY, _LATER_COSTLY, clock)
+        self._losses: dict[str, int] = {}
+        self._in_a_row = 0
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield them, the one that was not asked about for longest first."""
+        return iter(tuple(self._losses))
+
+    def __contains__(self, exchange: str) -> bool:
+        return exchange in self._losses
+
+    @property
+    def any_may_be_one(self) -> bool:
+        """Whether connections were lost over several exchanges, and none was bound in between."""
+        return self._in_a_row > 1
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until the first of them is to be asked about."""
+        return max(_READ_FIRST, self._pace.due_in)
+
+    def lost_over(self, exchange: str) -> int:
+        """Note that a connection was lost over an exchange; return how often since it was bound."""
+        self._losses[exchange] = losses = self._losses.pop(exchange, 0) + 1
+        self._in_a_row += 1
+        self._pace.failed()
+        return losses
+
+    def bound(self, exchange: str) -> bool:
+        """Note that an exchange could be asked about; return whether it was a costly one."""
+        self._in_a_row = 0
+        if self._losses.pop(exchange, 0) == 0:
+            return False
+        if not self._losses:
+            self._pace.succeeded()
+        return True
 
 
 class Bindings:
     """Binds each exchange at its own pace: what is absent or refused holds up no other.
 
-    :param costly_paces: by exchange, when to ask again about one over which a connection was lost; they
-        outlive the session.
+    :param costly: what is known from the sessions before.
     :param again: bind what is bound already again and again; one worker of a daemon is enough for it.
     :param tell: called with an exchange, and why the broker refuses to bind it; None when it no longer does.
     """
@@ -34,7 +83,7 @@ class Bindings:
         self,
         topology: Topology,
         keeper: TopologyKeeper,
-        costly_paces: Mapping[str, Pace],
+        costly: CostlyExchanges,
         *,
         again: bool,
         tell: Callable[[str, str | None], None],
@@ -42,21 +91,20 @@ class Bindings:
     ) -> None:
         self._exchanges = topology.exchanges if topology.pool and topology.declare != "never" else ()
         self._keeper = keeper
-        self._costly_paces = costly_paces
+        self._costly = costly
         self._again = again
         self._tell = tell
         self._clock = clock
         self.start_over()
 
     def start_over(self) -> None:
-        """Bind all at the next step, as the queue may be a new one."""
-        self._at = {name: self._first_at(name) for name in self._exchanges}
+        """Bind all at the next step, as the queue may be a new one; what cost connections later, and last."""
+        later = self._clock() + self._costly.due_in
+        first = later if self._costly.any_may_be_one else 0.0
+        self._at = {name: first for name in self._exchanges if name not in self._costly}
+        self._at.update((name, later) for name in self._costly)
         self._absent = {name: Pace(_FIRST_LOOK, _LATER_LOOKS, self._clock) for name in self._exchanges}
         self._refused = {name: Pace(_LATER_LOOKS, _LONGEST_REFUSAL, self._clock) for name in self._exchanges}
-
-    def _first_at(self, exchange: str) -> float:
-        pace = self._costly_paces[exchange]
-        return self._clock() + max(_READ_FIRST, pace.due_in) if pace.failed_last else 0.0
 
     def step(self) -> None:
         """Bind what it is time for.
@@ -72,18 +120,15 @@ class Bindings:
 
     def _bind(self, exchange: str) -> None:
         try:
-            there = self._keeper.bind(exchange)
+            self._keeper.open()  # a connection that ends over the channel does not do so over the exchange
+            there = self._ask(exchange)
         except ChannelError as refusal:
-            self._at[exchange] = self._clock() + self._refuse(exchange, self._refused[exchange], refusal)
+            if not self._refused[exchange].failed_last:
+                self._refuse(exchange, refusal)
+            self._at[exchange] = self._clock() + self._refused[exchange].failed()
             return
-        except RecoverableConnectionError:  # the broker goes, or its operator wants us to
-            raise
-        except (AMQPError, TimeoutError) as error:
-            self._refuse(exchange, self._costly_paces[exchange], error, "the connection was lost over it: ")
-            raise
-        if self._refused[exchange].failed_last or self._costly_paces[exchange].failed_last:
+        if self._costly.bound(exchange) or self._refused[exchange].failed_last:
             self._refused[exchange].succeeded()
-            self._costly_paces[exchange].succeeded()
             self._tell(exchange, None)
         if not there:
             self._at[exchange] = self._clock() + self._absent[exchange].failed()
@@ -93,15 +138,27 @@ class Bindings:
         else:
             del self._at[exchange]
 
-    def _refuse(self, exchange: str, pace: Pace, error: Exception, cost: str = "") -> float:
-        """Tell of a refusal, once; return the seconds until the exchange is to be asked about again."""
-        if not pace.failed_last:
-            self._tell(exchange, f"{cost}{error}")
-            LOG.warning(
-                "The broker refuses to bind the pool's queue to %r: %s%s: %s",
-                exchange,
-                cost,
-                type(error).__name__,
-                error,
-            )
-        return pace.failed()
+    def _ask(self, exchange: str) -> bool:
+        try:
+            return self._keeper.bind(exchange)
+        except (ChannelError, RecoverableConnectionError):  # the latter: the broker goes, or is made to
+            raise
+        except TimeoutError as error:
+            # A network that swallows packets is noticed here, too: it is not the exchange's fault each time.
+            if self._costly.lost_over(exchange) == _TIMEOUTS_TOLD:
+                self._refuse(exchange, error, _COST)
+            raise
+        except AMQPError as error:
+            if self._costly.lost_over(exchange) == 1:
+                self._refuse(exchange, error, _COST)
+            raise
+
+    def _refuse(self, exchange: str, error: Exception, cost: str = "") -> None:
+        self._tell(exchange, f"{cost}{error}")
+        LOG.warning(
+            "The broker refuses to bind the pool's queue to %r: %s%s: %s",
+            exchange,
+            cost,
+            type(error).__name__,
+            error,
+        )

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 
 from panko_ingest import threads
 from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
 from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
@@ -87,7 +88,7 @@ class AmqpConsumer:
             handler,
             paces={name: Pace(_FIRST_LOOK, _LATER_LOOKS, clock) for name in topology.names},
             costly_paces={name: Pace(_FIRST_COSTLY, _LATER_COSTLY, clock) for name in topology.names},
-            exchange_paces={name: Pace(_FIRST_COSTLY, _LATER_COSTLY, clock) for name in topology.exchanges},
+            costly_exchanges=CostlyExchanges(clock),
             numbers=itertools.count(1),
             told=set(),
             beat=self._beat,

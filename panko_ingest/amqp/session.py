@@ -10,7 +10,7 @@ from typing import Protocol
 
 from amqp.exceptions import ChannelError
 
-from panko_ingest.amqp.bindings import Bindings
+from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
@@ -76,7 +76,7 @@ class SessionTools:
 
     :param paces: by queue, when to try it again.
     :param costly_paces: by queue, when to ask again about one over which a connection was lost.
-    :param exchange_paces: by exchange, the same.
+    :param costly_exchanges: those over which a connection was lost.
     :param numbers: of channels.
     :param told: what the log was told about the topology.
     :param tell_refusal: called with a queue or an exchange, and why the broker refuses it, or None.
@@ -89,7 +89,7 @@ class SessionTools:
     handler: DeliveryHandler
     paces: Mapping[str, Pace]
     costly_paces: Mapping[str, Pace]
-    exchange_paces: Mapping[str, Pace]
+    costly_exchanges: CostlyExchanges
     numbers: Iterator[int]
     told: set[str]
     beat: Callable[[], None]
@@ -121,7 +121,7 @@ class Session:
         self._bindings = Bindings(
             tools.topology,
             self._keeper,
-            tools.exchange_paces,
+            tools.costly_exchanges,
             again=tools.binds_again,
             tell=tools.tell_refusal,
             clock=tools.clock,

@@ -163,7 +163,7 @@ class TopologyKeeper:
         return True
 
     def _make_virtual(self, name: str) -> None:
-        channel = self._open()
+        channel = self.open()
         topology = self._topology
         channel.queue_declare(name, durable=True)
         for exchange in topology.exchanges:
@@ -222,12 +222,16 @@ class TopologyKeeper:
         """Call a method of the channel; one that the broker closes by way of an answer is forgotten."""
         self._beat()
         try:
-            return getattr(self._open(), method)(*args, **kwargs)
+            return getattr(self.open(), method)(*args, **kwargs)
         except ChannelError:
             self._channel = None
             raise
 
-    def _open(self) -> Channel:
+    def open(self) -> Channel:
+        """Open the channel that is asked over, unless it is open.
+
+        :raises ChannelError: there may be no more channels.
+        """
         if self._channel is None:
             self._channel = self._link.channel()
         return self._channel

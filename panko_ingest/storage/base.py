@@ -304,8 +304,14 @@ class Connection(ABC):
         """Return what ``expire`` would do now; nothing is changed."""
 
     @abstractmethod
-    def clear_expired_dead_letters(self, ttl: float) -> int:
-        """Delete dead letters last seen before now - ``ttl`` seconds; return how many."""
+    def clear_expired_dead_letters(
+        self, ttl: float, *, budget: float | None = None, stopping: threading.Event | None = None
+    ) -> int:
+        """Delete dead letters last seen before now - ``ttl`` seconds; return how many.
+
+        :param budget: seconds after which to stop; 0 or None for any.
+        :param stopping: ends it between two batches when it is set.
+        """
 
     @abstractmethod
     def get_dead_letters(

@@ -225,8 +225,10 @@ class Connection(base.Connection):
     ) -> ExpiryForecast:
         return forecast.forecast(self.engine, self._settings, ttl, clock)
 
-    def clear_expired_dead_letters(self, ttl: float) -> int:
-        return deletion.clear_expired_dead_letters(self.engine, self._settings, ttl)
+    def clear_expired_dead_letters(
+        self, ttl: float, *, budget: float | None = None, stopping: threading.Event | None = None
+    ) -> int:
+        return deletion.clear_expired_dead_letters(self.engine, self._settings, ttl, budget, stopping)
 
     def get_dead_letters(
         self, which: DeadLetterFilter, limit: int | None = None

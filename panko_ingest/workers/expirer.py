@@ -109,7 +109,13 @@ def run_round(
     :param stopping: ends the round between two batches when it is set.
     :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
     """
-    letters_live = conf.expirer.dead_letter_time_to_live
+
+    def expire_letters() -> int:
+        ttl = conf.expirer.dead_letter_time_to_live
+        if ttl <= 0:
+            return 0
+        return connection.clear_expired_dead_letters(ttl, budget=conf.expirer.interval, stopping=stopping)
+
     try:
         report = connection.expire(
             conf.database.event_time_to_live,
@@ -118,23 +124,21 @@ def run_round(
             stopping=stopping,
         )
     except Exception:
-        # Whatever is wrong with events, dead letters are in a table of their own.
-        if letters_live > 0:
-            connection.clear_expired_dead_letters(letters_live)
+        expire_letters()  # whatever is wrong with events, dead letters are in a table of their own
         raise
-    letters = 0
-    if letters_live > 0 and not report.stood_by:
-        letters = connection.clear_expired_dead_letters(letters_live)
     if metrics is not None:
-        _count(metrics, report, letters)
-    LOG.info("Expiry: %s%s", report, f"; {letters} dead letters deleted" if letters else "")
+        _count(metrics, report)
+    LOG.info("Expiry: %s", report)
+    if not report.stood_by and (letters := expire_letters()):
+        if metrics is not None:
+            metrics.expired.labels("dead_letters").inc(letters)
+        LOG.info("Expiry: %d dead letters deleted", letters)
     return report
 
 
-def _count(metrics: Metrics, report: ExpiryReport, letters: int) -> None:
+def _count(metrics: Metrics, report: ExpiryReport) -> None:
     metrics.expired.labels("events").inc(report.events)
     metrics.expired.labels("traits").inc(report.traits)
-    metrics.expired.labels("dead_letters").inc(letters)
     metrics.expired_partitions.inc(len(report.partitions))
     if report.stood_by:
         return

@@ -119,7 +119,12 @@ def _emit(handler: logging.Handler, record: logging.LogRecord) -> None:
             _forget_file(handler)
             _STDERR.write(f"The log can't be written ({error}): {record.getMessage()}\n")
         except Exception:  # noqa: BLE001 - a handler of any library
-            _forget_file(handler)
+            if (
+                isinstance(handler, logging.FileHandler)
+                and handler.stream is not None
+                and handler.stream.closed
+            ):
+                _forget_file(handler)
             type(handler).handleError(handler, record)
 
 
@@ -129,9 +134,13 @@ def _raise(_record: logging.LogRecord) -> None:
 
 
 def _forget_file(handler: logging.Handler) -> None:
-    """Have a file opened anew for the next line: what is left of this one might fail for ever."""
+    """Have a file opened anew for the next line: what is left of this one might fail for ever.
+
+    One that was begun with the start of the daemon is gone on with.
+    """
     if isinstance(handler, logging.FileHandler) and handler.stream is not None:
         stream, handler.stream = handler.stream, None
+        handler.mode = "a"
         with contextlib.suppress(OSError):
             stream.close()
 

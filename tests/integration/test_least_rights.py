@@ -191,6 +191,27 @@ def test_partitions_are_written_with_few_rights_and_expired_by_their_owner(parti
         assert owner.clear_expired_dead_letters(0) == 1
 
 
+@pytest.mark.postgresql
+def test_rights_that_partitions_need_are_told_where_they_lack(
+    partitioned_store: Store, postgresql: PostgreSQL
+) -> None:
+    def told(account: str, *, to_expire: bool = False) -> str:
+        with partitioned_store.connection(account) as connection:
+            (finding,) = connection.check_rights(to_record=not to_expire, to_expire=to_expire)
+            return finding.text
+
+    assert told("panko_ingest") == "the role may record"
+    with partitioned_store.connection("panko_owner") as owner, owner.engine.begin() as connection:
+        connection.exec_driver_sql("REVOKE USAGE ON SEQUENCE event_id_seq FROM panko_ingest")
+    assert told("panko_ingest") == "to record, the role lacks USAGE on the sequence of event.id: grant it"
+    assert told("panko_owner", to_expire=True) == "the role may expire"
+    lacks = "membership in panko_owner, which makes and drops partitions, SELECT on event_id_seq"
+    assert told("panko_expirer", to_expire=True) == f"to expire, the role lacks {lacks}: grant it"
+    postgresql.execute("GRANT panko_owner TO panko_expirer")
+    assert told("panko_expirer", to_expire=True) == "the role may expire"
+    postgresql.execute("REVOKE panko_owner FROM panko_expirer")
+
+
 EVENT_TABLES = ("event", "trait_text", "trait_int", "trait_float", "trait_datetime")
 READ = {("SELECT", table) for table in ("panko_ingest_version", "event_type", *EVENT_TABLES)}
 MAY = {

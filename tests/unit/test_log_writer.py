@@ -45,6 +45,18 @@ logging.info("All is well again")
 assert threading.active_count() == 1, "there was a thread"
 """
 
+BEGUN_WITH_THE_DAEMON = """
+logging.basicConfig(level=logging.INFO, handlers=[logging.FileHandler(path, "w")])
+log_writer.install()
+logging.info("Before")
+logging.info("%d", "no number")
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, most))
+logging.info("There is no room for this")
+resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+logging.info("Afterwards")
+"""
+
 
 def run(script: str, path: Path) -> str:
     path.parent.mkdir()
@@ -59,6 +71,13 @@ def test_a_log_whose_reader_goes_away_in_the_middle_is_opened_anew(tmp_path: Pat
     assert "The log can't be written ([Errno 32] Broken pipe): " in run(
         READER_GOES_AWAY, tmp_path / "logs/log"
     )
+
+
+def test_a_log_that_begins_with_the_daemon_keeps_its_lines_when_one_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "logs/log"
+    assert "File too large" in run(BEGUN_WITH_THE_DAEMON, path)
+    assert path.read_text().startswith("INFO:root:Before\n")
+    assert path.read_text().endswith("INFO:root:Afterwards\n")
 
 
 def test_a_line_that_cannot_be_written_does_not_fail_who_has_it_where_there_is_no_thread(

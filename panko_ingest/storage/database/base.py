@@ -149,6 +149,10 @@ class Database:
         """Return the rights beside those on tables that our role lacks for writing to these tables."""
         return []
 
+    def missing_rights_to_expire(self, connection: Connection) -> list[str]:  # noqa: ARG002 - where there are any
+        """Return the rights beside those on tables that our role lacks for expiry."""
+        return []
+
     def missing_policy(self, connection: Connection, table: str) -> str:  # noqa: ARG002 - where there are any
         """Return what lets our role add rows to a table where no rule admits any; empty where one may."""
         return ""

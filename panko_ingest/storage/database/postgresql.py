@@ -84,12 +84,25 @@ GROUP BY l.pid, usename, application_name, client_addr, state, xact_start ORDER 
 """
 
 # Where ids lead to days, the number is what is below the day.
-_BEHIND = """
+# That of partitioned tables belongs to none of them.
+_SEQUENCE = "coalesce(pg_get_serial_sequence({0}, 'id')::regclass, to_regclass({0} || '_id_seq'))"
+
+_BEHIND = f"""
 SELECT sequence::text, mod(%(largest)s::bigint, 1::bigint << 40)
-FROM (SELECT coalesce(pg_get_serial_sequence(%(table)s, 'id')::regclass,
-                      to_regclass(%(table)s || '_id_seq')) AS sequence) AS one
+FROM (SELECT {_SEQUENCE.format("%(table)s")} AS sequence) AS one
 WHERE has_sequence_privilege(sequence, 'USAGE, SELECT')
 AND coalesce(pg_sequence_last_value(sequence), 0) < mod(%(largest)s::bigint, 1::bigint << 40)
+"""  # noqa: S608 - ours
+
+_MAY_USE_SEQUENCE = f"""
+SELECT has_sequence_privilege(sequence, 'USAGE')
+FROM (SELECT {_SEQUENCE.format("CAST(:table AS text)")} AS sequence) AS one WHERE sequence IS NOT NULL
+"""  # noqa: S608 - ours
+
+_RIGHTS_TO_EXPIRE = """
+SELECT pg_has_role(relowner, %(how)s), has_sequence_privilege('event_id_seq', 'SELECT'),
+       quote_ident(pg_get_userbyid(relowner))
+FROM pg_class WHERE oid = to_regclass('event') AND relkind = 'p'
 """
 
 
@@ -233,15 +246,22 @@ class Database(postgresql_errors.Database):
 
     def missing_rights(self, connection: Connection, tables: Sequence[str]) -> list[str]:
         """Return the sequences of ids that our role may not use."""
-        statement = sa.text(
-            "SELECT has_sequence_privilege(sequence, 'USAGE') "
-            "FROM pg_get_serial_sequence(:table, 'id') AS sequence WHERE sequence IS NOT NULL"
-        )
+        statement = sa.text(_MAY_USE_SEQUENCE)
         return [
             f"USAGE on the sequence of {table}.id"
             for table in tables
             if connection.scalar(statement, {"table": table}) is False
         ]
+
+    def missing_rights_to_expire(self, connection: Connection) -> list[str]:
+        """Return what our role lacks for making and dropping partitions, where there are any."""
+        how = "SET" if (connection.dialect.server_version_info or ())[:1] >= (16,) else "MEMBER"
+        found = connection.exec_driver_sql(_RIGHTS_TO_EXPIRE, {"how": how}).first()
+        if found is None:
+            return []
+        may_act_as_owner, may_read_sequence, owner = found
+        missing = [] if may_act_as_owner else [f"membership in {owner}, which makes and drops partitions"]
+        return missing if may_read_sequence else [*missing, "SELECT on event_id_seq"]
 
     def missing_policy(self, connection: Connection, table: str) -> str:
         """Look for a policy of row-level security that may admit a new row of ours."""

@@ -5,6 +5,8 @@ What the database refuses to delete, by an operator's trigger or reference, is f
 
 import datetime
 import logging
+import math
+import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -77,16 +79,36 @@ _told: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 class AtOnce:
     """Batches of one size, without a pause."""
 
+    _rows = BATCH_SIZE
+
     def size(self) -> int | None:
         """Return how many rows to delete now; None to stop."""
-        return BATCH_SIZE
+        return self._rows
 
     def shrink(self) -> bool:
         """Take fewer rows after so many took too long; tell whether that can be."""
-        return False
+        if self._rows == 1:
+            return False
+        self._rows = max(1, self._rows // 4)
+        return True
 
     def rest(self, batch: DeletedBatch, seconds: float) -> None:
         """Do as is to be done between two batches."""
+
+
+class UntilStopped(AtOnce):
+    """Batches without a pause, until the time is up or somebody wants us to stop.
+
+    :param budget: seconds from now on; 0 or None for any.
+    """
+
+    def __init__(self, budget: float | None, stopping: threading.Event | None) -> None:
+        self._late = time.monotonic() + (budget or math.inf)
+        self._stopping = stopping or threading.Event()
+
+    def size(self) -> int | None:
+        """Return how many rows to delete now; None to stop."""
+        return None if self._stopping.is_set() or time.monotonic() >= self._late else super().size()
 
 
 def delete_in_batches(
@@ -113,6 +135,10 @@ def delete_in_batches(
         except StorageUnavailable:
             # So many may take longer than a statement may each time: nothing would ever be deleted.
             if 0 < settings.statement_timeout <= time.monotonic() - began and pace.shrink():
+                LOG.warning(
+                    "To delete %d rows takes longer than [database] statement_timeout: fewer are taken",
+                    size,
+                )
                 continue
             raise
         spent = time.monotonic() - began

@@ -5,6 +5,7 @@ A round of them at a pace that writers do not feel is in ``expiry_round``.
 
 import datetime
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -15,7 +16,14 @@ from panko_ingest import timestamps
 from panko_ingest.storage.database import base as databases, clocks, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
-from panko_ingest.storage.expiry.batches import SEARCHED, TRIGGER, AtOnce, DeletedBatch, delete_in_batches
+from panko_ingest.storage.expiry.batches import (
+    SEARCHED,
+    TRIGGER,
+    AtOnce,
+    DeletedBatch,
+    UntilStopped,
+    delete_in_batches,
+)
 from panko_ingest.storage.reading import request_values
 from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.schema import partitions
@@ -36,15 +44,26 @@ def clear_expired_events(
     if max_count is not None:
         max_count = request_values.count(max_count, "max_count")
     ttl = request_values.seconds(ttl, "ttl")
-    delete = partial(delete_events, limit=timestamps.ago(ttl, clocks.now(engine, settings)))
+    with read_transaction(engine) as connection:
+        number, newest = _numbers(connection)
+    # Those that expire while they come would never end. Their times are what is to be searched for, not ids.
+    delete = partial(
+        delete_events, limit=timestamps.ago(ttl, clocks.now(engine, settings)), among=number + 0 <= newest
+    )
     return delete_in_batches(engine, settings, delete, AtOnce(), max_count).rows
 
 
-def clear_expired_dead_letters(engine: sa.Engine, settings: StorageSettings, ttl: float) -> int:
-    """Delete dead letters that were last seen more than ``ttl`` seconds ago; return how many."""
+def clear_expired_dead_letters(
+    engine: sa.Engine,
+    settings: StorageSettings,
+    ttl: float,
+    budget: float | None = None,
+    stopping: threading.Event | None = None,
+) -> int:
+    """Delete dead letters older than ``ttl`` seconds; see ``Connection.clear_expired_dead_letters``."""
     ttl = request_values.seconds(ttl, "ttl")
     delete = partial(_delete_dead_letters, limit=timestamps.ago(ttl, clocks.now(engine, settings)))
-    return delete_in_batches(engine, settings, delete, AtOnce()).rows
+    return delete_in_batches(engine, settings, delete, UntilStopped(budget, stopping)).rows
 
 
 def clear(engine: sa.Engine, settings: StorageSettings) -> None:
@@ -53,21 +72,30 @@ def clear(engine: sa.Engine, settings: StorageSettings) -> None:
     What writers store meanwhile stays, with its event types.
     """
     with read_transaction(engine) as connection:
-        # Where ids lead to days, what grows from event to event is below the day.
         partitioned = partitions.exist(connection)
-        number = Event.id.bitwise_and((1 << partitions.SEQUENCE_BITS) - 1) if partitioned else Event.id
-        newest = connection.scalar(sa.select(sa.func.max(number)))
+        number, newest = _numbers(connection)
 
     def delete(connection: sa.Connection, count: int, last: int | None) -> DeletedBatch:
         wanted = [number <= newest] if last is None else [number <= newest, Event.id > last]
         ids = connection.scalars(sa.select(Event.id).where(*wanted).order_by(Event.id).limit(count)).all()
         return _delete_whole(connection, ids)._replace(last=ids[-1]) if ids else DeletedBatch()
 
-    if newest is not None:
+    if newest >= 0:
         delete_in_batches(engine, settings, delete, AtOnce())
     if not partitioned:  # those were never without their events; adopted tables may have been
         delete_lost_traits(engine, settings, AtOnce())
     _delete_unused_event_types(engine, settings)
+
+
+def _numbers(connection: sa.Connection) -> tuple[sa.ColumnElement[int], int]:
+    """Return what grows from event to event, and how far it has come; -1 where there is none.
+
+    Where ids lead to days, it is below the day.
+    """
+    partitioned = partitions.exist(connection)
+    number = Event.id.bitwise_and((1 << partitions.SEQUENCE_BITS) - 1) if partitioned else Event.id
+    newest = connection.scalar(sa.select(sa.func.max(number)))
+    return sa.type_coerce(number, sa.BigInteger), -1 if newest is None else int(newest)
 
 
 def delete_lost_traits(engine: sa.Engine, settings: StorageSettings, pace: AtOnce) -> int:

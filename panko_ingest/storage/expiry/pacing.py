@@ -81,7 +81,7 @@ class Pace:
 
     def shrink(self) -> bool:
         """Make batches much smaller, as one did not end in time; tell whether that can be."""
-        if not self._adapts or self.size <= SMALLEST_SIZE:
+        if self.size <= SMALLEST_SIZE:
             return False
         self.size = max(SMALLEST_SIZE, self.size // 4)
         return True

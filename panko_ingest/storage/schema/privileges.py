@@ -37,8 +37,11 @@ def check(engine: sa.Engine, *, to_record: bool, to_expire: bool) -> Iterator[Fi
             tried = {name: _refusal(connection, statement) for name, statement in wanted}
             errors = {name: refusal for name, refusal in tried.items() if refusal}
             missing = [name for name, refusal in errors.items() if error_classes.is_not_allowed(refusal)]
-            if to_record and len(missing) == len(errors):  # or a table may not be there to ask about
+            there = len(missing) == len(errors)  # or a table may not be there to ask about
+            if there and to_record:
                 missing += databases.of(connection).missing_rights(connection, _WITH_IDS)
+            if there and to_expire:
+                missing += databases.of(connection).missing_rights_to_expire(connection)
             connection.rollback()
     except sa.exc.SQLAlchemyError as error:
         raise error_classes.unavailable(error) from error

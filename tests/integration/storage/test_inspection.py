@@ -14,7 +14,7 @@ from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.schema import checks, partitions
-from tests.integration.storage.samples import make_events, rows
+from tests.integration.storage.samples import connect, make_events, rows
 from tests.schema_snapshot import snapshot
 from tests.services import MariaDB, PostgreSQL
 from tests.waiting import wait_until
@@ -243,6 +243,25 @@ def test_a_sequence_behind_its_table_is_told_with_the_statement_that_sets_it_rig
     execute(store, *(finding.text.rpartition(": ")[2] for finding in found_now))
     assert not [finding for finding in store.check() if finding.subject == "sequences"]
     assert len(store.record_events(make_events(30, 30)).recorded) == 30
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_a_sequence_behind_its_partitions_is_told_although_a_publishers_clock_is_ahead(
+    postgresql_url: str,
+) -> None:
+    store = connect(postgresql_url, partition_by="day")
+    store.upgrade()
+    ahead = make_events(1)
+    ahead[0].generated = datetime.datetime(2100, 1, 1)
+    store.record_events(ahead)
+    store.record_events(make_events(30, 1))
+    execute(store, "SELECT setval('event_id_seq', 5)")
+
+    (told,) = [finding for finding in store.check() if finding.subject == "sequences"]
+
+    execute(store, told.text.rpartition(": ")[2])
+    assert len(store.record_events(make_events(30, 50)).recorded) == 30
     store.close()
 
 

@@ -1,0 +1,120 @@
+"""Exchanges over which connections are lost, from one session to the next."""
+
+from collections.abc import Callable, Collection
+
+import pytest
+from amqp.exceptions import AMQPError, InternalError, NotAllowed
+
+from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
+from panko_ingest.amqp.topology import Topology, TopologyKeeper
+from tests.unit.clock import Clock
+
+HANGS = 15.0
+EXCHANGES = tuple("abcdefghijklmnopqrst")
+
+
+class Keeper(TopologyKeeper):
+    """One whose connection is lost over some exchanges."""
+
+    def __init__(self, clock: Clock, broken: Collection[str], error: Callable[[], Exception]) -> None:
+        self._clock = clock
+        self._broken = broken
+        self._error = error
+        self.bound: list[str] = []
+
+    def open(self) -> None:  # type: ignore[override]
+        if "channel" in self._broken:
+            raise NotAllowed("user's limit")
+
+    def bind(self, exchange: str) -> bool:
+        if exchange in self._broken:
+            self._clock.advance(HANGS)
+            raise self._error()
+        self.bound.append(exchange)
+        return True
+
+
+class Bus:
+    """A consumer as its bindings see it: one session after the other."""
+
+    def __init__(self, broken: Collection[str], error: Callable[[], Exception] = TimeoutError) -> None:
+        self.clock = Clock()
+        self.told: dict[str, str | None] = {}
+        self.bound: list[str] = []
+        self._costly = CostlyExchanges(self.clock)
+        self.broken = broken
+        self._error = error
+
+    def session(self, longest: float = 300.0) -> float:
+        """Read over one connection until it is lost; return the seconds before the question that cost it."""
+        keeper = Keeper(self.clock, self.broken, self._error)
+        topology = Topology(("notifications.info",), exchanges=EXCHANGES, pool="ours")
+        bindings = Bindings(
+            topology, keeper, self._costly, again=False, tell=self.told.__setitem__, clock=self.clock
+        )
+        begun = read = self.clock()
+        try:
+            while self.clock() < begun + longest:
+                read = self.clock()
+                bindings.step()
+                self.clock.advance(0.5)
+        except (AMQPError, TimeoutError):
+            pass
+        self.bound = keeper.bound
+        return read - begun
+
+
+@pytest.mark.parametrize("broken", [EXCHANGES, EXCHANGES[:2]])
+def test_where_exchanges_cost_one_connection_after_the_other_the_queue_is_read_in_between(
+    broken: Collection[str],
+) -> None:
+    bus = Bus(broken)
+    read = [bus.session() for _ in range(30)]
+    assert min(read[2:]) >= HANGS
+    assert sum(read[20:]) / 10 >= 2 * HANGS, "they are not asked about more rarely"
+
+
+def test_one_costly_exchange_holds_up_no_other() -> None:
+    bus = Bus("a")
+    assert bus.session() == 0
+    bus.session()
+    assert bus.bound == list(EXCHANGES[1:])
+
+
+@pytest.mark.parametrize("broken", [1, 5, 19])
+def test_an_exchange_that_cost_a_connection_once_is_bound_whatever_the_others_cost(broken: int) -> None:
+    bus = Bus(EXCHANGES)
+    for _ in EXCHANGES:
+        bus.session()
+    bus.broken = EXCHANGES[:broken]
+    bound: set[str] = set()
+    for _ in range(broken + 1):
+        bus.session()
+        bound.update(bus.bound)
+    assert bound == set(EXCHANGES[broken:])
+
+
+def test_a_network_that_swallowed_packets_once_is_not_told_as_an_exchange_that_is_refused() -> None:
+    bus = Bus("d")
+    bus.session()
+    assert not bus.told
+    bus.session()
+    assert list(bus.told) == ["d"]
+    bus.broken = ()
+    bus.session()
+    assert bus.told == {"d": None}
+
+
+def test_what_the_broker_ends_the_connection_over_is_told_at_once() -> None:
+    bus = Bus("d", lambda: InternalError("bug"))
+    bus.session()
+    assert "the connection was lost over it" in str(bus.told["d"])
+
+
+def test_a_connection_that_ends_over_the_channel_is_no_exchanges_fault() -> None:
+    bus = Bus(["channel"])
+    bus.session()
+    assert not bus.told
+    bus.broken = ()
+    bus.session(0.5)
+    assert bus.bound == list(EXCHANGES)
