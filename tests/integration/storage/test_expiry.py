@@ -387,7 +387,7 @@ def test_clearing_ends_although_events_come_that_are_expired_already(
             if (number := next(numbers)) < 60:
                 late.record_events(old_events(1, number))
 
-        after_each_commit(store, publish)
+        sa.event.listen(store.engine, "checkin", lambda *_: publish())  # "commit" comes before it is one
         assert store.clear_expired_data(DAY) == 10
     assert next(numbers) < 30
 

@@ -250,7 +250,7 @@ def test_a_sequence_behind_its_table_is_told_with_the_statement_that_sets_it_rig
 def test_a_sequence_behind_its_partitions_is_told_although_a_publishers_clock_is_ahead(
     postgresql_url: str,
 ) -> None:
-    store = connect(postgresql_url, partition_by="day")
+    store = connect(postgresql_url, partition_by="day", event_time_to_live=30 * 86400)
     store.upgrade()
     ahead = make_events(1)
     ahead[0].generated = datetime.datetime(2100, 1, 1)
