@@ -201,7 +201,7 @@ def test_rights_that_partitions_need_are_told_where_they_lack(
             return finding.text
 
     assert told("panko_ingest") == "the role may record"
-    with partitioned_store.connection("panko_owner") as owner, owner.engine.begin() as connection:
+    with partitioned_store.engine("panko_owner").begin() as connection:
         connection.exec_driver_sql("REVOKE USAGE ON SEQUENCE event_id_seq FROM panko_ingest")
     assert told("panko_ingest") == "to record, the role lacks USAGE on the sequence of event.id: grant it"
     assert told("panko_owner", to_expire=True) == "the role may expire"
