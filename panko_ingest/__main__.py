@@ -1,5 +1,6 @@
 """``panko-ingest``, also as ``python -m panko_ingest``."""
 
+import os
 import signal
 import sys
 
@@ -7,7 +8,10 @@ import sys
 def main() -> int:
     """Run one command; return its exit code."""
     if "serve" in sys.argv:  # a SIGHUP that comes before the daemon looks for it would end it, and waits now
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        early = {signal.SIGHUP}
+        if os.getpid() == 1:  # the kernel would throw away what nobody looks for yet
+            early.add(signal.SIGTERM)
+        signal.pthread_sigmask(signal.SIG_BLOCK, early)
     from panko_ingest.cli import main as command  # noqa: PLC0415 - all the libraries, which take a while
 
     return command.main()

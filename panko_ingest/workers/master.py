@@ -48,7 +48,7 @@ class Master:
         self._shared_metrics = shared_metrics
         self._supervisor = supervisor
         self._metrics = shared_metrics.join("master-0")
-        self._manager = ProcessManager(self._timeout + _LEAVE_AFTER)
+        self._manager = ProcessManager(self._leave_after)
         self._services: dict[Any, type[Worker]] = {}
         self._ingester = ingester
         self._most_workers = live_config.settings.workers
@@ -65,6 +65,10 @@ class Master:
     @property
     def _timeout(self) -> int:
         return int(self._live_config.settings.conf.graceful_shutdown_timeout)
+
+    @property
+    def _leave_after(self) -> int:
+        return self._timeout and self._timeout + _LEAVE_AFTER
 
     def _add(self, kind: type[Worker], number: int) -> Any:
         arguments = (self._live_config, self._shared, self._shared_metrics)
@@ -84,6 +88,7 @@ class Master:
         # What is there now the workers share with us, until a collection writes its marks into it.
         gc.collect()
         gc.freeze()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             self._manager.run()
         except SystemExit:  # so cotyledon ends on SIGTERM, when the workers have
@@ -135,7 +140,7 @@ class Master:
         self._supervisor.reloading()
         if not self._live_config.reload():
             return
-        self._manager.leave_after(self._timeout + _LEAVE_AFTER)
+        self._manager.leave_after(self._leave_after)
         if self._most_workers:
             settings = self._live_config.settings
             self._shared.resize(settings.workers, len(settings.buses))
@@ -192,7 +197,7 @@ class Master:
     def _stopping(self) -> None:
         self._is_stopping = True
         self._supervisor.stopping()
-        self._stop_by = time.monotonic() + self._timeout + _KILL_AFTER
+        self._stop_by = time.monotonic() + self._timeout + _KILL_AFTER if self._timeout else 0.0
 
     def _kill_the_late(self) -> None:
         for pid in {slot.pid for slot in self._slots()}:

@@ -270,18 +270,54 @@ def test_the_time_to_stop_in_is_that_of_the_last_reload(
         assert "Worker 0 has stopped; everything it took is committed" in service.log
 
 
+def as_process_1() -> tuple[str | Path, ...]:
+    """Return how to call the program in a pid namespace of its own, as the only child of what is called."""
+    made = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    unshare = find_program("unshare", "util-linux")
+    return (unshare, *made, "--pid", "--fork", "--kill-child", "--mount-proc", *COMMAND)
+
+
+def test_process_1_ends_although_it_is_told_to_while_it_starts(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    service = Daemon(configuration(tmp_path, broker_url, sqlite_url), command=as_process_1())
+
+    def waits_for_sigterm() -> bool:
+        children = service.process.children()
+        if not children or "panko_ingest" not in children[0].cmdline() or "unshare" in children[0].name():
+            return False
+        status = Path(f"/proc/{children[0].pid}/status").read_text()
+        blocked = int(re.findall(r"^SigBlk:\s*(\w+)", status, re.MULTILINE)[0], 16)
+        return bool(blocked >> (signal.SIGTERM - 1) & 1)
+
+    with service.running():
+        wait_until(waits_for_sigterm, 20, "a SIGTERM that would wait", 0.001)
+        (master,) = service.process.children()
+        master.send_signal(signal.SIGTERM)
+        assert service.wait() == 0
+        assert "has stopped because it was told to" in service.log
+
+
+def test_workers_may_take_any_time_to_end(tmp_path: Path, broker_url: str, sqlite_url: str) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url)
+    conf.write_text(
+        conf.read_text().replace("graceful_shutdown_timeout = 20", "graceful_shutdown_timeout = 0")
+    )
+    service = Daemon(conf)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        assert service.stop() == 0
+
+
 def test_a_worker_with_the_pid_of_one_that_made_way_makes_way_as_well(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:
     conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
-    unshare, nsenter = find_program("unshare", "util-linux"), find_program("nsenter", "util-linux")
+    nsenter = find_program("nsenter", "util-linux")
     # Root says which pid is next in a pid namespace; in a namespace of users anybody is root.
-    is_root = os.geteuid() == 0
-    made, entered = (
-        ((), ()) if is_root else (("--user", "--map-root-user"), ("--user", "--preserve-credentials"))
-    )
-    command = (unshare, *made, "--pid", "--fork", "--kill-child", "--mount-proc", *COMMAND)
-    service = Daemon(conf, "--only", "ingester", command=command)
+    entered = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
+    service = Daemon(conf, "--only", "ingester", command=as_process_1())
 
     def readers() -> list[str]:
         return re.findall(r" (\d+) INFO panko_ingest.workers.ingester \[-\] Worker 0 reads", service.log)
