@@ -151,6 +151,8 @@ class SharedState:
 
     def __init__(self, workers: int, buses: int) -> None:
         self._memory = _Memory.from_buffer(mmap.mmap(-1, ctypes.sizeof(_Memory)))
+        for service in SERVICES:  # those that never come are missed from now on
+            self.service_slot(service).clear()
         self.resize(workers, buses)
 
     def resize(self, workers: int, buses: int) -> None:

@@ -161,6 +161,8 @@ class Health:
             else:
                 verdict = self._signs_of_life(slot, _LONGEST_WITHOUT_HEARTBEAT)
             subjects[f"reader {number}"] = verdict
+        if self._expires and (gone_for := self._expirer_gone_for()):
+            subjects["expirer"] = gone_for <= _LONGEST_VACANT, f"no process for {gone_for:.0f} s"
         for name, slot in self._shared.occupied():
             if not name.startswith("reader"):
                 subjects[name] = self._signs_of_life(slot, slot.hang_limit or _LONGEST_WITHOUT_HEARTBEAT)
@@ -185,12 +187,18 @@ class Health:
             subjects["flood breaker"] = self._breaker(totals)
             subjects["lag"] = self._lag(totals)
         if self._expires:
-            fails = self._shared.service_slot("expirer").state is State.WAITING
-            subjects["expirer"] = (
-                not fails,
-                "its last round failed: `panko-ingest status` and the log tell why" if fails else "works",
-            )
+            subjects["expirer"] = self._expirer()
         return Verdict(subjects)
+
+    def _expirer(self) -> tuple[bool, str]:
+        if (gone_for := self._expirer_gone_for()) > _LONGEST_VACANT:
+            return False, f"no process for {gone_for:.0f} s: the log tells why"
+        if self._shared.service_slot("expirer").state is State.WAITING:
+            return False, "its last round failed: `panko-ingest status` and the log tell why"
+        return True, "works"
+
+    def _expirer_gone_for(self) -> float:
+        return min(self._shared.service_slot("expirer").seconds_since_cleared, self._awake.seconds())
 
     def _lag(self, totals: Totals) -> tuple[bool, str]:
         lag = totals.largest("oldest_in_hand_seconds")

@@ -1,5 +1,6 @@
 """Whether the daemon is alive and ready is told by its shared state, its metrics and its probes."""
 
+import math
 import os
 
 import pytest
@@ -41,6 +42,9 @@ def health_of(shared: SharedState, files: SharedMetrics, database: Probe, max_la
     database.look()
     bus = Probe(answer)
     bus.look()
+    expirer = shared.service_slot("expirer")
+    expirer.occupy(os.getpid(), math.inf)
+    expirer.beat()
     return Health(shared, files, database, {"here": WatchedBus("vhost nova", bus)}, max_lag, expires=True)
 
 
@@ -86,6 +90,20 @@ def test_a_worker_that_is_just_being_replaced_is_alive_and_one_that_stays_away_i
     slot.occupy(42)
     clock.run(20, verdicts)
     assert reasons(verdicts.alive()) == {"reader 0": "process 42 gave no sign of life for 20 s"}
+
+
+def test_an_expirer_that_is_no_more_is_told(clock: Clock) -> None:
+    shared = SharedState(workers=1, buses=1)
+    verdicts = health_of(shared, SharedMetrics(), Probe(answer))
+    expirer = shared.service_slot("expirer")
+    clock.run(60, verdicts)
+    assert verdicts.ready().subjects["expirer"] == (True, "works")
+    expirer.clear()
+    clock.now += 5
+    assert "expirer" not in reasons(verdicts.alive())
+    clock.run(20, verdicts)
+    assert reasons(verdicts.alive())["expirer"] == "no process for 25 s"
+    assert "no process for 25 s" in reasons(verdicts.ready())["expirer"]
 
 
 def test_a_time_in_which_everybody_stood_still_is_held_against_nobody(clock: Clock) -> None:
