@@ -111,9 +111,10 @@ DEFAULT_OPTS = [
     cfg.IntOpt(
         "graceful_shutdown_timeout",
         default=60,
-        min=1,
+        min=0,
+        max=86400,
         help="Seconds that a worker may take to commit and acknowledge what it holds when it is "
-        "told to stop. systemd's TimeoutStopSec must be longer.",
+        "told to stop; 0 for any. systemd's TimeoutStopSec must be longer.",
     ),
 ]
 
@@ -400,16 +401,16 @@ DATABASE_OPTS = [
     cfg.IntOpt(
         "max_pool_size",
         default=5,
-        min=1,
+        min=0,
         deprecated_opts=_old_sql("sql_max_pool_size"),
-        help="Connections kept open by a process.",
+        help="Connections kept open by a process; 0 for any number.",
     ),
     cfg.IntOpt(
         "max_overflow",
         default=50,
-        min=0,
+        min=-1,
         deprecated_opts=[_old("sql_max_overflow"), _old("sqlalchemy_max_overflow", "database")],
-        help="Connections of a process beyond max_pool_size.",
+        help="Connections of a process beyond max_pool_size; -1 for any number.",
     ),
     cfg.IntOpt(
         "pool_timeout",
@@ -576,7 +577,7 @@ def read(
     folders = _once(
         cfg.find_config_dirs(PROJECT) + cfg.find_config_dirs(PROJECT, extension=CREDENTIALS_FOLDER)
     )
-    option_lines.check(option_lines.named(arguments, files, folders), _known())
+    option_lines.check(option_lines.named(arguments, files, folders), known_options())
     with _refused_without_values():
         conf(
             arguments,
@@ -693,7 +694,7 @@ def _fault_of_log_file(error: log.LogConfigError) -> str:
     return str(error)
 
 
-def _known() -> dict[str, list[cfg.Opt]]:
+def known_options() -> dict[str, list[cfg.Opt]]:
     """Return the options that are read from files, by group."""
     known: dict[str, list[cfg.Opt]] = {}
     for group, options in [*list_opts(), *log_options.list_opts(), *reports.list_opts()]:
@@ -711,7 +712,7 @@ def check(conf: cfg.ConfigOpts) -> None:
     :raises ConfigError: naming each option at fault.
     """
     faults = []
-    for group, options in _known().items():
+    for group, options in known_options().items():
         values = conf if group == "DEFAULT" else conf[group]
         for option in (option for option in options if option.dest in values):
             try:
@@ -751,6 +752,15 @@ def _names_too_long(conf: cfg.ConfigOpts) -> Iterator[str]:
         longest = max((len(name.encode()) for name in names), default=0)
         if longest > MAX_NAME:
             yield f"{option}: a name of {longest} bytes, of which AMQP takes {MAX_NAME}"
+
+
+def names_a_bus(conf: cfg.ConfigOpts) -> bool:
+    """Tell whether any bus to read from is set; a host that only expires needs none."""
+    return bool(
+        conf.notification.messaging_urls
+        or conf.oslo_messaging_notifications.transport_url
+        or conf.transport_url
+    )
 
 
 def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:

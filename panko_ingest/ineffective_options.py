@@ -60,7 +60,7 @@ def find(conf: cfg.ConfigOpts) -> list[IneffectiveOption]:
     """
     known = _known(conf)
     read = {(group, name) for group, names in known.items() for name in names}
-    read |= option_lines.old_names(dict(config.list_opts())).keys()
+    read |= option_lines.old_names(config.known_options()).keys()
     found = []
     for path in option_lines.read_by(conf):
         torn = False

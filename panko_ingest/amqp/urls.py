@@ -105,9 +105,9 @@ def parse(
     ``rabbit://user:password@host:5672,user:password@host2:5672/vhost`` as oslo.messaging writes it,
     where a host without credentials takes those of the one before it; ``amqp://`` and ``amqps://``
     as kombu writes it (hosts may be separated by ``;`` too); any other scheme is a virtual transport.
-    Options after ``?`` (ssl and those that begin so, login_method, heartbeat) come before the keywords,
-    which are the defaults. A file for TLS asks for TLS, if ``ssl`` does not forbid it; ``amqps://`` does for
-    all hosts or for none.
+    Options after ``?`` (ssl and those that begin so; login_method and heartbeat, or what oslo.messaging calls
+    these) come before the keywords, which are the defaults. A file for TLS asks for TLS, if ``ssl`` does not
+    forbid it; ``amqps://`` does for all hosts or for none.
 
     :param tls: encrypt so, unless the URL says not to.
     :param trust: encrypt so where only the URL says to.
@@ -144,8 +144,10 @@ def parse(
         # oslo.messaging: no path and an empty one are both the default vhost
         vhost=unquote(vhost) or "/",
         tls=_tls(tls or trust or TlsSettings(), query) if encrypt else None,
-        login_method=query.get("login_method", login_method),
-        heartbeat=_integer("heartbeat", query.get("heartbeat", heartbeat)),
+        login_method=query.get("login_method", query.get("rabbit_login_method", login_method)),
+        heartbeat=_integer(
+            "heartbeat", query.get("heartbeat", query.get("heartbeat_timeout_threshold", heartbeat))
+        ),
     )
     brokers: list[Broker] = []
     parts = _split(hosts)

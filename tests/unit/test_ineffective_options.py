@@ -39,6 +39,7 @@ def test_a_sound_file_has_no_ineffective_options(conf: cfg.ConfigOpts, tmp_path:
 
 def test_old_names_that_are_still_read_are_not_ineffective(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
     text = "[DEFAULT]\nnotification_workers = 3\n[database]\nidle_timeout = 60\n[storage]\nmax_retries = 3\n"
+    text += f"[DEFAULT]\nlogfile = {tmp_path}/log\n"
     assert unread(conf, tmp_path, text) == []
     assert (conf.notification.workers, conf.database.max_retries) == (3, 3)
 

@@ -100,6 +100,11 @@ def test_tls_settings_of_the_url_come_before_the_configured_ones() -> None:
     assert bus.brokers[0].tls == TlsSettings("/a", "/c", "/e")
 
 
+def test_a_url_takes_options_by_the_names_that_oslo_messaging_has_for_them() -> None:
+    (broker,) = parse("rabbit://h/v?rabbit_login_method=EXTERNAL&heartbeat_timeout_threshold=0").brokers
+    assert (broker.login_method, broker.heartbeat) == ("EXTERNAL", 0)
+
+
 def test_a_url_that_asks_for_tls_takes_the_configured_files() -> None:
     trust = TlsSettings("/ca", "/cert", "/key")
     assert parse("rabbit://h/v?ssl=1", trust=trust).brokers[0].tls == trust
