@@ -93,7 +93,11 @@ def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     if options.workers > 4 * usable:
         text = f"{options.workers} workers on {usable} processors: set [notification] workers"
         yield Finding(WARNING, "workers", text)
-    if options.workers > 1 and any(bus.virtual_url is not None for bus in buses(conf)):
+    if (
+        options.workers > 1
+        and config.names_a_bus(conf)
+        and any(bus.virtual_url is not None for bus in buses(conf))
+    ):
         text = "an embedded transport is made for one process: set [notification] workers = 1"
         yield Finding(WARNING, "workers", text)
     held, patience = options.batch_timeout, options.consumer_timeout
@@ -110,6 +114,10 @@ def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:
 
 def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     """Look at the brokers and their queues."""
+    if not config.names_a_bus(conf):
+        text = "no transport_url is set: the daemon works here as `serve --only expirer` alone"
+        yield Finding(WARNING, "broker", text)
+        return
     daemon, sources = monitor.readiness(conf), buses(conf)
     ours = daemon["figures"]["readers_consuming"] // len(sources) if daemon else None
     for bus, management in zip(sources, management_interfaces(conf, sources), strict=True):

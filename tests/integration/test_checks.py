@@ -113,6 +113,19 @@ def status(conf: Path) -> tuple[int, dict[str, Any]]:
     return code, found
 
 
+def test_a_host_that_only_expires_needs_no_bus(tmp_path: Path, ledger: Ledger) -> None:
+    conf = configuration(
+        tmp_path, "", ledger.url, f"[monitor]\nport = {free_port()}\n[database]\nevent_time_to_live = 30d\n"
+    )
+    with Daemon(conf, "--only", "expirer").running():
+        wait_until(lambda: status(conf)[0] == 0, 20, "a daemon that is ready")
+        found = status(conf)[1]
+        assert found["daemon"]["checks"]["expirer"] == {"ok": True, "text": "works"}
+        assert (found["queues"], found["errors"]) == ([], [])
+        code, checked = findings(conf)
+        assert (code, [level for level, _ in checked["broker"]]) == (0, ["warning"])
+
+
 def test_status_shows_how_the_daemon_does(
     tmp_path: Path, broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger
 ) -> None:
