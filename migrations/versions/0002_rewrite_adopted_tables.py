@@ -131,6 +131,8 @@ def _statements(connection: sa.Connection, tables: list[sa.Table]) -> Iterator[A
     for table in tables:
         yield from _drop_covered_indexes(connection, table)
         yield from (_alter_on_postgresql if postgresql else _alter_on_mysql)(connection, table)
+        if postgresql:  # while the primary key that goes serves who reads
+            yield from _missing_indexes(connection, table)
         yield from (_rename_on_postgresql if postgresql else _rename_on_mysql)(connection, table)
         yield from _missing_indexes(connection, table)
     for table in tables:
