@@ -1,5 +1,6 @@
 """The schema: made, adopted, brought up to date, by many at once and after a crash."""
 
+import contextlib
 import datetime
 import logging
 import os
@@ -20,6 +21,7 @@ from panko_ingest.storage import EventFilter, StorageUnavailable, tables
 from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
+from panko_ingest.storage.recording import recorder
 from panko_ingest.storage.schema import revisions
 from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
@@ -143,6 +145,58 @@ def test_with_rewrites_postponed_an_adopted_database_is_written_and_read_in_its_
     assert snapshot(store.engine) == declared
     assert [event.message_id for event in store.get_events(EventFilter())] == ["new"]
     assert before["event"]
+
+
+def test_a_daemon_that_runs_while_tables_are_rewritten_uses_what_they_hold_from_then_on(
+    store: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "_LOOK_AGAIN", 0.0)
+    adopted(store, "panko")
+    store.upgrade(postpone_rewrites=True)
+
+    def kept(name: str) -> list[Any]:
+        huge = Trait("size", Trait.INT_TYPE, 5 * 10**9)
+        store.record_events([Event(name, "some.type", datetime.datetime(2026, 1, 2), [huge])])
+        (read,) = store.get_events(EventFilter(message_id=name))
+        return [trait.value for trait in read.traits]
+
+    assert kept("before") == []
+    with contextlib.closing(Connection(database_url)) as other:
+        other.upgrade()
+    assert kept("afterwards") == [5 * 10**9]
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_rows_of_an_adopted_database_without_an_id_end_no_list(
+    store: Connection, more: int, direction: str
+) -> None:
+    adopted(store, "panko")
+    store.upgrade(postpone_rewrites=True)
+    start = datetime.datetime(2026, 1, 2)
+    groups = [Event(f"m{n}", "some.type", start + datetime.timedelta(0, n // 3), []) for n in range(1200)]
+    ends = [
+        Event(f"{day}-{n}", "some.type", datetime.datetime(day, 1, 2), [])
+        for day in (1990, 2030)
+        for n in range(more)
+    ]
+    store.record_events(groups + ends)
+    # One of each three that are of the same time, so that a page ends with one.
+    without = ", ".join(f"'m{n}'" for n in range(2, 1200, 3))
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE event SET message_id = NULL WHERE message_id IN ({without})")
+    listed = list(store.get_events(EventFilter(), pagination={"sort": [("generated", direction)]}))
+    assert len(listed) == len(content(store)["event"])
+    assert len({event.message_id for event in listed}) == len(listed) - 399
+
+
+def test_an_event_type_of_an_adopted_database_without_a_name_is_none(store: Connection) -> None:
+    adopted(store, "panko")
+    store.upgrade(postpone_rewrites=True)
+    with store.engine.begin() as connection:
+        connection.execute(sa.update(tables.EventType).where(tables.EventType.id == 1).values(desc=None))
+    assert None not in list(store.get_event_types())
+    assert None not in store.count_events()
 
 
 def test_an_upgrade_that_dies_at_any_statement_is_taken_up_by_the_next(

@@ -35,6 +35,8 @@ class Database:
     """What to install for our driver where it is missing."""
 
     has_partitions: ClassVar[bool] = False
+    nulls_last: ClassVar[bool] = False
+    """Whether they come behind all others where it sorts upwards."""
     """Whether the partitioned layout can be made here."""
 
     one_writer_at_a_time: ClassVar[bool] = False

@@ -113,6 +113,7 @@ class Database(postgresql_errors.Database):
     no_other_driver = True
     extra = "panko-ingest[postgresql]"
     has_partitions = True
+    nulls_last = True
     now = "extract(epoch FROM clock_timestamp())"
 
     def create_engine(self, url: URL, settings: StorageSettings) -> Engine:

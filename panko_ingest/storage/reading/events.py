@@ -86,14 +86,15 @@ def get_events(
 
 def get_event_types(reader: ReadAccess) -> Iterator[str]:
     """Return the names of all event types, in the order of their characters' codes on every database."""
-    return iter(sorted(reader.values(sa.select(EventType.desc))))
+    return iter(sorted(reader.values(sa.select(EventType.desc).where(EventType.desc.is_not(None)))))
 
 
 def count_by_type(
     reader: ReadAccess, start: datetime.datetime | None, end: datetime.datetime | None
 ) -> dict[str, int]:
     """Return how many events of each type there are within a time."""
-    names = {row.id: row.desc for row in reader.rows(sa.select(EventType.id, EventType.desc))}
+    types = sa.select(EventType.id, EventType.desc).where(EventType.desc.is_not(None))
+    names = {row.id: row.desc for row in reader.rows(types)}
     counts: dict[str, int] = {}
     known = list(names)
     for first in range(0, len(known), _TYPES_AT_ONCE):

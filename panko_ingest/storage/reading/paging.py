@@ -100,16 +100,27 @@ def _times(reader: ReadAccess, message_id: str) -> list[datetime.datetime]:
     return list(reader.values(sa.select(EventRow.generated).where(EventRow.message_id == message_id)))
 
 
-def _behind(sort: Sort, position: Mapping[str, Any]) -> sa.ColumnElement[bool]:
-    """Return the condition for all that comes after a position."""
+def _behind(
+    sort: Sort, position: Mapping[str, Any], *, nulls_last: bool, first: bool = True
+) -> sa.ColumnElement[bool]:
+    """Return the condition for all that comes after a position.
+
+    Tables that were adopted, and not rewritten yet, may have rows without an id.
+
+    :param nulls_last: whether the database puts those behind all others when it sorts upwards.
+    """
     (key, direction), *rest = sort
     column, value = _COLUMNS[key], position[key]
+    nulls_behind = nulls_last == (direction == "asc")
+    if value is None:
+        return sa.false() if nulls_behind else column.is_not(None)
     beyond: sa.ColumnElement[bool] = column > value if direction == "asc" else column < value
     if not rest:
-        return beyond
+        # Nothing but a plain range of its first column is read from an index.
+        return sa.or_(beyond, column.is_(None)) if nulls_behind and not first else beyond
     # Said twice so that every planner gets a plain range of the index from the first half.
     within = column >= value if direction == "asc" else column <= value
-    return sa.and_(within, sa.or_(beyond, _behind(rest, position)))
+    return sa.and_(within, sa.or_(beyond, _behind(rest, position, nulls_last=nulls_last, first=False)))
 
 
 def pages(
@@ -125,8 +136,9 @@ def pages(
     columns = [getattr(_COLUMNS[name], way)() for name, way in sort]
     ordered = statement.order_by(*columns).limit(size)
     key, direction = sort[0]
+    nulls_last = reader.database.nulls_last
     while size:
-        page = ordered if after is None else ordered.where(_behind(sort, after))
+        page = ordered if after is None else ordered.where(_behind(sort, after, nulls_last=nulls_last))
         # Who left a time that is none did not choose the id by its day.
         if first_day and key == "generated" and after and not isinstance(after[key], FarTime):
             start, end = (after[key], None) if direction == "asc" else (None, after[key])

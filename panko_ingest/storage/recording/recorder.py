@@ -1,5 +1,6 @@
 """Recording: what must be known of the database, and a batch handed on until it is stored or refused."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,10 +19,12 @@ from panko_ingest.storage.recording.event_types import EventTypes
 from panko_ingest.storage.recording.validation import Validator
 from panko_ingest.storage.recording.writers.portable import PortableWriter
 from panko_ingest.storage.recording.writers.registry import writer_for
-from panko_ingest.storage.schema.column_limits import read_limits
+from panko_ingest.storage.schema.column_limits import ColumnLimits, read_limits
 from panko_ingest.storage.settings import StorageSettings
 
 _MOST_LEARNED = 2  # times that one batch makes us learn anew what the tables can hold
+_LOOK_AGAIN = 2.0
+"""Seconds between two looks at what the tables can hold, while events have more than we know of."""
 
 
 class _Learned(NamedTuple):
@@ -39,6 +42,7 @@ class Recorder:
         self._settings = settings
         self._types = EventTypes(engine)
         self._learned: _Learned | None = None
+        self._looked_at = 0.0
         self.salvaged = 0
         """How many traits of the events recorded so far were trimmed, changed or dropped."""
         self.retries: Counter[ErrorClass] = Counter()
@@ -83,6 +87,9 @@ class Recorder:
         writer, validator = run_transaction(self._settings, self._learn, self._count_retry)
         rows, failures = validator.rows(events)
         changes = {row.index: row.changes for row in rows if row.changes}
+        if (changes or failures) and self._holds_more_now(validator):
+            self.forget()
+            return self._record(events, letters, on_failure, replayed, learned)
         rows.sort(key=lambda row: row.message_id)
         batch = BatchTransaction(
             self._engine,
@@ -108,6 +115,19 @@ class Recorder:
             raise
         self.salvaged += sum(changes.get(index, 0) for index in result.recorded) if changes else 0
         return result
+
+    def _holds_more_now(self, validator: Validator) -> bool:
+        """Look whether the tables are others than they were: no error tells of those that became wider."""
+        now = time.monotonic()
+        if now < self._looked_at + _LOOK_AGAIN:
+            return False
+        self._looked_at = now
+
+        def look() -> ColumnLimits:
+            with self._engine.connect() as connection:
+                return read_limits(connection)
+
+        return run_transaction(self._settings, look, self._count_retry) != validator.limits
 
     def prove(self) -> None:
         """Prove that the store takes rows, by some that are rolled back.
