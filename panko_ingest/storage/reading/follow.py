@@ -73,6 +73,7 @@ class Follower:
         self._patience = _STATEMENTS * reader.settings.statement_timeout or _LONGEST
         self._floor = -1  # nothing new comes up to this number
         self._known: dict[int, str] = {}  # the message_ids by the numbers from the floor on
+        self._below: dict[int, str] = {}  # some below it, by the same
         self._heights: deque[tuple[float, int]] = deque()
         self._top = 0
         self._due = 0.0
@@ -89,8 +90,8 @@ class Follower:
             self._known = {row.id % _NUMBERS: row.message_id for row in self._rows(bases, self._floor)}
         if (
             top < self._floor and not bases
-        ):  # the last ones were deleted: SQLite gives their numbers to others
-            self._floor, self._known = top, {top: self._known.get(top, "")}
+        ):  # the last ones were deleted, and SQLite gives their numbers to others; or a replica lags behind
+            self._floor, self._known = top, {**self._below, **self._known}
             self._heights.clear()
         # Where numbers come in steps, as a cluster's, every one is behind a gap.
         began = self._clock()
@@ -128,13 +129,15 @@ class Follower:
 
     def _raise_floor(self, looked_at: float) -> None:
         floor = self._floor
-        while floor + 1 in self._known:
+        while floor < self._top and floor + 1 in self._known:
             floor += 1
         while self._heights and self._heights[0][0] < looked_at - self._patience:
             floor = max(floor, self._heights.popleft()[1])
         if floor > self._floor:
             self._floor = floor
+            passed = {number: name for number, name in self._known.items() if number < floor}
             self._known = {number: name for number, name in self._known.items() if number >= floor}
+            self._below = dict(list((self._below | passed).items())[-_FEW:])
 
 
 def _days(bases: Sequence[int]) -> dict[str, Any]:

@@ -118,6 +118,20 @@ def test_an_event_that_is_committed_after_one_with_a_higher_id_is_found(
     assert ids(follower) == []
 
 
+def test_no_event_is_shown_again_when_a_newer_one_expires(store: Connection, follower: Follower) -> None:
+    store.record_events([make_event(10)])
+    assert ids(follower) == ["m0010"]
+    late = make_event(11)
+    late.generated -= datetime.timedelta(days=3650)
+    store.record_events([late])
+    assert ids(follower) == ["m0011"]
+    age = datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - late.generated
+    assert store.clear_expired_data(age.total_seconds() - 86400) == 1
+    assert (ids(follower), ids(follower)) == ([], [])
+    store.record_events(make_events(2, first=12))
+    assert ids(follower) == ["m0012", "m0013"]
+
+
 def test_an_event_that_was_being_written_when_following_began_is_found(
     store: Connection, clock: Clock
 ) -> None:
