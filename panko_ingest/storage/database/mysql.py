@@ -284,6 +284,9 @@ class Database(base.Database):
             wanted["innodb_flush_log_at_trx_commit"] = ("1",)
             if settings.get("log_bin") == "ON":
                 wanted["sync_binlog"] = ("1",)
+        for name in ("rpl_semi_sync_master", "rpl_semi_sync_source"):
+            if settings.get(f"{name}_enabled") == "ON":  # else others see what no replica has yet
+                wanted[f"{name}_wait_point"] = ("AFTER_SYNC",)
         yield from base.judge_settings(settings, wanted, base.LOSES_WHAT_WAS_ACKNOWLEDGED)
         yield from galera.check(connection, settings)
         yield from _proxy(connection, settings)

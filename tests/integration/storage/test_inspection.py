@@ -227,6 +227,22 @@ def test_a_collation_for_which_names_of_either_case_are_one_is_told(mariadb_url:
     store.close()
 
 
+@pytest.mark.mariadb
+def test_replication_that_shows_events_which_no_replica_has_is_told(
+    mariadb_url: str, mariadb: MariaDB
+) -> None:
+    store = Connection(mariadb_url)
+    store.upgrade()
+    setting = "rpl_semi_sync_master_wait_point"
+    assert setting not in {finding.subject for finding in store.check()}
+    mariadb.execute("SET GLOBAL rpl_semi_sync_master_enabled = ON")
+    assert found(store, setting).level == WARNING
+    mariadb.execute(f"SET GLOBAL {setting} = AFTER_SYNC")
+    assert found(store, setting).level == OK
+    mariadb.execute("SET GLOBAL rpl_semi_sync_master_enabled = OFF")
+    store.close()
+
+
 @pytest.mark.postgresql
 def test_a_sequence_behind_its_table_is_told_with_the_statement_that_sets_it_right(
     postgresql_url: str,
