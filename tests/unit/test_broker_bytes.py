@@ -69,21 +69,21 @@ class Socketless(Wire):
         yield
 
 
-def connect(stream: bytes) -> Connection:
-    """Return a connection to a broker that sends these bytes."""
-    wire = Socketless([stream[at : at + 50] for at in range(0, len(stream), 50)])
+def connect(stream: bytes, piece: int = 50) -> Connection:
+    """Return a connection to a broker that sends these bytes, so many at once."""
+    wire = Socketless([stream[at : at + piece] for at in range(0, len(stream), piece)])
     connection = Connection("localhost", login_method="PLAIN", userid="a", password="b", connect_timeout=10)
     connection.Transport = lambda *_args, **_more: wire  # type: ignore[method-assign]
     connection.connect()
     return connection
 
 
-def talk(stream: bytes, receive: Any) -> None:
+def talk(stream: bytes, receive: Any, piece: int = 50) -> None:
     """Connect, open a channel, ask a question, and take what comes until the stream ends.
 
     :raises ConnectionResetError: it did.
     """
-    connection = connect(stream)
+    connection = connect(stream, piece)
     channel = connection.channel()
     channel.callbacks[CONSUMER] = Receiver(QUEUE, 7, receive)
     with contextlib.suppress(ChannelError):
@@ -185,8 +185,19 @@ def test_a_connection_that_is_closed_while_a_cancelled_channel_is_is_told_so() -
         channel.close()
 
 
-def test_a_broker_that_would_send_frames_without_bound_is_not_let() -> None:
-    beginning = struct.pack(">BHI", 3, 1, 2**32 - 16)
+@pytest.mark.parametrize(("kind", "most"), [(1, 16 << 20), (2, 16 << 20), (3, 131072), (8, 131072)])
+def test_a_broker_that_would_send_frames_without_bound_is_not_let(kind: int, most: int) -> None:
+    beginning = struct.pack(">BHI", kind, 1, 2**32 - 16)
     greeting = bytes_of([START, BOUNDLESS, OPEN_OK, CHANNEL_OPEN_OK, DECLARE_OK])
-    with pytest.raises(UnexpectedFrame, match="of at most 131072"):
+    with pytest.raises(UnexpectedFrame, match=f"of at most {most}"):
         talk(greeting + beginning + bytes(1000), lambda _delivery: None)
+
+
+@pytest.mark.parametrize("piece", [50, 1 << 18])
+def test_headers_may_be_larger_than_frames_for_the_broker_adds_its_own(piece: int) -> None:
+    received: list[Delivery] = []
+    large = {"application_headers": {"a": "x" * 131_072}}
+    stream = bytes_of([*HANDSHAKE, DECLARE_OK, *delivered(b"{}", large), *delivered(b"next", {})])
+    with pytest.raises(ConnectionResetError):
+        talk(stream, received.append, piece)
+    assert [delivery.body for delivery in received] == [b"{}", b"next"]
