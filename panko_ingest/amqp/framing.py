@@ -249,7 +249,6 @@ class Connection(_Bounded, _Legible, pyamqp.Connection):
 
     def _receive(self, channel: int, consumer: str, parts: DeliveryParts) -> None:
         """Pass on a delivery; one whose consumer is cancelled goes back to the broker."""
-        self.bytes_recv += 1
         open_channel = self.channels.get(channel)
         if open_channel is None or open_channel.is_closing:
             return
@@ -308,6 +307,8 @@ class Connection(_Bounded, _Legible, pyamqp.Connection):
         transport = self.transport
         if not transport.frame_buffered():
             transport.read_available()
+        # py-amqp sees none of the frames of a delivery, and heartbeats wait behind those of a large one.
+        self.bytes_recv += 1
         while transport.connected:
             if self._deliver(transport):
                 continue
@@ -319,7 +320,9 @@ class Connection(_Bounded, _Legible, pyamqp.Connection):
         """Read a frame for whatever waits for an answer, and take the deliveries before it at once."""
         while self._deliver(self.transport):
             pass
-        return super().blocking_read(timeout)
+        answer = super().blocking_read(timeout)
+        self.bytes_recv += 1
+        return answer
 
     def _deliver(self, transport: _ReadAhead) -> bool:
         """Pass on the delivery that comes next; return whether there is one."""

@@ -22,6 +22,7 @@ from panko_ingest.amqp.delivery_frames import Receiver
 from panko_ingest.amqp.framing import Connection
 from panko_ingest.amqp.link import LINK_ERRORS
 from panko_ingest.delivery import Delivery
+from tests.unit.clock import Clock
 from tests.unit.test_delivery_frames import CONSUMER, QUEUE, bytes_of, delivered
 from tests.unit.test_framing import Wire, encoded
 
@@ -69,10 +70,12 @@ class Socketless(Wire):
         yield
 
 
-def connect(stream: bytes, piece: int = 50) -> Connection:
+def connect(stream: bytes, piece: int = 50, heartbeat: int = 0) -> Connection:
     """Return a connection to a broker that sends these bytes, so many at once."""
     wire = Socketless([stream[at : at + piece] for at in range(0, len(stream), piece)])
-    connection = Connection("localhost", login_method="PLAIN", userid="a", password="b", connect_timeout=10)
+    connection = Connection(
+        "localhost", login_method="PLAIN", userid="a", password="b", connect_timeout=10, heartbeat=heartbeat
+    )
     connection.Transport = lambda *_args, **_more: wire  # type: ignore[method-assign]
     connection.connect()
     return connection
@@ -201,3 +204,26 @@ def test_headers_may_be_larger_than_frames_for_the_broker_adds_its_own(piece: in
     with pytest.raises(ConnectionResetError):
         talk(stream, received.append, piece)
     assert [delivery.body for delivery in received] == [b"{}", b"next"]
+
+
+@pytest.mark.parametrize("piece", [50, 1000])
+def test_a_large_message_over_a_slow_line_is_a_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("amqp.connection.monotonic", clock)
+    received: list[Delivery] = []
+    large = delivered(bytes(20_000), {}, pieces=20)
+    connection = connect(bytes_of([*HANDSHAKE, *large]), piece, heartbeat=10)
+    connection.channel().callbacks[CONSUMER] = Receiver(QUEUE, 7, received.append)
+    connection.heartbeat_tick()
+    while not received:
+        connection.handle_available()
+        clock.advance(9)
+        connection.heartbeat_tick()
+    for _ in range(2):
+        clock.advance(11)
+        with contextlib.suppress(ConnectionResetError):
+            connection.handle_available()
+    with pytest.raises(ConnectionForced, match="heartbeats missed"):
+        connection.heartbeat_tick()
