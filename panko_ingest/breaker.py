@@ -7,6 +7,9 @@ from dataclasses import dataclass
 WINDOW = 1000
 PROBE_INTERVAL = 60.0
 HOUR = 3600.0
+_MOST_PUBLISHERS = 1000
+# Of all messages: dead letters that anybody may have at any time.
+_FEW = 0.01
 
 Source = tuple[str, str]
 """Who published a message, and of which type; of one that can't be read, what it came by."""
@@ -32,7 +35,9 @@ class FloodBreaker:
     It opens when more than the limit is dead of all sources alike, as wrong definitions make it, or when the
     dead letters of an hour are too large, whosoever they are. Then only one probing batch in each probe
     interval may come in. The first one whose own share is under the limit, or the end of the hour, closes it.
-    A source of good messages keeps it closed beside one that floods. It never opens on fewer messages.
+    A source of good messages keeps it closed beside one that floods; so do publishers whose messages were
+    good within an hour, wherever their next ones wait, while at most one of them has more than a few dead
+    letters. It never opens on fewer messages.
 
     :param limit: share of dead letters, 0 to 1; 0 turns this off.
     :param clock: monotonic seconds.
@@ -45,6 +50,7 @@ class FloodBreaker:
         self._hourly_bytes = hourly_bytes
         self._last: deque[Tally] = deque()
         self._messages = self._dead = 0
+        self._good_at: dict[str, float] = {}
         self._next_probe = 0.0
         self._flooded = False
         self._hour_began = clock()
@@ -85,7 +91,10 @@ class FloodBreaker:
     def _judge(self, tally: Tally) -> None:
         if self._flooded:
             self._flooded = self._is_flood([tally], tally.messages, len(tally.dead))
+            if not self._flooded:
+                self._remember(tally)
             return
+        self._remember(tally)
         self._last.append(tally)
         self._messages += tally.messages
         self._dead += len(tally.dead)
@@ -97,6 +106,19 @@ class FloodBreaker:
             self._flooded = True
             self._last.clear()
             self._messages = self._dead = 0
+            self._good_at.clear()  # a probe is judged by itself
+
+    def _remember(self, tally: Tally) -> None:
+        """Note whose messages are good, and forget whose were an hour ago."""
+        good_at, now = self._good_at, self._clock()
+        for publisher in {publisher for publisher, _ in tally.good}:
+            good_at.pop(publisher, None)
+            good_at[publisher] = now
+        while good_at:
+            oldest = next(iter(good_at))
+            if len(good_at) <= _MOST_PUBLISHERS and now - good_at[oldest] < HOUR:
+                break
+            del good_at[oldest]
 
     def _is_flood(self, tallies: Iterable[Tally], messages: int, dead: int) -> bool:
         """Tell whether more than the limit is dead, and so of each source: one good one keeps all going."""
@@ -109,4 +131,13 @@ class FloodBreaker:
             dead_of.update(tally.dead)
         return all(
             dead_of[source] > self._limit * (good + dead_of[source]) for source, good in good_of.items()
-        )
+        ) and self._is_all_alike(dead_of, messages)
+
+    def _is_all_alike(self, dead_of: Counter[Source], messages: int) -> bool:
+        """Tell whether those whose messages were good lately are not waiting behind somebody's flood."""
+        dead = Counter[str]()
+        for (publisher, _), count in dead_of.items():
+            if publisher in self._good_at:
+                dead[publisher] += count
+        but_one = dead.total() - max(dead.values(), default=0)
+        return len(dead) == len(self._good_at) or but_one > _FEW * messages

@@ -260,8 +260,8 @@ NOTIFICATION_OPTS = [
         min=0,
         max=1,
         help="Share of the last 1000 messages of a bus, and of those of each publisher and event type among "
-        "them, that may be dead letters before a worker stops taking more than one probing batch a minute. "
-        "0: no limit.",
+        "them, that may be dead letters before a worker stops taking more than one probing batch a minute; "
+        "those of one publisher do not count where others had good messages within an hour. 0: no limit.",
     ),
     cfg.IntOpt(
         "dead_letter_hourly_bytes",

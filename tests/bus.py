@@ -46,6 +46,10 @@ class Bus:
         """Close the connection."""
         self._connection.close()
 
+    def drop(self) -> None:
+        """Go without a word, whatever the broker has sent meanwhile."""
+        self._connection.collect()
+
     def declare(self, queue: str = "notifications.info", exchange: str = "nova") -> None:
         """Make exchange and queue and bind them, as a notifier does."""
         self._channel.exchange_declare(exchange, "topic", durable=self._durable, auto_delete=False)

@@ -61,14 +61,11 @@ class CostlyExchanges:
         self._pace.failed()
         return losses
 
-    def bound(self, exchange: str) -> bool:
-        """Note that an exchange could be asked about; return whether it was a costly one."""
+    def bound(self, exchange: str) -> None:
+        """Note that an exchange could be asked about."""
         self._in_a_row = 0
-        if self._losses.pop(exchange, 0) == 0:
-            return False
-        if not self._losses:
+        if self._losses.pop(exchange, 0) and not self._losses:
             self._pace.succeeded()
-        return True
 
 
 class Bindings:
@@ -76,7 +73,8 @@ class Bindings:
 
     :param costly: what is known from the sessions before.
     :param again: bind what is bound already again and again; one worker of a daemon is enough for it.
-    :param tell: called with an exchange, and why the broker refuses to bind it; None when it no longer does.
+    :param tell: called with an exchange, and why the broker refuses to bind it, None when it does not;
+        returns whether that is news.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class Bindings:
         costly: CostlyExchanges,
         *,
         again: bool,
-        tell: Callable[[str, str | None], None],
+        tell: Callable[[str, str | None], bool],
         clock: Callable[[], float],
     ) -> None:
         self._exchanges = topology.exchanges if topology.pool and topology.declare != "never" else ()
@@ -123,13 +121,12 @@ class Bindings:
             self._keeper.open()  # a connection that ends over the channel does not do so over the exchange
             there = self._ask(exchange)
         except ChannelError as refusal:
-            if not self._refused[exchange].failed_last:
-                self._refuse(exchange, refusal)
+            self._refuse(exchange, refusal)
             self._at[exchange] = self._clock() + self._refused[exchange].failed()
             return
-        if self._costly.bound(exchange) or self._refused[exchange].failed_last:
-            self._refused[exchange].succeeded()
-            self._tell(exchange, None)
+        self._costly.bound(exchange)
+        self._refused[exchange].succeeded()
+        self._tell(exchange, None)
         if not there:
             self._at[exchange] = self._clock() + self._absent[exchange].failed()
         elif self._again:
@@ -154,11 +151,11 @@ class Bindings:
             raise
 
     def _refuse(self, exchange: str, error: Exception, cost: str = "") -> None:
-        self._tell(exchange, f"{cost}{error}")
-        LOG.warning(
-            "The broker refuses to bind the pool's queue to %r: %s%s: %s",
-            exchange,
-            cost,
-            type(error).__name__,
-            error,
-        )
+        if self._tell(exchange, f"{cost}{error}"):
+            LOG.warning(
+                "The broker refuses to bind the pool's queue to %r: %s%s: %s",
+                exchange,
+                cost,
+                type(error).__name__,
+                error,
+            )

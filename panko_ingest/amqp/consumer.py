@@ -11,6 +11,7 @@ from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
+from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Broker, Bus
@@ -89,10 +90,11 @@ class AmqpConsumer:
             paces={name: Pace(_FIRST_LOOK, _LATER_LOOKS, clock) for name in topology.names},
             costly_paces={name: Pace(_FIRST_COSTLY, _LATER_COSTLY, clock) for name in topology.names},
             costly_exchanges=CostlyExchanges(clock),
+            refused_queues=Refusals(on_refusal),
+            refused_exchanges=Refusals(on_refusal),
             numbers=itertools.count(1),
             told=set(),
             beat=self._beat,
-            tell_refusal=on_refusal,
             clock=clock,
             binds_again=binds_again,
             siblings=siblings,

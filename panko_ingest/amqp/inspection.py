@@ -213,11 +213,10 @@ def _queue(link: AmqpLink, topology: Topology, state: QueueState, known: Known) 
         yield _lacking(subject, "read", state.name)
     keeper = TopologyKeeper(topology, link)
     if state.name == topology.pool and topology.declare == "auto":
-        if not _may_make(link, state.name):
+        if isinstance(_why_not_made(link, state.name), AccessRefused):
             yield _lacking(subject, "configure", state.name)
-        elif difference := keeper.make_pool(state.name):
-            text = f"is used as it is, though it differs from what the daemon would make: {difference}"
-            yield Finding(WARNING if "x-queue-type" in difference else OK, subject, text)
+        else:
+            yield from _pool_as_it_is(keeper, state.name)
     try:
         if why := keeper.why_not_durable(state.name):
             yield Finding(FAILURE if topology.require_durable else WARNING, subject, why)
@@ -236,11 +235,25 @@ def _queue(link: AmqpLink, topology: Topology, state: QueueState, known: Known) 
         )
 
 
+def _pool_as_it_is(keeper: TopologyKeeper, name: str) -> Iterator[Finding]:
+    try:
+        difference = keeper.make_pool(name)
+    except ChannelError as error:
+        yield Finding(FAILURE, f"queue {name}", f"can't be made or used: {_words(error)}")
+        return
+    if difference:
+        text = f"is used as it is, though it differs from what the daemon would make: {difference}"
+        yield Finding(WARNING if "x-queue-type" in difference else OK, f"queue {name}", text)
+
+
 def _pool_to_be(link: AmqpLink, name: str) -> Iterator[Finding]:
-    if _may_make(link, name):
-        yield Finding(OK, f"queue {name}", "not there yet: the daemon creates it")
-    else:
+    refusal = _why_not_made(link, name)
+    if isinstance(refusal, AccessRefused):
         yield _lacking(f"queue {name}", "configure", name)
+    elif refusal is not None and "queue limit" in str(refusal):
+        yield Finding(FAILURE, f"queue {name}", f"not there, and can't be made: {_words(refusal)}")
+    else:
+        yield Finding(OK, f"queue {name}", "not there yet: the daemon creates it")
 
 
 def _pool(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
@@ -293,9 +306,9 @@ def _is_stream(link: AmqpLink, queue: str) -> bool:
     return f"arg '{PRIORITY}'" in str(_refusal(link, "basic_consume", queue, arguments=arguments))
 
 
-def _may_make(link: AmqpLink, queue: str) -> bool:
+def _why_not_made(link: AmqpLink, queue: str) -> Exception | None:
     arguments = {"x-max-length": "none"}
-    return _is_allowed(link, "queue_declare", queue, durable=True, auto_delete=False, arguments=arguments)
+    return _refusal(link, "queue_declare", queue, durable=True, auto_delete=False, arguments=arguments)
 
 
 def _may_bind(link: AmqpLink, queue: str, exchange: str) -> bool:

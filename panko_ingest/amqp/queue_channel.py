@@ -50,7 +50,8 @@ class QueueChannel:
     :param numbers: gives each channel its number.
     :param receive: takes the deliveries.
     :param beat: called before each question, as a slow broker makes many of them take long.
-    :param tell: called with the queue, and why it is not read though it is there; None when it is again.
+    :param tell: called with the queue, and why it is not read though it is there, None when it is read or not
+        there; returns whether that is news.
     :param where: what the log calls the connection.
     :param timeout: seconds that a delivery may be unacknowledged, which the broker is asked for.
     """
@@ -66,7 +67,7 @@ class QueueChannel:
         numbers: Iterator[int],
         receive: Callable[[Delivery], None],
         beat: Callable[[], None],
-        tell: Callable[[str, str | None], None],
+        tell: Callable[[str, str | None], bool],
         clock: Callable[[], float],
         where: str,
         timeout: float,
@@ -120,6 +121,7 @@ class QueueChannel:
         try:
             self.absent = not self._keeper.find(self.queue)
             if self.absent:
+                self._tell(self.queue, None)
                 self._pace.failed()
                 return False
             self._channel = self._open()
@@ -266,10 +268,9 @@ class QueueChannel:
             channel.close()  # after a cancel it is still open; closing what is closed is nothing
 
     def _give_up(self, pace: Pace, error: Exception, why: str = "") -> None:
-        """Tell why the queue is not read, the log only once, and when it is tried again."""
-        first = not pace.failed_last
+        """Tell why the queue is not read, the log only where that is news, and when it is tried again."""
         pause = pace.failed()
-        if first:
+        if self._tell(self.queue, f"{why}{error}"):
             LOG.warning(
                 "%s: queue %r is not read: %s%s: %s; trying again in %.0f s, later each time",
                 self._where,
@@ -279,4 +280,3 @@ class QueueChannel:
                 error,
                 pause,
             )
-        self._tell(self.queue, f"{why}{error}")

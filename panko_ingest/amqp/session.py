@@ -13,6 +13,7 @@ from amqp.exceptions import ChannelError
 from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
+from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Pace
 from panko_ingest.batch import Batch
@@ -77,9 +78,10 @@ class SessionTools:
     :param paces: by queue, when to try it again.
     :param costly_paces: by queue, when to ask again about one over which a connection was lost.
     :param costly_exchanges: those over which a connection was lost.
+    :param refused_queues: what was told of queues that are not read though they are there.
+    :param refused_exchanges: what was told of exchanges that may not be bound.
     :param numbers: of channels.
     :param told: what the log was told about the topology.
-    :param tell_refusal: called with a queue or an exchange, and why the broker refuses it, or None.
     :param binds_again: whether this consumer looks after bindings that are there.
     :param siblings: returns how many consumers of this daemon a queue has, None while some of them do not
         consume yet; given to one worker, which warns of those that are not.
@@ -90,10 +92,11 @@ class SessionTools:
     paces: Mapping[str, Pace]
     costly_paces: Mapping[str, Pace]
     costly_exchanges: CostlyExchanges
+    refused_queues: Refusals
+    refused_exchanges: Refusals
     numbers: Iterator[int]
     told: set[str]
     beat: Callable[[], None]
-    tell_refusal: Callable[[str, str | None], None]
     clock: Callable[[], float]
     binds_again: bool
     siblings: Callable[[], int | None] | None
@@ -123,7 +126,7 @@ class Session:
             self._keeper,
             tools.costly_exchanges,
             again=tools.binds_again,
-            tell=tools.tell_refusal,
+            tell=tools.refused_exchanges.note,
             clock=tools.clock,
         )
         self._queues = deque(
@@ -136,7 +139,7 @@ class Session:
                 numbers=tools.numbers,
                 receive=self._receive,
                 beat=tools.beat,
-                tell=tools.tell_refusal,
+                tell=tools.refused_queues.note,
                 clock=tools.clock,
                 where=where,
                 timeout=tools.topology.consumer_timeout,

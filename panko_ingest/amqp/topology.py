@@ -196,7 +196,9 @@ class TopologyKeeper:
             )
         except PreconditionFailed as error:
             match = _INEQUIVALENT.search(str(error))
-            if match and match["wanted"]:
+            if match is None:  # such as a limit of queues, where there is none yet
+                raise
+            if match["wanted"]:
                 return f"{match['argument']}: wanted {match['wanted']}, there is {match['there']}"
             return str(error)
         return None

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from amqp.exceptions import PreconditionFailed
 
 from panko_ingest import amqp
+from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from tests.answering import answering
@@ -198,6 +200,21 @@ def test_a_pool_that_is_not_as_the_daemon_would_make_it_is_told(look: Look, bus:
     other = one(look(pool="plain", queue_type="quorum"), "queue plain", "x-queue-type: wanted")
     assert other
     assert other.level == WARNING
+
+
+def test_a_pools_queue_that_can_no_longer_be_made_is_told(
+    look: Look, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_keeper: TopologyKeeper, name: str) -> str | None:
+        raise PreconditionFailed(
+            f"PRECONDITION_FAILED - cannot declare queue '{name}': queue limit is reached"
+        )
+
+    make(bus, "plain")
+    monkeypatch.setattr(TopologyKeeper, "make_pool", fail)
+    found = one(look(pool="plain"), "queue plain", "queue limit is reached")
+    assert found
+    assert found.level == FAILURE
 
 
 def test_exchanges_that_a_pool_misses_are_found(look: Look, bus: Bus) -> None:

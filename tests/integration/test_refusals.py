@@ -236,6 +236,22 @@ def test_an_exchange_that_may_not_be_bound_is_told_and_those_after_it_are_bound(
         assert (reader.opened, reader.lost) == (1, 0)
 
 
+def test_a_pools_queue_that_a_limit_keeps_from_being_made_is_told_with_it_and_made_when_it_may_be(
+    broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    topology = Topology((INFO,), exchanges=("nova",), pool="ours")
+    limit = f"vhost-limits/{broker_url.rpartition('/')[2]}/max-queues"
+    rabbitmq.api("PUT", limit, {"value": 0})
+    found = inspect(parse(broker_url), topology, None, None)
+    assert [one.text for one in found if one.subject == "queue ours" and "queue limit" in one.text]
+    with Reader(broker_url, topology, ledger.connection).running() as reader:
+        assert "queue limit" in str(wait_until(lambda: reader.refusals.get("ours"), 20, "the refusal"))
+        assert "differs" not in caplog.text
+        rabbitmq.api("DELETE", limit)
+        wait_until(lambda: rabbitmq.queues(broker_url), 20, "the queue")
+        wait_until(lambda: reader.refusals.get("ours") is None, 20, "its being read")
+
+
 def test_an_absent_exchange_whose_name_the_broker_cuts_within_a_character_costs_no_other(
     broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger
 ) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Collection
 
 import pytest
-from amqp.exceptions import AMQPError, InternalError, NotAllowed
+from amqp.exceptions import AccessRefused, AMQPError, InternalError, NotAllowed
 
 from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
+from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from tests.unit.clock import Clock
 
@@ -28,8 +29,10 @@ class Keeper(TopologyKeeper):
 
     def bind(self, exchange: str) -> bool:
         if exchange in self._broken:
-            self._clock.advance(HANGS)
-            raise self._error()
+            error = self._error()
+            if isinstance(error, TimeoutError):
+                self._clock.advance(HANGS)
+            raise error
         self.bound.append(exchange)
         return True
 
@@ -42,15 +45,16 @@ class Bus:
         self.told: dict[str, str | None] = {}
         self.bound: list[str] = []
         self._costly = CostlyExchanges(self.clock)
+        self._refusals = Refusals(self.told.__setitem__)
         self.broken = broken
-        self._error = error
+        self.error = error
 
     def session(self, longest: float = 300.0) -> float:
         """Read over one connection until it is lost; return the seconds before the question that cost it."""
-        keeper = Keeper(self.clock, self.broken, self._error)
+        keeper = Keeper(self.clock, self.broken, self.error)
         topology = Topology(("notifications.info",), exchanges=EXCHANGES, pool="ours")
-        bindings = Bindings(
-            topology, keeper, self._costly, again=False, tell=self.told.__setitem__, clock=self.clock
+        self.bindings = bindings = Bindings(
+            topology, keeper, self._costly, again=False, tell=self._refusals.note, clock=self.clock
         )
         begun = read = self.clock()
         try:
@@ -118,3 +122,36 @@ def test_a_connection_that_ends_over_the_channel_is_no_exchanges_fault() -> None
     bus.broken = ()
     bus.session(0.5)
     assert bus.bound == list(EXCHANGES)
+
+
+def refused() -> Exception:
+    error: Exception = AccessRefused("ACCESS_REFUSED - read access to exchange refused")
+    return error
+
+
+@pytest.mark.parametrize("then", ["another session", "another queue"])
+def test_an_exchange_that_was_refused_is_told_as_free_whenever_it_is_bound(then: str) -> None:
+    broken = {"d"}
+    bus = Bus(broken, refused)
+    bus.session(5)
+    assert "ACCESS_REFUSED" in str(bus.told["d"])
+    broken.clear()
+    if then == "another session":
+        bus.session(5)
+    else:
+        bus.bindings.start_over()
+        bus.bindings.step()
+    assert bus.told == {"d": None}
+
+
+def test_an_exchange_that_stays_refused_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    bus = Bus({"d"}, refused)
+    for _ in range(3):
+        bus.session(100)
+        bus.bindings.start_over()
+        bus.bindings.step()
+    assert caplog.text.count("refuses to bind") == 1
+    bus.error = lambda: AccessRefused("ACCESS_REFUSED - write access to queue refused")
+    bus.session(100)
+    assert caplog.text.count("refuses to bind") == 2
+    assert "write access" in str(bus.told["d"])

@@ -59,6 +59,51 @@ def test_a_publisher_that_floods_does_not_stop_one_whose_messages_are_good(
         assert not breaker.open
 
 
+GARBAGE = ("", "notifications.info")
+GOOD = [NOVA, CINDER, ("image.host3", "image.update")]
+
+
+@pytest.mark.parametrize("flood", [GARBAGE, NOVA])
+@pytest.mark.parametrize("others", [0, 5])
+def test_a_publisher_that_floods_does_not_stop_those_whose_good_messages_wait_behind_its_own(
+    breaker: FloodBreaker, clock: Clock, flood: tuple[str, str], others: int
+) -> None:
+    breaker.record(Tally(GOOD * 1000, []))
+    for _ in range(50):
+        clock.advance(10)
+        breaker.record(Tally([], [flood] * (1000 - others) + [CINDER] * others))
+        assert not breaker.open
+
+
+def test_whose_messages_were_good_more_than_an_hour_ago_keeps_no_breaker_closed(
+    breaker: FloodBreaker, clock: Clock
+) -> None:
+    breaker.record(Tally(GOOD, []))
+    clock.advance(HOUR)
+    breaker.record(tally(1000, 1000, GARBAGE))
+    assert breaker.open
+
+
+@pytest.mark.parametrize("publishers", [1, 2, 3, 500])
+def test_where_all_were_good_and_break_at_once_it_opens_though_not_each_has_sent_something_since(
+    breaker: FloodBreaker, publishers: int
+) -> None:
+    sources = [(f"compute.host{number}", "compute.instance.update") for number in range(publishers)]
+    rare = [("key-manager.host", "secret.read")] * (publishers > 2)
+    breaker.record(Tally(sources * 10 + rare, []))
+    breaker.record(Tally([], (sources * 1000)[:1000]))
+    assert breaker.open
+
+
+def test_a_probe_of_what_one_publisher_sends_does_not_close_it(breaker: FloodBreaker, clock: Clock) -> None:
+    breaker.record(Tally(GOOD, []))
+    breaker.record(Tally([], GOOD * 400))
+    clock.advance(PROBE_INTERVAL)
+    breaker.record(tally(100, 95))
+    breaker.record(tally(100, 100, CINDER))
+    assert breaker.open
+
+
 def test_definitions_that_break_every_type_open_the_breaker(breaker: FloodBreaker) -> None:
     breaker.record(tally(600, 590))
     breaker.record(tally(600, 600, CINDER))

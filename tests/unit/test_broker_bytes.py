@@ -22,6 +22,7 @@ from panko_ingest.amqp.delivery_frames import Receiver
 from panko_ingest.amqp.framing import Connection
 from panko_ingest.amqp.link import LINK_ERRORS
 from panko_ingest.delivery import Delivery
+from tests.unit.clock import Clock
 from tests.unit.test_delivery_frames import CONSUMER, QUEUE, bytes_of, delivered
 from tests.unit.test_framing import Wire, encoded
 
@@ -69,21 +70,23 @@ class Socketless(Wire):
         yield
 
 
-def connect(stream: bytes) -> Connection:
-    """Return a connection to a broker that sends these bytes."""
-    wire = Socketless([stream[at : at + 50] for at in range(0, len(stream), 50)])
-    connection = Connection("localhost", login_method="PLAIN", userid="a", password="b", connect_timeout=10)
+def connect(stream: bytes, piece: int = 50, heartbeat: int = 0) -> Connection:
+    """Return a connection to a broker that sends these bytes, so many at once."""
+    wire = Socketless([stream[at : at + piece] for at in range(0, len(stream), piece)])
+    connection = Connection(
+        "localhost", login_method="PLAIN", userid="a", password="b", connect_timeout=10, heartbeat=heartbeat
+    )
     connection.Transport = lambda *_args, **_more: wire  # type: ignore[method-assign]
     connection.connect()
     return connection
 
 
-def talk(stream: bytes, receive: Any) -> None:
+def talk(stream: bytes, receive: Any, piece: int = 50) -> None:
     """Connect, open a channel, ask a question, and take what comes until the stream ends.
 
     :raises ConnectionResetError: it did.
     """
-    connection = connect(stream)
+    connection = connect(stream, piece)
     channel = connection.channel()
     channel.callbacks[CONSUMER] = Receiver(QUEUE, 7, receive)
     with contextlib.suppress(ChannelError):
@@ -185,8 +188,42 @@ def test_a_connection_that_is_closed_while_a_cancelled_channel_is_is_told_so() -
         channel.close()
 
 
-def test_a_broker_that_would_send_frames_without_bound_is_not_let() -> None:
-    beginning = struct.pack(">BHI", 3, 1, 2**32 - 16)
+@pytest.mark.parametrize(("kind", "most"), [(1, 16 << 20), (2, 16 << 20), (3, 131072), (8, 131072)])
+def test_a_broker_that_would_send_frames_without_bound_is_not_let(kind: int, most: int) -> None:
+    beginning = struct.pack(">BHI", kind, 1, 2**32 - 16)
     greeting = bytes_of([START, BOUNDLESS, OPEN_OK, CHANNEL_OPEN_OK, DECLARE_OK])
-    with pytest.raises(UnexpectedFrame, match="of at most 131072"):
+    with pytest.raises(UnexpectedFrame, match=f"of at most {most}"):
         talk(greeting + beginning + bytes(1000), lambda _delivery: None)
+
+
+@pytest.mark.parametrize("piece", [50, 1 << 18])
+def test_headers_may_be_larger_than_frames_for_the_broker_adds_its_own(piece: int) -> None:
+    received: list[Delivery] = []
+    large = {"application_headers": {"a": "x" * 131_072}}
+    stream = bytes_of([*HANDSHAKE, DECLARE_OK, *delivered(b"{}", large), *delivered(b"next", {})])
+    with pytest.raises(ConnectionResetError):
+        talk(stream, received.append, piece)
+    assert [delivery.body for delivery in received] == [b"{}", b"next"]
+
+
+@pytest.mark.parametrize("piece", [50, 1000])
+def test_a_large_message_over_a_slow_line_is_a_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("amqp.connection.monotonic", clock)
+    received: list[Delivery] = []
+    large = delivered(bytes(20_000), {}, pieces=20)
+    connection = connect(bytes_of([*HANDSHAKE, *large]), piece, heartbeat=10)
+    connection.channel().callbacks[CONSUMER] = Receiver(QUEUE, 7, received.append)
+    connection.heartbeat_tick()
+    while not received:
+        connection.handle_available()
+        clock.advance(9)
+        connection.heartbeat_tick()
+    for _ in range(2):
+        clock.advance(11)
+        with contextlib.suppress(ConnectionResetError):
+            connection.handle_available()
+    with pytest.raises(ConnectionForced, match="heartbeats missed"):
+        connection.heartbeat_tick()

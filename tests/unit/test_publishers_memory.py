@@ -53,3 +53,13 @@ def test_long_names_are_forgotten_with_their_messages(change: Callable[[int], di
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert kept < 2 * LONG
+
+
+def test_the_breaker_remembers_but_so_many_publishers() -> None:
+    breaker = FloodBreaker(0.9, lambda: 0.0)
+    tracemalloc.start()
+    for number in range(20_000):
+        breaker.record(Tally([(f"{number}{'p' * 200}", "compute.x")], []))
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < LONG

@@ -4,9 +4,10 @@ import itertools
 from collections.abc import Callable
 
 import pytest
-from amqp.exceptions import ChannelError, PreconditionFailed
+from amqp.exceptions import AccessRefused, ChannelError, ConsumerCancelled, NotFound, PreconditionFailed
 
 from panko_ingest.amqp.queue_channel import QueueChannel
+from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Pace
 from panko_ingest.delivery import Delivery
@@ -24,6 +25,11 @@ class Channel:
         self.tags = itertools.count(1)
         self.acknowledged: list[int] = []
         self._link = link
+
+    def queue_declare(self, queue: str, **_: object) -> None:
+        if not self._link.has_queue:
+            self.close()
+            raise NotFound(f"NOT_FOUND - no queue '{queue}' in vhost '/'")
 
     def basic_qos(self, prefetch_size: int, prefetch_count: int, a_global: bool) -> None:
         pass
@@ -69,6 +75,8 @@ class Link:
         self.fewest = 0
         self.most_channels = 99
         self.lets_ask_for_time = True
+        self.has_queue = True
+        self.may_read = True
 
     def channel(self, *, spare: bool = False) -> Channel:
         del spare
@@ -86,6 +94,9 @@ class Link:
         receive: Callable[[Delivery], None],
         timeout: float | None = None,
     ) -> None:
+        if not self.may_read:
+            channel.close()
+            raise AccessRefused(f"ACCESS_REFUSED - read access to queue '{queue}' refused")
         if timeout is not None and not self.lets_ask_for_time:
             channel.close()
             raise PreconditionFailed(f"invalid arg 'x-consumer-timeout' for queue '{queue}'")
@@ -103,11 +114,11 @@ class Link:
 class Reading:
     """The queue, read with a prefetch of 16."""
 
-    def __init__(self) -> None:
+    def __init__(self, declare: str = "never") -> None:
         self.link = Link()
         self.clock = Clock()
         self.refusals: list[str | None] = []
-        keeper = TopologyKeeper(Topology((QUEUE,), declare="never"), self.link)  # type: ignore[arg-type]
+        keeper = TopologyKeeper(Topology((QUEUE,), declare=declare), self.link)  # type: ignore[arg-type]
         self.queue = QueueChannel(
             QUEUE,
             self.link,  # type: ignore[arg-type]
@@ -117,7 +128,7 @@ class Reading:
             numbers=itertools.count(1),
             receive=lambda _delivery: None,
             beat=lambda: None,
-            tell=lambda _queue, reason: self.refusals.append(reason),
+            tell=Refusals(lambda _queue, reason: self.refusals.append(reason)).note,
             clock=self.clock,
             where="bus",
             timeout=1800.0,
@@ -125,6 +136,18 @@ class Reading:
         self.queue.open()
         self.queue.follow(16)
         self.link.fewest = self.link.consumers
+
+    def try_for(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.queue.open()
+            self.queue.follow(16)
+            self.clock.advance(1)
+
+    def delete(self) -> None:
+        self.link.has_queue = False
+        for channel in self.link.channels:
+            if channel.consumers:
+                channel.refusal = ConsumerCancelled("tag")
 
     def renew(self) -> None:
         self.clock.advance(100)
@@ -242,3 +265,29 @@ def test_what_is_in_hand_right_after_a_renewal_is_acknowledged_at_a_stop(reading
     reading.queue.stop()
     reading.queue.owe([delivery])
     assert reading.queue.follow(0) == 1
+
+
+def test_a_queue_that_is_refused_after_it_was_absent_is_told_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reading = Reading("passive")
+    reading.delete()
+    reading.try_for(30)
+    caplog.clear()
+    reading.link.has_queue, reading.link.may_read = True, False
+    reading.try_for(60)
+    assert caplog.text.count("is not read: AccessRefused") == 1
+    assert "ACCESS_REFUSED" in str(reading.refusals[-1])
+    reading.link.may_read = True
+    reading.try_for(30)
+    assert reading.refusals[-1] is None
+
+
+def test_a_queue_that_was_deleted_is_told_no_longer_than_until_it_is_known_to_be_absent() -> None:
+    reading = Reading("passive")
+    reading.delete()
+    reading.queue.follow(16)
+    assert reading.refusals[-1]
+    reading.try_for(5)
+    assert reading.queue.absent
+    assert reading.refusals[-1] is None

@@ -8,6 +8,7 @@ from typing import Any
 from panko_ingest.amqp import AmqpConsumer, parse
 from panko_ingest.amqp.amqp_link import IO_TIMEOUT
 from panko_ingest.amqp.bindings import CostlyExchanges
+from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.session import Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.backoff import Pace
@@ -110,10 +111,11 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
         paces={name: Pace(1, 10, clock) for name in QUEUES},
         costly_paces={name: Pace(2, 60, clock) for name in QUEUES},
         costly_exchanges=CostlyExchanges(clock),
+        refused_queues=Refusals(lambda _name, _reason: None),
+        refused_exchanges=Refusals(lambda _name, _reason: None),
         numbers=itertools.count(1),
         told=set(),
         beat=lambda: None,
-        tell_refusal=lambda _name, _reason: None,
         clock=clock,
         binds_again=False,
         siblings=None,
