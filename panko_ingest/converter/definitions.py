@@ -12,7 +12,8 @@ import yaml
 from panko_ingest.converter import values
 from panko_ingest.converter.compiler import compile_traits
 from panko_ingest.converter.globs import TypePatterns
-from panko_ingest.converter.traits import TraitDefinition, parse_path
+from panko_ingest.converter.paths import parse_path
+from panko_ingest.converter.traits import TraitDefinition
 from panko_ingest.errors import DefinitionError
 from panko_ingest.storage.models import DEFINITION_TYPES, MAX_NAME, Trait
 

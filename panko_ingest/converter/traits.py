@@ -1,27 +1,14 @@
 """One trait of a definition: where its value is found in a notification, and of what type it is."""
 
 import copy
-import warnings
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from jsonpath_ng import Child, JSONPath
-from jsonpath_ng.ext.parser import parse
 
 from panko_ingest.converter import values
+from panko_ingest.converter.paths import parse_path
 from panko_ingest.converter.plugins import TraitPlugin
-
-
-@cache
-def parse_path(path: str) -> JSONPath:
-    """Return the expression of a JSONPath; the same one for the same text.
-
-    :raises Exception: the text is no JSONPath; of no common class in jsonpath-ng.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # definitions of years ago are no news
-        return parse(path)
 
 
 class TraitDefinition:
@@ -89,7 +76,7 @@ def _matches(path: JSONPath, notification: dict[str, Any]) -> list[Any]:
 def _filters_change() -> bool:
     """Tell whether this jsonpath-ng (1.8) makes lists of the objects that a filter meets, in place."""
     document: dict[str, Any] = {"a": {"b": {}}}
-    parse("a[?b]").find(document)
+    parse_path("a[?b]").find(document)
     return document != {"a": {"b": {}}}
 
 

@@ -131,6 +131,42 @@ def test_a_trait_may_be_nothing_but_its_fields(tmp_path: Path) -> None:
     assert told.startswith("F:3: definition 1 (x): trait a: 'payload.[' is no JSONPath")
 
 
+def items(name: str, *values: Any) -> list[dict[str, Any]]:
+    return [{"v": "nothing"}, {name: None, "v": "null"}, *({name: one, "v": repr(one)} for one in values)]
+
+
+@pytest.mark.parametrize(
+    ("test", "values_of_n", "first"),
+    [
+        ("n = 4", ["4"], "'4'"),
+        ("n = 4", ["4.0", "four", [], {}, 4.9], "4.9"),
+        ("n == -4", [4, "-4"], "'-4'"),
+        ("n > 3", ["3", "4"], "'4'"),
+        ("n <= 3", [float("inf"), 2**70, 3], "3"),
+        ("n != 2", [2, "2", "no number", 3], "3"),
+        ("n = true", ["true", 0, 1], "1"),
+        ("n = false", [True, 0], "0"),
+        ("n = 2.5", ["2.5", 2.5], "2.5"),
+        ("n > 2.4", ["2.5", 2, 2.5], "2.5"),
+        ("n != 2.5", [2.5, "2.5"], "'2.5'"),
+        ("n = '5'", [5, "5"], "'5'"),
+        ("n != '5'", ["5", 5], "5"),
+        ("n > 'a'", [5, "a", "b"], "'b'"),
+        ("n = null", ["null"], "'null'"),
+        ("n != null", ["null", 0], "0"),
+        ("n = 4 & v != '4'", [4, "4"], "'4'"),
+        ("n = 4", [], None),
+        ("n != 4", [], None),
+    ],
+)
+def test_filters_compare_as_those_of_ceilometer(
+    tmp_path: Path, test: str, values_of_n: list[Any], first: str | None
+) -> None:
+    text = f'- {{event_type: x, traits: {{t: "payload.list[?{test}].v"}}}}'
+    found = values(converter(tmp_path, text), notification("x", {"list": items("n", *values_of_n)}))
+    assert found.get("t") == first
+
+
 def test_paths_from_before_queens_load_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
