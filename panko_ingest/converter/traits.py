@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from jsonpath_ng import Child, JSONPath
+from jsonpath_ng import Child, Fields, JSONPath
 
 from panko_ingest.converter import values
 from panko_ingest.converter.paths import parse_path
@@ -63,8 +63,10 @@ class TraitDefinition:
 
 
 def _text(path: JSONPath) -> str:
-    # jsonpath-ng 1.8 puts parentheses around a path, which plugins know by its plain text.
-    return f"{_text(path.left)}.{_text(path.right)}" if isinstance(path, Child) else str(path)
+    # Plugins know a path by its plain text; jsonpath-ng puts parentheses around it (1.8), and quotes in it.
+    if isinstance(path, Child):
+        return f"{_text(path.left)}.{_text(path.right)}"
+    return ",".join(path.fields) if isinstance(path, Fields) else str(path)
 
 
 def _matches(path: JSONPath, notification: dict[str, Any]) -> list[Any]:

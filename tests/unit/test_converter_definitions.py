@@ -253,3 +253,21 @@ def test_our_plugins_work_with_ceilometers_parameters(
       plugin: {{name: {name}, parameters: {parameters}}}
 """
     assert values(converter(tmp_path, text), notification("x", payload)).get("t") == expected
+
+
+def test_plugins_know_keys_without_the_quotes_that_a_jsonpath_needs(tmp_path: Path) -> None:
+    text = """
+- event_type: x
+  traits:
+    t:
+      type: int
+      fields: [payload."nova_object.data".state, "payload.'a b'[0].'*'"]
+      plugin:
+        name: bitfield
+        parameters:
+          flags:
+            - {path: payload.nova_object.data.state, bit: 0, value: active}
+            - {path: "payload.a b.[0].*", bit: 1}
+"""
+    payload = {"nova_object.data": {"state": "active"}, "a b": [{"*": 1}]}
+    assert values(converter(tmp_path, text), notification("x", payload))["t"] == 3
