@@ -4,6 +4,7 @@ What filters compare differs between the two, and from release to release of jso
 """
 
 import operator
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -22,6 +23,10 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+# What is in quotes, or a pattern as jsonpath-rw has it: behind a ~, for =~, and found at the beginning only.
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_PATTERN = re.compile(rf"{_QUOTED}|`[^`]*`|(?<!=)~\s*(?:(?P<quoted>{_QUOTED})|(?P<word>[A-Za-z_][\w@\-]*))")
+_AT_BEGINNING = "(?#~)"
 
 
 @cache
@@ -32,13 +37,21 @@ def parse_path(path: str) -> JSONPath:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # definitions of years ago are no news
-        parsed = parse(path)
+        parsed = parse(_PATTERN.sub(_marked, path))
     for part in _parts(parsed):
         if isinstance(part, Filter):
             part.expressions = [_as_ceilometer_compares(one) for one in part.expressions]
         elif hasattr(part, "operands"):  # of || and &&, which newer releases know
             part.operands = [_as_ceilometer_compares(one) for one in part.operands]
     return parsed
+
+
+def _marked(found: re.Match[str]) -> str:
+    if (word := found["word"]) is not None:
+        return f"=~ '{_AT_BEGINNING}{word}'"
+    if (quoted := found["quoted"]) is not None:
+        return f"=~ {quoted[0]}{_AT_BEGINNING}{quoted[1:]}"
+    return found[0]
 
 
 def _parts(value: Any) -> Iterator[JSONPath]:
@@ -52,15 +65,15 @@ def _parts(value: Any) -> Iterator[JSONPath]:
 
 
 def _as_ceilometer_compares(expression: JSONPath) -> JSONPath:
-    if (
-        not isinstance(expression, Expression)
-        or expression.op not in _COMPARISONS
-        or isinstance(expression.value, JSONPath)
-    ):
+    if not isinstance(expression, Expression) or isinstance(expression.value, JSONPath):
         return expression
-    # null is a word like any other to jsonpath-rw
-    wanted = "null" if expression.value is None else expression.value
-    return _Comparison(expression.target, expression.op, wanted)
+    target, op, wanted = expression.target, expression.op, expression.value
+    if op in _COMPARISONS:
+        # null is a word like any other to jsonpath-rw
+        return _Comparison(target, op, "null" if wanted is None else wanted)
+    if op == "=~" and wanted.startswith(_AT_BEGINNING):
+        return _Match(target, op, re.compile(wanted.removeprefix(_AT_BEGINNING)))
+    return expression
 
 
 class _Comparison(Expression):
@@ -79,3 +92,10 @@ class _Comparison(Expression):
             return bool(_COMPARISONS[self.op](value, self.value))
         except (OverflowError, TypeError, ValueError):  # which cost Ceilometer the event, but for the last
             return False
+
+
+class _Match(_Comparison):
+    """A text that begins as a pattern says."""
+
+    def _holds(self, value: Any) -> bool:
+        return isinstance(value, str) and self.value.match(value) is not None

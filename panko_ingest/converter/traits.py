@@ -19,6 +19,7 @@ class TraitDefinition:
     :param fields: JSONPaths; the first value that is not null wins.
     :param plugin: makes values of all that the fields match; the first that is not null wins.
     :param line: where it stands in the definitions file, 0 for a default trait.
+    :param constant: the value, whatever the notification; fields and plugin mean nothing then.
     :raises Exception: a field is no JSONPath.
     """
 
@@ -29,12 +30,14 @@ class TraitDefinition:
         fields: Sequence[str],
         plugin: TraitPlugin | None = None,
         line: int = 0,
+        constant: int | None = None,
     ) -> None:
         self.name = name
         self.dtype = dtype
         self.fields = tuple(fields)
         self.plugin = plugin
         self.line = line
+        self.constant = constant
         self.paths = tuple(parse_path(field) for field in fields)
 
     def evaluate(self, notification: dict[str, Any]) -> Any:
@@ -42,6 +45,8 @@ class TraitDefinition:
 
         :raises Exception: an expression or the plugin can't cope with what the notification holds.
         """
+        if self.constant is not None:
+            return self.constant
         if self.plugin is None:
             return next((value for path in self.paths for value in found(path, notification)), None)
         matches = [

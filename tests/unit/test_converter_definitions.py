@@ -1,5 +1,6 @@
 """Reading event definitions: what is accepted, what is refused, and how that is said."""
 
+import json
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def test_every_fault_is_told_at_once_with_its_line_definition_and_trait(tmp_path
     v: {fields: payload.a, plugin: no-such}
     w: {fields: payload.a, plugin: {parameters: {}}}
     x: {fields: payload.a, plugin: {name: map}}
-    y: {fields: payload.a, plugin: {name: split, parameters: {sep: x}}}
+    y: {fields: payload.a, plugin: {name: split, parameters: [x]}}
 - text
 """
     told = faults(tmp_path, text)
@@ -59,7 +60,7 @@ def test_every_fault_is_told_at_once_with_its_line_definition_and_trait(tmp_path
     assert "no plugin 'no-such'; installed: bitfield, map, split, timedelta" in told[9]
     assert "plugin must be a name, or have a name and parameters" in told[10]
     assert "plugin map refused its parameters" in told[11]
-    assert "plugin split refused its parameters" in told[12]
+    assert "parameters of plugin split must be an object" in told[12]
     assert told[13] == "F: definition 6: must have event_type and traits"
 
 
@@ -106,7 +107,7 @@ def test_a_fault_in_a_merged_trait_is_told_where_it_stands(tmp_path: Path) -> No
     text = """\
 - event_type: one
   traits: &one
-    a: {fields: 5}
+    a: {fields: 5.5}
 - event_type: two
   traits:
     <<: *one
@@ -154,6 +155,10 @@ def items(name: str, *values: Any) -> list[dict[str, Any]]:
         ("n > 'a'", [5, "a", "b"], "'b'"),
         ("n = null", ["null"], "'null'"),
         ("n != null", ["null", 0], "0"),
+        ("n ~ '4|5'", [45, "34", "45"], "'45'"),
+        ("n ~ a", ["ba", "ab"], "'ab'"),
+        ('n ~ "(?i)a~b"', ["a", "A~B"], "'A~B'"),
+        ("n =~ 'b'", ["a", "ab"], "'ab'"),
         ("n = 4 & v != '4'", [4, "4"], "'4'"),
         ("n = 4", [], None),
         ("n != 4", [], None),
@@ -162,9 +167,45 @@ def items(name: str, *values: Any) -> list[dict[str, Any]]:
 def test_filters_compare_as_those_of_ceilometer(
     tmp_path: Path, test: str, values_of_n: list[Any], first: str | None
 ) -> None:
-    text = f'- {{event_type: x, traits: {{t: "payload.list[?{test}].v"}}}}'
+    text = f"- {{event_type: x, traits: {{t: {json.dumps(f'payload.list[?{test}].v')}}}}}"
     found = values(converter(tmp_path, text), notification("x", {"list": items("n", *values_of_n)}))
     assert found.get("t") == first
+
+
+def test_a_number_in_place_of_fields_is_the_value_whatever_is_notified(tmp_path: Path) -> None:
+    text = """
+- event_type: x
+  traits:
+    a: {fields: 0}
+    b: {type: int, fields: [7]}
+    c: {type: float, fields: 1, plugin: split}
+    d: 5
+"""
+    conversion = converter(tmp_path, text)
+    for payload in (None, {"a": 1}):
+        made = values(conversion, notification("x", payload))
+        assert [made[name] for name in "abcd"] == ["0", 7, 1.0, "5"]
+    (told,) = faults(tmp_path, "- {event_type: x, traits: {a: {fields: [1, 2]}}}")
+    assert "fields must be a JSONPath or a list of them" in told
+
+
+def test_a_parameter_that_a_plugin_of_ours_does_not_know_is_told_and_means_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = """
+- event_type: x
+  traits:
+    t:
+      fields: payload.a
+      plugin: {name: split, parameters: {sep: x, segment: 1}}
+"""
+    assert values(converter(tmp_path, text), notification("x", {"a": "x.y"}))["t"] == "y"
+    assert ":4: definition 1 (x): trait t: plugin split has no parameter sep; it means nothing" in caplog.text
+
+
+def test_a_pattern_that_is_none_is_refused(tmp_path: Path) -> None:
+    (told,) = faults(tmp_path, "- {event_type: x, traits: {a: \"payload.a[?b ~ '(']\"}}")
+    assert "is no JSONPath: missing )" in told
 
 
 def test_paths_from_before_queens_load_with_a_warning(
