@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from jsonpath_ng import DatumInContext, JSONPath
+from jsonpath_ng.ext.arithmetic import Operation
 from jsonpath_ng.ext.filter import Expression, Filter
 from jsonpath_ng.ext.parser import parse
 
@@ -43,6 +44,8 @@ def parse_path(path: str) -> JSONPath:
             part.expressions = [_as_ceilometer_compares(one) for one in part.expressions]
         elif hasattr(part, "operands"):  # of || and &&, which newer releases know
             part.operands = [_as_ceilometer_compares(one) for one in part.operands]
+        elif isinstance(part, Operation) and part.op is operator.mul:
+            part.op = _product
     return parsed
 
 
@@ -99,3 +102,12 @@ class _Match(_Comparison):
 
     def _holds(self, value: Any) -> bool:
         return isinstance(value, str) and self.value.match(value) is not None
+
+
+def _product(one: Any, other: Any) -> int | float:
+    """Multiply numbers only: a text, or a list, would be repeated as often as the publisher likes."""
+    if one is None or other is None:
+        raise TypeError("there is nothing to multiply")  # by which jsonpath-ng finds nothing
+    if not {one.__class__, other.__class__} <= {int, float}:
+        raise ValueError("only numbers are multiplied")
+    return one * other  # type: ignore[no-any-return]

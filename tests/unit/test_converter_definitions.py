@@ -208,6 +208,17 @@ def test_a_pattern_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "is no JSONPath: missing )" in told
 
 
+@pytest.mark.parametrize("value", ["9" * 200_000, "4", [0], True])
+@pytest.mark.parametrize("product", ["payload.a * 1024", "1024 * payload.a", "payload.a * payload.b"])
+def test_nothing_but_numbers_is_multiplied(tmp_path: Path, value: Any, product: str) -> None:
+    conversion = converter(tmp_path, f"- {{event_type: x, traits: {{t: {product}}}}}")
+    assert values(conversion, notification("x", {"a": 3, "b": 1024}))["t"] == "3072"
+    assert "t" not in values(conversion, notification("x", {"a": None, "b": 1024}))
+    event = conversion.to_event(notification("x", {"a": value, "b": 1024}), "info")
+    assert event is not None
+    assert event.raw["_salvaged"] == [{"trait": "t", "reason": "dropped: the fields failed with ValueError"}]
+
+
 def test_paths_from_before_queens_load_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
