@@ -102,6 +102,12 @@ def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
             "<password /><user>bob</user><password>x</password>",
             "<password /><user>bob</user><password>***</password>",
         ),
+        ("https://ghp_0123456789@h/a", "https://***@h/a"),
+        (
+            "<p>{&quot;token&quot;: &quot;x y&quot;, &quot;b&quot;: 1} &amp;</p>",
+            "<p>{&quot;token&quot;: &quot;***&quot;, &quot;b&quot;: 1} &amp;</p>",
+        ),
+        ('{"token": "a&quot;b", "c": 1} d', '{"token": "***", "c": 1} d'),
         ("next=https%3A%2F%2Fh%2F%3Ftoken%3Dx%26a%3Db", "next=https%3A%2F%2Fh%2F%3Ftoken%3D***%26a%3Db"),
     ],
 )
@@ -119,6 +125,7 @@ def test_around_a_credential_in_text_all_stays(text: str, clean: str) -> None:
         '<password type="s"/><b>c</b>',
         "no token -- ask", "the password ' a",
         "name: |\n  a\n", "docker://h:5000/a@sha256:b", "https://h:5000/a@sha256:b", "redis://h:6379/0",
+        "{&quot;token&quot;: &quot;&quot;, &quot;a&quot;: &quot;b&quot;}", "https://an-account@h/a",
         "mysql://h:3306/d?a=b@c", "kafka://h:9092,i:9092/a@b",
     ],
 )  # fmt: skip
