@@ -270,6 +270,28 @@ class Shout:
     }
 
 
+@pytest.mark.parametrize(("value", "made"), [("café", "café"), ("é" * 300, "é" * 255), ("\udcff", "\ufffd")])
+def test_bytes_that_a_plugin_returns_are_text_in_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, made: str
+) -> None:
+    package = tmp_path / "plugins_of_bytes.py"
+    package.write_text(
+        """
+class Encode:
+    def trait_values(self, match_list):
+        return [value.encode("utf-8", "surrogateescape") for _, value in match_list]
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = EntryPoint("encode", "plugins_of_bytes:Encode", definitions.PLUGINS)
+    monkeypatch.setattr(definitions, "entry_points", lambda group: [own])
+    conversion = converter(tmp_path, "- {event_type: x, traits: {a: {fields: payload.a, plugin: encode}}}")
+    event = conversion.to_event(notification("x", {"a": value}), "info")
+    assert event is not None
+    assert [trait.value for trait in event.traits if trait.name == "a"] == [made]
+    assert bool(event.raw) == (made == "\ufffd")
+
+
 PLUGGED: list[tuple[str, str, dict[str, Any], Any]] = [
     ("split", "{}", {"a": "x.y"}, "x"),
     ("split", "{segment: 5}", {"a": "x.y"}, None),
