@@ -5,7 +5,7 @@ from typing import Any
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import MessageError
 from panko_ingest.notification import MAX_DEPTH, MAX_MESSAGE_SIZE, is_deeper_than
-from panko_ingest.redaction import overwrite, redact, redact_body
+from panko_ingest.redaction import NotText, overwrite, redact, redact_body
 from panko_ingest.storage.models import DeadLetter
 
 MAX_BODY = 16 * 1024 * 1024
@@ -80,7 +80,11 @@ def clean_body(delivery: Delivery, body: bytes, max_size: int, max_depth: int) -
         )
     # Whatever it is, the message must not come back for ever, and its credentials not be stored.
     except Exception as error:  # noqa: BLE001
-        why = f"its credentials can't be told apart, {type(error).__name__}"
+        why = (
+            "it is no text, or compressed in a way that is not read"
+            if isinstance(error, NotText)
+            else f"its credentials can't be told apart, {type(error).__name__}"
+        )
         return b"", True, f" (the body of {len(body)} bytes is withheld: {why})"
     return clean, redacted, ""
 

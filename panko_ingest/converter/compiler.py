@@ -129,7 +129,9 @@ class _Writer:
 
     def _write_trait(self, trait: TraitDefinition) -> None:
         steps = [plain_steps(path) for path in trait.paths]
-        if trait.plugin is not None or not all(steps):
+        if trait.constant is not None:
+            self._line(f"v = {trait.constant!r}")
+        elif trait.plugin is not None or not all(steps):
             self._line(f"v = {self._constant('evaluate', trait.evaluate_safely)}(n, faults)")
         else:
             first, *others = [self._value(plain) for plain in steps if plain]

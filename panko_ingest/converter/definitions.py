@@ -1,5 +1,6 @@
 """Event definitions: Ceilometer's YAML file, read, checked and told apart by event type."""
 
+import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -12,7 +13,9 @@ import yaml
 from panko_ingest.converter import values
 from panko_ingest.converter.compiler import compile_traits
 from panko_ingest.converter.globs import TypePatterns
-from panko_ingest.converter.traits import TraitDefinition, parse_path
+from panko_ingest.converter.paths import parse_path
+from panko_ingest.converter.plugins import SHIPPED
+from panko_ingest.converter.traits import TraitDefinition
 from panko_ingest.errors import DefinitionError
 from panko_ingest.storage.models import DEFINITION_TYPES, MAX_NAME, Trait
 
@@ -179,11 +182,12 @@ class _Reader:
         dtype = DEFINITION_TYPES.get(type_name.lower()) if isinstance(type_name, str) else None
         if dtype is None:
             self._fault(line, f"{where}: type {type_name!r} is none of {', '.join(DEFINITION_TYPES)}")
-        fields = self._fields(line, where, config)
+        constant = _constant(config.get("fields"))
+        fields = self._fields(line, where, config) if constant is None else []
         plugin = self._plugin(line, where, config["plugin"]) if config.get("plugin") else None
         if len(self.faults) > before or dtype is None:
             return None
-        return TraitDefinition(name, dtype, fields, plugin, line)
+        return TraitDefinition(name, dtype, fields, plugin, line, constant)
 
     def _fields(self, line: int, where: str, config: Mapping[Any, Any]) -> list[str]:
         fields = _texts(config.get("fields"))
@@ -224,16 +228,35 @@ class _Reader:
             self._fault(line, f"{where}: parameters of plugin {name} must be an object")
             return None
         try:
-            return self._plugins[name].load()(**parameters)
+            plugin = self._plugins[name].load()
+            if plugin in SHIPPED:
+                parameters = self._known_parameters(line, f"{where}: plugin {name}", plugin, parameters)
+            return plugin(**parameters)
         except Exception as error:  # noqa: BLE001 - an operator's plugin raises whatever it likes
             self._fault(line, f"{where}: plugin {name} refused its parameters: {error!r}")
             return None
+
+    def _known_parameters(
+        self, line: int, where: str, plugin: type, parameters: Mapping[Any, Any]
+    ) -> dict[Any, Any]:
+        known = inspect.signature(plugin).parameters
+        for unknown in parameters.keys() - known.keys():
+            self._warn(line, f"{where} has no parameter {unknown}; it means nothing, as in Ceilometer")
+        return {name: value for name, value in parameters.items() if name in known}
 
     def _fault(self, line: int, reason: str) -> None:
         self.faults.append(f"{self.path}:{line}: {reason}" if line else f"{self.path}: {reason}")
 
     def _warn(self, line: int, reason: str) -> None:
         self.warnings.append(f"{self.path}:{line}: {reason}")
+
+
+def _constant(fields: Any) -> int | None:
+    """Return the number that stands in place of a JSONPath, None for anything else."""
+    match fields:
+        case int() | [int()]:
+            return fields[0] if isinstance(fields, list) else fields
+    return None
 
 
 def _texts(value: Any) -> list[str]:

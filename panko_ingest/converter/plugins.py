@@ -99,3 +99,7 @@ class MapPlugin(TraitPlugin):
 
     def _fold(self, key: Any) -> Any:
         return key.casefold() if isinstance(key, str) and not self._case_sensitive else key
+
+
+SHIPPED = (SplitPlugin, BitfieldPlugin, TimedeltaPlugin, MapPlugin)
+"""Those that Ceilometer has, too, where they take any parameter and leave what they don't know."""

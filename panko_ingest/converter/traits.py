@@ -1,27 +1,14 @@
 """One trait of a definition: where its value is found in a notification, and of what type it is."""
 
 import copy
-import warnings
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
-from jsonpath_ng import Child, JSONPath
-from jsonpath_ng.ext.parser import parse
+from jsonpath_ng import Child, Fields, JSONPath
 
 from panko_ingest.converter import values
+from panko_ingest.converter.paths import parse_path
 from panko_ingest.converter.plugins import TraitPlugin
-
-
-@cache
-def parse_path(path: str) -> JSONPath:
-    """Return the expression of a JSONPath; the same one for the same text.
-
-    :raises Exception: the text is no JSONPath; of no common class in jsonpath-ng.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # definitions of years ago are no news
-        return parse(path)
 
 
 class TraitDefinition:
@@ -32,6 +19,7 @@ class TraitDefinition:
     :param fields: JSONPaths; the first value that is not null wins.
     :param plugin: makes values of all that the fields match; the first that is not null wins.
     :param line: where it stands in the definitions file, 0 for a default trait.
+    :param constant: the value, whatever the notification; fields and plugin mean nothing then.
     :raises Exception: a field is no JSONPath.
     """
 
@@ -42,12 +30,14 @@ class TraitDefinition:
         fields: Sequence[str],
         plugin: TraitPlugin | None = None,
         line: int = 0,
+        constant: int | None = None,
     ) -> None:
         self.name = name
         self.dtype = dtype
         self.fields = tuple(fields)
         self.plugin = plugin
         self.line = line
+        self.constant = constant
         self.paths = tuple(parse_path(field) for field in fields)
 
     def evaluate(self, notification: dict[str, Any]) -> Any:
@@ -55,6 +45,8 @@ class TraitDefinition:
 
         :raises Exception: an expression or the plugin can't cope with what the notification holds.
         """
+        if self.constant is not None:
+            return self.constant
         if self.plugin is None:
             return next((value for path in self.paths for value in found(path, notification)), None)
         matches = [
@@ -76,8 +68,10 @@ class TraitDefinition:
 
 
 def _text(path: JSONPath) -> str:
-    # jsonpath-ng 1.8 puts parentheses around a path, which plugins know by its plain text.
-    return f"{_text(path.left)}.{_text(path.right)}" if isinstance(path, Child) else str(path)
+    # Plugins know a path by its plain text; jsonpath-ng puts parentheses around it (1.8), and quotes in it.
+    if isinstance(path, Child):
+        return f"{_text(path.left)}.{_text(path.right)}"
+    return ",".join(path.fields) if isinstance(path, Fields) else str(path)
 
 
 def _matches(path: JSONPath, notification: dict[str, Any]) -> list[Any]:
@@ -89,7 +83,7 @@ def _matches(path: JSONPath, notification: dict[str, Any]) -> list[Any]:
 def _filters_change() -> bool:
     """Tell whether this jsonpath-ng (1.8) makes lists of the objects that a filter meets, in place."""
     document: dict[str, Any] = {"a": {"b": {}}}
-    parse("a[?b]").find(document)
+    parse_path("a[?b]").find(document)
     return document != {"a": {"b": {}}}
 
 

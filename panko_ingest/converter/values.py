@@ -17,12 +17,16 @@ _REPLACEMENT = "\ufffd"
 
 
 def text(value: Any, name: str, faults: Faults) -> str | None:
-    """Return at most 255 characters of text; NUL and lone surrogates are replaced, and that is a fault."""
+    """Return at most 255 characters of text; NUL and lone surrogates are replaced, and that is a fault.
+
+    Bytes, which only plugins return, are UTF-8.
+    """
     try:
-        result = str(value)[: Trait.MAX_TEXT]
+        result = str(value, "utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
     except ValueError:  # an integer of thousands of digits
         faults.append((name, "dropped: a number too long to be text"))
         return None
+    result = result[: Trait.MAX_TEXT]
     clean = UNSTORABLE.sub(_REPLACEMENT, result)
     if clean != result:
         faults.append((name, "changed: characters that no database stores were replaced"))

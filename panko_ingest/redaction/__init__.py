@@ -5,10 +5,10 @@ A value becomes ``***``, and so do the passwords and signatures in URLs, and pri
 null and what is empty stay.
 """
 
-from panko_ingest.redaction.bodies import redact_body
+from panko_ingest.redaction.bodies import NotText, redact_body
 from panko_ingest.redaction.documents import redact
 from panko_ingest.redaction.names import HIDDEN, is_secret
 from panko_ingest.redaction.steps import TooMuchText
 from panko_ingest.redaction.text import overwrite
 
-__all__ = ["HIDDEN", "TooMuchText", "is_secret", "overwrite", "redact", "redact_body"]
+__all__ = ["HIDDEN", "NotText", "TooMuchText", "is_secret", "overwrite", "redact", "redact_body"]

@@ -1,6 +1,7 @@
 """Credentials in the bodies of messages, whether they decode or not."""
 
 import json
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,19 @@ from panko_ingest.notification import (
 from panko_ingest.redaction.documents import redact, repeats_keys
 from panko_ingest.redaction.text import overwrite
 
+# What compressed data begins with: zlib, gzip and compress, bzip2, xz, lzma, zstd, LZ4, Snappy, zip.
+_COMPRESSED = (
+    b"x\x01", b"x^", b"x\x9c", b"x\xda", b"\x1f\x8b", b"\x1f\x9d", b"BZh", b"\xfd7zXZ", b"\x5d\0\0",
+    b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\xff\x06\0\0sNaPpY", b"PK\x03\x04",
+)  # fmt: skip
+_BYTES_OF_WIDE = {"utf-16": 2, "utf-32": 4}
+_MOST_DEFLATED = 1024 * 1024
+_CONTROL_CHARACTERS = bytes({*range(32), 127} - set(b"\t\n\r\f\v\x1b"))
+
+
+class NotText(Exception):
+    """A body can't be looked through for credentials, as it is compressed or no text."""
+
 
 def redact_body(
     body: bytes,
@@ -35,6 +49,9 @@ def redact_body(
     encoded and compressed as it was; in any other the values are overwritten where they stand.
     What can't be looked at of a compressed body is left out, which counts as hidden.
     The parameters are those of ``Notification.decode``.
+
+    :raises NotText: the body does not decode, and is no text, or compressed in a way that is not known.
+    :raises TooMuchText: it has more names than are looked at.
     """
     method, data, whole = _inflated(body, headers, max_size)
     try:
@@ -47,6 +64,9 @@ def redact_body(
         )
         document, inner = parse_text(text, max_size, max_depth)
     except DecodeError:
+        is_encoded = text_encoding(content_encoding) is None or bool(headers and headers.get("compression"))
+        if not _is_text(data, content_encoding, strictly=is_encoded and method is None):
+            raise NotText from None
         clean_data = _overwrite_in(data, content_encoding)
         if whole and clean_data == data:
             return body, False
@@ -81,12 +101,46 @@ def _inflated(body: bytes, headers: Mapping[str, Any] | None, max_size: int) -> 
 def _overwrite_in(data: bytes, encoding: str | None) -> bytes:
     """Overwrite also in text of which ASCII is no subset, whether its encoding is told or seen only."""
     clean = overwrite(data)
-    codec = next(filter(_is_wide, (text_encoding(encoding), json.detect_encoding(data))), None)
-    if codec is None:
+    if (codec := _wide_codec(data, encoding)) is None:
         return clean
     text = clean.decode(codec, "replace").encode("utf-8", "replace")
     clean_text = overwrite(text)
     return clean if clean_text == text else clean_text.decode("utf-8", "replace").encode(codec, "replace")
+
+
+def _is_text(data: bytes, encoding: str | None, *, strictly: bool) -> bool:
+    """Tell whether what is looked for in text can be found in the data.
+
+    :param strictly: all but a twentieth must look like text, as it is said to be encoded in some way that
+        may leave words of it; else three fifths do, as in a pickle, or in text that is damaged or in
+        another encoding. Of what zlib and the like compress, less than a half does.
+    """
+    text = data.decode("utf-8", "ignore").encode().translate(None, _CONTROL_CHARACTERS)
+    if text == data:
+        return True
+    if data.startswith(_COMPRESSED):
+        return False
+    if (codec := _wide_codec(data, encoding)) is not None:
+        # Nearly all data can be read so, but as characters of Chinese.
+        in_ascii = data.decode(codec, "ignore").encode("ascii", "ignore").translate(None, _CONTROL_CHARACTERS)
+        if len(in_ascii) * _BYTES_OF_WIDE[codec[:6]] * 4 >= len(data):
+            return True
+    least = 0.95 if strictly else 0.6
+    return len(text) >= least * len(data) and not _is_deflated(data)
+
+
+def _is_deflated(data: bytes) -> bool:
+    """Tell whether data is compressed without a header; little of it may look like a lot of text."""
+    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        decompressor.decompress(data, _MOST_DEFLATED)
+    except zlib.error:
+        return False
+    return decompressor.eof and not decompressor.unused_data
+
+
+def _wide_codec(data: bytes, encoding: str | None) -> str | None:
+    return next(filter(_is_wide, (text_encoding(encoding), json.detect_encoding(data))), None)
 
 
 def _is_wide(codec: str | None) -> bool:

@@ -1,4 +1,4 @@
-"""What all who look for credentials in text share: the steps they may take, and what no value is."""
+"""What all who look for credentials in text share: the steps they may take, what no value is, and spans."""
 
 import re
 from collections.abc import Iterator
@@ -38,3 +38,14 @@ class Steps:
         for match in found:
             self.take()
             yield match
+
+
+def apart(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans in order and apart from each other."""
+    result: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(end, result[-1][1]))
+        else:
+            result.append((start, end))
+    return result

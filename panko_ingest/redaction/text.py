@@ -10,10 +10,11 @@ from collections.abc import Iterator
 
 from panko_ingest.redaction import names, shapes
 from panko_ingest.redaction.elements import elements
+from panko_ingest.redaction.entities import behind_entities, written_plainly
 from panko_ingest.redaction.names import HIDDEN, is_secret, is_secret_in_a_query, meaning_of
 from panko_ingest.redaction.patterns import compiled
-from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps, TooMuchText
-from panko_ingest.redaction.urls import encoded, in_urls
+from panko_ingest.redaction.steps import BLANKS, NOTHING, Steps, TooMuchText, apart
+from panko_ingest.redaction.urls import accounts_alone, encoded, in_urls
 
 _STEPS_OF_A_VALUE = 4
 _BYTES_OF_A_STEP = 256  # of a line whose end is looked for
@@ -89,6 +90,7 @@ def may_hold_secrets(value: str, steps: Steps) -> bool:
         or ">" in value
         or "%" in value
         or "|" in value
+        or "&" in value
     ):
         return True
     if len(value) >= shapes.SHORTEST_TOKEN and ("gAAAAA" in value or "eyJ" in value):
@@ -143,14 +145,10 @@ def overwrite(data: bytes) -> bytes:
 def _spans(data: bytes, steps: Steps) -> list[tuple[int, int]]:
     """Return where credentials start and end, in order and apart from each other."""
     found = [span for find in _FINDERS for span in find(data, steps)]
-    found.sort()
-    apart: list[tuple[int, int]] = []
-    for start, end in found:
-        if apart and start <= apart[-1][1]:
-            apart[-1] = (apart[-1][0], max(end, apart[-1][1]))
-        else:
-            apart.append((start, end))
-    return apart
+    if (plain := written_plainly(data)) is not None:
+        # Beside the text as it is, in which an entity may be a part of a value.
+        found += behind_entities(data, [span for find in _FINDERS for span in find(plain, steps)])
+    return apart(found)
 
 
 def _named(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
@@ -190,7 +188,7 @@ def _is_label_of_secret(data: bytes, end_of_name: int, meaning: int) -> bool:
     if (quote := _QUOTE.match(data, separator.end())) is None:
         bare = _BARE_LABEL.match(data, separator.end()) if separator[2] in {b":", b"="} else None
         return bare is not None and names.names_a_secret(bare[0].decode("ascii"), meaning)
-    label = data[quote.end() : quote.end() + 256].partition(quote[1])[0]
+    label = data[quote.end() : quote.end() + 256].partition(quote[1])[0].strip()
     return names.names_a_secret(label.decode("utf-8", "replace"), meaning)
 
 
@@ -396,4 +394,4 @@ def _argument(data: bytes, start: int) -> tuple[int, int] | None:
     return value.span() if value else None
 
 
-_FINDERS = (_named, _of_flags, encoded, elements, in_urls, shapes.private_keys, shapes.tokens)
+_FINDERS = (_named, _of_flags, encoded, elements, in_urls, accounts_alone, shapes.private_keys, shapes.tokens)

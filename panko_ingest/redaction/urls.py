@@ -30,6 +30,10 @@ _PORT = compiled(rb"""\d{1,5}(?:[?#,\s"'\\<>]|\Z|/(?![^\s@?#,"'\\<>]{1,256}+@))"
 _PORT_OF_WEB = compiled(rb"""\d{1,5}(?:[/?#,\s"'\\<>]|\Z)""")
 _WEB = (b"http", b"https", b"ws", b"wss", b"docker", b"oci", b"git", b"svn", b"ssh", b"ftp")
 _IMAGES = (b"docker", b"oci")
+# A name of a user is shorter, mostly; behind that of an account there would be a password.
+_ACCOUNT_ALONE = compiled(
+    rb"""https?:(?://|\\{1,15}+/\\{1,15}+/)([^\s/:@?#"'\\<>]{12,1024}+)@""", re.IGNORECASE
+)
 _URL_END = compiled(rb"""[\s"'\\<>]""")
 _NEXT_ACCOUNT = compiled(rb"@[A-Za-z0-9.\-_\[\]:%]{1,256}+,(?=([^\s:@/,]{0,256}+:)[^\s,@]{1,256}+@)")
 
@@ -70,3 +74,9 @@ def in_urls(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
             yield start, at
         elif start < end == len(data) and not data.endswith(_IMAGES, 0, account.start()):
             yield start, end  # cut off before its host
+
+
+def accounts_alone(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
+    """Yield what stands before the host of a URL of the web without a password: a token, if it is long."""
+    for account in steps.of(_ACCOUNT_ALONE.finditer(data)):
+        yield account.span(1)

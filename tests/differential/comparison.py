@@ -43,6 +43,8 @@ def _lost_upstream(error: str, salvaged: dict[str, str]) -> str:
         return "salvaged: upstream loses the event for one bad trait"
     if error.startswith("TypeError: object of type ") and "has no len()" in error:
         return "kept: upstream's JSONPath cannot take [0] of a number and loses the event"
+    if "int() argument must be" in error or "float infinity to integer" in error:
+        return "kept: upstream's filters cannot compare all with a number, and lose the event"
     return f"unexplained: only upstream refuses: {error}"
 
 

@@ -102,6 +102,11 @@ def _in_xml(name: str, secret: str) -> list[str]:
         f"<{name}>\n  <!-- a -->\n  {secret}</{name}>",
         f"<entry><name>{name}</name>\n<value type='s'>{secret}</value></entry>",
         f"<dict><key>{name}</key><string>{secret}</string></dict>",
+        f"<p>{{&quot;{name}&quot;: &quot;{secret}&quot;, &quot;a&quot;: 1}}</p>",
+        f'<a b="{{&#39;{name}&#39;: u&#39;{secret}&#39;}}"/>',
+        f"<p>a &amp; b, {name}&#61;{secret}</p>",
+        f"<p>{name}&#x3A; {secret}</p>",
+        f"{{&#34;name&#34;: &#34;{name}&#34;, &#34;value&#34;&#58; &#34;{secret}&#34;}}",
     ]
 
 
@@ -198,6 +203,8 @@ def _by_shape(secret: str) -> list[str]:
         f"amqp://user:a,{secret}@h:5672/",
         f"amqp://user:{secret}@b@h:5672/",
         f"redis://:{secret}@h:6379/0",
+        f"https://{secret}@github.com/a.git",
+        f'{{"url":"http:\\/\\/{secret}@h\\/","x',
         f"mysql://user:12345/{secret}@host/db",
         f"-----BEGIN RSA PRIVATE KEY-----\n{body}\n-----END RSA PRIVATE KEY-----\n",
         f"-----BEGIN PRIVATE KEY-----\n{body}",

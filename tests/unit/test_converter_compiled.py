@@ -10,7 +10,7 @@ from panko_ingest import resources
 from panko_ingest.converter import EventDefinition, TraitDefinition, values
 from panko_ingest.converter.compiler import plain_steps
 from panko_ingest.converter.definitions import load
-from panko_ingest.converter.traits import parse_path
+from panko_ingest.converter.paths import parse_path
 from panko_ingest.notification import Notification
 from panko_ingest.storage.models import DEFINITION_TYPES, Trait
 from tests.unit.corpus import DEFINITIONS, needs_corpus, samples
@@ -46,10 +46,10 @@ plain_segments = (
     names | st.integers(-3, 3).map("[{}]".format) if parse_path("a[0]").find({"a": "text"}) == [] else names
 )
 filters = st.builds(
-    "[?{}{} '{}']".format,
+    "[?{}{} {}]".format,
     st.sampled_from(["@.a", "@.key", "key"]),
     st.sampled_from([" =", " ==", " !=", " >"]),
-    st.sampled_from(["a", "7", ""]),
+    st.sampled_from(["'a'", "'7'", "''", "7", "-1", "1.5", "true", "false", "null"]),
 )
 other_segments = st.sampled_from(
     [

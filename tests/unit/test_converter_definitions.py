@@ -1,5 +1,6 @@
 """Reading event definitions: what is accepted, what is refused, and how that is said."""
 
+import json
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def test_every_fault_is_told_at_once_with_its_line_definition_and_trait(tmp_path
     v: {fields: payload.a, plugin: no-such}
     w: {fields: payload.a, plugin: {parameters: {}}}
     x: {fields: payload.a, plugin: {name: map}}
-    y: {fields: payload.a, plugin: {name: split, parameters: {sep: x}}}
+    y: {fields: payload.a, plugin: {name: split, parameters: [x]}}
 - text
 """
     told = faults(tmp_path, text)
@@ -59,7 +60,7 @@ def test_every_fault_is_told_at_once_with_its_line_definition_and_trait(tmp_path
     assert "no plugin 'no-such'; installed: bitfield, map, split, timedelta" in told[9]
     assert "plugin must be a name, or have a name and parameters" in told[10]
     assert "plugin map refused its parameters" in told[11]
-    assert "plugin split refused its parameters" in told[12]
+    assert "parameters of plugin split must be an object" in told[12]
     assert told[13] == "F: definition 6: must have event_type and traits"
 
 
@@ -106,7 +107,7 @@ def test_a_fault_in_a_merged_trait_is_told_where_it_stands(tmp_path: Path) -> No
     text = """\
 - event_type: one
   traits: &one
-    a: {fields: 5}
+    a: {fields: 5.5}
 - event_type: two
   traits:
     <<: *one
@@ -129,6 +130,93 @@ def test_a_trait_may_be_nothing_but_its_fields(tmp_path: Path) -> None:
     assert (made["a"], made["b"]) == ("5", "c")
     (told,) = faults(tmp_path, "- event_type: x\n  traits:\n    a: 'payload.['")
     assert told.startswith("F:3: definition 1 (x): trait a: 'payload.[' is no JSONPath")
+
+
+def items(name: str, *values: Any) -> list[dict[str, Any]]:
+    return [{"v": "nothing"}, {name: None, "v": "null"}, *({name: one, "v": repr(one)} for one in values)]
+
+
+@pytest.mark.parametrize(
+    ("test", "values_of_n", "first"),
+    [
+        ("n = 4", ["4"], "'4'"),
+        ("n = 4", ["4.0", "four", [], {}, 4.9], "4.9"),
+        ("n == -4", [4, "-4"], "'-4'"),
+        ("n > 3", ["3", "4"], "'4'"),
+        ("n <= 3", [float("inf"), 2**70, 3], "3"),
+        ("n != 2", [2, "2", "no number", 3], "3"),
+        ("n = true", ["true", 0, 1], "1"),
+        ("n = false", [True, 0], "0"),
+        ("n = 2.5", ["2.5", 2.5], "2.5"),
+        ("n > 2.4", ["2.5", 2, 2.5], "2.5"),
+        ("n != 2.5", [2.5, "2.5"], "'2.5'"),
+        ("n = '5'", [5, "5"], "'5'"),
+        ("n != '5'", ["5", 5], "5"),
+        ("n > 'a'", [5, "a", "b"], "'b'"),
+        ("n = null", ["null"], "'null'"),
+        ("n != null", ["null", 0], "0"),
+        ("n ~ '4|5'", [45, "34", "45"], "'45'"),
+        ("n ~ a", ["ba", "ab"], "'ab'"),
+        ('n ~ "(?i)a~b"', ["a", "A~B"], "'A~B'"),
+        ("n =~ 'b'", ["a", "ab"], "'ab'"),
+        ("n = 4 & v != '4'", [4, "4"], "'4'"),
+        ("n = 4", [], None),
+        ("n != 4", [], None),
+    ],
+)
+def test_filters_compare_as_those_of_ceilometer(
+    tmp_path: Path, test: str, values_of_n: list[Any], first: str | None
+) -> None:
+    text = f"- {{event_type: x, traits: {{t: {json.dumps(f'payload.list[?{test}].v')}}}}}"
+    found = values(converter(tmp_path, text), notification("x", {"list": items("n", *values_of_n)}))
+    assert found.get("t") == first
+
+
+def test_a_number_in_place_of_fields_is_the_value_whatever_is_notified(tmp_path: Path) -> None:
+    text = """
+- event_type: x
+  traits:
+    a: {fields: 0}
+    b: {type: int, fields: [7]}
+    c: {type: float, fields: 1, plugin: split}
+    d: 5
+"""
+    conversion = converter(tmp_path, text)
+    for payload in (None, {"a": 1}):
+        made = values(conversion, notification("x", payload))
+        assert [made[name] for name in "abcd"] == ["0", 7, 1.0, "5"]
+    (told,) = faults(tmp_path, "- {event_type: x, traits: {a: {fields: [1, 2]}}}")
+    assert "fields must be a JSONPath or a list of them" in told
+
+
+def test_a_parameter_that_a_plugin_of_ours_does_not_know_is_told_and_means_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = """
+- event_type: x
+  traits:
+    t:
+      fields: payload.a
+      plugin: {name: split, parameters: {sep: x, segment: 1}}
+"""
+    assert values(converter(tmp_path, text), notification("x", {"a": "x.y"}))["t"] == "y"
+    assert ":4: definition 1 (x): trait t: plugin split has no parameter sep; it means nothing" in caplog.text
+
+
+def test_a_pattern_that_is_none_is_refused(tmp_path: Path) -> None:
+    (told,) = faults(tmp_path, "- {event_type: x, traits: {a: \"payload.a[?b ~ '(']\"}}")
+    assert "is no JSONPath: missing )" in told
+
+
+@pytest.mark.parametrize("value", ["9" * 200_000, "4", [0], True])
+@pytest.mark.parametrize("product", ["payload.a * 1024", "1024 * payload.a", "payload.a * payload.b"])
+def test_nothing_but_numbers_is_multiplied(tmp_path: Path, value: Any, product: str) -> None:
+    conversion = converter(tmp_path, f"- {{event_type: x, traits: {{t: {product}}}}}")
+    assert values(conversion, notification("x", {"a": 3, "b": 1024}))["t"] == "3072"
+    assert "t" not in values(conversion, notification("x", {"a": None, "b": 1024}))
+    event = conversion.to_event(notification("x", {"a": value, "b": 1024}), "info")
+    assert event is not None
+    assert event.raw["_salvaged"] == [{"trait": "t", "reason": "dropped: the fields failed with ValueError"}]
 
 
 def test_paths_from_before_queens_load_with_a_warning(
@@ -182,6 +270,28 @@ class Shout:
     }
 
 
+@pytest.mark.parametrize(("value", "made"), [("café", "café"), ("é" * 300, "é" * 255), ("\udcff", "\ufffd")])
+def test_bytes_that_a_plugin_returns_are_text_in_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, made: str
+) -> None:
+    package = tmp_path / "plugins_of_bytes.py"
+    package.write_text(
+        """
+class Encode:
+    def trait_values(self, match_list):
+        return [value.encode("utf-8", "surrogateescape") for _, value in match_list]
+"""
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = EntryPoint("encode", "plugins_of_bytes:Encode", definitions.PLUGINS)
+    monkeypatch.setattr(definitions, "entry_points", lambda group: [own])
+    conversion = converter(tmp_path, "- {event_type: x, traits: {a: {fields: payload.a, plugin: encode}}}")
+    event = conversion.to_event(notification("x", {"a": value}), "info")
+    assert event is not None
+    assert [trait.value for trait in event.traits if trait.name == "a"] == [made]
+    assert bool(event.raw) == (made == "\ufffd")
+
+
 PLUGGED: list[tuple[str, str, dict[str, Any], Any]] = [
     ("split", "{}", {"a": "x.y"}, "x"),
     ("split", "{segment: 5}", {"a": "x.y"}, None),
@@ -217,3 +327,21 @@ def test_our_plugins_work_with_ceilometers_parameters(
       plugin: {{name: {name}, parameters: {parameters}}}
 """
     assert values(converter(tmp_path, text), notification("x", payload)).get("t") == expected
+
+
+def test_plugins_know_keys_without_the_quotes_that_a_jsonpath_needs(tmp_path: Path) -> None:
+    text = """
+- event_type: x
+  traits:
+    t:
+      type: int
+      fields: [payload."nova_object.data".state, "payload.'a b'[0].'*'"]
+      plugin:
+        name: bitfield
+        parameters:
+          flags:
+            - {path: payload.nova_object.data.state, bit: 0, value: active}
+            - {path: "payload.a b.[0].*", bit: 1}
+"""
+    payload = {"nova_object.data": {"state": "active"}, "a b": [{"*": 1}]}
+    assert values(converter(tmp_path, text), notification("x", payload))["t"] == 3

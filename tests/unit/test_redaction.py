@@ -1,6 +1,7 @@
 """Credentials in notifications: which values are hidden, and how in bodies that don't decode."""
 
 import bz2
+import gzip
 import json
 import lzma
 import pickle
@@ -101,6 +102,12 @@ def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
             "<password /><user>bob</user><password>x</password>",
             "<password /><user>bob</user><password>***</password>",
         ),
+        ("https://ghp_0123456789@h/a", "https://***@h/a"),
+        (
+            "<p>{&quot;token&quot;: &quot;x y&quot;, &quot;b&quot;: 1} &amp;</p>",
+            "<p>{&quot;token&quot;: &quot;***&quot;, &quot;b&quot;: 1} &amp;</p>",
+        ),
+        ('{"token": "a&quot;b", "c": 1} d', '{"token": "***", "c": 1} d'),
         ("next=https%3A%2F%2Fh%2F%3Ftoken%3Dx%26a%3Db", "next=https%3A%2F%2Fh%2F%3Ftoken%3D***%26a%3Db"),
     ],
 )
@@ -118,6 +125,7 @@ def test_around_a_credential_in_text_all_stays(text: str, clean: str) -> None:
         '<password type="s"/><b>c</b>',
         "no token -- ask", "the password ' a",
         "name: |\n  a\n", "docker://h:5000/a@sha256:b", "https://h:5000/a@sha256:b", "redis://h:6379/0",
+        "{&quot;token&quot;: &quot;&quot;, &quot;a&quot;: &quot;b&quot;}", "https://an-account@h/a",
         "mysql://h:3306/d?a=b@c", "kafka://h:9092,i:9092/a@b",
     ],
 )  # fmt: skip
@@ -291,6 +299,70 @@ def test_of_a_compressed_body_nothing_is_kept_that_was_not_looked_at(method: str
     assert redacted
     assert SESAME.encode() not in clean
     assert redact_body(compress(notification), headers=headers) == (compress(notification), False)
+
+
+def deflated(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return compressor.compress(data) + compressor.flush()
+
+
+def in_pieces(data: bytes) -> bytes:
+    """Compress as Snappy or LZ4 do data that hardly repeats."""
+    return b"".join(b"\xf0" + data[start : start + 15] + b"\x04\0" for start in range(0, len(data), 15))
+
+
+@pytest.mark.parametrize("document", [INNER, {"password": SESAME, "host": "größe"}], ids=["long", "short"])
+@pytest.mark.parametrize(
+    ("compress", "properties"),
+    [
+        (gzip.compress, {}),
+        (gzip.compress, {"content_encoding": "gzip"}),
+        (gzip.compress, {"content_encoding": "utf-16"}),
+        (zlib.compress, {}),
+        (deflated, {}),
+        (deflated, {"content_encoding": "deflate"}),
+        (deflated, {"headers": {"compression": "application/zstd"}}),
+        (deflated, {"headers": {"compression": "gzip"}}),
+        (bz2.compress, {}),
+        (lzma.compress, {"headers": {"compression": "gzip"}}),
+        (lambda data: zlib.compress(gzip.compress(data)), {"headers": {"compression": "gzip"}}),
+        (lambda data: b"\x28\xb5\x2f\xfd" + data, {}),
+        (in_pieces, {"headers": {"compression": "snappy"}}),
+    ],
+)
+def test_of_a_body_that_is_compressed_in_a_way_that_is_not_read_nothing_is_kept(
+    document: Any, compress: Any, properties: dict[str, Any]
+) -> None:
+    body = compress(json.dumps(document, ensure_ascii=False).encode())
+    delivery = Delivery(body, content_type="application/json", **properties)
+    letter = dead_letter.from_delivery(delivery, DecodeError("the body is no JSON"))
+    assert letter.body == b""
+    assert letter.redacted
+    assert f"the body of {len(body)} bytes is withheld: it is no text, or compressed" in letter.error
+
+
+@pytest.mark.parametrize(
+    "properties", [{}, {"content_encoding": "no-such"}, {"headers": {"compression": "none"}}]
+)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"display_name": "gr\xf6\xdfe und mehr, und noch etwas mehr", "size": 1',
+        b'{"display_name": "\xe5\x90\x8d\xe5\x89\x8d and more of it, some \xe5\x90',
+        '{"name": "名前名前名前名前"'.encode("utf-16"),
+        b"\x1b[1mno JSON\x1b[0m\r\n",
+        b"",
+    ],
+)
+def test_text_that_does_not_decode_is_kept_byte_for_byte_whatever_is_wrong_with_it(
+    body: bytes, properties: dict[str, Any]
+) -> None:
+    assert redact_body(body, **properties) == (body, False)
+
+
+def test_a_pickle_without_credentials_is_kept_byte_for_byte() -> None:
+    body = pickle.dumps({"event_type": "volume.create.end", "payload": {"size": 1, "name": "x"}})
+    assert redact_body(body) == (body, False)
 
 
 def test_a_notification_with_more_behind_its_compressed_body_is_decoded_all_the_same() -> None:

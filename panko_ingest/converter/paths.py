@@ -1,0 +1,113 @@
+"""JSONPaths, parsed by jsonpath-ng and evaluated as Ceilometer's jsonpath-rw-ext does it.
+
+What filters compare differs between the two, and from release to release of jsonpath-ng.
+"""
+
+import operator
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+from jsonpath_ng import DatumInContext, JSONPath
+from jsonpath_ng.ext.arithmetic import Operation
+from jsonpath_ng.ext.filter import Expression, Filter
+from jsonpath_ng.ext.parser import parse
+
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+# What is in quotes, or a pattern as jsonpath-rw has it: behind a ~, for =~, and found at the beginning only.
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_PATTERN = re.compile(rf"{_QUOTED}|`[^`]*`|(?<!=)~\s*(?:(?P<quoted>{_QUOTED})|(?P<word>[A-Za-z_][\w@\-]*))")
+_AT_BEGINNING = "(?#~)"
+
+
+@cache
+def parse_path(path: str) -> JSONPath:
+    """Return the expression of a JSONPath; the same one for the same text.
+
+    :raises Exception: the text is no JSONPath; of no common class in jsonpath-ng.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # definitions of years ago are no news
+        parsed = parse(_PATTERN.sub(_marked, path))
+    for part in _parts(parsed):
+        if isinstance(part, Filter):
+            part.expressions = [_as_ceilometer_compares(one) for one in part.expressions]
+        elif hasattr(part, "operands"):  # of || and &&, which newer releases know
+            part.operands = [_as_ceilometer_compares(one) for one in part.operands]
+        elif isinstance(part, Operation) and part.op is operator.mul:
+            part.op = _product
+    return parsed
+
+
+def _marked(found: re.Match[str]) -> str:
+    if (word := found["word"]) is not None:
+        return f"=~ '{_AT_BEGINNING}{word}'"
+    if (quoted := found["quoted"]) is not None:
+        return f"=~ {quoted[0]}{_AT_BEGINNING}{quoted[1:]}"
+    return found[0]
+
+
+def _parts(value: Any) -> Iterator[JSONPath]:
+    """Yield the expressions that an expression consists of, itself first."""
+    if isinstance(value, JSONPath):
+        yield value
+        value = list(vars(value).values())
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part)
+
+
+def _as_ceilometer_compares(expression: JSONPath) -> JSONPath:
+    if not isinstance(expression, Expression) or isinstance(expression.value, JSONPath):
+        return expression
+    target, op, wanted = expression.target, expression.op, expression.value
+    if op in _COMPARISONS:
+        # null is a word like any other to jsonpath-rw
+        return _Comparison(target, op, "null" if wanted is None else wanted)
+    if op == "=~" and wanted.startswith(_AT_BEGINNING):
+        return _Match(target, op, re.compile(wanted.removeprefix(_AT_BEGINNING)))
+    return expression
+
+
+class _Comparison(Expression):
+    """What is there and not null, compared as an integer where that is wanted; true is 1."""
+
+    def find(self, datum: Any) -> list[DatumInContext]:
+        """Return those values of an item that compare as wanted."""
+        return [found for found in self.target.find(DatumInContext.wrap(datum)) if self._holds(found.value)]
+
+    def _holds(self, value: Any) -> bool:
+        if value is None:
+            return False
+        try:
+            if isinstance(self.value, int):
+                value = int(value)
+            return bool(_COMPARISONS[self.op](value, self.value))
+        except (OverflowError, TypeError, ValueError):  # which cost Ceilometer the event, but for the last
+            return False
+
+
+class _Match(_Comparison):
+    """A text that begins as a pattern says."""
+
+    def _holds(self, value: Any) -> bool:
+        return isinstance(value, str) and self.value.match(value) is not None
+
+
+def _product(one: Any, other: Any) -> int | float:
+    """Multiply numbers only: a text, or a list, would be repeated as often as the publisher likes."""
+    if one is None or other is None:
+        raise TypeError("there is nothing to multiply")  # by which jsonpath-ng finds nothing
+    if not {one.__class__, other.__class__} <= {int, float}:
+        raise ValueError("only numbers are multiplied")
+    return one * other  # type: ignore[no-any-return]
