@@ -73,7 +73,7 @@ def rewrites(connection: sa.Connection) -> dict[str, str]:
     return {
         table.name: _size(connection, table.name)
         for table in _tables(connection)
-        if differs(connection, table) or any(_missing_indexes(connection, table))
+        if differs(connection, table) or next(_missing_indexes(connection, table), None) is not None
     }
 
 

@@ -199,6 +199,20 @@ def test_an_event_type_of_an_adopted_database_without_a_name_is_none(store: Conn
     assert None not in store.count_events()
 
 
+def test_tables_that_lack_nothing_but_an_index_are_upgraded(
+    store: Connection, declared: dict[str, Any]
+) -> None:
+    store.upgrade()
+    lacks = next(name for name in declared["event"]["indexes"] if name.startswith("ix_event_generated"))
+    on = " ON event" if store.engine.dialect.name == "mysql" else ""
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP INDEX {lacks}{on}")
+        connection.exec_driver_sql("UPDATE panko_ingest_version SET version_num = '0001'")
+    assert list(store.pending_rewrites()) == ["event"]
+    store.upgrade()
+    assert snapshot(store.engine) == declared
+
+
 def test_an_upgrade_that_dies_at_any_statement_is_taken_up_by_the_next(
     store: Connection, declared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
