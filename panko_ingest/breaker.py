@@ -10,6 +10,8 @@ HOUR = 3600.0
 _MOST_PUBLISHERS = 1000
 # Of all messages: dead letters that anybody may have at any time.
 _FEW = 0.01
+_LONGEST_FLOOD = 100 * WINDOW
+"""Messages without a good one from which on nothing seems to wait behind them."""
 
 Source = tuple[str, str]
 """Who published a message, and of which type; of one that can't be read, what it came by."""
@@ -37,7 +39,7 @@ class FloodBreaker:
     interval may come in. The first one whose own share is under the limit, or the end of the hour, closes it.
     A source of good messages keeps it closed beside one that floods; so do publishers whose messages were
     good within an hour, wherever their next ones wait, while at most one of them has more than a few dead
-    letters. It never opens on fewer messages.
+    letters, and for 100,000 messages without a good one at most. It never opens on fewer messages.
 
     :param limit: share of dead letters, 0 to 1; 0 turns this off.
     :param clock: monotonic seconds.
@@ -51,6 +53,7 @@ class FloodBreaker:
         self._last: deque[Tally] = deque()
         self._messages = self._dead = 0
         self._good_at: dict[str, float] = {}
+        self._since_good = 0
         self._next_probe = 0.0
         self._flooded = False
         self._hour_began = clock()
@@ -111,6 +114,7 @@ class FloodBreaker:
     def _remember(self, tally: Tally) -> None:
         """Note whose messages are good, and forget whose were an hour ago."""
         good_at, now = self._good_at, self._clock()
+        self._since_good = 0 if tally.good else self._since_good + tally.messages
         for publisher in {publisher for publisher, _ in tally.good}:
             good_at.pop(publisher, None)
             good_at[publisher] = now
@@ -140,4 +144,5 @@ class FloodBreaker:
             if publisher in self._good_at:
                 dead[publisher] += count
         but_one = dead.total() - max(dead.values(), default=0)
-        return len(dead) == len(self._good_at) or but_one > _FEW * messages
+        nobody_waits = self._since_good > _LONGEST_FLOOD or len(dead) == len(self._good_at)
+        return nobody_waits or but_one > _FEW * messages

@@ -142,12 +142,12 @@ class Bindings:
             raise
         except TimeoutError as error:
             # A network that swallows packets is noticed here, too: it is not the exchange's fault each time.
-            if self._costly.lost_over(exchange) == _TIMEOUTS_TOLD:
+            if self._costly.lost_over(exchange) >= _TIMEOUTS_TOLD:
                 self._refuse(exchange, error, _COST)
             raise
         except AMQPError as error:
-            if self._costly.lost_over(exchange) == 1:
-                self._refuse(exchange, error, _COST)
+            self._costly.lost_over(exchange)
+            self._refuse(exchange, error, _COST)
             raise
 
     def _refuse(self, exchange: str, error: Exception, cost: str = "") -> None:

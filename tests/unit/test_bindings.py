@@ -115,6 +115,14 @@ def test_what_the_broker_ends_the_connection_over_is_told_at_once() -> None:
     assert "the connection was lost over it" in str(bus.told["d"])
 
 
+def test_what_the_broker_ends_the_connection_over_is_told_also_after_it_did_not_answer() -> None:
+    errors = iter([TimeoutError(), InternalError("bug")])
+    bus = Bus("d", lambda: next(errors))
+    bus.session()
+    bus.session()
+    assert "the connection was lost over it" in str(bus.told["d"])
+
+
 def test_a_connection_that_ends_over_the_channel_is_no_exchanges_fault() -> None:
     bus = Bus(["channel"])
     bus.session()

@@ -75,6 +75,15 @@ def test_a_publisher_that_floods_does_not_stop_those_whose_good_messages_wait_be
         assert not breaker.open
 
 
+def test_where_nothing_but_garbage_comes_for_long_it_opens(breaker: FloodBreaker) -> None:
+    breaker.record(Tally(GOOD * 1000, []))
+    batches = 0
+    while not breaker.open:
+        breaker.record(Tally([], [GARBAGE] * 1000))
+        batches += 1
+        assert batches <= 101
+
+
 def test_whose_messages_were_good_more_than_an_hour_ago_keeps_no_breaker_closed(
     breaker: FloodBreaker, clock: Clock
 ) -> None:
