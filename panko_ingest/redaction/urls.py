@@ -32,7 +32,8 @@ _WEB = (b"http", b"https", b"ws", b"wss", b"docker", b"oci", b"git", b"svn", b"s
 _IMAGES = (b"docker", b"oci")
 # A name of a user is shorter, mostly; behind that of an account there would be a password.
 _ACCOUNT_ALONE = compiled(
-    rb"""https?:(?://|\\{1,15}+/\\{1,15}+/)([^\s/:@?#"'\\<>]{12,1024}+)@""", re.IGNORECASE
+    rb"""https?:(?://|\\{1,15}+/\\{1,15}+/)([^\s/:@?#,;|="'\\<>]{12,1024}+)(?::(?:x-oauth-basic)?)?@""",
+    re.IGNORECASE,
 )
 _URL_END = compiled(rb"""[\s"'\\<>]""")
 _NEXT_ACCOUNT = compiled(rb"@[A-Za-z0-9.\-_\[\]:%]{1,256}+,(?=([^\s:@/,]{0,256}+:)[^\s,@]{1,256}+@)")
@@ -70,8 +71,9 @@ def in_urls(data: bytes, steps: Steps) -> Iterator[tuple[int, int]]:
             yield start, following.start()
             start = following.end(1)
         at = data.rfind(b"@", start, end)
-        if at > start:
-            yield start, at
+        if at >= start:
+            if at > start:
+                yield start, at
         elif start < end == len(data) and not data.endswith(_IMAGES, 0, account.start()):
             yield start, end  # cut off before its host
 
