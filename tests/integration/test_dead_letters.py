@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
@@ -112,6 +112,23 @@ def test_only_dead_letters_that_the_filter_chooses_are_purged(
     assert store.delete_dead_letters(DeadLetterFilter(ids=ids[:1])) == 1
     assert store.delete_dead_letters(DeadLetterFilter()) == 2
     assert store.delete_dead_letters(DeadLetterFilter()) == 0
+
+
+def test_dead_letters_are_deleted_no_more_bytes_at_once_than_a_cluster_takes(
+    store: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("panko_ingest.storage.reading.dead_letters._PURGE_BYTES", 3 * len(letter(0).body))
+    statements: list[str] = []
+    sa.event.listen(store.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
+    ways: list[Callable[[], int]] = [
+        lambda: store.delete_dead_letters(DeadLetterFilter()),
+        lambda: store.clear_expired_dead_letters(0),
+    ]
+    for delete in ways:
+        store.record_events([], [letter(number) for number in range(30)])
+        statements.clear()
+        assert delete() == 30
+        assert sum("DELETE" in one for one in statements) >= 10
 
 
 def test_purging_by_a_filter_looks_at_each_dead_letter_once(

@@ -79,6 +79,9 @@ _told: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 class AtOnce:
     """Batches of one size, without a pause."""
 
+    most_passes: int | None = 2
+    """Times to look at all that there is, from the oldest on: for what comes meanwhile there is no end."""
+
     _rows = BATCH_SIZE
 
     def size(self) -> int | None:
@@ -125,7 +128,7 @@ def delete_in_batches(
     """
     delete_one = partial(_delete_one, engine, settings, delete)
     done, left, ended, passed_over = Deleted(), most or None, False, start is not None
-    gone = kept = 0  # since the oldest was looked for
+    gone = kept = passes = 0  # the first two since the oldest was looked for
     why = ""
     while left != 0 and not ended and (wanted := pace.size()) is not None:
         size = wanted if left is None else min(wanted, left)
@@ -148,7 +151,8 @@ def delete_in_batches(
         why = batch.why if batch.kept else why
         # Older ones may have come since we began: look for them at the end, unless nothing can be deleted.
         at_end = batch.found < size and not batch.cut
-        ended = at_end and not passed_over and (start is None or not gone)
+        passes += at_end
+        ended = at_end and not passed_over and (start is None or not gone or passes == pace.most_passes)
         passed_over &= not at_end
         done = Deleted(
             done.rows + batch.rows,
@@ -215,6 +219,7 @@ def _by_parts(delete_one: Callable[[int, Any], DeletedBatch], size: int, start: 
             batch.last if batch.found else done.last,
             done.kept + batch.kept,
             batch.why if batch.kept else done.why,
+            batch.cut,
         )
         if batch.found < part:
             break

@@ -24,7 +24,7 @@ from panko_ingest.storage.expiry.batches import (
     UntilStopped,
     delete_in_batches,
 )
-from panko_ingest.storage.reading import request_values
+from panko_ingest.storage.reading import dead_letters, request_values
 from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.settings import StorageSettings
@@ -44,12 +44,7 @@ def clear_expired_events(
     if max_count is not None:
         max_count = request_values.count(max_count, "max_count")
     ttl = request_values.seconds(ttl, "ttl")
-    with read_transaction(engine) as connection:
-        number, newest = _numbers(connection)
-    # Those that expire while they come would never end. Their times are what is to be searched for, not ids.
-    delete = partial(
-        delete_events, limit=timestamps.ago(ttl, clocks.now(engine, settings)), among=number + 0 <= newest
-    )
+    delete = partial(delete_events, limit=timestamps.ago(ttl, clocks.now(engine, settings)))
     return delete_in_batches(engine, settings, delete, AtOnce(), max_count).rows
 
 
@@ -72,30 +67,21 @@ def clear(engine: sa.Engine, settings: StorageSettings) -> None:
     What writers store meanwhile stays, with its event types.
     """
     with read_transaction(engine) as connection:
+        # Where ids lead to days, what grows from event to event is below the day.
         partitioned = partitions.exist(connection)
-        number, newest = _numbers(connection)
+        number = Event.id.bitwise_and((1 << partitions.SEQUENCE_BITS) - 1) if partitioned else Event.id
+        newest = connection.scalar(sa.select(sa.func.max(number)))
 
     def delete(connection: sa.Connection, count: int, last: int | None) -> DeletedBatch:
         wanted = [number <= newest] if last is None else [number <= newest, Event.id > last]
         ids = connection.scalars(sa.select(Event.id).where(*wanted).order_by(Event.id).limit(count)).all()
         return _delete_whole(connection, ids)._replace(last=ids[-1]) if ids else DeletedBatch()
 
-    if newest >= 0:
+    if newest is not None:
         delete_in_batches(engine, settings, delete, AtOnce())
     if not partitioned:  # those were never without their events; adopted tables may have been
         delete_lost_traits(engine, settings, AtOnce())
     _delete_unused_event_types(engine, settings)
-
-
-def _numbers(connection: sa.Connection) -> tuple[sa.ColumnElement[int], int]:
-    """Return what grows from event to event, and how far it has come; -1 where there is none.
-
-    Where ids lead to days, it is below the day.
-    """
-    partitioned = partitions.exist(connection)
-    number = Event.id.bitwise_and((1 << partitions.SEQUENCE_BITS) - 1) if partitioned else Event.id
-    newest = connection.scalar(sa.select(sa.func.max(number)))
-    return sa.type_coerce(number, sa.BigInteger), -1 if newest is None else int(newest)
 
 
 def delete_lost_traits(engine: sa.Engine, settings: StorageSettings, pace: AtOnce) -> int:
@@ -179,7 +165,9 @@ def delete_events(
     wanted = [Event.generated < limit]
     wanted += [] if among is None else [among]
     if start is not None:
-        later = sa.or_(Event.generated > start[0], Event.message_id > start[1])
+        later = Event.generated > start[0]
+        if start[1] is not None:  # as adopted tables may have it; those beside it are found another time
+            later = sa.or_(later, Event.message_id > start[1])
         wanted += [Event.generated >= start[0], later]
     # In the order of the index.
     oldest = sa.select(Event.id, Event.generated, Event.message_id).where(*wanted)
@@ -256,13 +244,17 @@ def _delete_dead_letters(
     *,
     limit: datetime.datetime,
 ) -> DeletedBatch:
-    oldest = sa.select(DeadLetter.id, DeadLetter.last_at).where(DeadLetter.last_at < limit)
+    size = sa.func.length(DeadLetter.body).label("size")
+    oldest = sa.select(DeadLetter.id, DeadLetter.last_at, size).where(DeadLetter.last_at < limit)
     if start is not None:
         later = sa.or_(DeadLetter.last_at > start[0], DeadLetter.id > start[1])
         oldest = oldest.where(DeadLetter.last_at >= start[0], later)
     found = connection.execute(oldest.order_by(DeadLetter.last_at, DeadLetter.id).limit(count)).all()
     if not found:
         return DeletedBatch()
+    some = found[: dead_letters.fitting([row.size for row in found])]
+    cut = len(some) < len(found)
+    found = some
     # In order of id, as the writers hold them.
     ids = sorted(row.id for row in found)
     # One that has come again meanwhile is not old any more.
@@ -272,4 +264,5 @@ def _delete_dead_letters(
     )
     rows = sum(done)
     kept = _still_there(connection, DeadLetter.id, ids, DeadLetter.last_at < limit) if rows < len(ids) else []
-    return DeletedBatch(len(ids), rows, last=(found[-1].last_at, found[-1].id), kept=len(kept), why=why)
+    last = (found[-1].last_at, found[-1].id)
+    return DeletedBatch(len(ids), rows, last=last, kept=len(kept), why=why, cut=cut)

@@ -72,6 +72,8 @@ class _Round(AtOnce):
     ``budget`` is in seconds from ``started`` on, 0 or None for any; ``ids`` what :meth:`_ids_used` told last.
     """
 
+    most_passes = None
+
     engine: sa.Engine
     settings: StorageSettings
     lease: Lease

@@ -1,7 +1,8 @@
 """Reading and deleting dead letters; what writes them is the recording of a batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import accumulate
 
 import sqlalchemy as sa
 
@@ -13,6 +14,8 @@ from panko_ingest.storage.tables import DeadLetter as DeadLetterRow
 
 _BATCH = 200
 _PURGE_BATCH = 2000
+_PURGE_BYTES = 32 * 1024 * 1024
+"""Of bodies that are deleted in one transaction, which on a cluster holds them, and may be too large."""
 _FIELDS = [field.name for field in fields(DeadLetter)]
 _SUMMARY = [field.name for field in fields(DeadLetterSummary)]
 
@@ -82,17 +85,23 @@ def delete(reader: ReadAccess, which: DeadLetterFilter) -> int:
     deleted, last = 0, -1
     while True:
         batch = (
-            sa.select(DeadLetterRow.id)
+            sa.select(DeadLetterRow.id, sa.func.length(DeadLetterRow.body).label("size"))
             .where(DeadLetterRow.id > last)
             .order_by(DeadLetterRow.id)
             .limit(_PURGE_BATCH)
         )
-        ids = reader.values(batch.where(*_by_id(which)))
-        if not ids:
+        rows = reader.rows(batch.where(*_by_id(which)))
+        if not rows:
             return deleted
+        ids = [row.id for row in rows[: fitting([row.size for row in rows])]]
         these = DeadLetterRow.id.between(ids[0], ids[-1])
         deleted += reader.delete(sa.delete(DeadLetterRow).where(these, *conditions))
         last = ids[-1]
+
+
+def fitting(sizes: Sequence[int]) -> int:
+    """Return how many dead letters of these sizes, in bytes, go in one transaction: one at least."""
+    return max(1, sum(total <= _PURGE_BYTES for total in accumulate(sizes)))
 
 
 def _by_id(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:

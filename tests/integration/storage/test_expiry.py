@@ -388,7 +388,7 @@ def test_clearing_ends_although_events_come_that_are_expired_already(
                 late.record_events(old_events(1, number))
 
         sa.event.listen(store.engine, "checkin", lambda *_: publish())  # "commit" comes before it is one
-        assert store.clear_expired_data(DAY) == 10
+        assert 10 <= store.clear_expired_data(DAY) < 20
     assert next(numbers) < 30
 
 
