@@ -17,8 +17,10 @@ _REFUSED_SHOWN = 20
 
 _ON_A_CLUSTER = """\
 This is a Galera cluster: for as long as one of these statements runs, no service of the cloud can write. Run
-them node by node (SET SESSION wsrep_OSU_method = 'RSU'), or with an online schema change tool, and then `db
-sync` again, which does only what is left; or run `db sync --block-cluster` in a quiet hour:
+them with an online schema change tool, and then `db sync` again, which does only what is left; or run `db
+sync --block-cluster` in a quiet hour. Don't run them node by node (wsrep_OSU_method = RSU) unless
+slave_type_conversions is ALL_NON_LOSSY on each node, and nobody writes through one that is done before all
+are: a node that can't take another's rows leaves the cluster.
 """
 
 

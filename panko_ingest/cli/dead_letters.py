@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     _add_filters(action)
     arguments.add_limit(action, 100)
     arguments.add_format(action, "csv")
-    action.set_defaults(run=list_letters)
+    action.set_defaults(run=list_letters, reader_may_leave=True)
     action = actions.add_parser(
         "show",
         help="show one in full",
@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="write the delivered bytes, and nothing else; on a terminal escaped",
     )
-    action.set_defaults(run=show)
+    action.set_defaults(run=show, reader_may_leave=True)
     action = actions.add_parser(
         "replay",
         help="convert them again, with the configuration of now",

@@ -133,14 +133,14 @@ class _Drain:
             consumers.append(consumer)
         writing = _start(writer.run)
         reading = [_start(consumer.run) for consumer in consumers]
-        patience = _PATIENCE
+        patience: float | None = _PATIENCE
         try:
             while (end is None or time.monotonic() < end) and not self._look_empty(
                 pipelines, reading, writing
             ):
                 time.sleep(_LOOK_INTERVAL)
             if end is None:
-                patience = self._conf.graceful_shutdown_timeout
+                patience = self._conf.graceful_shutdown_timeout or None
         finally:
             for consumer in consumers:
                 consumer.stop()

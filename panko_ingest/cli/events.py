@@ -34,6 +34,7 @@ _UUID = 36
 def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("events", help="read the events that are stored")
+    parser.set_defaults(reader_may_leave=True)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_list(actions)
     action = actions.add_parser(

@@ -1,6 +1,7 @@
 """``panko-ingest``: finds the command and runs it."""
 
 import argparse
+import contextlib
 import errno
 import importlib
 import logging
@@ -50,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config.set_up_logging(conf)
         if conf.command.name != "serve":
             _keep_log_apart(conf)
-        code = int(conf.command.run(conf))
-        sys.stdout.flush()
+        code = _run(conf)
     except KeyboardInterrupt:
         if conf is not None and getattr(conf.command, "goes_on", False):
             fail("interrupted: what is done stays, and the same command does the rest", EXIT_INTERRUPTED)
@@ -64,6 +64,41 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return fail(*text_and_code)
     return code
+
+
+def _run(conf: cfg.ConfigOpts) -> int:
+    command = conf.command
+    if command.name != "serve" and not getattr(command, "reader_may_leave", False):
+        with contextlib.redirect_stdout(_ToTheEnd(sys.stdout)):
+            code = int(command.run(conf))
+            sys.stdout.flush()
+        return code
+    code = int(command.run(conf))
+    sys.stdout.flush()
+    return code
+
+
+class _ToTheEnd:
+    """Standard output of a command whose work and exit code matter, whoever reads what it prints."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return int(self._stream.write(text))
+        except BrokenPipeError:
+            _forget_output()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            _forget_output()
 
 
 def _told(error: Exception, conf: cfg.ConfigOpts | None) -> tuple[str, int] | None:

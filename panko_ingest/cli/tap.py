@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--format", choices=("text", "json"), default="text", help="json: one document a line (default: text)"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, reader_may_leave=True)
 
 
 def run(conf: cfg.ConfigOpts) -> int:

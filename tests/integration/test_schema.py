@@ -166,6 +166,21 @@ def test_a_daemon_that_runs_while_tables_are_rewritten_uses_what_they_hold_from_
     assert kept("afterwards") == [5 * 10**9]
 
 
+def test_a_reader_that_leaves_keeps_no_upgrade_from_its_end(
+    store: Connection, database_url: str, tmp_path: Path
+) -> None:
+    conf = tmp_path / "panko-ingest.conf"
+    conf.write_text(f"[database]\nconnection = {database_url}\n")
+    adopted(store, "panko")
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "panko_ingest", "--config-file", str(conf), "db", "sync"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False, timeout=110)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert store.schema_state() == (revisions.head(), revisions.head())
+
+
 @pytest.mark.parametrize("direction", ["asc", "desc"])
 @pytest.mark.parametrize("more", [0, 1, 2])
 def test_rows_of_an_adopted_database_without_an_id_end_no_list(
@@ -188,6 +203,16 @@ def test_rows_of_an_adopted_database_without_an_id_end_no_list(
     listed = list(store.get_events(EventFilter(), pagination={"sort": [("generated", direction)]}))
     assert len(listed) == len(content(store)["event"])
     assert len({event.message_id for event in listed}) == len(listed) - 399
+
+
+def test_rows_of_an_adopted_database_without_an_id_end_no_expiry(store: Connection) -> None:
+    adopted(store, "panko")
+    store.upgrade(postpone_rewrites=True)
+    with store.engine.begin() as connection:
+        even = tables.Event.id % 2 == 0
+        connection.execute(sa.update(tables.Event).where(even).values(message_id=None))
+    assert store.expire(86400, batch_size=7).events == 200
+    assert content(store)["event"] == []
 
 
 def test_an_event_type_of_an_adopted_database_without_a_name_is_none(store: Connection) -> None:

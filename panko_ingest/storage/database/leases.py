@@ -206,7 +206,7 @@ def _wait(lease: Lease, ready: Callable[[], bool]) -> None:
     told = -_TOLD
     while not ready():
         if time.monotonic() - told >= _TOLD:
-            LOG.info(
+            LOG.warning(
                 "waiting for another process, which does this job: %s (host:process:name)", lease.holder()
             )
             told = time.monotonic()
@@ -247,5 +247,5 @@ def _kept(lease: Lease) -> Iterator[None]:
         yield
     finally:
         done.set()
-        thread.join()
+        thread.join(_RENEWALS)  # it may wait for an answer that never comes
         lease.release()

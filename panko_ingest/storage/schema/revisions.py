@@ -7,7 +7,7 @@ once: one does the work, under a lease, the others wait and then find nothing to
 import functools
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -82,7 +82,7 @@ def pending_rewrites(engine: sa.Engine, *, dry_run: bool = False) -> dict[str, s
     with _refusals_told():
         if databases.of(engine).one_writer_at_a_time:  # which has waited for its lock by then
             return _find_rewrites(engine, dry_run)
-        return _again()(_find_rewrites, engine, dry_run)
+        return _again(engine)(_find_rewrites, engine, dry_run)
 
 
 def _find_rewrites(engine: sa.Engine, dry_run: bool) -> dict[str, str]:
@@ -113,10 +113,12 @@ def left_out_on_a_cluster(engine: sa.Engine) -> list[str]:
     def look(connection: sa.Connection) -> list[str]:
         if not databases.of(engine).is_cluster(connection):
             return []
+        _refuse_what_is_not_ours(connection)
         pending = [one for one in _pending(connection, "head") if _rewrites(connection, one)]
         return [statement for one in pending for statement in one.module.statements(connection)]
 
-    return read(engine, _PATIENT, look)
+    with _refusals_told():
+        return read(engine, _PATIENT, look)
 
 
 def upgrade(
@@ -133,16 +135,26 @@ def upgrade(
     :raises StorageUnavailable: it can't be done; what was done stays, and doing it again goes on from there.
     """
     with _refusals_told():
-        _again()(_upgrade, engine, version or "head", postpone_rewrites, block_cluster)
+        _again(engine)(_upgrade, engine, version or "head", postpone_rewrites, block_cluster)
 
 
-def _again() -> tenacity.Retrying:
+def _again(engine: sa.Engine) -> tenacity.Retrying:
     """Return what tries again: writers at work may deadlock with a change of their tables, or hold them."""
+
+    def say_who(state: tenacity.RetryCallState) -> None:
+        error = state.outcome and state.outcome.exception()
+        why = unavailable(error) if isinstance(error, sa.exc.SQLAlchemyError) else error
+        users: list[str] = []
+        with suppress(sa.exc.SQLAlchemyError, StorageUnavailable), read_transaction(engine) as connection:
+            users += databases.of(connection).table_users(connection, EVENT_TABLES, 1)
+        by = "".join(f" by {user}" for user in users[:1])
+        LOG.warning("The tables are in use%s; trying again: %s", by, why)
+
     return tenacity.Retrying(
         retry=tenacity.retry_if_exception(lambda error: classify(error) is ErrorClass.TRANSIENT),
         stop=tenacity.stop_after_delay(_PATIENCE),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=5),
-        before_sleep=tenacity.before_sleep_log(LOG, logging.INFO),
+        before_sleep=say_who,
         reraise=True,
     )
 
