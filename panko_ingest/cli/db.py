@@ -143,8 +143,6 @@ def sync(conf: cfg.ConfigOpts) -> int:
         output.write(f"the schema is at revision {after} already")
     else:
         output.write(f"the schema is at revision {after} now (before: {before or 'none'})")
-    if rewrites and not postpone:
-        output.write("restart the daemons: those that run keep to the limits of the old tables")
     return 0
 
 

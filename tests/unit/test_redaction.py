@@ -103,6 +103,8 @@ def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
             "<password /><user>bob</user><password>***</password>",
         ),
         ("https://ghp_0123456789@h/a", "https://***@h/a"),
+        ("https://ghp_0123456789:@h/a", "https://***:@h/a"),
+        ("https://ghp_0123456789:x-oauth-basic@h/a", "https://***:***@h/a"),
         (
             "<p>{&quot;token&quot;: &quot;x y&quot;, &quot;b&quot;: 1} &amp;</p>",
             "<p>{&quot;token&quot;: &quot;***&quot;, &quot;b&quot;: 1} &amp;</p>",
@@ -126,6 +128,7 @@ def test_around_a_credential_in_text_all_stays(text: str, clean: str) -> None:
         "no token -- ask", "the password ' a",
         "name: |\n  a\n", "docker://h:5000/a@sha256:b", "https://h:5000/a@sha256:b", "redis://h:6379/0",
         "{&quot;token&quot;: &quot;&quot;, &quot;a&quot;: &quot;b&quot;}", "https://an-account@h/a",
+        "https://www.example.com,mail=someone@example.com",
         "mysql://h:3306/d?a=b@c", "kafka://h:9092,i:9092/a@b",
     ],
 )  # fmt: skip
