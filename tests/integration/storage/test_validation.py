@@ -2,6 +2,7 @@
 
 import datetime
 import math
+from dataclasses import replace
 from typing import Any
 from unittest.mock import ANY
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait
-from panko_ingest.storage.recording import batch_transaction
+from panko_ingest.storage.recording import batch_transaction, recorder
+from panko_ingest.storage.schema.column_limits import read_limits
 from tests.integration.storage.samples import START, counts, letter_for, make_event, rows, stored_ids
 
 HOUR = datetime.timedelta(hours=1)
@@ -191,9 +193,12 @@ def test_raw_is_stored_as_json_text_that_any_parser_reads(store: Connection) -> 
     assert rows(store, "SELECT raw FROM event WHERE message_id = 'n'") == [("{}",)]
 
 
-def test_a_raw_too_big_for_its_column_is_dropped_and_the_event_kept(store: Connection) -> None:
-    validator = store._recorder._learn().validator
-    object.__setattr__(validator.limits, "raw_bytes", 1000)
+def test_a_raw_too_big_for_its_column_is_dropped_and_the_event_kept(
+    store: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        recorder, "read_limits", lambda connection: replace(read_limits(connection), raw_bytes=1000)
+    )
     event = make_event(1)
     event.raw = {"payload": "x" * 2000}
     read = record(store, event)
