@@ -118,7 +118,7 @@ def sync(conf: cfg.ConfigOpts) -> int:
         return 0
     before = connection.current_revision()
     block = conf.command.block_cluster
-    by_hand = [] if block else connection.left_out_on_a_cluster()
+    by_hand = [] if block else connection.left_out_on_a_cluster(dry_run=dry)
     postpone = conf.command.postpone_rewrites or bool(by_hand)
     rewrites = connection.pending_rewrites(dry_run=dry)
     obstacles, users = connection.sync_obstacles()

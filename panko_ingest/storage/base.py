@@ -136,8 +136,11 @@ class Connection(ABC):
         """
 
     @abstractmethod
-    def left_out_on_a_cluster(self) -> list[str]:
-        """Return the statements that ``upgrade`` leaves out on a cluster without ``block_cluster``."""
+    def left_out_on_a_cluster(self, *, dry_run: bool = False) -> list[str]:
+        """Return the statements that ``upgrade`` leaves out on a cluster without ``block_cluster``.
+
+        :param dry_run: write nothing at all, so that another ``upgrade`` may begin meanwhile.
+        """
 
     @abstractmethod
     def pending_rewrites(self, *, dry_run: bool = False) -> dict[str, str]:

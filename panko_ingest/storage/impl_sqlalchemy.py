@@ -93,8 +93,8 @@ class Connection(base.Connection):
     def missing_file(self) -> str:
         return databases.of(self.engine).missing_file(self.engine)
 
-    def left_out_on_a_cluster(self) -> list[str]:
-        return revisions.left_out_on_a_cluster(self.engine)
+    def left_out_on_a_cluster(self, *, dry_run: bool = False) -> list[str]:
+        return revisions.left_out_on_a_cluster(self.engine, dry_run=dry_run)
 
     def upgrade(
         self,

@@ -104,21 +104,24 @@ def obstacles(connection: sa.Connection) -> list[str]:
     return [text for look in hooks if look for text in look(connection)]
 
 
-def left_out_on_a_cluster(engine: sa.Engine) -> list[str]:
+def left_out_on_a_cluster(engine: sa.Engine, *, dry_run: bool = False) -> list[str]:
     """Return the statements that ``upgrade`` leaves out unless ``block_cluster`` is set; none elsewhere.
 
+    It waits for another process that changes the schema: a table that is being changed can't be looked at.
+
+    :param dry_run: don't keep others from changing it meanwhile, for which something must be written.
     :raises StorageUnavailable: the database can't be reached.
     """
-
-    def look(connection: sa.Connection) -> list[str]:
-        if not databases.of(engine).is_cluster(connection):
+    with _refusals_told():
+        if not read(engine, _PATIENT, databases.of(engine).is_cluster):
             return []
-        _refuse_what_is_not_ours(connection)
+        return _again(engine)(_find_left_out, engine, dry_run)
+
+
+def _find_left_out(engine: sa.Engine, dry_run: bool) -> list[str]:
+    with (_looking if dry_run else migrating)(engine) as connection:
         pending = [one for one in _pending(connection, "head") if _rewrites(connection, one)]
         return [statement for one in pending for statement in one.module.statements(connection)]
-
-    with _refusals_told():
-        return read(engine, _PATIENT, look)
 
 
 def upgrade(
