@@ -87,9 +87,9 @@ class Recorder:
         writer, validator = run_transaction(self._settings, self._learn, self._count_retry)
         rows, failures = validator.rows(events)
         changes = {row.index: row.changes for row in rows if row.changes}
-        if (changes or failures) and self._holds_more_now(validator):
+        if (changes or failures) and learned < _MOST_LEARNED and self._holds_more_now(validator):
             self.forget()
-            return self._record(events, letters, on_failure, replayed, learned)
+            return self._record(events, letters, on_failure, replayed, learned + 1)
         rows.sort(key=lambda row: row.message_id)
         batch = BatchTransaction(
             self._engine,
