@@ -45,7 +45,9 @@ def test_the_way_to_the_broker_is_slow_hangs_and_is_cut(
             scene.daemon.wait_for_log(r"Too many heartbeats missed|TimeoutError", timeout=30)
         scene.wait_for_readers(2)
         with scene.fault("broker: every connection cut at once"):
+            before = proxy.cuts
             proxy.cut()
+            assert proxy.cuts > before
 
 
 def test_the_way_to_the_database_is_slow_hangs_and_is_cut(
@@ -69,4 +71,6 @@ def test_the_way_to_the_database_is_slow_hangs_and_is_cut(
                 assert proxy.silenced >= 1
                 wait_until(lambda: time.monotonic() > silent_since + 1, 2)
             with scene.fault(f"{database.name}: every connection cut at once"):
+                before = proxy.cuts
                 proxy.cut()
+                assert proxy.cuts > before
