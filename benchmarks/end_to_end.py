@@ -33,13 +33,15 @@ def take(
     workers: int | None,
     behind: int = 0,
     release: Path | None = None,
+    options: str = "",
 ) -> Sample:
     """Run the daemon until it has stored what the queues of one or more buses hold.
 
     :param behind: id of the last event that was there before.
+    :param options: more lines of [notification].
     """
     conf = configuration(
-        rig.folder, broker_urls[0], url, rig.database_options + notification(broker_urls, workers)
+        rig.folder, broker_urls[0], url, rig.database_options + notification(broker_urls, workers) + options
     )
     rows = Rows(url, behind=behind)
     wal = _wal(rig)

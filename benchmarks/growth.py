@@ -101,11 +101,14 @@ def _pss(workers: Sequence[psutil.Process]) -> float:
     return float(max((worker.memory_full_info().pss for worker in workers), default=0))
 
 
-def stored(rig: Rig, url: str, count: int, seed: int, workers: int | None) -> Sample:
-    """Take messages that were not seen yet into a database that holds events already."""
+def stored(rig: Rig, url: str, count: int, seed: int, workers: int | None, options: str = "") -> Sample:
+    """Take messages that were not seen yet into a database that holds events already.
+
+    :param options: more lines of [notification].
+    """
     behind = last_id(url)
     with rig.full_queue(bodies(count, seed)) as broker_url:
-        return take(rig, [broker_url], url, count, workers, behind)
+        return take(rig, [broker_url], url, count, workers, behind, options=options)
 
 
 def last_id(url: str) -> int:

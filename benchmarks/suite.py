@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import datetime
 import gc
+import itertools
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -27,6 +28,7 @@ from benchmarks import buses, growth, incumbent, latency, machine, parts, report
 from benchmarks.by_hand import by_hand
 from benchmarks.end_to_end import end_to_end, take
 from benchmarks.rig import Rig, Sample
+from tests.services import PostgreSQL
 
 Round = dict[str, Sample]
 GIGABYTE = 1e9
@@ -217,6 +219,26 @@ def full_store(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
     yield from found
 
 
+def settings(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
+    """Measure what may be set otherwise, each right behind a checkpoint, when pages are logged whole."""
+    ways = {"default": ("off", ""), "compressed": ("lz4", ""), "larger": ("off", "batch_size = 4000\n")}
+    names = list(ways)
+    assert isinstance(rig.server, PostgreSQL)
+    with rig.store() as url:
+        growth.stored(rig, url, sizes.count, 2, None)
+        growth.Filler(url).fill(sizes.stored // 5)
+        for seed in itertools.count(3, len(ways)):
+            found: Round = {}
+            for place, name in enumerate(names):
+                compression, options = ways[name]
+                rig.server.execute(f"ALTER SYSTEM SET wal_compression = {compression}")
+                rig.server.execute("SELECT pg_reload_conf()")
+                rig.server.execute("CHECKPOINT")
+                found[name] = growth.stored(rig, url, sizes.count, seed + place, None, options)
+            yield {name: found[name] for name in ways}
+            names.append(names.pop(0))
+
+
 def _throughput(kind: str, minutes: float) -> Step:
     about = f"the whole way and its parts, {kind}"
     return Step(about, throughput, (0.6, minutes), kind, against_release=kind != "sqlite")
@@ -238,6 +260,9 @@ STEPS: dict[str, Step] = {
     "sqlite": _throughput("sqlite", 0.8),
     "stored": Step(
         "the rate over a store that fills", full_store, (8.0, 2.0), once=True, depends_on=("count", "stored")
+    ),
+    "settings": Step(
+        "the log compressed, and larger batches", settings, (1.5, 0.5), depends_on=("count", "stored")
     ),
     "backlog": Step("a long queue, and memory", long_queue, (0.3, 0.6), depends_on=("backlog",)),
     "queues": Step("a quorum queue and a classic one", queues, (0.3, 0.2)),
