@@ -25,6 +25,8 @@ class Database:
     world: World
     events: dict[str, int] = field(default_factory=dict)
     letters: dict[bytes, DeadLetter] = field(default_factory=dict)
+    told: set[str | None] = field(default_factory=set)
+    """The ids of the messages that are dead letters, by their own and by their delivery's account."""
     away: bool = False
     operator: bool = False
     frozen: bool = False
@@ -37,10 +39,12 @@ class Database:
 
     def holds(self, message_id: str) -> bool:
         """Tell whether a message is stored, as an event or as a dead letter."""
-        return message_id in self.events or any(
-            message_id in {letter.message_id, self.world.message_of[digest]}
-            for digest, letter in self.letters.items()
-        )
+        return message_id in self.events or message_id in self.told
+
+    def keep(self, letter: DeadLetter) -> None:
+        """Commit a dead letter."""
+        self.letters[letter.digest] = letter
+        self.told |= {letter.message_id, self.world.message_of[letter.digest]}
 
 
 class SimulatedConnection:
@@ -100,7 +104,7 @@ class SimulatedConnection:
         for message_id in new:
             database.events[message_id] = database.events.get(message_id, 0) + 1
         for letter in letters:
-            database.letters[letter.digest] = letter
+            database.keep(letter)
         database.transactions += 1
         database.on_commit()
         if database.loses_answers and database.world.random.random() < database.loses_answers:
