@@ -7,14 +7,18 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from panko_ingest import exact_json
 from panko_ingest.foreign_text import escaped, escaped_json
 
 _MEASURED = 500
+_GAP = 2
+_LEAST_WIDTH = 4
+"""Of a column that may be cut, with the gap beside it."""
 _FORMULA = ("=", "+", "-", "@")
 
 
@@ -22,16 +26,16 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], whole: Collecti
     """Write rows under their columns' names: drawn on a terminal, else a line each, nothing cut off.
 
     :param whole: columns that are kept whole on a narrow terminal, so that their values can be copied; then
-        each row is one line, for which the other columns are cut.
+        each row is one line, for which the other columns are cut, or left out where they have no room.
     """
     if sys.stdout.isatty():
-        drawn = Table(header_style="bold", box=None, pad_edge=False) if whole else Table(header_style="bold")
-        for name in columns:
-            drawn.add_column(name, overflow="ellipsis" if whole else "fold", no_wrap=name in whole)
-        for row in rows:
-            # As Text, so that brackets in a value are no markup.
-            drawn.add_row(*(Text(escaped(_short(value)), no_wrap=bool(whole) or None) for value in row))
-        Console().print(drawn)
+        # As Text, so that brackets in a value are no markup.
+        texts = [[Text(escaped(_short(value)), no_wrap=bool(whole) or None) for value in row] for row in rows]
+        if whole:
+            _draw_lines(columns, texts, whole)
+        else:
+            drawn = Table(*(Column(name, overflow="fold") for name in columns), header_style="bold")
+            _draw(Console(), drawn, texts)
         return
     source = iter(rows)
     first = [[escaped(cell(value)) for value in row] for row in itertools.islice(source, _MEASURED)]
@@ -40,6 +44,28 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], whole: Collecti
     for values in itertools.chain([list(columns)], first, rest):
         padded = (value.ljust(width) for value, width in zip(values, widths, strict=True))
         sys.stdout.write("  ".join(padded).rstrip() + "\n")
+
+
+def _draw_lines(columns: Sequence[str], texts: Sequence[Sequence[Text]], whole: Collection[str]) -> None:
+    console = Console()
+    places = [place for place, name in enumerate(columns) if name in whole]
+    widths = [
+        max(cell_len(columns[place]), *(row[place].cell_len for row in texts), 0) + _GAP for place in places
+    ]
+    room = console.width - sum(widths)
+    if room < _LEAST_WIDTH * (len(columns) - len(places)):
+        console = Console(width=max(console.width, sum(widths)))
+    else:
+        places = list(range(len(columns)))
+    kept = [Column(columns[place], overflow="ellipsis", no_wrap=columns[place] in whole) for place in places]
+    drawn = Table(*kept, header_style="bold", box=None, pad_edge=False)
+    _draw(console, drawn, ([row[place] for place in places] for row in texts))
+
+
+def _draw(console: Console, drawn: Table, texts: Iterable[Sequence[Text]]) -> None:
+    for row in texts:
+        drawn.add_row(*row)
+    console.print(drawn)
 
 
 class Lines:
