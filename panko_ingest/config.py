@@ -437,7 +437,7 @@ DATABASE_OPTS = [
         min=-1,
         deprecated_opts=[_old("max_retries", "storage"), *_old_sql("sql_max_retries")],
         help="Times a transaction is tried again after a transient error before the store counts "
-        "as away. -1: for ever.",
+        "as away, which the daemon waits for without end. -1: as many as by default.",
     ),
     cfg.IntOpt(
         "retry_interval",

@@ -19,6 +19,7 @@ from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline import Budget, PoisonGuard, RecordingThread
 from panko_ingest.shared_state import Slot, State
 from panko_ingest.storage import get_connection_from_config
+from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.workers import guru_report
 from panko_ingest.workers.conversion import budget, bus_pipeline, message_processor
 from panko_ingest.workers.sources import topology
@@ -190,8 +191,8 @@ class IngestService(Worker):
 
 def _recording_hang_limit(conf: cfg.ConfigOpts) -> float:
     """Return the seconds that the storage may lawfully take for one batch; for ever where it may."""
-    options = conf.database
-    if not options.statement_timeout or options.max_retries < 0:
+    options = StorageSettings.from_conf(conf)
+    if not options.statement_timeout:
         return math.inf
     longest_try = 2 * options.statement_timeout + options.pool_timeout + options.retry_interval
     return float(HANG_LIMIT + (1 + options.max_retries) * longest_try)

@@ -75,7 +75,7 @@ def left_in_mid_copy(url: str, way: str, message_id: str = "m1") -> Iterator[Non
 def test_a_batch_is_recorded_soon_though_a_lost_session_holds_its_message_id(
     postgresql: PostgreSQL, postgresql_url: str, way: str
 ) -> None:
-    store = connect(postgresql_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=-1)
+    store = connect(postgresql_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=100)
     store.upgrade()
     with left_in_mid_copy(postgresql_url, way):
         began = time.monotonic()
@@ -198,7 +198,7 @@ def test_partitions_are_changed_though_a_lost_session_has_the_tables_in_use(
 def test_a_batch_is_recorded_though_a_lost_change_of_the_schema_has_the_tables_in_use(
     postgresql_url: str,
 ) -> None:
-    store = connect(postgresql_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=-1)
+    store = connect(postgresql_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=100)
     store.upgrade()
     # A change of the schema has no limit of time.
     lost = connect(postgresql_url, statement_timeout=0)
@@ -238,7 +238,7 @@ def test_the_server_looks_whether_our_clients_are_still_there(postgresql_url: st
 
 @pytest.mark.mariadb
 def test_mariadb_ends_a_lost_session_by_itself(mariadb: MariaDB, mariadb_url: str, way: str) -> None:
-    store = connect(mariadb_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=-1)
+    store = connect(mariadb_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=100)
     store.upgrade()
     with Proxy(mariadb.port) as proxy:
         left = connect(
@@ -272,7 +272,7 @@ def test_expiry_and_db_sync_on_mariadb_wait_for_no_lost_session(
 ) -> None:
     with connect(mariadb_url).engine.begin() as connection:
         legacy.make(connection, "panko")
-    store = connect(mariadb_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=-1)
+    store = connect(mariadb_url, statement_timeout=STATEMENT_TIMEOUT, lock_timeout=1.0, max_retries=100)
     store.upgrade(postpone_rewrites=work is not expire)
     store.record_events([EVENT])
     left = connect(mariadb_url, statement_timeout=STATEMENT_TIMEOUT)

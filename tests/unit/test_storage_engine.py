@@ -258,6 +258,10 @@ def test_storage_settings_can_be_read_from_any_configuration() -> None:
     settings = StorageSettings.from_conf(conf)
     assert (settings.max_retries, settings.max_overflow) == (3, 50)
 
+    # For Panko it says how often to try to connect; a batch must not be tried for ever.
+    conf.set_override("max_retries", -1, "database")
+    assert StorageSettings.from_conf(conf).max_retries == StorageSettings().max_retries
+
     conf.set_override("lock_timeout", 1.5, "database")
     assert StorageSettings.from_conf(conf).lock_timeout == 1.5
 
