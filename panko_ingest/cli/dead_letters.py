@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -97,14 +98,14 @@ def _filter_of(command: Any, connection: storage.Connection) -> storage.DeadLett
 
 def list_letters(conf: cfg.ConfigOpts) -> int:
     """List dead letters."""
+    command = conf.command
     connection = storage.get_connection_from_config(conf)
-    output.rows_in(
-        conf.command.format,
-        _COLUMNS,
-        connection.get_dead_letters(_filter_of(conf.command, connection), conf.command.limit or None),
-        as_row=_row,
-        as_document=vars,
-    )
+    most = command.limit + 1 if command.limit else None
+    found = iter(connection.get_dead_letters(_filter_of(command, connection), most))
+    listed = itertools.islice(found, command.limit or None)
+    output.rows_in(command.format, _COLUMNS, listed, as_row=_row, as_document=vars)
+    if next(found, None) is not None:
+        output.tell("there are more: --limit 0 lists all")
     return 0
 
 

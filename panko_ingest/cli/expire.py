@@ -29,9 +29,7 @@ def run(conf: cfg.ConfigOpts) -> int:
         if conf.command.dry_run:
             _forecast(connection, conf)
             return 0
-        report = run_round(connection, conf)
-        output.write(str(report))
-        return 1 if report.stood_by else 0
+        return 1 if run_round(connection, conf, output.write).stood_by else 0
 
 
 def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:

@@ -78,7 +78,7 @@ class ExpirerService(Worker):
             started = time.monotonic()
             refusal: Exception | None = None
             try:
-                report = run_round(connection, self._conf, self._stopping, metrics)
+                report = run_round(connection, self._conf, _log, self._stopping, metrics)
             except Exception as error:  # noqa: BLE001 - a row that nobody foresaw must not end expiry for ever
                 refusal = error
             else:
@@ -96,9 +96,14 @@ class ExpirerService(Worker):
         connection.close()
 
 
+def _log(line: str) -> None:
+    LOG.info("Expiry: %s", line)
+
+
 def run_round(
     connection: Connection,
     conf: cfg.ConfigOpts,
+    tell: Callable[[str], None],
     stopping: threading.Event | None = None,
     metrics: Metrics | None = None,
 ) -> ExpiryReport:
@@ -106,15 +111,19 @@ def run_round(
 
     Where events can't be deleted dead letters are, before the failure of the events is raised.
 
+    :param tell: is given a line of what was deleted of either, as soon as it is.
     :param stopping: ends the round between two batches when it is set.
     :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
     """
 
-    def expire_letters() -> int:
+    def expire_letters() -> None:
         ttl = conf.expirer.dead_letter_time_to_live
         if ttl <= 0:
-            return 0
-        return connection.clear_expired_dead_letters(ttl, budget=conf.expirer.interval, stopping=stopping)
+            return
+        letters = connection.clear_expired_dead_letters(ttl, budget=conf.expirer.interval, stopping=stopping)
+        if metrics is not None:
+            metrics.expired.labels("dead_letters").inc(letters)
+        tell(f"{letters} dead letters deleted")
 
     try:
         report = connection.expire(
@@ -128,11 +137,9 @@ def run_round(
         raise
     if metrics is not None:
         _count(metrics, report)
-    LOG.info("Expiry: %s", report)
-    if not report.stood_by and (letters := expire_letters()):
-        if metrics is not None:
-            metrics.expired.labels("dead_letters").inc(letters)
-        LOG.info("Expiry: %d dead letters deleted", letters)
+    tell(str(report))
+    if not report.stood_by:
+        expire_letters()
     return report
 
 
