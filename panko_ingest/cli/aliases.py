@@ -10,7 +10,7 @@ _HELP = ("-h", "--help")
 
 def dbsync() -> int:
     """``panko-ingest-dbsync``: as ``panko-ingest db sync``."""
-    return _run(("db", "sync"), ("--postpone-rewrites", "--dry-run"))
+    return _run(("db", "sync"), ("--postpone-rewrites", "--block-cluster", "--dry-run"))
 
 
 def expirer() -> int:

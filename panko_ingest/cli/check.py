@@ -3,6 +3,8 @@
 A function a subject; ``panko-ingest-status upgrade check`` runs the same.
 """
 
+import configparser
+import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -74,6 +76,36 @@ def configuration(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         if Path(path).stat().st_mode & stat.S_IROTH:
             text = f"{path} holds passwords and anyone may read it: chmod o-r {path}"
             yield Finding(WARNING, "configuration", text)
+
+
+def log(conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Look whether the daemon can write its log where it is to; commands write none there."""
+    if appended := conf.log_config_append:
+        try:
+            configparser.ConfigParser().read_string(Path(appended).read_text())
+        except (OSError, ValueError, configparser.Error) as error:  # whose text quotes lines
+            text = f"[DEFAULT] log_config_append: {appended} can't be read: {type(error).__name__}"
+            yield Finding(FAILURE, "log", text)
+        return
+    if not conf.log_file and not conf.log_dir:
+        return
+    path = Path(conf.log_dir or "", conf.log_file or f"{config.PROJECT}.log")
+    try:
+        folder = path.parent.stat()
+        owner = path.stat().st_uid if path.exists() else folder.st_uid
+    except OSError as error:
+        yield Finding(FAILURE, "log", f"[DEFAULT] log_file, log_dir: {path}: {error.strerror}")
+        return
+    if os.geteuid() and not os.access(path if path.exists() else path.parent, os.W_OK):
+        yield Finding(
+            FAILURE, "log", f"[DEFAULT] log_file, log_dir: {path}: user {os.geteuid()} may not write"
+        )
+    elif owner == 0 and folder.st_uid:
+        remedy = f"chown {folder.st_uid} {path}"
+        text = f"{path} is root's, and the daemon can't write it as user {folder.st_uid}: {remedy}"
+        yield Finding(WARNING, "log", text)
+    else:
+        yield Finding(OK, "log", f"the daemon writes it to {path}")
 
 
 def definitions(conf: cfg.ConfigOpts) -> Iterator[Finding]:
@@ -168,6 +200,7 @@ def expirer_role(conf: cfg.ConfigOpts) -> Iterator[Finding]:
 
 CHECKS: dict[str, Check] = {
     "Configuration": configuration,
+    "Log": log,
     "Event definitions": definitions,
     "Workers and batches": workers,
     "Brokers and queues": broker,

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import errno
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from oslo_config import cfg
 
 from panko_ingest import config
+from panko_ingest.cli import command_log
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.foreign_text import escape_what_it_lacks, escaped_error
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_what_it_lacks(sys.stdout)
     try:
         conf = read(arguments)
-        config.set_up_logging(conf)
-        if conf.command.name != "serve":
-            _keep_log_apart(conf)
+        (config.set_up_logging if conf.command.name == "serve" else command_log.set_up)(conf)
         code = _run(conf)
     except KeyboardInterrupt:
         if conf is not None and getattr(conf.command, "goes_on", False):
@@ -152,16 +150,6 @@ def _show_files(subparsers: Any) -> None:
                 default=argparse.SUPPRESS,
                 help=f"read this {metavar.lower()} of the configuration, not the usual ones; repeatable",
             )
-
-
-def _keep_log_apart(conf: cfg.ConfigOpts) -> None:
-    """Have a command speak by what it prints, which programs may read: its log tells trouble, beside it."""
-    root = logging.getLogger()
-    if not conf.debug:
-        root.setLevel(logging.WARNING)
-    for handler in root.handlers:
-        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
-            handler.setStream(sys.stderr)
 
 
 def _open_what_is_closed() -> None:

@@ -254,8 +254,14 @@ def test_a_configuration_of_the_log_that_is_none_is_not_quoted(
     path, other = home / "x.conf", home / "other"
     path.write_text(f"[DEFAULT]\nlog_config_append = {other}\n")
     other.write_text(f"connection = postgresql://panko:{SECRET}@h/d\n")
-    line = refusal("panko-ingest", ["--config-file", str(path)], capsys, monkeypatch)
-    assert line.endswith(f"log_config_append: {other} can't be read: MissingSectionHeaderError")
+    monkeypatch.setitem(PROGRAMS, "serve", (main.main, ["serve"]))
+    line = refusal("serve", ["--config-file", str(path)], capsys, monkeypatch)
+    said = f"log_config_append: {other} can't be read: MissingSectionHeaderError"
+    assert line.endswith(said)
+    assert main.main(["--config-file", str(path), "check"]) == 1
+    found = capsys.readouterr().out
+    assert said in found
+    assert SECRET not in found
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is SQLite's own: pragmas, the write lock, errors, file systems on which it loses data."""
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -51,6 +52,7 @@ _MEANINGS = {
         sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_RANGE,
     ),
 }  # fmt: skip
+_NOT_OURS = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
 
 
 class Database(base.Database):
@@ -121,8 +123,15 @@ class Database(base.Database):
         return None if self.code_of(error) is None else str(error)
 
     def remedy(self, error: BaseException) -> str:
-        """Tell what ends the mixture of two files."""
-        return error.remedy if isinstance(error, _FilesMixed) else ""
+        """Return what to do where files were mixed, or are not this user's."""
+        if isinstance(error, _FilesMixed):
+            return error.remedy
+        if self.code_of(error) in _NOT_OURS:
+            return (
+                f"may user {os.geteuid()} write the file that [database] connection names, and its folder? "
+                "`ls -l` tells whose they are"
+            )
+        return ""
 
     def is_about_event_type(self, error: BaseException) -> bool:  # noqa: ARG002 - it does not say
         """Take every broken reference for one."""
@@ -198,9 +207,15 @@ def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mount
 
 
 def _make_private_file(path: Path, *_: object) -> None:
-    """Make a file that is absent for its owner alone: events tell who did what."""
+    """Make a file that is absent for its owner alone: events tell who did what.
+
+    Its owner is its folder's where root makes it, or the daemon could not open what root's command made.
+    """
     with contextlib.suppress(OSError):  # SQLite tells why
-        path.touch(mode=0o600, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        if os.geteuid() == 0:
+            folder = path.absolute().parent.stat()
+            os.chown(path, folder.st_uid, folder.st_gid)
 
 
 class _FilesMixed(sqlite3.OperationalError):

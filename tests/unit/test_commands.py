@@ -1,0 +1,94 @@
+"""What commands print of what they did, and where they write nothing."""
+
+import datetime
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+
+from panko_ingest.cli import output
+from panko_ingest.cli.main import main
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import DeadLetter, Event
+
+LONG_AGO = datetime.datetime(2020, 1, 1)
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text(f"[database]\nconnection = sqlite:///{tmp_path}/ours.sqlite\nevent_time_to_live = 1d\n")
+    store = Connection(f"sqlite:///{tmp_path}/ours.sqlite")
+    store.upgrade()
+    letters = [DeadLetter(bytes([n]) * 32, b"{", "decode", "DecodeError", "is no JSON") for n in range(5)]
+    store.record_events([Event("old", "t", LONG_AGO)], letters)
+    store.close()
+    return path
+
+
+def test_a_command_writes_nothing_where_the_daemon_writes_its_log(
+    conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    conf.write_text(conf.read_text() + f"[DEFAULT]\nlog_dir = {folder}\nlog_file = daemon.log\n")
+    main(["--config-file", str(conf), "check"])
+    assert f"the daemon writes it to {folder}/daemon.log" in capsys.readouterr().out
+    assert not list(folder.iterdir())
+
+
+def test_check_finds_that_the_log_can_not_be_written(
+    conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf.write_text(conf.read_text() + f"[DEFAULT]\nlog_file = {tmp_path}/absent/daemon.log\n")
+    assert main(["--config-file", str(conf), "check"]) == 1
+    assert f"log_file, log_dir: {tmp_path}/absent/daemon.log: No such file" in capsys.readouterr().out
+
+
+def test_what_root_makes_of_sqlite_belongs_to_whom_its_folder_belongs_to(conf: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    conf.write_text(f"[database]\nconnection = sqlite:///{folder}/ours.sqlite\n")
+    assert main(["--config-file", str(conf), "db", "sync"]) == 0
+    assert (folder / "ours.sqlite").stat().st_uid == folder.stat().st_uid
+
+
+def test_a_list_of_dead_letters_says_that_there_are_more(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--config-file", str(conf), "dead-letters", "list", "--limit", "4"])
+    shown = capsys.readouterr()
+    assert shown.out.count("is no JSON") == 4
+    assert shown.err == "there are more: --limit 0 lists all\n"
+    for limit in ("5", "0"):
+        main(["--config-file", str(conf), "dead-letters", "list", "--limit", limit])
+        shown = capsys.readouterr()
+        assert (shown.out.count("is no JSON"), shown.err) == (5, "")
+
+
+def test_expire_tells_what_it_deleted_of_events_and_of_dead_letters(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf.write_text(conf.read_text() + "[expirer]\ndead_letter_time_to_live = 0.000001\n")
+    assert main(["--config-file", str(conf), "expire"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("1 events with 0 traits deleted")
+    assert second == "5 dead letters deleted"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_what_is_to_be_copied_from_a_terminal_is_whole_however_narrow_it_is(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    whole = ["2026-01-01 00:00:00", "compute.instance.resize.confirm.end", str(uuid.uuid4())]
+    columns = ("generated", "event_type", "message_id", "project_id", "user_id")
+    output.table(columns, [[*whole, "p" * 32, None]], columns[:3])
+    _, line = capsys.readouterr().out.splitlines()
+    assert set(whole) <= set(line.split("  "))
+    assert len(line.rstrip()) <= max(width, len("  ".join(whole)))
+    assert ("ppp" in line) == (width > 100)
