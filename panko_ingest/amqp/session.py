@@ -10,6 +10,7 @@ from typing import Protocol
 
 from amqp.exceptions import ChannelError
 
+from panko_ingest.amqp import pauses
 from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
@@ -27,8 +28,6 @@ _DRAIN_WAIT = 0.05
 _ASKING = 1.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
-# Seconds in which the others are read before a queue is asked about that may hang, which costs as many.
-_READ_FIRST = 15.0
 
 
 class DeliveryHandler(Protocol):
@@ -118,7 +117,7 @@ class Session:
         self._stopping = False
         self._gave_back = False
         self._renews_at = 0.0
-        self._asks_on_at = tools.clock() + _READ_FIRST
+        self._asks_on_at = tools.clock() + pauses.READ_FIRST
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
         self._bindings = Bindings(
