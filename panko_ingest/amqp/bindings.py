@@ -25,7 +25,7 @@ class CostlyExchanges:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._pace = pauses.costly(clock)
+        self._backoff = pauses.costly(clock)
         self._losses: dict[str, int] = {}
         self._in_a_row = 0
 
@@ -44,20 +44,20 @@ class CostlyExchanges:
     @property
     def due_in(self) -> float:
         """Seconds until the first of them is to be asked about."""
-        return max(pauses.READ_FIRST, self._pace.due_in)
+        return max(pauses.READ_FIRST, self._backoff.due_in)
 
     def lost_over(self, exchange: str) -> int:
         """Note that a connection was lost over an exchange; return how often since it was bound."""
         self._losses[exchange] = losses = self._losses.pop(exchange, 0) + 1
         self._in_a_row += 1
-        self._pace.failed()
+        self._backoff.failed()
         return losses
 
     def bound(self, exchange: str) -> None:
         """Note that an exchange could be asked about."""
         self._in_a_row = 0
         if self._losses.pop(exchange, 0) and not self._losses:
-            self._pace.succeeded()
+            self._backoff.succeeded()
 
 
 class Bindings:

@@ -17,7 +17,7 @@ from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.amqp.virtual_link import VirtualLink
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 
 LOG = logging.getLogger(__name__)
 
@@ -78,13 +78,13 @@ class AmqpConsumer:
         self._where = bus.name
         self._session: Session | None = None
         self._channel_limit = ChannelLimit(clock)
-        self._connecting = Pace(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
-        self._sessions = Pace(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
+        self._connecting = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
+        self._sessions = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
         self._tools = SessionTools(
             topology,
             handler,
-            paces={name: pauses.looking(clock) for name in topology.names},
-            costly_paces={name: pauses.costly(clock) for name in topology.names},
+            backoffs={name: pauses.looking(clock) for name in topology.names},
+            costly_backoffs={name: pauses.costly(clock) for name in topology.names},
             costly_exchanges=CostlyExchanges(clock),
             refused_queues=Refusals(on_refusal),
             refused_exchanges=Refusals(on_refusal),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 
 READ_FIRST = 15.0
 """Seconds in which others are read before it is asked about what may cost as many, or a connection."""
@@ -15,16 +15,16 @@ _FIRST_COSTLY = 2.0
 _LATER_COSTLY = 60.0
 
 
-def looking(clock: Callable[[], float]) -> Pace:
+def looking(clock: Callable[[], float]) -> Backoff:
     """Return when to look again for what was not there."""
-    return Pace(_FIRST_LOOK, _LATER_LOOKS, clock)
+    return Backoff(_FIRST_LOOK, _LATER_LOOKS, clock)
 
 
-def refused(clock: Callable[[], float]) -> Pace:
+def refused(clock: Callable[[], float]) -> Backoff:
     """Return when to ask again for what was refused, without harm to anything else."""
-    return Pace(_LATER_LOOKS, _LONGEST_REFUSAL, clock)
+    return Backoff(_LATER_LOOKS, _LONGEST_REFUSAL, clock)
 
 
-def costly(clock: Callable[[], float]) -> Pace:
+def costly(clock: Callable[[], float]) -> Backoff:
     """Return when to ask again about what a connection was lost over."""
-    return Pace(_FIRST_COSTLY, _LATER_COSTLY, clock)
+    return Backoff(_FIRST_COSTLY, _LATER_COSTLY, clock)

@@ -16,7 +16,7 @@ from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
 from panko_ingest.delivery import Delivery
 
@@ -74,8 +74,8 @@ class DeliveryHandler(Protocol):
 class SessionTools:
     """What the sessions of a consumer share: each takes from here what it needs of the time before it.
 
-    :param paces: by queue, when to try it again.
-    :param costly_paces: by queue, when to ask again about one over which a connection was lost.
+    :param backoffs: by queue, when to try it again.
+    :param costly_backoffs: by queue, when to ask again about one over which a connection was lost.
     :param costly_exchanges: those over which a connection was lost.
     :param refused_queues: what was told of queues that are not read though they are there.
     :param refused_exchanges: what was told of exchanges that may not be bound.
@@ -88,8 +88,8 @@ class SessionTools:
 
     topology: Topology
     handler: DeliveryHandler
-    paces: Mapping[str, Pace]
-    costly_paces: Mapping[str, Pace]
+    backoffs: Mapping[str, Backoff]
+    costly_backoffs: Mapping[str, Backoff]
     costly_exchanges: CostlyExchanges
     refused_queues: Refusals
     refused_exchanges: Refusals
@@ -133,8 +133,8 @@ class Session:
                 name,
                 link,
                 self._keeper,
-                tools.paces[name],
-                tools.costly_paces[name],
+                tools.backoffs[name],
+                tools.costly_backoffs[name],
                 numbers=tools.numbers,
                 receive=self._receive,
                 beat=tools.beat,
