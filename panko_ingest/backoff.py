@@ -15,7 +15,7 @@ def pauses(first: float, longest: float) -> Iterator[float]:
         pause = min(pause * 2, longest)
 
 
-class Pace:
+class Backoff:
     """Says when to try again something that failed, later each time until it succeeds.
 
     :param first: seconds of the first pause; so is ``longest``.

@@ -5,23 +5,15 @@ from collections.abc import Callable, Iterator
 
 from amqp.exceptions import AMQPError, ChannelError, RecoverableConnectionError
 
+from panko_ingest.amqp import pauses
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
-from panko_ingest.backoff import Pace
 
 LOG = logging.getLogger(__name__)
 
 # An exchange that was deleted and made again has lost its bindings, of which nobody is told.
 _BIND_AGAIN = 10.0
-_FIRST_LOOK = 1.0
-_LATER_LOOKS = 10.0
-_LONGEST_REFUSAL = 60.0
 # Seconds that one step may take of the time in which deliveries are waited for.
 _TURN = 0.2
-# Seconds in which queues are read before an exchange is asked about that cost a connection.
-_READ_FIRST = 15.0
-# They have to grow beyond the pauses between two connections, or nothing but the same would be asked again.
-_FIRST_COSTLY = 2.0
-_LATER_COSTLY = 60.0
 _COST = "the connection was lost over it: "
 _TIMEOUTS_TOLD = 2
 
@@ -33,7 +25,7 @@ class CostlyExchanges:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._pace = Pace(_FIRST_COSTLY, _LATER_COSTLY, clock)
+        self._backoff = pauses.costly(clock)
         self._losses: dict[str, int] = {}
         self._in_a_row = 0
 
@@ -52,20 +44,20 @@ class CostlyExchanges:
     @property
     def due_in(self) -> float:
         """Seconds until the first of them is to be asked about."""
-        return max(_READ_FIRST, self._pace.due_in)
+        return max(pauses.READ_FIRST, self._backoff.due_in)
 
     def lost_over(self, exchange: str) -> int:
         """Note that a connection was lost over an exchange; return how often since it was bound."""
         self._losses[exchange] = losses = self._losses.pop(exchange, 0) + 1
         self._in_a_row += 1
-        self._pace.failed()
+        self._backoff.failed()
         return losses
 
     def bound(self, exchange: str) -> None:
         """Note that an exchange could be asked about."""
         self._in_a_row = 0
         if self._losses.pop(exchange, 0) and not self._losses:
-            self._pace.succeeded()
+            self._backoff.succeeded()
 
 
 class Bindings:
@@ -101,8 +93,8 @@ class Bindings:
         first = later if self._costly.any_may_be_one else 0.0
         self._at = {name: first for name in self._exchanges if name not in self._costly}
         self._at.update((name, later) for name in self._costly)
-        self._absent = {name: Pace(_FIRST_LOOK, _LATER_LOOKS, self._clock) for name in self._exchanges}
-        self._refused = {name: Pace(_LATER_LOOKS, _LONGEST_REFUSAL, self._clock) for name in self._exchanges}
+        self._absent = {name: pauses.looking(self._clock) for name in self._exchanges}
+        self._refused = {name: pauses.refused(self._clock) for name in self._exchanges}
 
     def step(self) -> None:
         """Bind what it is time for.

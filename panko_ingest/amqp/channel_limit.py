@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from amqp.exceptions import ChannelError
 
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 
 # To find out whether there may be more costs the connection where there may not. A busy broker counts those
 # that were just closed: what it allowed at first may be less than what it allows soon after.
@@ -26,7 +26,7 @@ class ChannelLimit:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._pace = Pace(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
         self._lost_at = 0.0
         self._most = math.inf
         self._why = ""
@@ -36,7 +36,7 @@ class ChannelLimit:
 
         :raises ChannelError: the broker would close the connection.
         """
-        if count >= self._most and self._pace.due_in:
+        if count >= self._most and self._backoff.due_in:
             raise ChannelError(self._why)
 
     def opened(self, count: int) -> None:
@@ -50,6 +50,6 @@ class ChannelLimit:
             self._most, self._why = count, str(error)
             now = self._clock()
             if now > self._lost_at + _QUIET:
-                self._pace.succeeded()
+                self._backoff.succeeded()
             self._lost_at = now
-            self._pace.failed()
+            self._backoff.failed()

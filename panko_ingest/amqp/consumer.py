@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 
 from panko_ingest import threads
+from panko_ingest.amqp import pauses
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.channel_limit import ChannelLimit
@@ -16,7 +17,7 @@ from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.amqp.virtual_link import VirtualLink
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 
 LOG = logging.getLogger(__name__)
 
@@ -25,11 +26,6 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE_TO_CONNECT = 3.0
 # Each connection that acknowledges nothing costs all that it took one return.
 _LONGEST_PAUSE = 30.0
-_FIRST_LOOK = 1.0
-_LATER_LOOKS = 10.0
-# They have to grow beyond the pauses between two connections, or nothing but the same would be asked again.
-_FIRST_COSTLY = 2.0
-_LATER_COSTLY = 60.0
 _READY_POLL = 0.2
 _BEAT_INTERVAL = 1.0
 
@@ -82,13 +78,13 @@ class AmqpConsumer:
         self._where = bus.name
         self._session: Session | None = None
         self._channel_limit = ChannelLimit(clock)
-        self._connecting = Pace(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
-        self._sessions = Pace(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
+        self._connecting = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
+        self._sessions = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
         self._tools = SessionTools(
             topology,
             handler,
-            paces={name: Pace(_FIRST_LOOK, _LATER_LOOKS, clock) for name in topology.names},
-            costly_paces={name: Pace(_FIRST_COSTLY, _LATER_COSTLY, clock) for name in topology.names},
+            backoffs={name: pauses.looking(clock) for name in topology.names},
+            costly_backoffs={name: pauses.costly(clock) for name in topology.names},
             costly_exchanges=CostlyExchanges(clock),
             refused_queues=Refusals(on_refusal),
             refused_exchanges=Refusals(on_refusal),

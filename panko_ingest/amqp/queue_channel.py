@@ -10,7 +10,7 @@ from amqp.exceptions import AMQPError, ChannelError, RecoverableConnectionError
 from panko_ingest.amqp.link import Link
 from panko_ingest.amqp.open_channel import NoTimeoutError, OpenChannel
 from panko_ingest.amqp.topology import TopologyKeeper
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 from panko_ingest.delivery import Delivery
 
 LOG = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def _costly(
             raise
         except (AMQPError, TimeoutError) as error:
             # Its process may hang: let the others be read for a while before it is asked about again.
-            self._give_up(self._costly_pace, error, "the connection was lost over it: ")
+            self._give_up(self._costly_backoff, error, "the connection was lost over it: ")
             raise
 
     return asking
@@ -45,8 +45,8 @@ def _costly(
 class QueueChannel:
     """Reads one queue over a channel of its own, so that a refusal of it costs no other queue.
 
-    :param pace: when to try again a queue that is absent or refused; outlives the session.
-    :param costly_pace: when to ask again about a queue over which a connection was lost; outlives it, too.
+    :param backoff: when to try again a queue that is absent or refused; outlives the session.
+    :param costly_backoff: when to ask again about a queue over which a connection was lost; outlives it, too.
     :param numbers: gives each channel its number.
     :param receive: takes the deliveries.
     :param beat: called before each question, as a slow broker makes many of them take long.
@@ -61,8 +61,8 @@ class QueueChannel:
         queue: str,
         link: Link,
         keeper: TopologyKeeper,
-        pace: Pace,
-        costly_pace: Pace,
+        backoff: Backoff,
+        costly_backoff: Backoff,
         *,
         numbers: Iterator[int],
         receive: Callable[[Delivery], None],
@@ -77,8 +77,8 @@ class QueueChannel:
         """Whether it was looked for and is not there."""
         self._link = link
         self._keeper = keeper
-        self._pace = pace
-        self._costly_pace = costly_pace
+        self._backoff = backoff
+        self._costly_backoff = costly_backoff
         self._numbers = numbers
         self._receive = receive
         self._beat = beat
@@ -98,7 +98,7 @@ class QueueChannel:
     @property
     def may_hang(self) -> bool:
         """Whether a connection was lost over it, and it is not read again yet."""
-        return self._costly_pace.failed_last
+        return self._costly_backoff.failed_last
 
     @property
     def clings(self) -> bool:
@@ -116,13 +116,13 @@ class QueueChannel:
 
         :raises LINK_ERRORS: the connection is lost.
         """
-        if self._channel is not None or self._pace.due_in or self._costly_pace.due_in:
+        if self._channel is not None or self._backoff.due_in or self._costly_backoff.due_in:
             return False
         try:
             self.absent = not self._keeper.find(self.queue)
             if self.absent:
                 self._tell(self.queue, None)
-                self._pace.failed()
+                self._backoff.failed()
                 return False
             self._channel = self._open()
         except ChannelError as refusal:
@@ -198,10 +198,10 @@ class QueueChannel:
             return 0
         if channel.prefetch and not was_reading:
             self._tell(self.queue, None)
-            self._costly_pace.succeeded()
+            self._costly_backoff.succeeded()
         if acknowledged:
             self._heard_at = self._clock()  # nothing is given up while something is unacknowledged
-            self._pace.succeeded()
+            self._backoff.succeeded()
         return acknowledged
 
     @_costly
@@ -263,13 +263,13 @@ class QueueChannel:
         """Give up the channel, and what is unacknowledged with it: the broker delivers it again."""
         channel, self._channel = self._channel, None
         self._keeper.forget(self.queue)
-        self._give_up(self._pace, refusal)
+        self._give_up(self._backoff, refusal)
         if channel is not None:
             channel.close()  # after a cancel it is still open; closing what is closed is nothing
 
-    def _give_up(self, pace: Pace, error: Exception, why: str = "") -> None:
+    def _give_up(self, backoff: Backoff, error: Exception, why: str = "") -> None:
         """Tell why the queue is not read, the log only where that is news, and when it is tried again."""
-        pause = pace.failed()
+        pause = backoff.failed()
         if self._tell(self.queue, f"{why}{error}"):
             LOG.warning(
                 "%s: queue %r is not read: %s%s: %s; trying again in %.0f s, later each time",

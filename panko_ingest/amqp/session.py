@@ -10,12 +10,13 @@ from typing import Protocol
 
 from amqp.exceptions import ChannelError
 
+from panko_ingest.amqp import pauses
 from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
 from panko_ingest.delivery import Delivery
 
@@ -27,8 +28,6 @@ _DRAIN_WAIT = 0.05
 _ASKING = 1.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
-# Seconds in which the others are read before a queue is asked about that may hang, which costs as many.
-_READ_FIRST = 15.0
 
 
 class DeliveryHandler(Protocol):
@@ -75,8 +74,8 @@ class DeliveryHandler(Protocol):
 class SessionTools:
     """What the sessions of a consumer share: each takes from here what it needs of the time before it.
 
-    :param paces: by queue, when to try it again.
-    :param costly_paces: by queue, when to ask again about one over which a connection was lost.
+    :param backoffs: by queue, when to try it again.
+    :param costly_backoffs: by queue, when to ask again about one over which a connection was lost.
     :param costly_exchanges: those over which a connection was lost.
     :param refused_queues: what was told of queues that are not read though they are there.
     :param refused_exchanges: what was told of exchanges that may not be bound.
@@ -89,8 +88,8 @@ class SessionTools:
 
     topology: Topology
     handler: DeliveryHandler
-    paces: Mapping[str, Pace]
-    costly_paces: Mapping[str, Pace]
+    backoffs: Mapping[str, Backoff]
+    costly_backoffs: Mapping[str, Backoff]
     costly_exchanges: CostlyExchanges
     refused_queues: Refusals
     refused_exchanges: Refusals
@@ -118,7 +117,7 @@ class Session:
         self._stopping = False
         self._gave_back = False
         self._renews_at = 0.0
-        self._asks_on_at = tools.clock() + _READ_FIRST
+        self._asks_on_at = tools.clock() + pauses.READ_FIRST
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
         self._bindings = Bindings(
@@ -134,8 +133,8 @@ class Session:
                 name,
                 link,
                 self._keeper,
-                tools.paces[name],
-                tools.costly_paces[name],
+                tools.backoffs[name],
+                tools.costly_backoffs[name],
                 numbers=tools.numbers,
                 receive=self._receive,
                 beat=tools.beat,

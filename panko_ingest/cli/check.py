@@ -14,12 +14,13 @@ from typing import Any
 from oslo_config import cfg
 
 from panko_ingest import amqp, config, ineffective_options, option_lines, processors
-from panko_ingest.cli import failures, monitor, output
+from panko_ingest.cli import failures, output
+from panko_ingest.cli.readiness import readiness
 from panko_ingest.converter import EventConverter
 from panko_ingest.errors import ConfigError, DefinitionError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import Connection, StorageUnavailable, get_connection
-from panko_ingest.workers.sources import buses, management_interfaces, topology
+from panko_ingest.workers.from_config import buses, management_interfaces, topology
 
 _MAX_HOLD_SHARE = 0.5
 
@@ -150,7 +151,7 @@ def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         text = "no transport_url is set: the daemon works here as `serve --only expirer` alone"
         yield Finding(WARNING, "broker", text)
         return
-    daemon, sources = monitor.readiness(conf), buses(conf)
+    daemon, sources = readiness(conf), buses(conf)
     ours = daemon["figures"]["readers_consuming"] // len(sources) if daemon else None
     for bus, management in zip(sources, management_interfaces(conf, sources), strict=True):
         yield from amqp.inspect(bus, topology(conf), ours, management)

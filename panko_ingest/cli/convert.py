@@ -10,7 +10,7 @@ from panko_ingest.cli import arguments, output
 from panko_ingest.converter import EventDefinition
 from panko_ingest.delivery import Delivery
 from panko_ingest.storage.models import DEFINITION_TYPES, SALVAGED_KEY, DeadLetter, Event, TraitValue
-from panko_ingest.workers.conversion import event_converter, message_processor
+from panko_ingest.workers.from_config import event_converter, message_processor
 
 _TYPE_NAMES = {number: name for name, number in DEFINITION_TYPES.items()}
 

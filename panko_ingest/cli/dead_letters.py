@@ -14,7 +14,7 @@ from panko_ingest.delivery import Delivery
 from panko_ingest.errors import STAGES, ConfigError
 from panko_ingest.pipeline import MessageProcessor
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter
-from panko_ingest.workers.conversion import event_converter, message_processor
+from panko_ingest.workers.from_config import event_converter, message_processor
 
 _COLUMNS = ("id", "last_at", "attempts", "stage", "error", "event_type", "message_id", "queue", "size")
 _SHOWN = (

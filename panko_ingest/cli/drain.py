@@ -15,8 +15,14 @@ from panko_ingest.cli import arguments, output
 from panko_ingest.errors import ConfigError
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline import BusPipeline, RecordingThread
-from panko_ingest.workers.conversion import budget, bus_pipeline, event_converter, message_processor
-from panko_ingest.workers.sources import buses, topology
+from panko_ingest.workers.from_config import (
+    budget,
+    bus_pipeline,
+    buses,
+    event_converter,
+    message_processor,
+    topology,
+)
 
 _LOOK_INTERVAL = 0.5
 _PATIENCE = 3.0

@@ -11,7 +11,7 @@ from oslo_config import cfg
 from panko_ingest.amqp.publisher import Publisher, envelope
 from panko_ingest.cli import arguments, output, progress
 from panko_ingest.errors import ConfigError
-from panko_ingest.workers.sources import buses
+from panko_ingest.workers.from_config import buses
 
 _PROGRESS_FROM = 100
 

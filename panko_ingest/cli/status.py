@@ -9,13 +9,14 @@ from typing import Any
 from oslo_config import cfg
 
 from panko_ingest import amqp
-from panko_ingest.cli import check, monitor, output
+from panko_ingest.cli import check, output
+from panko_ingest.cli.readiness import readiness
 from panko_ingest.config import names_a_bus
 from panko_ingest.deadline import Asked
 from panko_ingest.errors import STAGES
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import Connection, DeadLetterFilter, get_connection_from_config
-from panko_ingest.workers.sources import buses, management_interfaces, topology
+from panko_ingest.workers.from_config import buses, management_interfaces, topology
 
 _ANSWERED_WITHIN = 3.5
 """Seconds after its start at which ``status`` waits for nobody any more."""
@@ -39,7 +40,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     connection = get_connection_from_config(conf)
     # On a slow machine the start takes seconds, all of them of the processor's.
     patience = max(1.0, _ANSWERED_WITHIN - time.process_time())
-    daemon = Asked("daemon", lambda: monitor.readiness(conf), patience)
+    daemon = Asked("daemon", lambda: readiness(conf), patience)
     database = Asked("database", lambda: _stored(connection), patience)
     expirer = Asked("expirer", lambda: _expirer(conf), patience)
     queues = [

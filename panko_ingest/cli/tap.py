@@ -15,8 +15,7 @@ from panko_ingest.errors import BrokerError, DecodeError
 from panko_ingest.notification import Notification, parse_text, read_text
 from panko_ingest.pipeline import MessageProcessor
 from panko_ingest.storage.models import DeadLetter, Event
-from panko_ingest.workers.conversion import event_converter, message_processor
-from panko_ingest.workers.sources import buses
+from panko_ingest.workers.from_config import buses, event_converter, message_processor
 
 _PATIENCE = 0.2
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
 from panko_ingest.storage import RecordResult
 
@@ -28,7 +28,7 @@ class _Waiting:
     """Batches of one bus that wait, and how those before them fared."""
 
     owner: Owner
-    pace: Pace
+    backoff: Backoff
     batches: deque[Batch] = field(default_factory=deque)
     done: int = 0
     """Messages of the first batch that are recorded already, piece by piece."""
@@ -78,7 +78,7 @@ class RecordingQueue:
     @property
     def due_in(self) -> float | None:
         """Seconds until something can be recorded; None while nothing waits."""
-        return min((waiting.pace.due_in for waiting in self._waiting if waiting.batches), default=None)
+        return min((waiting.backoff.due_in for waiting in self._waiting if waiting.batches), default=None)
 
     def add(self, owner: Owner, batch: Batch) -> None:
         """Queue a batch."""
@@ -86,7 +86,7 @@ class RecordingQueue:
             if waiting.owner is owner:
                 break
         else:
-            waiting = _Waiting(owner, Pace(FIRST_PAUSE, LONGEST_PAUSE, self._clock))
+            waiting = _Waiting(owner, Backoff(FIRST_PAUSE, LONGEST_PAUSE, self._clock))
             self._waiting.append(waiting)
         waiting.batches.append(batch)
 
@@ -98,7 +98,7 @@ class RecordingQueue:
             waiting = self._waiting[0]
             self._waiting.rotate(-1)
             _drop_stale(waiting)
-            if waiting.pace.due_in or not waiting.batches or (waiting.most and pieces):
+            if waiting.backoff.due_in or not waiting.batches or (waiting.most and pieces):
                 continue
             if waiting.most:
                 return [_piece(waiting, waiting.batches[0], waiting.done, waiting.most, 0)]
@@ -117,7 +117,7 @@ class RecordingQueue:
         waiting.done += piece.rows
         if waiting.most:
             waiting.most *= 2
-            waiting.pace.succeeded()
+            waiting.backoff.succeeded()
             self._note_troubled()
         if waiting.done < len(batch.events) + len(batch.dead_letters):
             return False
@@ -132,11 +132,11 @@ class RecordingQueue:
         for waiting in {piece.waiting for piece in pieces}:
             rows = sum(piece.rows for piece in pieces if piece.waiting is waiting)
             waiting.most = max(1, rows // 2)
-            waiting.pace.failed()
+            waiting.backoff.failed()
         self._note_troubled()
 
     def _note_troubled(self) -> None:
-        self.troubled = frozenset(waiting.owner for waiting in self._waiting if waiting.pace.failed_last)
+        self.troubled = frozenset(waiting.owner for waiting in self._waiting if waiting.backoff.failed_last)
 
 
 def _drop_stale(waiting: _Waiting) -> None:
@@ -147,7 +147,7 @@ def _drop_stale(waiting: _Waiting) -> None:
     while (
         waiting.batches
         and waiting.batches[0].session != waiting.owner.session
-        and not (waiting.pace.failed_last and len(waiting.batches) == 1)
+        and not (waiting.backoff.failed_last and len(waiting.batches) == 1)
     ):
         waiting.batches.popleft()
         waiting.done = 0

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from panko_ingest import dead_letter, timestamps
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline.recording_queue import (
@@ -61,7 +61,7 @@ class RecordingThread:
         self._submitted: SimpleQueue[tuple[Owner, Batch]] = SimpleQueue()
         self._wakeup = threading.Event()
         self._queue = RecordingQueue(most, clock)
-        self._store_pace = Pace(FIRST_PAUSE, LONGEST_PAUSE, clock)
+        self._store_backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, clock)
         self._probe_at = 0.0
         self._busy_since: float | None = None
         self._stopping = False
@@ -133,7 +133,7 @@ class RecordingThread:
     def _pause(self) -> float:
         """Return seconds until there is something to do unasked."""
         if not self.store_answers:
-            return self._store_pace.due_in
+            return self._store_backoff.due_in
         until_probe = max(0.0, self._probe_at - self._clock())
         due_in = self._queue.due_in
         return until_probe if due_in is None else min(due_in, until_probe)
@@ -151,9 +151,9 @@ class RecordingThread:
         refusal = self._ask(self._connection.prove_rows)
         self._probe_at = self._clock() + _IDLE_PROBE
         if refusal is None:
-            self._store_pace.succeeded()
+            self._store_backoff.succeeded()
         else:
-            self._store_pace.failed()
+            self._store_backoff.failed()
             self._say(refusal)
         self.store_answers = refusal is None
         self._note_troubles()

@@ -21,8 +21,7 @@ from panko_ingest.shared_state import Slot, State
 from panko_ingest.storage import get_connection_from_config
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.workers import guru_report
-from panko_ingest.workers.conversion import budget, bus_pipeline, message_processor
-from panko_ingest.workers.sources import topology
+from panko_ingest.workers.from_config import budget, bus_pipeline, message_processor, topology
 from panko_ingest.workers.store_watch import StoreWatch
 from panko_ingest.workers.supervisor import HANG_LIMIT
 from panko_ingest.workers.worker import Worker

@@ -11,8 +11,7 @@ from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.errors import ConfigError
 from panko_ingest.shared_state import check_size
 from panko_ingest.storage import get_connection
-from panko_ingest.workers import sources
-from panko_ingest.workers.conversion import event_converter
+from panko_ingest.workers import from_config
 
 LOG = logging.getLogger(__name__)
 
@@ -83,14 +82,14 @@ def validate(conf: cfg.ConfigOpts) -> Settings:
     :raises ConfigError: naming what is wrong.
     """
     ineffective = ineffective_options.find(conf)  # first: the files may change meanwhile
-    buses = [] if conf.command.only == "expirer" else sources.buses(conf)
+    buses = [] if conf.command.only == "expirer" else from_config.buses(conf)
     check_size(conf.notification.workers, len(buses))
     for tls in {broker.tls for bus in buses for broker in bus.brokers if broker.tls}:
         tls.check()
     for url in {config.database_url(conf), config.expirer_database_url(conf)}:
         get_connection(url, conf).close()
     TypeFilter(conf.event.types)
-    return Settings(conf, buses, event_converter(conf), ineffective)
+    return Settings(conf, buses, from_config.event_converter(conf), ineffective)
 
 
 def warn(settings: Settings) -> None:
@@ -98,4 +97,4 @@ def warn(settings: Settings) -> None:
     ineffective_options.warn(settings.ineffective)
     for doubt in config.doubts(settings.conf):
         LOG.warning(doubt)
-    sources.warn(settings.buses)
+    from_config.warn_of_weaker_buses(settings.buses)

@@ -10,8 +10,8 @@ import orjson
 from panko_ingest import __version__, amqp, config, threads
 from panko_ingest.storage import get_connection
 from panko_ingest.workers.endpoint import Endpoint, Page
+from panko_ingest.workers.from_config import topology
 from panko_ingest.workers.health import PROBE_INTERVAL, Health, Probe, Verdict, WatchedBus
-from panko_ingest.workers.sources import topology
 from panko_ingest.workers.status_page import StatusPage
 from panko_ingest.workers.worker import Worker
 

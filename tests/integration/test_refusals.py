@@ -10,7 +10,7 @@ import amqp
 import amqp.spec
 import pytest
 
-from panko_ingest.amqp import Topology, amqp_link, bindings, consumer, queue_channel, session
+from panko_ingest.amqp import Topology, amqp_link, bindings, consumer, pauses, queue_channel
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.inspection import inspect, refused
 from panko_ingest.amqp.link import LINK_ERRORS, Waker
@@ -277,7 +277,7 @@ def test_an_exchange_over_which_the_broker_ends_the_connection_costs_no_other(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(bindings, "_READ_FIRST", 1.0)
+    monkeypatch.setattr(pauses, "READ_FIRST", 1.0)
     topology = Topology((INFO,), exchanges=("cinder", "nova"), pool="ours")
     with Bus(broker_url) as bus:
         for exchange in topology.exchanges:
@@ -316,8 +316,8 @@ def test_a_connection_that_is_closed_for_a_reason_in_latin_1_is_opened_anew(
 def test_asking_for_missing_exchanges_again_and_again_leaks_no_channel(
     broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bindings, "_FIRST_LOOK", 0.01)
-    monkeypatch.setattr(bindings, "_LATER_LOOKS", 0.01)
+    monkeypatch.setattr(pauses, "_FIRST_LOOK", 0.01)
+    monkeypatch.setattr(pauses, "_LATER_LOOKS", 0.01)
     asked = 0
     bind = TopologyKeeper.bind
 
@@ -347,7 +347,7 @@ def sixteen_channels(rabbitmq: RabbitMQ) -> Iterator[None]:
 def test_forty_missing_exchanges_cost_nothing_where_a_connection_may_have_sixteen_channels(
     broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bindings, "_FIRST_LOOK", 0.01)
+    monkeypatch.setattr(pauses, "_FIRST_LOOK", 0.01)
     absent = [f"absent-{number}" for number in range(40)]
     topology = Topology((INFO,), exchanges=[*absent, "nova"], pool="ours")
     with Bus(broker_url) as bus:
@@ -446,7 +446,7 @@ def test_a_queue_whose_process_hangs_is_named_and_keeps_no_other_from_being_read
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(amqp_link, "IO_TIMEOUT", 1.0)
-    monkeypatch.setattr(session, "_READ_FIRST", 1.0)
+    monkeypatch.setattr(pauses, "READ_FIRST", 1.0)
     with Bus(broker_url) as bus:
         for queue in QUEUES:
             bus.declare(queue)

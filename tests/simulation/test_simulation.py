@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from panko_ingest.amqp import bindings, queue_channel
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 from panko_ingest.pipeline import RecordingThread, flow_control
 from panko_ingest.pipeline.recording_queue import Piece, RecordingQueue
 from tests.simulation.runner import failures
@@ -52,7 +52,7 @@ def test_a_seed_always_gives_the_same_world() -> None:
 
 
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pace, "due_in", 0.0)
+    monkeypatch.setattr(Backoff, "due_in", 0.0)
     monkeypatch.setattr(flow_control, "_ALONE_AFTER", 10**9)
     monkeypatch.setattr(flow_control, "_FEW_AFTER", 10**9)
 
@@ -66,7 +66,7 @@ def refusals_cost_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
         raise refusal
 
     monkeypatch.setattr(queue_channel.QueueChannel, "_refuse", refuse)
-    monkeypatch.setattr(Pace, "failed", lambda self: 0.0)
+    monkeypatch.setattr(Backoff, "failed", lambda self: 0.0)
 
 
 def bytes_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from panko_ingest.cli import monitor
+from panko_ingest.cli.readiness import readiness
 from panko_ingest.workers.endpoint import Endpoint, Page
 
 OURS: dict[str, Any] = {
@@ -41,7 +41,7 @@ def answered(document: Any) -> Any:
         conf: Any = SimpleNamespace(
             monitor=SimpleNamespace(host="127.0.0.1", port=endpoint.server_address[1])
         )
-        return monitor.readiness(conf)
+        return readiness(conf)
     finally:
         endpoint.shutdown()
         endpoint.server_close()

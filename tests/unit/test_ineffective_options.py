@@ -12,7 +12,7 @@ from oslo_reports import opts as reports
 from panko_ingest import config, ineffective_options
 from panko_ingest.amqp import TlsSettings
 from panko_ingest.upstream_options import EVENT_PIPELINE, UPSTREAM_OPTIONS, Fate, UpstreamOption
-from panko_ingest.workers.sources import buses
+from panko_ingest.workers.from_config import buses
 from tests.libraries import needs_options_of_today
 
 

@@ -9,7 +9,7 @@ from amqp.exceptions import AccessRefused, ChannelError, ConsumerCancelled, NotF
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 from panko_ingest.delivery import Delivery
 from tests.unit.clock import Clock
 
@@ -123,8 +123,8 @@ class Reading:
             QUEUE,
             self.link,  # type: ignore[arg-type]
             keeper,
-            Pace(1, 10, self.clock),
-            Pace(2, 60, self.clock),
+            Backoff(1, 10, self.clock),
+            Backoff(2, 60, self.clock),
             numbers=itertools.count(1),
             receive=lambda _delivery: None,
             beat=lambda: None,

@@ -11,7 +11,7 @@ from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.session import Session, SessionTools
 from panko_ingest.amqp.topology import Topology
-from panko_ingest.backoff import Pace
+from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
 from panko_ingest.delivery import Delivery
 from tests.unit.clock import Clock
@@ -108,8 +108,8 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
     tools = SessionTools(
         Topology(QUEUES),
         handler,
-        paces={name: Pace(1, 10, clock) for name in QUEUES},
-        costly_paces={name: Pace(2, 60, clock) for name in QUEUES},
+        backoffs={name: Backoff(1, 10, clock) for name in QUEUES},
+        costly_backoffs={name: Backoff(2, 60, clock) for name in QUEUES},
         costly_exchanges=CostlyExchanges(clock),
         refused_queues=Refusals(lambda _name, _reason: None),
         refused_exchanges=Refusals(lambda _name, _reason: None),

@@ -1,15 +1,34 @@
-"""Which buses and queues the configuration names."""
+"""What the configuration makes: buses, queues, and the parts that messages go through.
+
+The same for the daemon and for commands.
+"""
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from oslo_config import cfg
 
 from panko_ingest import amqp, config
+from panko_ingest.batch import Batcher
+from panko_ingest.breaker import FloodBreaker
+from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.errors import ConfigError
+from panko_ingest.metrics import Metrics
+from panko_ingest.pipeline import (
+    Budget,
+    BusPipeline,
+    FlowControl,
+    MessageProcessor,
+    PoisonGuard,
+    RecordingThread,
+)
 
 LOG = logging.getLogger(__name__)
+
+# Of the broker's consumer_timeout, as messages are older there than here.
+_HOLD_SHARE = 0.7
 
 
 def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
@@ -58,7 +77,7 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
     return found
 
 
-def warn(sources: Sequence[amqp.Bus]) -> None:
+def warn_of_weaker_buses(sources: Sequence[amqp.Bus]) -> None:
     """Say which of the buses promise less than RabbitMQ does."""
     for bus in sources:
         if bus.virtual_url is not None:
@@ -100,4 +119,64 @@ def topology(conf: cfg.ConfigOpts) -> amqp.Topology:
         queue_type=options.queue_type,
         require_durable=options.require_durable,
         consumer_timeout=options.consumer_timeout,
+    )
+
+
+def event_converter(
+    conf: cfg.ConfigOpts, definitions: str | None = None, *, log: bool = True
+) -> EventConverter:
+    """Return the converter by the configured definitions, or by those of a file.
+
+    :raises ConfigError: there is no such file, or the definitions are wrong.
+    """
+    return EventConverter.from_file(
+        definitions or config.find_definitions(conf),
+        store_raw=conf.event.store_raw,
+        drop_unmatched=conf.event.drop_unmatched_notifications,
+        log=log,
+    )
+
+
+def message_processor(
+    conf: cfg.ConfigOpts, converter: EventConverter, guard: PoisonGuard | None = None
+) -> MessageProcessor:
+    """Return what makes events of deliveries, within the configured bounds."""
+    return MessageProcessor(
+        converter,
+        TypeFilter(conf.event.types),
+        max_size=conf.notification.max_message_size,
+        max_depth=conf.notification.max_depth,
+        guard=guard,
+    )
+
+
+def budget(conf: cfg.ConfigOpts) -> Budget:
+    """Return the bounds of what a process may have in hand."""
+    options = conf.notification
+    return Budget(options.prefetch_count or 2 * options.batch_size, options.max_bytes_in_flight)
+
+
+def bus_pipeline(
+    conf: cfg.ConfigOpts,
+    processor: MessageProcessor,
+    bus: amqp.Bus,
+    budget: Budget,
+    writer: RecordingThread,
+    metrics: Metrics,
+    deaths: Callable[[], int] = lambda: 0,
+) -> BusPipeline:
+    """Return the way of a bus's deliveries to the writer.
+
+    :param deaths: returns how many workers of the host have died.
+    """
+    options = conf.notification
+    return BusPipeline(
+        processor,
+        Batcher(options.batch_size, options.batch_timeout, options.max_bytes_in_flight // 2, time.monotonic),
+        FlowControl(budget, time.monotonic, deaths),
+        writer,
+        FloodBreaker(options.dead_letter_limit, time.monotonic, options.dead_letter_hourly_bytes),
+        metrics,
+        hold_limit=options.consumer_timeout * _HOLD_SHARE,
+        bus=bus.name,
     )

@@ -1,0 +1,30 @@
+"""How long to wait before a broker is asked again about a queue or an exchange."""
+
+from collections.abc import Callable
+
+from panko_ingest.backoff import Backoff
+
+READ_FIRST = 15.0
+"""Seconds in which others are read before it is asked about what may cost as many, or a connection."""
+
+_FIRST_LOOK = 1.0
+_LATER_LOOKS = 10.0
+_LONGEST_REFUSAL = 60.0
+# They have to grow beyond the pauses between two connections, or nothing but the same would be asked again.
+_FIRST_COSTLY = 2.0
+_LATER_COSTLY = 60.0
+
+
+def looking(clock: Callable[[], float]) -> Backoff:
+    """Return when to look again for what was not there."""
+    return Backoff(_FIRST_LOOK, _LATER_LOOKS, clock)
+
+
+def refused(clock: Callable[[], float]) -> Backoff:
+    """Return when to ask again for what was refused, without harm to anything else."""
+    return Backoff(_LATER_LOOKS, _LONGEST_REFUSAL, clock)
+
+
+def costly(clock: Callable[[], float]) -> Backoff:
+    """Return when to ask again about what a connection was lost over."""
+    return Backoff(_FIRST_COSTLY, _LATER_COSTLY, clock)
