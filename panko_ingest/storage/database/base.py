@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
 
-from panko_ingest.findings import WARNING, Finding
+from panko_ingest.findings import OK, WARNING, Finding
 from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.models import LockWait
 from panko_ingest.storage.settings import StorageSettings
@@ -224,7 +224,7 @@ def judge_settings(
     for name, values in wanted.items():
         value = settings.get(name, "unknown")
         if value in values:
-            yield Finding("ok", name, value)
+            yield Finding(OK, name, value)
         else:
             yield Finding(WARNING, name, f"{value}: {danger}; set {values[0]}")
 
