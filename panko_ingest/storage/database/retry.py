@@ -7,7 +7,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, exc
 
 from panko_ingest.backoff import pauses
-from panko_ingest.storage.database.error_classes import ErrorClass, classify, unavailable
+from panko_ingest.storage.database.error_classes import classify, unavailable
+from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.settings import StorageSettings
 
 _FIRST_PAUSE = 0.05

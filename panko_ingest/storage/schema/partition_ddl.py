@@ -18,8 +18,7 @@ from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage.database import base as databases, clocks, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
-from panko_ingest.storage.database.error_classes import ErrorClass
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.schema import partition_parents, partitions, revisions
 from panko_ingest.storage.schema.partitions import KEYS, Partition, first_id
 from panko_ingest.storage.settings import StorageSettings
