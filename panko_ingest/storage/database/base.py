@@ -35,9 +35,10 @@ class Database:
     """What to install for our driver where it is missing."""
 
     has_partitions: ClassVar[bool] = False
+    """Whether the partitioned layout can be made here."""
+
     nulls_last: ClassVar[bool] = False
     """Whether they come behind all others where it sorts upwards."""
-    """Whether the partitioned layout can be made here."""
 
     one_writer_at_a_time: ClassVar[bool] = False
     """Whether a transaction that writes keeps all others from writing, and can undo changes of the schema."""

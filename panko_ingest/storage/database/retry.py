@@ -1,4 +1,8 @@
-"""The one retry layer: a whole transaction is run again, and nothing smaller."""
+"""The one retry layer around rows: a whole transaction is run again, and nothing smaller.
+
+What changes the schema needs the tables for itself and is patient in ways of its own:
+``schema/revisions.py`` and ``schema/partition_ddl.py:patiently``.
+"""
 
 import time
 from collections.abc import Callable
