@@ -1,7 +1,6 @@
 """What our pools do beside SQLAlchemy's, whatever the driver."""
 
 import contextlib
-import os
 import time
 import weakref
 from collections.abc import Callable
@@ -18,7 +17,6 @@ IDLE = 5.0
 One that broke sooner is found by its first statement, and the transaction is run again.
 """
 
-_pooled: weakref.WeakSet[Engine] = weakref.WeakSet()
 _made: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
 
 ANY_SERVER = "panko_ingest.any_server"
@@ -104,16 +102,3 @@ def may_be_another_server(connection: Connection, made_before: int) -> bool:
     A proxy keeps the sessions of its clients when one server takes the place of another.
     """
     return connections_made(connection.engine) != made_before or ANY_SERVER in connection.info
-
-
-def start_over_in_children(engine: Engine) -> None:
-    """Have a process that is forked make connections of its own: those here go on being its parent's."""
-    _pooled.add(engine)
-
-
-def _connect_anew() -> None:
-    for engine in _pooled:
-        engine.dispose(close=False)
-
-
-os.register_at_fork(after_in_child=_connect_anew)

@@ -175,7 +175,7 @@ class _Watchdog:
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self.start_over()
-        threads.start_over_in_children(self)
+        threads.in_children(self, _Watchdog.start_over)
 
     def start_over(self) -> None:
         """Watch nothing: what is out in a process that was forked is its parent's."""
