@@ -1,21 +1,15 @@
-"""Threads beside the work, which the system may refuse."""
+"""Threads beside the work, which the system may refuse, and which a forked process has not."""
 
 import os
 import signal
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 
-class StartsOver(Protocol):
-    """Has a thread, and what the thread shares with others."""
-
-    def start_over(self) -> None:
-        """Be as at first."""
-
-
-_owners: weakref.WeakSet[StartsOver] = weakref.WeakSet()
+_owners: weakref.WeakKeyDictionary[Any, Callable[[Any], object]] = weakref.WeakKeyDictionary()
 
 
 def start(work: Callable[..., object], name: str, *arguments: Any) -> threading.Thread:
@@ -37,14 +31,19 @@ def start(work: Callable[..., object], name: str, *arguments: Any) -> threading.
     return thread
 
 
-def start_over_in_children(owner: StartsOver) -> None:
-    """Have the owner of a thread start over in a forked process, where it has none, and locks stay taken."""
-    _owners.add(owner)
+def in_children(owner: T, start_over: Callable[[T], object]) -> None:
+    """Have the owner of a thread, or of connections, start over in a forked process as long as it lives.
+
+    There it has no thread, locks stay taken, and connections go on being the parent's.
+
+    :param start_over: is given the owner, which it must not keep itself.
+    """
+    _owners[owner] = start_over
 
 
 def _start_over() -> None:
-    for owner in _owners:
-        owner.start_over()
+    for owner, start_over in _owners.items():
+        start_over(owner)
 
 
 os.register_at_fork(after_in_child=_start_over)

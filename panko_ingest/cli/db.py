@@ -11,6 +11,7 @@ from oslo_config import cfg
 from panko_ingest import config, option_lines, storage
 from panko_ingest.cli import output, progress
 from panko_ingest.errors import ConfigError
+from panko_ingest.findings import OK
 from panko_ingest.foreign_text import escaped, escaped_error
 
 _REFUSED_SHOWN = 20
@@ -165,7 +166,7 @@ def check(conf: cfg.ConfigOpts) -> int:
     """Show what was found; exit code 1 if anything is not as it should be."""
     findings = storage.get_connection_from_config(conf).check()
     output.table(("level", "subject", "finding"), findings)
-    return int(any(finding.level != "ok" for finding in findings))
+    return int(any(finding.level != OK for finding in findings))
 
 
 def partition(conf: cfg.ConfigOpts) -> int:

@@ -10,6 +10,7 @@ from oslo_config import cfg
 
 from panko_ingest import amqp
 from panko_ingest.cli import check, output
+from panko_ingest.cli.main import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE
 from panko_ingest.cli.readiness import readiness
 from panko_ingest.config import names_a_bus
 from panko_ingest.deadline import Asked
@@ -71,8 +72,8 @@ def run(conf: cfg.ConfigOpts) -> int:
         output.table(Finding._fields, _findings(conf, document))
         sys.stdout.flush()
     if document["errors"]:
-        return 3
-    return 0 if daemon.answer() and answers["ok"] else 1
+        return EXIT_UNREACHABLE
+    return EXIT_OK if daemon.answer() and answers["ok"] else EXIT_FINDINGS
 
 
 def _queues(

@@ -7,8 +7,8 @@ null and what is empty stay.
 
 from panko_ingest.redaction.bodies import NotText, redact_body
 from panko_ingest.redaction.documents import redact
-from panko_ingest.redaction.names import HIDDEN, is_secret
+from panko_ingest.redaction.names import is_secret
 from panko_ingest.redaction.steps import TooMuchText
 from panko_ingest.redaction.text import overwrite
 
-__all__ = ["HIDDEN", "NotText", "TooMuchText", "is_secret", "overwrite", "redact", "redact_body"]
+__all__ = ["NotText", "TooMuchText", "is_secret", "overwrite", "redact", "redact_body"]

@@ -19,28 +19,3 @@ def nearest(stored: Any, *, late: bool) -> FarTime:
     time = FarTime(9999, 12, 31, 23, 59, 59, 999_999) if late else FarTime(1, 1, 1)
     time.stored = stored
     return time
-
-
-def read_as_limits(connection: Any) -> None:
-    """Let a connection of psycopg read timestamps so."""
-    from psycopg import DataError  # noqa: PLC0415 - not everybody has it
-    from psycopg.adapt import Loader  # noqa: PLC0415
-    from psycopg.pq import Format  # noqa: PLC0415
-
-    oid = connection.adapters.types["timestamp"].oid
-    strict = connection.adapters.get_loader(oid, Format.TEXT)
-
-    class Lenient(Loader):
-        def __init__(self, oid: int, context: Any = None) -> None:
-            super().__init__(oid, context)
-            self._load = strict(oid, context).load
-
-        def load(self, data: Any) -> datetime.datetime:
-            try:
-                time: datetime.datetime = self._load(data)
-            except DataError:
-                text = bytes(data).decode()
-                return nearest(text, late=not text.startswith("-") and not text.endswith("BC"))
-            return time
-
-    connection.adapters.register_loader(oid, Lenient)

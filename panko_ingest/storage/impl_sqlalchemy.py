@@ -27,8 +27,8 @@ from panko_ingest.storage.database import (
     engine as engines,
     error_classes,
 )
-from panko_ingest.storage.database.error_classes import ErrorClass
 from panko_ingest.storage.database.retry import read
+from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.expiry import deletion, expiry_round, forecast
 from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.filters import DeadLetterFilter, EventFilter

@@ -18,7 +18,7 @@ from panko_ingest.workers.worker import Worker
 LOG = logging.getLogger(__name__)
 
 _TRY_AGAIN = 60.0
-# One statement may take long, when it moves rows out of the default partition.
+# One statement may take long, when it moves rows out of the last partition.
 _HANG_LIMIT = 3600.0
 _BEAT_INTERVAL = 5.0
 

@@ -56,9 +56,10 @@ class _Writer:
     """The thread that writes; a fork begins with a new one."""
 
     def __init__(self) -> None:
-        self.reset()
+        self.start_over()
+        threads.in_children(self, _Writer.start_over)
 
-    def reset(self) -> None:
+    def start_over(self) -> None:
         """Begin anew, without a thread."""
         # What a handler of signals interrupts may be in the middle of either.
         self._lock = threading.RLock()
@@ -148,7 +149,6 @@ def _forget_file(handler: logging.Handler) -> None:
 _STDERR = _Unbuffered(2)
 _reports = logging.StreamHandler(_STDERR)
 _writer = _Writer()
-os.register_at_fork(after_in_child=_writer.reset)
 
 
 class _Patient(logging.Handler):

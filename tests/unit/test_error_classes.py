@@ -7,7 +7,8 @@ import pymysql
 import pytest
 import sqlalchemy as sa
 
-from panko_ingest.storage.database.error_classes import ErrorClass, classify, describe, refused, unavailable
+from panko_ingest.storage.database.error_classes import classify, describe, refused, unavailable
+from panko_ingest.storage.errors import ErrorClass
 
 
 def sqlite_error(code: int) -> sqlite3.Error:

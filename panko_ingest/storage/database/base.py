@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import URL
 
-from panko_ingest.findings import WARNING, Finding
+from panko_ingest.findings import OK, WARNING, Finding
 from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.models import LockWait
 from panko_ingest.storage.settings import StorageSettings
@@ -35,9 +35,10 @@ class Database:
     """What to install for our driver where it is missing."""
 
     has_partitions: ClassVar[bool] = False
+    """Whether the partitioned layout can be made here."""
+
     nulls_last: ClassVar[bool] = False
     """Whether they come behind all others where it sorts upwards."""
-    """Whether the partitioned layout can be made here."""
 
     one_writer_at_a_time: ClassVar[bool] = False
     """Whether a transaction that writes keeps all others from writing, and can undo changes of the schema."""
@@ -224,7 +225,7 @@ def judge_settings(
     for name, values in wanted.items():
         value = settings.get(name, "unknown")
         if value in values:
-            yield Finding("ok", name, value)
+            yield Finding(OK, name, value)
         else:
             yield Finding(WARNING, name, f"{value}: {danger}; set {values[0]}")
 

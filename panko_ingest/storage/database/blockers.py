@@ -60,7 +60,7 @@ class _Watch:
         self._end = end
         self._pause = min(LONGEST_PAUSE, patience / 4)
         self.start_over()
-        threads.start_over_in_children(self)
+        threads.in_children(self, _Watch.start_over)
 
     def start_over(self) -> None:
         """Watch nothing: what is out in a process that was forked is its parent's, and a lock stays taken."""

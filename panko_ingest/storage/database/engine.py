@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.pool import StaticPool
 
+from panko_ingest import threads
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage.database import base, error_classes, pooling, registry
 from panko_ingest.storage.settings import StorageSettings
@@ -67,7 +68,7 @@ def make_engine(url: str, settings: StorageSettings) -> Engine:
     event.listen(engine, "handle_error", _drop_connections_that_cannot_write)
     pooling.count_connections(engine)
     if not isinstance(engine.pool, StaticPool):
-        pooling.start_over_in_children(engine)
+        threads.in_children(engine, lambda engine: engine.dispose(close=False))
         pooling.ping_idle_connections(engine)
         pooling.close_what_comes_back_late(engine)
     return engine

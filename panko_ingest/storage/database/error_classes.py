@@ -13,8 +13,6 @@ from panko_ingest.storage.database.base import Code, Database
 from panko_ingest.storage.database.registry import databases
 from panko_ingest.storage.errors import ErrorClass, StorageConflict, StorageError, StorageUnavailable
 
-__all__ = ["ErrorClass"]
-
 _BAD_VALUE = (ValueError, TypeError, OverflowError, ArithmeticError)
 
 

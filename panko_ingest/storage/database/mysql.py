@@ -159,7 +159,7 @@ class Database(base.Database):
         pooling.set_up_each(engine, set_up, first=True)
 
         if pymysql:
-            pooling.roll_back_only_open_transactions(engine)
+            mysql_driver.roll_back_only_open_transactions(engine)
         return engine
 
     def refuses_login(self, error: BaseException) -> bool:

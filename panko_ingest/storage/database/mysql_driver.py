@@ -1,4 +1,4 @@
-"""PyMySQL: its options, and connections that are encrypted and verified as those ask for."""
+"""PyMySQL: its options, connections that are encrypted and verified as those ask for, needless ROLLBACKs."""
 
 import configparser
 import inspect
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from sqlalchemy import Engine, event
 
 from panko_ingest.errors import ConfigError
 
@@ -20,6 +22,7 @@ _OPTIONS = _TEXTS | {_VERIFY, *_VERIFY_NAME, "ssl_disabled"}
 _USELESS = {"compress", "named_pipe", "conv", "cursorclass", "defer_connect", "auth_plugin_map"}
 _SECONDS = {"connect_timeout", "read_timeout", "write_timeout"}
 _MOST_SECONDS = 365 * 86400
+_IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the protocol
 _NAMES_IN_FILES = {"ssl_password": "ssl_key_password", "ssl_verify_server_cert": "ssl_verify_identity"}
 
 
@@ -123,6 +126,21 @@ def connect(
     except OSError as error:  # those of the network come as PyMySQL's own
         text = f"a file that ssl_* name can't be used: {error}"
         raise pymysql.OperationalError(CR.CR_SSL_CONNECTION_ERROR, text) from error
+
+
+def roll_back_only_open_transactions(engine: Engine) -> None:
+    """Spare a connection the ROLLBACK at its return, a round trip, where nothing is to roll back.
+
+    The engine's ``pool_reset_on_return`` must be None.
+    """
+
+    @event.listens_for(engine, "reset")
+    def _reset(connection: Any, record: Any, _state: Any) -> None:
+        if connection.server_status & _IN_TRANSACTION:
+            try:
+                connection.rollback()
+            except engine.dialect.loaded_dbapi.Error as error:
+                record.invalidate(error)  # whoever had it knows why by its own error
 
 
 def refuse_unknown_options(options: Mapping[str, Any]) -> None:

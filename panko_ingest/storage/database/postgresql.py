@@ -11,7 +11,6 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import URL
 
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
-from panko_ingest.storage import far_times
 from panko_ingest.storage.database import base, blockers, pooling, postgresql_driver, postgresql_errors
 from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.models import LockWait
@@ -67,6 +66,9 @@ _KEEPALIVES = {
     "tcp_user_timeout": "60000",
 }
 """The server's side of what we set on ours; without it a peer that vanished is noticed after two hours."""
+
+_BEGINNING = "panko_ingest.beginning"
+"""Key of a pooled connection's ``info``: a statement that each of its transactions has to begin with."""
 
 _TRANSACTION_TIMEOUT = 17_00_00  # the PostgreSQL that came with it
 
@@ -143,16 +145,16 @@ class Database(postgresql_errors.Database):
         event.listen(engine, "do_connect", postgresql_driver.connect)
 
         def begin(connection: Connection) -> None:
-            if statement := connection.info.get(pooling.BEGINNING):
+            if statement := connection.info.get(_BEGINNING):
                 # Whoever wants the rows of a query bit by bit does not mean these.
                 at_once = {"stream_results": False, "yield_per": None}
                 connection.exec_driver_sql(statement, execution_options=at_once)
 
         def set_up(connection: Any, record: Any) -> None:
-            far_times.read_as_limits(connection)
-            if pooling.is_pooler(connection):
+            postgresql_driver.read_far_times(connection)
+            if postgresql_driver.is_pooler(connection):
                 # What we set in a session of the server, and prepare there, others would meet.
-                record.info[pooling.BEGINNING] = _set_session(connection, settings, "true")
+                record.info[_BEGINNING] = _set_session(connection, settings, "true")
                 record.info[pooling.ANY_SERVER] = True
                 if not told:
                     connection.prepare_threshold = None
@@ -165,7 +167,8 @@ class Database(postgresql_errors.Database):
         pooling.set_up_each(engine, set_up)
         blockers.end_while_waiting(engine, settings.statement_timeout or STUCK, _end_stuck)
         if settings.statement_timeout:
-            pooling.break_hung_connections(engine, 2 * settings.statement_timeout + pooling.CONNECT_TIMEOUT)
+            patience = 2 * settings.statement_timeout + pooling.CONNECT_TIMEOUT
+            postgresql_driver.break_hung_connections(engine, patience)
         return engine
 
     def encryption(self, connection: Connection) -> str:

@@ -1,11 +1,25 @@
-"""What is psycopg's and libpq's own: a COMMIT that says more than it seems, and where options come from."""
+"""What is psycopg's and libpq's own.
 
+A COMMIT says more than it seems, options come from more places than the URL, times may be beyond Python's,
+and nobody breaks a connection whose server hangs.
+"""
+
+import contextlib
+import datetime
+import os
 import re
+import socket
+import threading
+import time
+import weakref
 from typing import Any
 
+from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL
 
+from panko_ingest import threads
 from panko_ingest.errors import ConfigError
+from panko_ingest.storage import far_times
 from panko_ingest.storage.errors import StorageConflict
 
 _WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
@@ -89,3 +103,112 @@ def _settings_elsewhere(service: Any) -> dict[str, Any]:
         for option in options
         if option.val is not None and option.val != option.compiled and option.keyword != b"sslcertmode"
     }
+
+
+def read_far_times(connection: Any) -> None:
+    """Let a connection read timestamps that Python has not as the nearest limit of the calendar."""
+    from psycopg import DataError  # noqa: PLC0415 - not everybody has it
+    from psycopg.adapt import Loader  # noqa: PLC0415
+    from psycopg.pq import Format  # noqa: PLC0415
+
+    oid = connection.adapters.types["timestamp"].oid
+    strict = connection.adapters.get_loader(oid, Format.TEXT)
+
+    class Lenient(Loader):
+        def __init__(self, oid: int, context: Any = None) -> None:
+            super().__init__(oid, context)
+            self._load = strict(oid, context).load
+
+        def load(self, data: Any) -> datetime.datetime:
+            try:
+                time: datetime.datetime = self._load(data)
+            except DataError:
+                text = bytes(data).decode()
+                return far_times.nearest(text, late=not text.startswith("-") and not text.endswith("BC"))
+            return time
+
+    connection.adapters.register_loader(oid, Lenient)
+
+
+def is_pooler(connection: Any) -> bool:
+    """Tell whether a connection ends at a pooler, such as PgBouncer, and not at PostgreSQL.
+
+    A pooler tells a number of its own for the process that serves us, whichever it is.
+    """
+    (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone()
+    return bool(pid != connection.info.backend_pid)
+
+
+def break_hung_connections(engine: Engine, patience: float) -> None:
+    """Cut connections that were made, or given out, for longer than ``patience`` seconds.
+
+    A server that is frozen, or whose disk hangs, keeps its connections up and never answers, and
+    its own statement timeout can't fire; psycopg would wait for ever.
+    """
+    watchdog = _Watchdog(patience)
+
+    # First of all: what sets a session up may meet a server that answers no more.
+    @event.listens_for(engine, "connect", insert=True)
+    def _watch_new(connection: Any, _record: Any) -> None:
+        watchdog.watch(connection)
+
+    @event.listens_for(engine, "checkout")
+    def _watch(connection: Any, _record: Any, _proxy: Any) -> None:
+        watchdog.watch(connection)
+
+    @event.listens_for(engine, "checkin")
+    def _release(connection: Any, _record: Any) -> None:
+        watchdog.release(connection)
+
+    @event.listens_for(engine, "close_detached")
+    def _closed(connection: Any) -> None:
+        watchdog.release(connection)
+
+    @event.listens_for(engine, "invalidate")
+    def _forget(connection: Any, _record: Any, _error: Any) -> None:
+        watchdog.release(connection)
+
+
+class _Watchdog:
+    """A thread that lives while connections are out, and closes the sockets of those out too long."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self.start_over()
+        threads.in_children(self, _Watchdog.start_over)
+
+    def start_over(self) -> None:
+        """Watch nothing: what is out in a process that was forked is its parent's."""
+        self._lock = threading.Lock()
+        self._out: dict[int, tuple[float, weakref.ref[Any]]] = {}
+        self._thread: threading.Thread | None = None
+
+    def watch(self, connection: Any) -> None:
+        with self._lock:
+            self._out[id(connection)] = (time.monotonic() + self._patience, weakref.ref(connection))
+            if self._thread is None:
+                with contextlib.suppress(OSError):  # no transaction fails for it: the next one tries again
+                    self._thread = threads.start(self._run, "database watchdog")
+
+    def release(self, connection: Any) -> None:
+        with self._lock:
+            self._out.pop(id(connection), None)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(min(1.0, self._patience / 4))
+            with self._lock:
+                if not self._out:
+                    self._thread = None
+                    return
+                now = time.monotonic()
+                late = [key for key, (deadline, _) in self._out.items() if deadline < now]
+                connections = [self._out.pop(key)[1]() for key in late]
+            for connection in connections:
+                _cut(connection)
+
+
+def _cut(connection: Any) -> None:
+    """Shut the socket down beneath libpq, which then reports a lost connection to whoever waits."""
+    with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)

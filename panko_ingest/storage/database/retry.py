@@ -1,4 +1,8 @@
-"""The one retry layer: a whole transaction is run again, and nothing smaller."""
+"""The one retry layer around rows: a whole transaction is run again, and nothing smaller.
+
+What changes the schema needs the tables for itself and is patient in ways of its own:
+``schema/revisions.py`` and ``schema/partition_ddl.py:patiently``.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,7 +11,8 @@ from typing import TypeVar
 from sqlalchemy import Connection, Engine, exc
 
 from panko_ingest.backoff import pauses
-from panko_ingest.storage.database.error_classes import ErrorClass, classify, unavailable
+from panko_ingest.storage.database.error_classes import classify, unavailable
+from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.settings import StorageSettings
 
 _FIRST_PAUSE = 0.05

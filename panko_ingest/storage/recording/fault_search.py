@@ -14,8 +14,7 @@ import sqlalchemy as sa
 
 from panko_ingest import foreign_text
 from panko_ingest.storage.database import error_classes
-from panko_ingest.storage.database.error_classes import ErrorClass
-from panko_ingest.storage.errors import StorageConflict, StorageUnavailable
+from panko_ingest.storage.errors import ErrorClass, StorageConflict, StorageUnavailable
 
 LOG = foreign_text.logger_about_messages(__name__)
 

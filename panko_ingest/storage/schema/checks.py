@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
-from panko_ingest.findings import Finding
+from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
@@ -50,12 +50,12 @@ def check(engine: sa.Engine) -> list[Finding]:
     findings = [_revision(engine)]
     with read_transaction(engine) as connection:
         if how := databases.of(connection).encryption(connection):
-            findings.append(Finding("ok", "connection", how))
+            findings.append(Finding(OK, "connection", how))
         findings += databases.of(connection).check(connection)
         findings += _clock(connection)
-        findings += [Finding("failure", "missing values", text) for text in revisions.obstacles(connection)]
+        findings += [Finding(FAILURE, "missing values", text) for text in revisions.obstacles(connection)]
         findings += _table_users(connection)
-        if findings[0].level != "failure":
+        if findings[0].level != FAILURE:
             findings += leases.check(connection)
             findings += _ids(connection)
             findings += _sequences(connection)
@@ -73,11 +73,11 @@ def _revision(engine: sa.Engine) -> Finding:
     except StorageUnavailable as error:
         if not error.operator:
             raise
-        return Finding("failure", "revision", str(error))
+        return Finding(FAILURE, "revision", str(error))
     if state.revision == state.head:
-        return Finding("ok", "revision", f"{state.revision}, the newest")
+        return Finding(OK, "revision", f"{state.revision}, the newest")
     return Finding(
-        "warning",
+        WARNING,
         "revision",
         f"{state.revision}; this release works with it, but its newest is {state.head}: "
         "run `panko-ingest db sync`",
@@ -92,9 +92,9 @@ def _ids(connection: sa.Connection) -> Iterator[Finding]:
     share = used / (_INT64 if wide else _INT32)
     text = f"{share:.0%} of the ids that event.id can hold are used"
     if share < HEADROOM:
-        yield Finding("ok", "ids", text)
+        yield Finding(OK, "ids", text)
     else:
-        yield Finding("warning", "ids", f"{text}: run `panko-ingest db sync` without --postpone-rewrites")
+        yield Finding(WARNING, "ids", f"{text}: run `panko-ingest db sync` without --postpone-rewrites")
 
 
 def _sequences(connection: sa.Connection) -> Iterator[Finding]:
@@ -112,13 +112,13 @@ def _sequences(connection: sa.Connection) -> Iterator[Finding]:
     }
     for statement in databases.of(connection).sequences_behind(connection, largest):
         text = f"a sequence gives ids that its table has already, and nothing can be stored: {statement}"
-        yield Finding("failure", "sequences", text)
+        yield Finding(FAILURE, "sequences", text)
 
 
 def _table_users(connection: sa.Connection) -> Iterator[Finding]:
     for user in databases.of(connection).table_users(connection, EVENT_TABLES, LONG_USE):
         text = f"{user} has the tables in use: `db sync`, `db partition` and dropping partitions wait for it"
-        yield Finding("warning", "locks", text)
+        yield Finding(WARNING, "locks", text)
 
 
 def _clock(connection: sa.Connection) -> Iterator[Finding]:
@@ -130,9 +130,9 @@ def _clock(connection: sa.Connection) -> Iterator[Finding]:
     skew = there - (before + time.time()) / 2
     text = f"the server's clock differs from ours by {skew:+z.1f} s"
     if abs(skew) < MAX_SKEW:
-        yield Finding("ok", "clock", text)
+        yield Finding(OK, "clock", text)
     else:
-        yield Finding("warning", "clock", f"{text}: let both follow the same time servers (chrony, NTP)")
+        yield Finding(WARNING, "clock", f"{text}: let both follow the same time servers (chrony, NTP)")
 
 
 def _references(connection: sa.Connection) -> Iterator[Finding]:
@@ -143,7 +143,7 @@ def _references(connection: sa.Connection) -> Iterator[Finding]:
     inspector = sa.inspect(connection)
     loose = [table for table in TRAITS if not inspector.get_foreign_keys(table.__tablename__)]
     if not loose:
-        yield Finding("ok", "references", "the database keeps traits from being without their event")
+        yield Finding(OK, "references", "the database keeps traits from being without their event")
         return
     # In one statement, so that an event that is committed meanwhile is there with its traits, or neither is.
     oldest, newest = (
@@ -160,12 +160,12 @@ def _references(connection: sa.Connection) -> Iterator[Finding]:
     ]
     if found:
         yield Finding(
-            "warning",
+            WARNING,
             "references",
             f"{', '.join(found)}: traits of events that are gone; run `panko-ingest expire`",
         )
     else:
-        yield Finding("ok", "references", "no traits of events that are gone, as far as ids tell")
+        yield Finding(OK, "references", "no traits of events that are gone, as far as ids tell")
 
 
 def _event_types(connection: sa.Connection) -> Iterator[Finding]:
@@ -177,7 +177,7 @@ def _event_types(connection: sa.Connection) -> Iterator[Finding]:
             "(see `panko-ingest events types --count`; [event] types can leave it out); for names without "
             f"events: {_DELETE_UNUSED_TYPES}"
         )
-        yield Finding("warning", "event types", text)
+        yield Finding(WARNING, "event types", text)
 
 
 def _far_future(connection: sa.Connection) -> Iterator[Finding]:
@@ -195,7 +195,7 @@ def _far_future(connection: sa.Connection) -> Iterator[Finding]:
             f"{last.generated:%Y-%m-%d %H:%M}; they come first in lists, and their time to live begins then; "
             f"see `panko-ingest events list --since {tomorrow:%Y-%m-%dT%H:%M}`"
         )
-        yield Finding("warning", "times", text)
+        yield Finding(WARNING, "times", text)
 
 
 def _identifiers(connection: sa.Connection) -> Iterator[Finding]:
@@ -232,4 +232,4 @@ def _identifiers(connection: sa.Connection) -> Iterator[Finding]:
         text = (
             f"{index.name} has no {', '.join(missing)}{wait}: to look for one reads the whole table; {mend}"
         )
-        yield Finding("warning", "indexes", text)
+        yield Finding(WARNING, "indexes", text)

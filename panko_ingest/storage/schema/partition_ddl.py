@@ -15,11 +15,10 @@ import sqlalchemy as sa
 import tenacity
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.findings import Finding
+from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage.database import base as databases, clocks, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
-from panko_ingest.storage.database.error_classes import ErrorClass
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.schema import partition_parents, partitions, revisions
 from panko_ingest.storage.schema.partitions import KEYS, Partition, first_id
 from panko_ingest.storage.settings import StorageSettings
@@ -272,25 +271,25 @@ def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:
         )
     for statement in detaching:
         told = f"a DETACH PARTITION ... CONCURRENTLY has not ended, and is in expiry's way: {statement}"
-        yield Finding("failure", "partitions", told)
+        yield Finding(FAILURE, "partitions", told)
     for one in unpaired:
         missing = ", ".join(f"{table}_{one.suffix}" for table in one.without)
         detach = "; ".join(
             f"ALTER TABLE {table} DETACH PARTITION {table}_{one.suffix}" for table in one.tables
         )
         told = f"{missing}: detached, and those of the other tables are not: attach it again, or {detach}"
-        yield Finding("failure", "partitions", told)
+        yield Finding(FAILURE, "partitions", told)
     if not there:
         if width != "none":
-            yield Finding("warning", "partitions", f"the tables are plain, though partition_by is {width}")
+            yield Finding(WARNING, "partitions", f"the tables are plain, though partition_by is {width}")
         return
     if there[0].start:
         told = "the first one is detached, and what is before the others becomes dead letters"
-        yield Finding("warning", "partitions", f"{told}: attach it again, or wait for expiry to make another")
+        yield Finding(WARNING, "partitions", f"{told}: attach it again, or wait for expiry to make another")
     width = partitions.width_of(there) if width == "none" else width
-    level = "warning"
+    level = WARNING
     if text := partitions.too_many(width, settings.event_time_to_live):
-        level = "failure"
+        level = FAILURE
     elif len(there) > partitions.MOST:
         text = f"there are {len(there)}, more than {partitions.MOST}: is the expirer running?"
     elif ends:
@@ -300,5 +299,5 @@ def check(engine: sa.Engine, settings: StorageSettings) -> Iterator[Finding]:
     elif late:
         text = "the last one holds events of the future: is a clock wrong?"
     else:
-        level, text = "ok", f"{len(there)}, made up to {there[-1].start}"
+        level, text = OK, f"{len(there)}, made up to {there[-1].start}"
     yield Finding(level, "partitions", text)

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from panko_ingest.findings import FAILURE, OK, Finding
 from panko_ingest.storage.database import base as databases, error_classes, leases
+from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.tables import TRAITS, DeadLetter, Event, EventType
 
 _WRITTEN = (EventType, Event, *TRAITS, DeadLetter)
@@ -67,7 +68,7 @@ def _refusal(connection: sa.Connection, statement: sa.Executable) -> sa.exc.SQLA
         with connection.begin_nested():
             connection.execute(statement)
     except sa.exc.SQLAlchemyError as error:
-        if error_classes.classify(error) is not error_classes.ErrorClass.OPERATOR:
+        if error_classes.classify(error) is not ErrorClass.OPERATOR:
             raise
         return error
     return None

@@ -23,9 +23,9 @@ from panko_ingest import resources
 from panko_ingest.storage.base import SchemaState
 from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import make_engine, read_transaction
-from panko_ingest.storage.database.error_classes import ErrorClass, classify, unavailable
+from panko_ingest.storage.database.error_classes import classify, unavailable
 from panko_ingest.storage.database.retry import read
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES, Base, Event, EventType
 
