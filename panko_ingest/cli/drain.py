@@ -125,19 +125,19 @@ class _Drain:
     def _read(self, end: float | None) -> None:
         """Read until queues look empty or the time is over; then commit and acknowledge what is in hand."""
         most = self._conf.notification.batch_size
-        writer = RecordingThread(self._connection, self.metrics, most=most)
+        recording = RecordingThread(self._connection, self.metrics, most=most)
         shared_budget = budget(self._conf)
         pipelines, consumers = [], []
         for bus in self._buses:
             processor = message_processor(self._conf, self._converter)
-            pipeline = bus_pipeline(self._conf, processor, bus, shared_budget, writer, self.metrics)
+            pipeline = bus_pipeline(self._conf, processor, bus, shared_budget, recording, self.metrics)
             consumer = amqp.AmqpConsumer(
                 bus, self._topology, pipeline, binds_again=True, on_refusal=partial(self._note_refusal, bus)
             )
             pipeline.wake = consumer.wake
             pipelines.append(pipeline)
             consumers.append(consumer)
-        writing = _start(writer.run)
+        writing = _start(recording.run)
         reading = [_start(consumer.run) for consumer in consumers]
         patience: float | None = _PATIENCE
         try:
@@ -150,12 +150,14 @@ class _Drain:
         finally:
             for consumer in consumers:
                 consumer.stop()
-            writer.hurry()
+            recording.hurry()
             if wait(reading, patience).not_done:
-                writer.gave_up = True  # the database does not answer: what is in hand stays with the broker
+                recording.gave_up = (
+                    True  # the database does not answer: what is in hand stays with the broker
+                )
                 wait(reading, _PATIENCE)
-            writer.finish()
-            wait([writing], _LOOK_INTERVAL if writer.gave_up else patience)
+            recording.finish()
+            wait([writing], _LOOK_INTERVAL if recording.gave_up else patience)
             self.in_hand = sum(pipeline.in_hand()["messages"] for pipeline in pipelines)
 
     def _look_empty(
