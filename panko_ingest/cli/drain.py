@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
@@ -137,8 +137,8 @@ class _Drain:
             pipeline.wake = consumer.wake
             pipelines.append(pipeline)
             consumers.append(consumer)
-        writing = _start(recording.run)
-        reading = [_start(consumer.run) for consumer in consumers]
+        writing = threads.call(recording.run, "draining")
+        reading = [threads.call(consumer.run, "draining") for consumer in consumers]
         patience: float | None = _PATIENCE
         try:
             while (end is None or time.monotonic() < end) and not self._look_empty(
@@ -176,19 +176,3 @@ class _Drain:
             self.refused.pop((bus.name, name), None)
         else:
             self.refused[bus.name, name] = reason
-
-
-def _start(work: Callable[[], None]) -> Future[None]:
-    """Run something in a thread that does not keep the process from ending, however long it hangs."""
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threads.start(run, "draining")
-    return done
