@@ -77,7 +77,7 @@ def main() -> int:
 def run(bodies: list[bytes], size: int, metrics: Any) -> float:
     """Return the seconds of processor that the bodies took from delivery to settled."""
     store: Any = Store()
-    writer = RecordingThread(store, metrics)
+    recording = RecordingThread(store, metrics)
     intake = MessageProcessor(
         EventConverter.from_file(definitions()), TypeFilter(["*"]), max_size=1 << 24, max_depth=100
     )
@@ -85,14 +85,14 @@ def run(bodies: list[bytes], size: int, metrics: Any) -> float:
         intake,
         Batcher(size, 10.0, 1 << 30, time.monotonic),
         FlowControl(Budget(2 * size, 1 << 30), time.monotonic),
-        writer,
+        recording,
         FloodBreaker(0.9, time.monotonic),
         metrics,
         hold_limit=1000.0,
     )
     pipeline.opened("")
     deliveries = [Delivery(body, content_type="application/json", tag=tag) for tag, body in enumerate(bodies)]
-    thread = threading.Thread(target=writer.run)
+    thread = threading.Thread(target=recording.run)
     thread.start()
     started = time.process_time()
     for number, delivery in enumerate(deliveries):
@@ -103,7 +103,7 @@ def run(bodies: list[bytes], size: int, metrics: Any) -> float:
     while not pipeline.flush():
         pipeline.poll(eager=True)
     spent = time.process_time() - started
-    writer.finish()
+    recording.finish()
     thread.join()
     return spent
 

@@ -23,7 +23,7 @@ class Batch:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     size: int = 0
     handed_over_at: float = 0.0
-    """When the writer got it, on the same clock as ``opened_at``."""
+    """When the recording thread got it, on the same clock as ``opened_at``."""
     session: int = 0
     """The session of its bus in which it can be acknowledged."""
 

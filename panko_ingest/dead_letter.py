@@ -3,7 +3,6 @@
 from typing import Any
 
 from panko_ingest.delivery import Delivery
-from panko_ingest.errors import MessageError
 from panko_ingest.notification import MAX_DEPTH, MAX_MESSAGE_SIZE, is_deeper_than
 from panko_ingest.redaction import NotText, overwrite, redact, redact_body
 from panko_ingest.storage.models import DeadLetter
@@ -19,7 +18,7 @@ def from_delivery(
     delivery: Delivery,
     error: BaseException,
     *,
-    stage: str | None = None,
+    stage: str,
     message_id: str | None = None,
     event_type: str | None = None,
     max_size: int = MAX_MESSAGE_SIZE,
@@ -30,7 +29,7 @@ def from_delivery(
 
     This never fails: where credentials can't be told apart, the body is withheld, and the reason says so.
 
-    :param stage: where it failed; that of the error, or ``crash`` for one that nobody foresaw.
+    :param stage: where it failed, one of ``STAGES``.
     :param message_id: of the notification, where it is known; so is ``event_type``.
     :param max_size: the bounds within which the message was decoded; so is ``max_depth``.
     :param unread: nothing in the message is looked at, and so none of it kept.
@@ -52,7 +51,7 @@ def from_delivery(
     return DeadLetter(
         digest=delivery.digest(),
         body=body,
-        stage=stage or (error.stage if isinstance(error, MessageError) else "crash"),
+        stage=stage,
         error_class=type(error).__name__,
         error=overwrite(reason.encode("utf-8", "replace")[:_MAX_ERROR]).decode("utf-8", "replace"),
         content_type=delivery.content_type,

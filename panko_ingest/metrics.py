@@ -142,8 +142,8 @@ class Metrics:
         )
         self.commit_seconds = self._histogram(
             "commit_seconds",
-            "Time from handing a batch to the writer to its commit: waiting for the batch before it, "
-            "recording, and tries that failed.",
+            "Time from handing a batch to the recording thread to its commit: waiting for the batch before "
+            "it, recording, and tries that failed.",
             _SECONDS,
         )
         self.lag_seconds = self._histogram(

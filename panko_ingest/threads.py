@@ -5,6 +5,7 @@ import signal
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,6 +30,26 @@ def start(work: Callable[..., object], name: str, *arguments: Any) -> threading.
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return thread
+
+
+def call(work: Callable[[], T], name: str) -> Future[T]:
+    """Do something in a thread that does not keep the process from ending, however long it hangs.
+
+    :returns: what it returns, or raises.
+    :raises OSError: as :func:`start` does.
+    """
+    called: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            called.set_exception(error)
+        else:
+            called.set_result(result)
+
+    start(run, name)
+    return called
 
 
 def in_children(owner: T, start_over: Callable[[T], object]) -> None:

@@ -43,14 +43,14 @@ class Reader:
         self.longest_silence = 0.0
         self._beat_at = time.monotonic()
         self.flow = FlowControl(Budget(prefetch, size), time.monotonic)
-        self.writer = RecordingThread(connection, Metrics())
+        self.recording = RecordingThread(connection, Metrics())
         self.pipeline = BusPipeline(
             MessageProcessor(EventConverter([]), TypeFilter(["*"]), max_size=10**7, max_depth=50),
             Batcher(1000, 0.2, 10**9, time.monotonic),
             self.flow,
-            self.writer,
+            self.recording,
             FloodBreaker(0.9, time.monotonic),
-            self.writer.metrics,
+            self.recording.metrics,
             hold_limit=hold_limit,
         )
         self.consumer = AmqpConsumer(
@@ -65,7 +65,7 @@ class Reader:
         )
         self.pipeline.wake = self.consumer.wake
         self._threads = [
-            threading.Thread(target=run, daemon=True) for run in (self.consumer.run, self.writer.run)
+            threading.Thread(target=run, daemon=True) for run in (self.consumer.run, self.recording.run)
         ]
 
     @contextmanager
@@ -79,8 +79,8 @@ class Reader:
         finally:
             self.consumer.stop()
             self._threads[0].join(30)
-            self.writer.hurry()
-            self.writer.finish()
+            self.recording.hurry()
+            self.recording.finish()
             self._threads[1].join(30)
         assert not any(thread.is_alive() for thread in self._threads)
 

@@ -4,7 +4,6 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from concurrent.futures import Future
 
 from panko_ingest import threads
 from panko_ingest.amqp import pauses
@@ -184,18 +183,10 @@ class AmqpConsumer:
         self._brokers = self._brokers or self.bus.shuffled()
         broker = self._brokers.pop()
         self._where = str(broker)
-        opening: Future[Link] = Future()
-
-        def connect() -> None:
-            try:
-                opening.set_result(
-                    AmqpLink(broker, self._client_properties, self._waker, self._channel_limit)
-                )
-            except BaseException as error:  # noqa: BLE001 - it is raised by result()
-                opening.set_exception(error)
-            self._waker.wake()
-
-        threads.start(connect, "connecting")
+        opening = threads.call(
+            lambda: AmqpLink(broker, self._client_properties, self._waker, self._channel_limit), "connecting"
+        )
+        opening.add_done_callback(lambda _opening: self._waker.wake())
         while not opening.done():
             if self._stopping:
                 raise ConnectionAbortedError("given up, for the consumer is to stop")

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
@@ -125,20 +125,20 @@ class _Drain:
     def _read(self, end: float | None) -> None:
         """Read until queues look empty or the time is over; then commit and acknowledge what is in hand."""
         most = self._conf.notification.batch_size
-        writer = RecordingThread(self._connection, self.metrics, most=most)
+        recording = RecordingThread(self._connection, self.metrics, most=most)
         shared_budget = budget(self._conf)
         pipelines, consumers = [], []
         for bus in self._buses:
             processor = message_processor(self._conf, self._converter)
-            pipeline = bus_pipeline(self._conf, processor, bus, shared_budget, writer, self.metrics)
+            pipeline = bus_pipeline(self._conf, processor, bus, shared_budget, recording, self.metrics)
             consumer = amqp.AmqpConsumer(
                 bus, self._topology, pipeline, binds_again=True, on_refusal=partial(self._note_refusal, bus)
             )
             pipeline.wake = consumer.wake
             pipelines.append(pipeline)
             consumers.append(consumer)
-        writing = _start(writer.run)
-        reading = [_start(consumer.run) for consumer in consumers]
+        writing = threads.call(recording.run, "draining")
+        reading = [threads.call(consumer.run, "draining") for consumer in consumers]
         patience: float | None = _PATIENCE
         try:
             while (end is None or time.monotonic() < end) and not self._look_empty(
@@ -150,12 +150,14 @@ class _Drain:
         finally:
             for consumer in consumers:
                 consumer.stop()
-            writer.hurry()
+            recording.hurry()
             if wait(reading, patience).not_done:
-                writer.gave_up = True  # the database does not answer: what is in hand stays with the broker
+                recording.gave_up = (
+                    True  # the database does not answer: what is in hand stays with the broker
+                )
                 wait(reading, _PATIENCE)
-            writer.finish()
-            wait([writing], _LOOK_INTERVAL if writer.gave_up else patience)
+            recording.finish()
+            wait([writing], _LOOK_INTERVAL if recording.gave_up else patience)
             self.in_hand = sum(pipeline.in_hand()["messages"] for pipeline in pipelines)
 
     def _look_empty(
@@ -174,19 +176,3 @@ class _Drain:
             self.refused.pop((bus.name, name), None)
         else:
             self.refused[bus.name, name] = reason
-
-
-def _start(work: Callable[[], None]) -> Future[None]:
-    """Run something in a thread that does not keep the process from ending, however long it hangs."""
-    done: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-            done.set_exception(error)
-        else:
-            done.set_result(None)
-
-    threads.start(run, "draining")
-    return done

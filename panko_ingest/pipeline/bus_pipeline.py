@@ -1,4 +1,4 @@
-"""The way of one bus's deliveries to the writer, and of the settled batches back."""
+"""The way of one bus's deliveries to the recording thread, and of the settled batches back."""
 
 import logging
 import queue
@@ -25,9 +25,9 @@ _NEAR_LIMIT = 10  # returns of a message, of the 20 that RabbitMQ 4 allows
 
 
 class BusPipeline:
-    """The way of one bus's deliveries to the writer, and of their settled batches back.
+    """The way of one bus's deliveries to the recording thread, and of their settled batches back.
 
-    Called from the thread of its bus only, except for what the writer calls.
+    Called from the thread of its bus only, except for what the recording thread calls.
 
     :param flow: says how much may be in hand.
     :param hold_limit: seconds that a batch may wait for the store before it is given back.
@@ -39,7 +39,7 @@ class BusPipeline:
         processor: MessageProcessor,
         batcher: Batcher,
         flow: FlowControl,
-        writer: RecordingThread,
+        recording: RecordingThread,
         breaker: FloodBreaker,
         metrics: Metrics,
         *,
@@ -50,7 +50,7 @@ class BusPipeline:
         self._processor = processor
         self._batcher = batcher
         self._flow = flow
-        self._writer = writer
+        self._recording = recording
         self._breaker = breaker
         self._metrics = metrics
         self._bus = bus
@@ -69,7 +69,7 @@ class BusPipeline:
 
     def ready(self) -> bool:
         """Whether a batch would be recorded now."""
-        return self._writer.is_ready_for(self)
+        return self._recording.is_ready_for(self)
 
     def probing(self) -> bool:
         """Whether reading is but a try now and then, as nearly everything became dead letters."""
@@ -126,7 +126,7 @@ class BusPipeline:
     def poll(self, *, eager: bool) -> Sequence[Batch]:
         """Move things on; return the batches that were committed since the last poll.
 
-        :param eager: nothing more is at hand, so an idle writer may get what there is.
+        :param eager: nothing more is at hand, so an idle recording thread may get what there is.
         """
         if self._batcher.due or self._flow.waits_for_acks or (eager and self.waiting()):
             self._hand_over()
@@ -144,7 +144,7 @@ class BusPipeline:
         return settled
 
     def waiting(self) -> bool:
-        """Whether what is here may go, as the writer has nothing of this bus."""
+        """Whether what is here may go, as the recording thread has nothing of this bus."""
         # While the breaker is open a probe must be worth judging: it fills, or gets old.
         return len(self._batcher) > 0 and not self._outstanding and not self._breaker.open
 
@@ -155,10 +155,10 @@ class BusPipeline:
     def flush(self) -> bool:
         """Hand over what is left; return whether nothing is outstanding."""
         self._hand_over()
-        return not self._outstanding or self._writer.gave_up
+        return not self._outstanding or self._recording.gave_up
 
     def settle(self, batch: Batch) -> None:
-        """Take back a batch that is committed. Called by the writer."""
+        """Take back a batch that is committed. Called by the recording thread."""
         self._settled.put(batch)
         self.wake()
 
@@ -171,7 +171,7 @@ class BusPipeline:
         self._metrics.received.inc(len(batch.deliveries))
         self._metrics.redelivered.inc(sum(delivery.redelivered for delivery in batch.deliveries))
         self._outstanding.append(batch)
-        self._writer.submit(self, batch)
+        self._recording.submit(self, batch)
 
     def _judge(self, batch: Batch) -> None:
         breaker = self._breaker
@@ -193,7 +193,7 @@ class BusPipeline:
             "messages": self._flow.messages,
             "bytes": self._flow.bytes,
             "filling batch": len(self._batcher),
-            "batches with the writer": [len(batch.deliveries) for batch in list(self._outstanding)],
+            "batches with the recording thread": [len(batch.deliveries) for batch in list(self._outstanding)],
             "prefetch": self._flow.prefetches,
             "flood breaker": "open" if self._breaker.open else "closed",
         }
@@ -203,7 +203,7 @@ class BusPipeline:
         self._measure_at = self._clock() + _MEASURE_INTERVAL
         gauges = self._gauges
         gauges.breaker_open.set(self._breaker.open)
-        gauges.not_stored.set(self._writer.refuses(self))
+        gauges.not_stored.set(self._recording.refuses(self))
         if self._was_open and not self._breaker.open:
             LOG.warning("%s: dead letters are under the limit again: reading on", self._bus)
         self._was_open = self._breaker.open

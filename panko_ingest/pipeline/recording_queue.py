@@ -14,7 +14,7 @@ LONGEST_PAUSE = 15.0
 
 
 class Owner(Protocol):
-    """Whose batches the writer records; called from the writer's thread."""
+    """Whose batches are recorded; called from the recording thread."""
 
     session: int
     """Batches of an older session are not worth recording: they are delivered again."""

@@ -161,11 +161,11 @@ def bus_pipeline(
     processor: MessageProcessor,
     bus: amqp.Bus,
     budget: Budget,
-    writer: RecordingThread,
+    recording: RecordingThread,
     metrics: Metrics,
     deaths: Callable[[], int] = lambda: 0,
 ) -> BusPipeline:
-    """Return the way of a bus's deliveries to the writer.
+    """Return the way of a bus's deliveries to the recording thread.
 
     :param deaths: returns how many workers of the host have died.
     """
@@ -174,7 +174,7 @@ def bus_pipeline(
         processor,
         Batcher(options.batch_size, options.batch_timeout, options.max_bytes_in_flight // 2, time.monotonic),
         FlowControl(budget, time.monotonic, deaths),
-        writer,
+        recording,
         FloodBreaker(options.dead_letter_limit, time.monotonic, options.dead_letter_hourly_bytes),
         metrics,
         hold_limit=options.consumer_timeout * _HOLD_SHARE,

@@ -35,32 +35,32 @@ _M_ARENA_MAX = -8  # malloc.h of glibc
 
 
 class IngestService(Worker):
-    """One ingest worker: a thread for each bus, and one that writes."""
+    """One ingest worker: a thread for each bus, and one that records."""
 
     name = "ingester"
 
     def _prepare(self) -> None:
         self._finished = threading.Event()
         self._consumers: list[amqp.AmqpConsumer] = []
-        self._writer: RecordingThread | None = None
+        self._recording: RecordingThread | None = None
 
     def run(self) -> None:
         """Work until :meth:`terminate`; an end for any other reason ends the process."""
-        recording = self._shared.recording_slot(self.worker_id)
+        recording_slot = self._shared.recording_slot(self.worker_id)
         if self.worker_id >= self.settings.workers:  # cotyledon would start it again and again if it went
             LOG.info("Worker %d rests: there are to be fewer workers", self.worker_id)
-            self._occupy(recording, math.inf)
+            self._occupy(recording_slot, math.inf)
             self._finished.set()
             self._stopping.wait()
             return
         slots = [self._shared.bus_slot(self.worker_id, bus) for bus in range(len(self.settings.buses))]
-        self._occupy(recording, _recording_hang_limit(self._conf))
+        self._occupy(recording_slot, _recording_hang_limit(self._conf))
         for slot in slots:
             self._occupy(slot)
         try:
-            self._work(slots, recording)
+            self._work(slots, recording_slot)
         finally:
-            for slot in (*slots, recording):
+            for slot in (*slots, recording_slot):
                 slot.clear()
             self._finished.set()
         if not self._stopping.is_set():
@@ -91,19 +91,19 @@ class IngestService(Worker):
     def _stop_threads(self) -> None:
         for consumer in self._consumers:
             consumer.stop()
-        if self._writer is not None:
-            self._writer.hurry()
+        if self._recording is not None:
+            self._recording.hurry()
 
-    def _work(self, slots: list[Slot], recording: Slot) -> None:
+    def _work(self, slots: list[Slot], recording_slot: Slot) -> None:
         conf = self._conf
         connection = get_connection_from_config(conf)
         metrics = self._shared_metrics.join(self.place(self.worker_id))
-        writer = self._writer = RecordingThread(
-            connection, metrics, beat=recording.beat, most=conf.notification.batch_size
+        recording = self._recording = RecordingThread(
+            connection, metrics, beat=recording_slot.beat, most=conf.notification.batch_size
         )
         shared_budget = budget(conf)
         for number, slot in enumerate(slots):
-            self._consumers.append(self._consumer(number, slot, shared_budget, writer, metrics))
+            self._consumers.append(self._consumer(number, slot, shared_budget, recording, metrics))
         watch = StoreWatch(
             connection, metrics, lambda: self._shared_metrics.totals(self.place(self.worker_id))
         )
@@ -116,14 +116,14 @@ class IngestService(Worker):
         with ThreadPoolExecutor(len(self._consumers) + 1) as threads:
             reading: list[Future[None]] = []
             try:  # also where there is a thread for some of them only
-                writing = threads.submit(writer.run)
+                writing = threads.submit(recording.run)
                 for consumer, slot in zip(self._consumers, slots, strict=True):
                     reading.append(threads.submit(self._read, consumer, slot))
                 self._wait_for_end(reading, writing, watch.look)
             finally:
                 self._stop_threads()
                 wait(reading)
-                writer.finish()
+                recording.finish()
         connection.close()
         LOG.info(
             "Worker %d has stopped; everything it took is committed or back with the broker", self.worker_id
@@ -150,16 +150,16 @@ class IngestService(Worker):
             for future in done:
                 future.result()
             if writing in done:
-                raise RuntimeError("the writer ended before the buses")
+                raise RuntimeError("the recording thread ended before the buses")
             open_ends -= done
 
     def _consumer(
-        self, number: int, slot: Slot, budget: Budget, writer: RecordingThread, metrics: Metrics
+        self, number: int, slot: Slot, budget: Budget, recording: RecordingThread, metrics: Metrics
     ) -> amqp.AmqpConsumer:
         bus = self.settings.buses[number]
         processor = message_processor(self._conf, self.settings.converter, PoisonGuard(self._shared, slot))
         deaths = lambda: self._shared.deaths  # noqa: E731 - read anew each time
-        pipeline = bus_pipeline(self._conf, processor, bus, budget, writer, metrics, deaths)
+        pipeline = bus_pipeline(self._conf, processor, bus, budget, recording, metrics, deaths)
         gauges = metrics.of_bus(bus.name)
         consumer = amqp.AmqpConsumer(
             bus,

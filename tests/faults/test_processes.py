@@ -61,7 +61,7 @@ COMMITTED = "panko_ingest.pipeline.bus_pipeline:BusPipeline.settle"
         ("a worker killed between commit and ack", COMMITTED, "before"),
         ("a worker killed between ack and the next batch", SETTLE, "after"),
         ("a worker's consumer thread fails", SETTLE, "raise"),
-        ("a worker's writer thread fails", COMMITTED, "raise"),
+        ("a worker's recording thread fails", COMMITTED, "raise"),
     ],
 )
 def test_a_worker_ends_at_the_worst_moment(

@@ -57,7 +57,7 @@ def letters(ledger: Ledger) -> list[Delivery]:
     failures = [*good, Delivery(b"{", queue="notifications.info")]
     error = ConvertError("a definition was wrong")
     ledger.connection.record_events(
-        [], [dead_letter.from_delivery(item, error, event_type="x.y") for item in failures]
+        [], [dead_letter.from_delivery(item, error, stage="convert", event_type="x.y") for item in failures]
     )
     return good
 
@@ -78,7 +78,9 @@ def test_replaying_dead_letters_again_changes_nothing(
     run: Run, ledger: Ledger, letters: list[Delivery]
 ) -> None:
     run("--all")
-    ledger.connection.record_events([], [dead_letter.from_delivery(letters[0], ConvertError("again"))])
+    ledger.connection.record_events(
+        [], [dead_letter.from_delivery(letters[0], ConvertError("again"), stage="convert")]
+    )
     assert run("--error", "again") == (0, "1 dead letters replayed, 0 left\n")
     ledger.assert_holds([item.body for item in letters])
 

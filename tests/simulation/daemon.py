@@ -60,12 +60,12 @@ class Process:
         self.alive = True
         self.graceful = False
         world = daemon.world
-        self._recording = daemon.shared.recording_slot(number)
-        self._recording.occupy(1000 + number, RECORDING_HANG_LIMIT)
-        self.writer = RecordingThread(
+        self._recording_slot = daemon.shared.recording_slot(number)
+        self._recording_slot.occupy(1000 + number, RECORDING_HANG_LIMIT)
+        self.recording = RecordingThread(
             SimulatedConnection(daemon.database, daemon.refused, lambda: self.alive),  # type: ignore[arg-type]
             _METRICS,
-            beat=self._recording.beat,
+            beat=self._recording_slot.beat,
             most=BATCH,
             clock=lambda: world.now,
         )
@@ -82,7 +82,7 @@ class Process:
             world.spawn(f"w{number}.{broker.name}", self._reading(consumer, slot), self._ended)
             for broker, consumer, slot in zip(daemon.brokers, self.consumers, slots, strict=True)
         ]
-        self.writing = world.spawn(f"w{number}.writer", self.writer.run, self._ended)
+        self.writing = world.spawn(f"w{number}.recording", self.recording.run, self._ended)
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -106,7 +106,7 @@ class Process:
             ),
             batch.Batcher(BATCH, 1.0, MAX_BYTES // 2, clock),
             flow,
-            self.writer,
+            self.recording,
             breaker.FloodBreaker(0.9, clock),
             _METRICS,
             hold_limit=HOLD_LIMIT,
@@ -153,7 +153,7 @@ class Process:
             self.graceful = True
             for consumer in self.consumers:
                 consumer.stop()
-            self.writer.hurry()
+            self.recording.hurry()
 
     def kill(self) -> None:
         """Die at once. What the kernel does then: connections close, transactions are rolled back."""
@@ -175,7 +175,7 @@ class Process:
             self.daemon.world.after(0.0, self._crash)
         elif all(task.ended for task in self.reading):
             if not self.writing.ended:
-                self.writer.finish()
+                self.recording.finish()
             else:
                 self.alive = False
                 self.daemon.died(self, code=0 if self.graceful else 1)

@@ -1,4 +1,4 @@
-"""The way of deliveries to the writer and back, with a store that does as it is told."""
+"""The way of deliveries to the recording thread and back, with a store that does as it is told."""
 
 import datetime
 import json
@@ -67,7 +67,7 @@ class Store:
 
 
 class Line:
-    """A pipeline, its writer's thread, and the tags of the deliveries that may be acknowledged."""
+    """A pipeline, its recording thread, and the tags of the deliveries that may be acknowledged."""
 
     def __init__(
         self,
@@ -80,16 +80,16 @@ class Line:
         deaths: int = 0,
     ) -> None:
         self.deaths = 0
-        self.writer = RecordingThread(store, Metrics())  # type: ignore[arg-type]
+        self.recording = RecordingThread(store, Metrics())  # type: ignore[arg-type]
         converter = EventConverter([])
         self.breaker = FloodBreaker(limit, clock)
         self.pipeline = BusPipeline(
             MessageProcessor(converter, TypeFilter(["*"]), max_size=10**6, max_depth=50),
             Batcher(batch, 1.0, 10**9, clock),
             FlowControl(Budget(2 * batch, max_bytes), clock, lambda: self.deaths),
-            self.writer,
+            self.recording,
             self.breaker,
-            self.writer.metrics,
+            self.recording.metrics,
             hold_limit=42,
             clock=clock,
         )
@@ -97,7 +97,7 @@ class Line:
         self.open()
         self.acks: list[int] = []
         self._tag = 0
-        self._thread = threading.Thread(target=self.writer.run, daemon=True)
+        self._thread = threading.Thread(target=self.recording.run, daemon=True)
         self._thread.start()
         wait_until(self.pipeline.ready, 5, "a store that answers")
 
@@ -124,8 +124,8 @@ class Line:
         return self.acks
 
     def stop(self) -> None:
-        self.writer.hurry()
-        self.writer.finish()
+        self.recording.hurry()
+        self.recording.finish()
         self._thread.join(10)
 
 
@@ -279,7 +279,7 @@ def test_one_publisher_that_floods_the_bus_does_not_keep_the_messages_of_others_
 def test_a_count_of_returns_that_a_publisher_wrote_slows_nothing_down(line: Line) -> None:
     whole = line.pipeline.prefetch(QUEUE)
     line.deliver(body(), returns=12)
-    near_limit = line.writer.metrics.near_limit
+    near_limit = line.recording.metrics.near_limit
     assert line.pipeline.prefetch(QUEUE) == whole
     assert near_limit._value.get() == 0
     line.deliver(body(), returns=12, redelivered=True)
@@ -294,7 +294,7 @@ def test_messages_that_the_store_does_not_take_are_left_to_the_broker_at_the_end
     for _ in range(15):
         line.deliver(body())
     assert not line.pipeline.flush()
-    line.writer.hurry()
+    line.recording.hurry()
     wait_until(line.pipeline.flush, 10, "an end")
     assert line.poll() == []
 
@@ -312,11 +312,11 @@ def test_what_nobody_foresaw_of_a_store_is_waited_for_and_ends_nothing(
     line.deliver(body())
     line.poll()
     wait_until(lambda: store.tries, 10, "a try")
-    assert not line.writer.gave_up
+    assert not line.recording.gave_up
     store.record_events = takes  # type: ignore[method-assign]
     wait_until(lambda: line.poll() or line.acks, 10, "the ack")
     assert line.acks == [1]
-    assert not line.writer.gave_up
+    assert not line.recording.gave_up
 
 
 def test_a_writer_that_fails_does_not_leave_the_buses_waiting(line: Line, store: Store) -> None:

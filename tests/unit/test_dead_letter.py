@@ -26,7 +26,9 @@ def delivery(body: bytes, **others: Any) -> Delivery:
 
 def test_a_dead_letter_holds_the_delivered_bytes_and_the_reason() -> None:
     delivered = delivery(b'{"a":   1}', headers={"h": 1})
-    letter = dead_letter.from_delivery(delivered, ConvertError("timestamp is missing"), message_id="m")
+    letter = dead_letter.from_delivery(
+        delivered, ConvertError("timestamp is missing"), stage="convert", message_id="m"
+    )
     assert letter.body == b'{"a":   1}'
     assert letter.digest == delivered.digest()
     assert (letter.stage, letter.error_class, letter.error) == (
@@ -43,16 +45,10 @@ def test_a_dead_letter_holds_the_delivered_bytes_and_the_reason() -> None:
     assert letter.headers == {"h": 1}
 
 
-def test_the_stage_is_the_errors_own_unless_it_is_given() -> None:
-    assert dead_letter.from_delivery(delivery(b""), DecodeError("x")).stage == "decode"
-    assert dead_letter.from_delivery(delivery(b""), ZeroDivisionError("x")).stage == "crash"
-    assert dead_letter.from_delivery(delivery(b""), ZeroDivisionError("x"), stage="record").stage == "record"
-
-
 def test_credentials_are_in_no_part_of_a_dead_letter() -> None:
     body = json.dumps({"_context_auth_token": SESAME}).encode()
     delivered = delivery(body, headers={"X-Auth-Token": SESAME})
-    letter = dead_letter.from_delivery(delivered, DecodeError(f'at "password": "{SESAME}"'))
+    letter = dead_letter.from_delivery(delivered, DecodeError(f'at "password": "{SESAME}"'), stage="decode")
     assert letter.redacted
     assert letter.digest == delivered.digest()
     assert SESAME not in repr(letter)
@@ -63,7 +59,9 @@ def test_a_body_too_large_for_a_database_is_cut_and_that_is_said(monkeypatch: py
     body = b'{"a": "' + b"x" * 2000 + b'", "password": "' + SESAME.encode() + b'"'
     monkeypatch.setattr(dead_letter, "MAX_BODY", len(body) - 12)
     for max_size in (10, 100_000):
-        letter = dead_letter.from_delivery(delivery(body), DecodeError("no JSON"), max_size=max_size)
+        letter = dead_letter.from_delivery(
+            delivery(body), DecodeError("no JSON"), stage="decode", max_size=max_size
+        )
         assert letter.error == (f"no JSON (the body is cut: {len(body) - 12} of {len(body)} bytes are kept)")
         assert len(letter.body) == len(body) - 12
         assert SESAME.encode()[:8] not in letter.body
@@ -71,6 +69,6 @@ def test_a_body_too_large_for_a_database_is_cut_and_that_is_said(monkeypatch: py
 
 
 def test_the_error_is_bounded_and_storable() -> None:
-    letter = dead_letter.from_delivery(delivery(b""), DecodeError("\ud800" + "x" * 10_000))
+    letter = dead_letter.from_delivery(delivery(b""), DecodeError("\ud800" + "x" * 10_000), stage="decode")
     assert len(letter.error) <= 2000
     letter.error.encode("utf-8")

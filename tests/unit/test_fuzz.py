@@ -48,7 +48,9 @@ def survive(converter: EventConverter, seed: int) -> None:
         )
         converter.to_event(notification.message, notification.priority)
     except (DecodeError, ConvertError) as error:
-        letter = dead_letter.from_delivery(delivery, error, max_size=1_000_000, max_depth=100)
+        letter = dead_letter.from_delivery(
+            delivery, error, stage=error.stage, max_size=1_000_000, max_depth=100
+        )
         assert letter.error
     assert time.process_time() - started < SECONDS_FOR_A_MESSAGE, f"seed {seed} took too long"
 

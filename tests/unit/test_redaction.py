@@ -338,7 +338,7 @@ def test_of_a_body_that_is_compressed_in_a_way_that_is_not_read_nothing_is_kept(
 ) -> None:
     body = compress(json.dumps(document, ensure_ascii=False).encode())
     delivery = Delivery(body, content_type="application/json", **properties)
-    letter = dead_letter.from_delivery(delivery, DecodeError("the body is no JSON"))
+    letter = dead_letter.from_delivery(delivery, DecodeError("the body is no JSON"), stage="decode")
     assert letter.body == b""
     assert letter.redacted
     assert f"the body of {len(body)} bytes is withheld: it is no text, or compressed" in letter.error
@@ -454,7 +454,7 @@ def test_a_planted_secret_is_left_in_no_part_of_a_dead_letter(
     compress, inflate = COMPRESSION[method]
     headers = {"x-note": value} | ({"compression": method} if method else {})
     letter = dead_letter.from_delivery(
-        Delivery(compress(body), headers=headers), DecodeError(f"at {json.dumps(value)}")
+        Delivery(compress(body), headers=headers), DecodeError(f"at {json.dumps(value)}"), stage="decode"
     )
     stored = redact_body(letter.body, headers=headers)[0]
     assert stored == letter.body
@@ -487,7 +487,7 @@ def test_a_key_that_is_there_twice_hides_no_credential(text: str, in_envelope: b
 def test_a_body_whose_credentials_cannot_be_told_apart_is_withheld_and_the_dead_letter_says_so() -> None:
     body = zlib.compress(b'{"password":"x",' * 1024 * 1024)
     delivery = Delivery(body, headers={"compression": "gzip"})
-    letter = dead_letter.from_delivery(delivery, DecodeError("the body is no JSON"))
+    letter = dead_letter.from_delivery(delivery, DecodeError("the body is no JSON"), stage="decode")
     assert letter.body == b""
     assert letter.redacted
     assert letter.error.startswith("the body is no JSON (the body of ")
@@ -510,7 +510,7 @@ def test_no_nesting_ends_the_way_to_a_dead_letter() -> None:
         b'{"oslo.version": %s, "oslo.message": "{}"}' % deep.encode(),
         json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps({"a": in_text})}).encode(),
     ):
-        letter = dead_letter.from_delivery(Delivery(body, headers=headers), DecodeError("x"))
+        letter = dead_letter.from_delivery(Delivery(body, headers=headers), DecodeError("x"), stage="decode")
         assert SESAME.encode() not in letter.body
         assert "withheld" in letter.headers
 

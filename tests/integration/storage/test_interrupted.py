@@ -76,7 +76,7 @@ def letter(number: int) -> DeadLetter:
     }
     body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
     delivery = Delivery(body, content_type="application/json", queue="notifications.info")
-    return dead_letter.from_delivery(delivery, ConvertError("a definition was wrong"))
+    return dead_letter.from_delivery(delivery, ConvertError("a definition was wrong"), stage="convert")
 
 
 def test_a_merge_that_is_stopped_is_ended_by_the_next(store: Connection, tmp_path: Path) -> None:
