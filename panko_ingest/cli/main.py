@@ -183,7 +183,3 @@ def fail(error: object, code: int) -> int:
     """Say on standard error why a command ends; return its exit code."""
     sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

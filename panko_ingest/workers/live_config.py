@@ -45,7 +45,7 @@ class LiveConfig:
         self,
         conf: cfg.ConfigOpts,
         read: Callable[[], cfg.ConfigOpts],
-        set_up_logging: Callable[[cfg.ConfigOpts], None] = config.set_up_logging,
+        set_up_logging: Callable[[cfg.ConfigOpts], None],
     ) -> None:
         self.settings = validate(conf)
         self.version = 0
