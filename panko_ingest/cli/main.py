@@ -12,7 +12,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import config
+from panko_ingest import config_reader, log_setup
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.foreign_text import escape_what_it_lacks, escaped_error
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_what_it_lacks(sys.stdout)
     try:
         conf = read(arguments)
-        config.set_up_logging(conf)
+        log_setup.set_up_logging(conf)
         if conf.command.name != "serve":
             _keep_log_apart(conf)
         code = _run(conf)
@@ -123,7 +123,7 @@ def read(arguments: Sequence[str]) -> cfg.ConfigOpts:
 
     :raises ConfigError: a value is refused.
     """
-    return config.read(arguments, cli_opts=[_command_option(arguments)])
+    return config_reader.read(arguments, cli_opts=[_command_option(arguments)])
 
 
 def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
