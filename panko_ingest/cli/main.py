@@ -11,8 +11,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import config
-from panko_ingest.cli import command_log
+from panko_ingest import config_reader, log_setup
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.foreign_text import escape_what_it_lacks, escaped_error
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
@@ -48,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_what_it_lacks(sys.stdout)
     try:
         conf = read(arguments)
-        (config.set_up_logging if conf.command.name == "serve" else command_log.set_up)(conf)
+        if conf.command.name == "serve":
+            log_setup.set_up_logging(conf)
+        else:
+            log_setup.log_to_standard_error(conf)
         code = _run(conf)
     except KeyboardInterrupt:
         if conf is not None and getattr(conf.command, "goes_on", False):
@@ -121,7 +123,7 @@ def read(arguments: Sequence[str]) -> cfg.ConfigOpts:
 
     :raises ConfigError: a value is refused.
     """
-    return config.read(arguments, cli_opts=[_command_option(arguments)])
+    return config_reader.read(arguments, cli_opts=[_command_option(arguments)])
 
 
 def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
@@ -171,7 +173,3 @@ def fail(error: object, code: int) -> int:
     """Say on standard error why a command ends; return its exit code."""
     sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
