@@ -8,6 +8,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg, types
@@ -18,6 +19,9 @@ from panko_ingest import processors, resources
 from panko_ingest.errors import ConfigError
 
 PROJECT = "panko-ingest"
+
+FOLDER = Path("/etc") / PROJECT
+"""Where the daemon's configuration is."""
 
 CREDENTIALS_FOLDER = ".credentials.d"
 """Ends the name of the folder for options that only root may read; the unit gives the daemon a copy."""
@@ -75,6 +79,30 @@ class Duration(types.ConfigType):
         return str(value)
 
 
+class Names(types.List):
+    """Names with commas between them, each in quotes or not, as lists in YAML have them."""
+
+    tells_no_value = True
+
+    def __call__(self, value: Any) -> list[str]:
+        """Return the names.
+
+        :raises ValueError: what stands between two commas can't be a name.
+        """
+        names = [str(name).strip("\"' ") for name in super().__call__(value)]
+        if any(not name or _NO_NAME.search(name) for name in names):
+            raise ValueError("is no list of names: write them with commas between them, and nothing else")
+        return names
+
+
+_NO_NAME = re.compile(r"[\"';\s]")
+
+
+def split_at_commas(values: Iterable[str]) -> list[str]:
+    """Return the names that are given one a line, or several with commas between them."""
+    return [name for value in values for part in value.split(",") if (name := part.strip("\"' "))]
+
+
 def _old(name: str, group: str = "DEFAULT") -> cfg.DeprecatedOpt:
     return cfg.DeprecatedOpt(name, group=group)
 
@@ -118,8 +146,9 @@ OSLO_MESSAGING_NOTIFICATIONS_OPTS = [
         deprecated_name="notification_transport_url",
         help="The message bus to read from; read before [DEFAULT] transport_url.",
     ),
-    cfg.ListOpt(
+    cfg.Opt(
         "topics",
+        type=Names(),
         default=["notifications"],
         deprecated_opts=[_old("notification_topics"), _old("topics", "rpc_notifier2")],
         help="Topics of the notifications: the first part of a queue's or routing key's name, "
@@ -149,11 +178,13 @@ NOTIFICATION_OPTS = [
         default=CONTROL_EXCHANGES,
         deprecated_group="DEFAULT",
         deprecated_name="http_control_exchanges",
-        help="Exchanges to bind the queue of [notification] pool to, one a line. Without a pool "
+        help="Exchanges to bind the queue of [notification] pool to, one a line or with commas between "
+        "them. Without a pool "
         "nothing is bound: the publishers themselves bind the shared queues.",
     ),
-    cfg.ListOpt(
+    cfg.Opt(
         "priorities",
+        type=Names(),
         default=["info", "error"],
         help="Priorities to read: the last part of a queue's or routing key's name.",
     ),
@@ -335,10 +366,12 @@ EVENT_OPTS = [
     cfg.MultiStrOpt(
         "store_raw",
         default=[],
-        help="Priorities whose events keep the whole notification, credentials removed.",
+        help="Priorities whose events keep the whole notification, credentials removed; one a line or "
+        "with commas between them.",
     ),
-    cfg.ListOpt(
+    cfg.Opt(
         "types",
+        type=Names(),
         default=["*"],
         help="Event types to store: globs, and after a ! those to leave out. All others are "
         "acknowledged and dropped.",
@@ -567,7 +600,7 @@ def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:
     return list(urls)
 
 
-def find_definitions(conf: cfg.ConfigOpts) -> str:
+def find_definitions(conf: cfg.ConfigOpts) -> Path:
     """Return the path of the event definitions file.
 
     :raises ConfigError: it is neither beside the configuration nor among the files that ship with
@@ -575,12 +608,22 @@ def find_definitions(conf: cfg.ConfigOpts) -> str:
     """
     name = conf.event.definitions_cfg_file
     try:
-        return str(conf.find_file(name) or resources.path("etc", name))
+        return Path(conf.find_file(name) or resources.path("etc", name))
     except ConfigError:
         raise ConfigError(
             f"[event] definitions_cfg_file: {name} is neither beside the configuration files nor "
             "among those that ship with the project"
         ) from None
+
+
+def control_exchanges(conf: cfg.ConfigOpts) -> list[str]:
+    """Return the exchanges that a pool is bound to."""
+    return split_at_commas(conf.notification.notification_control_exchanges)
+
+
+def raw_priorities(conf: cfg.ConfigOpts) -> list[str]:
+    """Return the priorities whose events keep the notification."""
+    return split_at_commas(conf.event.store_raw)
 
 
 def database_url(conf: cfg.ConfigOpts) -> str:

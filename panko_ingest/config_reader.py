@@ -3,9 +3,11 @@
 import contextlib
 import io
 import logging
+import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from oslo_config import cfg
 from oslo_log import log
@@ -15,6 +17,9 @@ from panko_ingest import __version__, config, log_setup, option_lines
 from panko_ingest.errors import ConfigError
 
 _OSLO_CONFIG_LOG = logging.getLogger(cfg.__name__)
+
+_PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
+"""What oslo.messaging publishes by."""
 
 _ACCOUNT = re.compile(r"://\S*@")
 
@@ -49,12 +54,8 @@ def read(
     config.set_defaults()
     conf.register_cli_opts(cli_opts)
     arguments = option_lines.spelled_out(sys.argv[1:] if argv is None else argv)
-    # The program's name is the project's, so that oslo.config finds everything twice.
-    files = _once(cfg.find_config_files(config.PROJECT)) if config_files is None else config_files
-    folders = _once(
-        cfg.find_config_dirs(config.PROJECT)
-        + cfg.find_config_dirs(config.PROJECT, extension=config.CREDENTIALS_FOLDER)
-    )
+    files, folders = _usual_places(any_is_named=any(word.startswith("--config-") for word in arguments))
+    files = files if config_files is None else config_files
     option_lines.check(option_lines.named(arguments, files, folders), config.known_options())
     with _refused_without_values():
         conf(
@@ -68,8 +69,36 @@ def read(
     return conf
 
 
-def _once(paths: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(paths))
+def _usual_places(*, any_is_named: bool) -> tuple[list[str], list[str]]:
+    """Return the files and the folders that are read where a command names none.
+
+    The folder for credentials is left out for who may not read it: the unit hands the daemon a copy.
+
+    :param any_is_named: whether the command line names one, so that what is closed to us need not be read.
+    :raises ConfigError: the daemon's configuration is closed to us; to go on without would be to guess.
+    """
+    # The program's name is the project's, so that oslo.config finds everything twice.
+    files = dict.fromkeys(cfg.find_config_files(config.PROJECT))
+    folders = dict.fromkeys(cfg.find_config_dirs(config.PROJECT))
+    for path in [config.FOLDER, *map(Path, folders)]:
+        if path.exists() and not _may_look_into(path) and not any_is_named:
+            raise ConfigError(
+                f"{path}: Permission denied: run it as root or as the daemon's user, or name what to read by "
+                "--config-file"
+            )
+    credentials = cfg.find_config_dirs(config.PROJECT, extension=config.CREDENTIALS_FOLDER)
+    folders |= dict.fromkeys(path for path in credentials if _may_look_into(Path(path)))
+    return list(files), [path for path in folders if _may_look_into(Path(path))]
+
+
+def _may_look_into(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK, effective_ids=True)
+
+
+def closed_credentials() -> list[str]:
+    """Return the folders for credentials that this user may not read, so that a command goes without."""
+    found = cfg.find_config_dirs(config.PROJECT, extension=config.CREDENTIALS_FOLDER)
+    return [path for path in dict.fromkeys(found) if not _may_look_into(Path(path))]
 
 
 @contextlib.contextmanager
@@ -132,13 +161,21 @@ def _check(conf: cfg.ConfigOpts) -> None:
                 "no batch could ever fill. Set 0, or at least batch_size"
             )
         faults += [
-            f"[{group}] {name}: is empty: nothing would be read"
-            for group, name in (
-                ("notification", "priorities"),
-                ("oslo_messaging_notifications", "topics"),
+            f"[{group}] {name}: is empty: nothing would be {done}"
+            for group, name, done in (
+                ("notification", "priorities", "read"),
+                ("oslo_messaging_notifications", "topics", "read"),
+                ("event", "types", "stored"),
             )
             if not conf[group][name]
         ]
+        if "!*" in conf.event.types:
+            faults.append("[event] types: !* leaves out all: nothing would be stored")
+        faults += (
+            f"[event] store_raw: there is no priority {name}, but {', '.join(_PRIORITIES)}"
+            for name in config.raw_priorities(conf)
+            if name.lower() not in _PRIORITIES
+        )
         faults += _names_too_long(conf)
     if faults:
         raise ConfigError("\n".join(faults))
@@ -155,7 +192,7 @@ def _names_too_long(conf: cfg.ConfigOpts) -> Iterator[str]:
     for option, names in (
         ("[oslo_messaging_notifications] topics", queues),
         ("[notification] pool", [options.pool or ""]),
-        ("[notification] notification_control_exchanges", options.notification_control_exchanges),
+        ("[notification] notification_control_exchanges", config.control_exchanges(conf)),
     ):
         longest = max((len(name.encode()) for name in names), default=0)
         if longest > config.MAX_NAME:

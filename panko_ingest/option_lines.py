@@ -6,6 +6,7 @@ and option, and never a value, which may be a password.
 
 import argparse
 import codecs
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -134,7 +135,16 @@ def named(arguments: Sequence[str], files: Iterable[str], folders: Iterable[str]
 def _paths(files: Iterable[str], folders: Iterable[str]) -> Iterator[str]:
     yield from files
     for folder in folders:
-        found = sorted(Path(_at_home(folder)).glob("*.conf"))
+        path = Path(_at_home(folder))
+        try:
+            os.listdir(path)  # noqa: PTH208 - glob passes over a folder that is closed to us
+        except PermissionError:
+            raise ConfigError(
+                f"{path}: Permission denied: what is in this folder would not be read"
+            ) from None
+        except OSError:
+            continue  # which oslo.config will tell
+        found = sorted(path.glob("*.conf"))
         yield from (str(path) for path in found if not path.name.startswith("."))
 
 

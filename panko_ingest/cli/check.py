@@ -13,7 +13,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import amqp, config, ineffective_options, log_setup, option_lines, processors
+from panko_ingest import amqp, config, config_reader, ineffective_options, log_setup, option_lines, processors
 from panko_ingest.cli import failures, output
 from panko_ingest.cli.readiness import readiness
 from panko_ingest.converter import EventConverter
@@ -73,6 +73,9 @@ def configuration(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         yield Finding(WARNING, "configuration", str(option))
     for doubt in log_setup.doubts(conf):
         yield Finding(WARNING, "configuration", doubt)
+    for closed in config_reader.closed_credentials():
+        text = f"{closed}: this user may not read it, and what is in it is not known here: run check as root"
+        yield Finding(WARNING, "configuration", text)
     for path in paths:
         if Path(path).stat().st_mode & stat.S_IROTH:
             text = f"{path} holds passwords and anyone may read it: chmod o-r {path}"

@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
 def run(conf: cfg.ConfigOpts) -> int:
     """Convert the notifications and show the result."""
     command = conf.command
-    conversion = _Conversion(conf, command.definitions or config.find_definitions(conf))
+    conversion = _Conversion(conf, command.definitions or str(config.find_definitions(conf)))
     if command.diff:
         return _show_differences(conversion, _Conversion(conf, command.diff), command)
     results = (

@@ -40,7 +40,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     log_writer.install()
     config = LiveConfig(conf, lambda: read(sys.argv[1:]), _set_up_logging)
     LOG.info("panko-ingest %s starts", __version__)
-    live_config.warn(config.settings)
+    live_config.tell(config.settings)
     guru_report.install(conf, lambda: config.settings.conf)
     try:
         return _serve(config)

@@ -8,7 +8,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import amqp, dead_letter
+from panko_ingest import amqp, config, dead_letter
 from panko_ingest.cli import arguments, events, output
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import BrokerError, DecodeError
@@ -57,7 +57,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     command = conf.command
     show = _Show(conf)
     keys = [f"{topic}.*" for topic in conf.oslo_messaging_notifications.topics]
-    exchanges = command.exchange or conf.notification.notification_control_exchanges
+    exchanges = command.exchange or config.control_exchanges(conf)
     end = time.monotonic() + command.timeout if command.timeout is not None else None
     with ExitStack() as stack:
         taps = [stack.enter_context(closing(amqp.Tap(bus, exchanges, keys))) for bus in buses(conf)]

@@ -113,7 +113,7 @@ def topology(conf: cfg.ConfigOpts) -> amqp.Topology:
     options = conf.notification
     return amqp.Topology(
         config.queue_names(conf.oslo_messaging_notifications.topics, options.priorities),
-        exchanges=options.notification_control_exchanges,
+        exchanges=config.control_exchanges(conf),
         pool=options.pool,
         declare=options.declare,
         queue_type=options.queue_type,
@@ -130,8 +130,8 @@ def event_converter(
     :raises ConfigError: there is no such file, or the definitions are wrong.
     """
     return EventConverter.from_file(
-        definitions or config.find_definitions(conf),
-        store_raw=conf.event.store_raw,
+        definitions or str(config.find_definitions(conf)),
+        store_raw=config.raw_priorities(conf),
         drop_unmatched=conf.event.drop_unmatched_notifications,
         log=log,
     )

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from oslo_config import cfg
 
-from panko_ingest import amqp, config, ineffective_options, log_setup
+from panko_ingest import amqp, config, ineffective_options, log_setup, resources
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.errors import ConfigError
 from panko_ingest.shared_state import check_size
@@ -22,6 +23,8 @@ class Settings(NamedTuple):
     conf: cfg.ConfigOpts
     buses: list[amqp.Bus]
     """Those that are to be read; none where only the expirer runs."""
+    definitions: Path
+    """Where the converter's event definitions stand."""
     converter: EventConverter
     ineffective: list[ineffective_options.IneffectiveOption]
     """What stood in the files and has no effect, when they were read."""
@@ -61,6 +64,7 @@ class LiveConfig:
         refusal: object = None
         try:
             settings = validate(self._read())
+            _refuse_lost_definitions(self.settings.definitions, settings.definitions)
             self._set_up_logging(settings.conf)
         except ConfigError as error:
             refusal = error
@@ -71,7 +75,7 @@ class LiveConfig:
             return False
         self.settings = settings
         self.version += 1
-        warn(settings)
+        tell(settings)
         LOG.info("The configuration was read again; the workers start anew with it, in turns")
         return True
 
@@ -89,11 +93,27 @@ def validate(conf: cfg.ConfigOpts) -> Settings:
     for url in {config.database_url(conf), config.expirer_database_url(conf)}:
         get_connection(url, conf).close()
     TypeFilter(conf.event.types)
-    return Settings(conf, buses, from_config.event_converter(conf), ineffective)
+    definitions = config.find_definitions(conf)
+    converter = from_config.event_converter(conf, str(definitions))
+    return Settings(conf, buses, definitions, converter, ineffective)
 
 
-def warn(settings: Settings) -> None:
-    """Log what is allowed, and hardly what the operator wants; read no file for it, which may be gone."""
+def _refuse_lost_definitions(old: Path, new: Path) -> None:
+    """Refuse to go on by the definitions that ship where those of the operator are away.
+
+    :raises ConfigError: they are: by what ships, traits would be missing of all events from now on.
+    """
+    shipped = resources.path("etc")
+    if new.is_relative_to(shipped) and not old.is_relative_to(shipped) and not old.exists():
+        raise ConfigError(f"[event] definitions_cfg_file: {old} is not there any more")
+
+
+def tell(settings: Settings) -> None:
+    """Log what events are made by, and what is allowed and hardly what the operator wants.
+
+    No file is read for it, which may be gone.
+    """
+    LOG.info("Events are made by %s", settings.definitions)
     ineffective_options.warn(settings.ineffective)
     for doubt in log_setup.doubts(settings.conf):
         LOG.warning(doubt)

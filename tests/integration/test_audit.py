@@ -145,6 +145,7 @@ def test_notifications_of_the_identity_service_and_of_apis_answer_what_auditors_
                 60,
                 "the events",
             )
+            assert all(event.raw for event in reader.get_events(EventFilter()))
 
     (tmp_path / ".panko-ingest").mkdir()
     (tmp_path / ".panko-ingest" / "panko-ingest.conf").write_text(

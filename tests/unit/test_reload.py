@@ -161,3 +161,18 @@ def test_definitions_that_changed_on_disk_are_not_read_before_a_reload(
     assert not live_config.reload()
     assert str(definitions) in caplog.text
     assert live_config.settings.converter is before
+
+
+def test_definitions_of_the_operator_that_are_gone_are_not_replaced_by_those_that_ship(
+    path: Path, live_config: LiveConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    definitions = tmp_path / "event_definitions.yaml"
+    definitions.write_text("- {event_type: mine, traits: {a: {fields: payload.a}}}\n")
+    assert live_config.reload()
+    assert live_config.settings.definitions == definitions
+    definitions.rename(tmp_path / "elsewhere")
+    assert not live_config.reload()
+    assert f"definitions_cfg_file: {definitions} is not there any more" in caplog.text
+    assert live_config.settings.definitions == definitions
+    (tmp_path / "elsewhere").rename(definitions)
+    assert live_config.reload()

@@ -1,0 +1,129 @@
+"""What of a configuration is read, as it was meant, and what is refused rather than passed over."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+
+from panko_ingest import config, config_reader
+from panko_ingest.errors import ConfigError
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that any user may look into, unlike those of pytest."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def as_another_user() -> Iterator[None]:
+    """Be nobody, where we are root, whom no folder is closed to."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def read(path: Path, text: str) -> cfg.ConfigOpts:
+    path.write_text(text)
+    return config_reader.read(["--config-file", str(path)])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "compute.*,!compute.instance.exists",
+        '"compute.*", "!compute.instance.exists"',
+        "'compute.*','!compute.instance.exists'",
+    ],
+)
+def test_lists_may_be_quoted_as_in_yaml(tmp_path: Path, text: str) -> None:
+    conf = read(tmp_path / "x.conf", f"[event]\ntypes = {text}\n")
+    assert conf.event.types == ["compute.*", "!compute.instance.exists"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("[event]\ntypes =", "types: is empty"),
+        ("[event]\ntypes = !*", "types: !* leaves out all"),
+        ('[event]\ntypes = ["*"]', "types: is no list of names"),
+        ("[event]\ntypes = compute.*;identity.*", "types: is no list of names"),
+        ("[event]\ntypes = compute.* identity.*", "types: is no list of names"),
+        ("[event]\nstore_raw = *", "store_raw: there is no priority *"),
+        ("[event]\nstore_raw = warning", "store_raw: there is no priority warning"),
+        ("[oslo_messaging_notifications]\ntopics = a;b", "topics: is no list of names"),
+    ],
+)
+def test_what_would_store_nothing_or_not_what_was_meant_is_refused(
+    tmp_path: Path, option: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        read(tmp_path / "x.conf", f"{option}\n")
+    assert said in str(refusal.value)
+
+
+def test_names_that_take_a_line_each_may_also_have_commas_between_them(tmp_path: Path) -> None:
+    conf = read(
+        tmp_path / "x.conf",
+        "[event]\nstore_raw = info, ERROR\nstore_raw = audit\n"
+        "[notification]\nnotification_control_exchanges = nova,keystone\n",
+    )
+    assert config.raw_priorities(conf) == ["info", "ERROR", "audit"]
+    assert config.control_exchanges(conf) == ["nova", "keystone"]
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o711])
+def test_a_folder_that_is_closed_to_us_is_refused(folder: Path, mode: int) -> None:
+    main, closed = folder / "x.conf", folder / "x.conf.d"
+    main.write_text("[database]\nevent_time_to_live = 90d\n")
+    closed.mkdir()
+    (closed / "10.conf").write_text("[database]\nevent_time_to_live = 2555d\n")
+    closed.chmod(mode)
+    with as_another_user(), pytest.raises(ConfigError, match=f"{closed}: Permission denied"):
+        config_reader.read(["--config-file", str(main), "--config-dir", str(closed)])
+    closed.chmod(0o755)
+    conf = config_reader.read(["--config-file", str(main), "--config-dir", str(closed)])
+    assert conf.database.event_time_to_live == 2555 * 86400
+
+
+def test_the_usual_folder_is_refused_where_it_is_closed_to_us_and_none_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "FOLDER", folder)
+    monkeypatch.setenv("HOME", "/nowhere")
+    config_reader.read([])
+    folder.chmod(0o600)
+    with as_another_user():
+        with pytest.raises(ConfigError, match=f"{folder}: Permission denied"):
+            config_reader.read([])
+        config_reader.read(["--config-file", "/dev/null"])
+
+
+def test_credentials_of_root_alone_are_gone_without_and_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    credentials = folder / ".panko-ingest" / "panko-ingest.credentials.d"
+    credentials.mkdir(parents=True)
+    (credentials / "10.conf").write_text("[notification]\nworkers = 5\n")
+    assert config_reader.read([]).notification.workers == 5
+    assert config_reader.closed_credentials() == []
+    credentials.chmod(0o600)
+    with as_another_user():
+        assert config_reader.read([]).notification.workers != 5
+        assert config_reader.closed_credentials() == [str(credentials)]
