@@ -5,6 +5,7 @@ import fnmatch
 import heapq
 import itertools
 import operator
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -166,7 +167,7 @@ def list_events(conf: cfg.ConfigOpts) -> int:
         whole=_COLUMNS,
     )
     if page.last is not None and page.length == command.limit:
-        output.tell(f"there may be more: --marker {page.last.marker}")
+        output.tell(f"there may be more: --marker {shlex.quote(page.last.marker)}")
     return 0
 
 

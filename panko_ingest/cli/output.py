@@ -3,6 +3,7 @@
 import csv
 import datetime
 import itertools
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,8 @@ _MEASURED = 500
 _GAP = 2
 _LEAST_WIDTH = 4
 """Of a column that may be cut, with the gap beside it."""
-_FORMULA = ("=", "+", "-", "@")
+# A ; is what separates cells in many countries, and the wide signs count as the others.
+_FORMULA = re.compile("(\\A|[;\t])([=+@\\-\uff1d\uff0b\uff20\uff0d])")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], whole: Collection[str] = ()) -> None:
@@ -167,4 +169,4 @@ def tell(text: str) -> None:
 
 def _no_formula(value: Any) -> str:
     text = escaped(cell(value), keep="\n")
-    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULA) else text
+    return _FORMULA.sub(r"\1'\2", text) if isinstance(value, str) else text

@@ -1,26 +1,42 @@
-"""Quotes and separators that HTML and XML write as entities, such as ``&quot;``."""
+"""Quotes, brackets and separators that HTML and XML write as entities, such as ``&quot;``."""
 
 import re
 from collections.abc import Iterable, Iterator
 
-_CHARACTERS = (b'"', b"'", b"=", b":")
+_CHARACTERS = (b'"', b"'", b"=", b":", b">", b"<")
+_LONGEST = 8
 _ENTITY = re.compile(
-    rb"&(?:(quot|#0{0,3}34|#x22)|(apos|#0{0,3}39|#x27)|(#0{0,3}61|#x3d)|(#0{0,3}58|#x3a));", re.IGNORECASE
+    rb"&(?:(quot|#0{0,3}34|#x22)|(apos|#0{0,3}39|#x27)|(#0{0,3}61|#x3d)|(#0{0,3}58|#x3a)|(gt|#0{0,3}62|#x3e)"
+    rb"|(lt|#0{0,3}60|#x3c));",
+    re.IGNORECASE,
 )
 
 
 def written_plainly(data: bytes) -> bytes | None:
-    """Return text of the same length, blanks behind what was an entity; None where there is none."""
+    """Return text of the same length, blanks behind what was an entity; None where there is none.
+
+    They are before what opens an element, whose name follows at once.
+    """
     if b"&" not in data:
         return None
-    plain = _ENTITY.sub(lambda found: _CHARACTERS[(found.lastindex or 1) - 1].ljust(len(found[0])), data)
+    plain = _ENTITY.sub(_written_plainly, data)
     return None if plain == data else plain
 
 
+def _written_plainly(found: re.Match[bytes]) -> bytes:
+    character = _CHARACTERS[(found.lastindex or 1) - 1]
+    return character.rjust(len(found[0])) if character == b"<" else character.ljust(len(found[0]))
+
+
 def behind_entities(data: bytes, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield spans that were found in plain text, without what is left of entities before them."""
-    for start, end in spans:
+    """Yield spans that were found in plain text, without the parts of entities at their ends."""
+    for start, found_end in spans:
         opening = _ENTITY.match(data, start - 1) if start else None
         begin = opening.end() if opening else start
+        end = found_end
+        if (closing := data.rfind(b"&", begin, end)) >= max(begin, end - _LONGEST) and (
+            (entity := _ENTITY.match(data, closing)) and entity.end() > end
+        ):
+            end = closing
         if begin < end:
             yield begin, end

@@ -17,6 +17,8 @@ _NAMES = frozenset(
         "userdata", "injectedfiles", "personality",
         # keys that open something: EC2, shares, VPNs, volumes, traces
         "cek", "dek", "kek", "sharedkey", "licensekey",
+        # what a web server knows a browser by
+        "phpsessid", "jsessionid",
     }
 )  # fmt: skip
 _PARTS = ("password", "passwd", "pswd", "privatekey", "privkey", "authkey", "kubeconfig")
@@ -43,6 +45,7 @@ _IN_QUERIES = frozenset(
     {
         "tempurlsig", "signature", "sig", "xamzsignature", "xamzcredential", "xamzsecuritytoken",
         "xgoogsignature", "xgoogcredential", "awsaccesskeyid", "googleaccessid",
+        "sessionid",
     }
 )  # fmt: skip
 _LABELS = frozenset(

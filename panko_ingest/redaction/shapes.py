@@ -13,9 +13,10 @@ _PRIVATE_KEY = compiled(
     rb"-{4,5} ?BEGIN [A-Za-z0-9 ]{0,40}(?:PRIVATE KEY(?: BLOCK)?|Static key V1) ?-{4,5}"
     rb"([^\"'<]*?)(?=-{4,5} ?END|[\"'<]|\Z)"
 )
-# Keystone's Fernet tokens, and JSON web tokens.
+# Keystone's Fernet tokens, and JSON web tokens; also behind a character that is quoted for a URL or by JSON.
 _TOKEN = compiled(
-    rb"(?<![\w\-])(?:gAAAAA[\w\-]{54,}+={0,2}|eyJ[\w\-]{8,}+\.[\w\-]{8,}+(?:\.[\w\-]*+)?)", re.ASCII
+    rb"(?:(?<![\w\-])|(?<=%[0-9A-Fa-f][0-9A-Fa-f])|(?<=\\[nrt]))(?:gAAAAA[\w\-]{54,}+={0,2}|eyJ[\w\-]{8,}+\.[\w\-]{8,}+(?:\.[\w\-]*+)?)",
+    re.ASCII,
 )
 
 

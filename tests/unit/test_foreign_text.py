@@ -56,13 +56,13 @@ def test_on_a_terminal_a_table_has_no_escapes_but_its_own(
 
 def test_no_cell_of_csv_is_a_formula(capsys: pytest.CaptureFixture[str]) -> None:
     output.csv_rows(
-        ("a", "b", "c"), [['=HYPERLINK("http://evil")', "@x", "+1"], ["-x", -5, "a=b"], ["\t=1", 1.5, None]]
+        ("a", "b", "c"), [['=HYPERLINK("http://evil")', "@x", "+1"], ["-x", -5, "a=b"], ["\t=1", 1.5, "a;=b"]]
     )
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert rows[1:] == [
         ['\'=HYPERLINK("http://evil")', "'@x", "'+1"],
         ["'-x", "-5", "a=b"],
-        ["\\t=1", "1.5", ""],
+        ["\\t=1", "1.5", "a;'=b"],
     ]
 
 

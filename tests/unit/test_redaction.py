@@ -36,6 +36,9 @@ PLAIN_KEYS = [
 ]  # fmt: skip
 
 
+FERNET = "gAAAAA" + "x" * 60
+
+
 @pytest.mark.parametrize("key", SECRET_KEYS)
 def test_the_value_of_a_secrets_key_is_hidden(key: str) -> None:
     assert is_secret(key)
@@ -110,6 +113,12 @@ def test_the_password_in_a_url_is_hidden(text: str, clean: str) -> None:
             "<p>{&quot;token&quot;: &quot;***&quot;, &quot;b&quot;: 1} &amp;</p>",
         ),
         ('{"token": "a&quot;b", "c": 1} d', '{"token": "***", "c": 1} d'),
+        (
+            "&lt;user&gt;bob&lt;/user&gt;&#60;adminPass&#62;x y&#60;/adminPass&#62;",
+            "&lt;user&gt;bob&lt;/user&gt;&#60;adminPass&#62;***&#60;/adminPass&#62;",
+        ),
+        (f"a%20{FERNET}%20b", "a%20***%20b"),
+        (f"it was\\n{FERNET} here", "it was\\n*** here"),
         ("next=https%3A%2F%2Fh%2F%3Ftoken%3Dx%26a%3Db", "next=https%3A%2F%2Fh%2F%3Ftoken%3D***%26a%3Db"),
     ],
 )

@@ -55,7 +55,7 @@ def event(message_id: str) -> Event:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["events", "list", "--limit", "1"], f"there may be more: --marker {SHOWN}"),
+        (["events", "list", "--limit", "1"], f"there may be more: --marker '{SHOWN}'"),
         (["events", "list", "--type", EVIL], f"no events of a type like {SHOWN} are stored"),
         (["events", "show", "x" + EVIL], f"x{SHOWN}: no such event is stored"),
         (["events", "history", "x" + EVIL], f"x{SHOWN}: no event of it is stored"),
