@@ -208,7 +208,8 @@ NOTIFICATION_OPTS = [
         "max_bytes_in_flight",
         default=64 * 1024 * 1024,
         min=1024,
-        help="Bytes of unacknowledged messages above which a worker stops reading until they are committed.",
+        help="Bytes of unacknowledged messages, decompressed, above which a worker stops reading until they "
+        "are committed.",
     ),
     cfg.IntOpt(
         "max_message_size",

@@ -76,6 +76,7 @@ def clean_body(delivery: Delivery, body: bytes, max_size: int, max_depth: int) -
             headers=delivery.headers,
             max_size=max_size,
             max_depth=max_depth,
+            look_at=delivery.inflated_to,
         )
     # Whatever it is, the message must not come back for ever, and its credentials not be stored.
     except Exception as error:  # noqa: BLE001

@@ -7,7 +7,7 @@ from panko_ingest import dead_letter, foreign_text
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import DecodeError, MessageError
-from panko_ingest.notification import Notification
+from panko_ingest.notification import Notification, read_text
 from panko_ingest.shared_state import SharedState, Slot
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
@@ -97,14 +97,16 @@ class MessageProcessor:
     def _decode(self, delivery: Delivery) -> Notification:
         if delivery.fault is not None:
             raise DecodeError(delivery.fault)
-        return Notification.decode(
+        text = read_text(
             delivery.body,
             content_type=delivery.content_type,
             content_encoding=delivery.content_encoding,
             headers=delivery.headers,
             max_size=self._max_size,
-            max_depth=self._max_depth,
         )
+        if text is not delivery.body:
+            delivery.inflated_to(len(text))
+        return Notification.from_text(text, max_size=self._max_size, max_depth=self._max_depth)
 
     def _convert(self, notification: Notification) -> Event | None:
         event_type = notification.message["event_type"]
