@@ -14,7 +14,10 @@ _LONGEST_FLOOD = 100 * WINDOW
 """Messages without a good one from which on nothing seems to wait behind them."""
 
 Source = tuple[str, str]
-"""Who published a message, and of which type; of one that can't be read, what it came by."""
+"""Who published a message, and of which type; what it came by, if it is a dead letter for what is in it.
+
+Anybody may write any publisher's name into a message that is at fault.
+"""
 
 
 @dataclass(slots=True)

@@ -79,16 +79,20 @@ class MessageProcessor:
             if guard is not None:
                 guard.enter(delivery)
             notification = self._decode(delivery)
-            delivery.source = _source(notification)
             outcome: Event | DeadLetter | None = self._convert(notification)
+            delivery.source = _source(notification)
             if isinstance(outcome, Event) and outcome.raw:
                 is_left_out = outcome.raw.keys() == {SALVAGED_KEY}
                 delivery.bytes_held += 0 if is_left_out else notification.bytes_held
         except MessageError as error:
+            # The message is at fault, and may be anybody's, whatever name it bears: it stays with what it
+            # came by, or a few names of others would make a flood look like everybody's.
             outcome = self._dead_letter(delivery, error, error.stage, notification)
         # A fault of ours or of a plugin must cost this message only, also where the plugin calls sys.exit().
         except (Exception, SystemExit) as error:
             LOG.exception("Unexpected error while converting a message from %s", delivery.queue)
+            if notification is not None:
+                delivery.source = _source(notification)
             outcome = self._dead_letter(delivery, error, "convert", notification)
         if guard is not None:
             guard.leave()

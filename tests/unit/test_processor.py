@@ -112,6 +112,18 @@ def test_of_a_dead_letter_all_is_counted_that_was_looked_at_decompressed(
     assert packed.bytes_held >= len(body)
 
 
+def test_the_name_of_a_publisher_counts_only_where_the_message_is_not_at_fault(
+    processor: MessageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ("compute.host1", "compute.instance.update")
+    good, forged, ours = delivery(), delivery(timestamp=None), delivery()
+    processor.process(good)
+    processor.process(forged)
+    monkeypatch.setattr(EventConverter, "to_event", lambda *_: 1 / 0)
+    processor.process(ours)
+    assert (good.source, forged.source, ours.source) == (name, ("", ""), name)
+
+
 def test_a_message_that_killed_workers_is_not_looked_into_for_its_dead_letter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
