@@ -268,7 +268,7 @@ NOTIFICATION_OPTS = [
         "dead_letter_hourly_bytes",
         default=1024 * 1024 * 1024,
         min=0,
-        help="Bytes of dead letters that a worker takes from a bus in an hour before it stops taking more "
+        help="Bytes that a worker stores of a bus's dead letters in an hour before it stops taking more "
         "than one probing batch a minute; the log warns at a quarter of it. 0: no limit.",
     ),
 ]

@@ -232,13 +232,15 @@ class RecordingThread:
             event = events[index]
             delivery = piece.batch.sources[piece.events[index - piece.first]]
             delivery.is_dead = True
-            return dead_letter.from_delivery(
+            letter = dead_letter.from_delivery(
                 delivery,
                 error,
                 stage="record",
                 message_id=event.message_id,
                 event_type=event.event_type,
             )
+            piece.batch.refused.append(letter)
+            return letter
 
         if not events and not letters:
             return RecordResult((), ())
