@@ -241,6 +241,9 @@ class Session:
             if queue.queue == self._tools.topology.pool:
                 self._bindings.start_over()
         if opened:
+            # What came over the channels before can't be acknowledged any more, and comes again.
+            anew = {queue.queue for queue in opened}
+            self._arrived = deque(one for one in self._arrived if one.queue not in anew)
             if all(queue in opened for queue in self._queues if queue.is_open):
                 self._find_room()
             self._follow()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from amqp.exceptions import PreconditionFailed
 
 from panko_ingest.amqp import AmqpConsumer, parse
 from panko_ingest.amqp.amqp_link import IO_TIMEOUT
@@ -190,6 +191,7 @@ class BurstLink(Link):
 
     def consume(self, channel: Channel, queue: str, *more: Any) -> None:
         self._receive = more[2]
+        self.read_over = channel
         before = self._clock()
         super().consume(channel, queue, *more)
         self.bring(BURST)
@@ -253,3 +255,19 @@ def test_what_waits_to_be_converted_is_left_to_the_broker_at_the_end() -> None:
     accepted = len(handler.accepted)
     assert session.drain()
     assert len(handler.accepted) == accepted
+
+
+def test_what_waits_of_a_channel_that_is_gone_is_not_converted_once_the_queue_is_read_anew() -> None:
+    clock = Clock()
+    link, handler = BurstLink(clock), SlowHandler(clock)
+    session = session_over(link, handler, clock, QUEUES[:1])
+    session.step()
+    link.read_over.refusal = PreconditionFailed("delivery acknowledgement timed out")
+    for _ in range(BURST):
+        session.step()
+        if link.changes[QUEUES[0]] > 1:
+            break
+    for _ in range(BURST):
+        session.step()
+    assert set(range(1, BURST + 1)) - set(handler.accepted)
+    assert set(range(BURST + 1, 2 * BURST + 1)) <= set(handler.accepted)
