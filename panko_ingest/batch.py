@@ -21,6 +21,8 @@ class Batch:
     events: list[Event] = field(default_factory=list)
     sources: list[Delivery] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    refused: list[DeadLetter] = field(default_factory=list)
+    """What became of events that the store does not take."""
     size: int = 0
     handed_over_at: float = 0.0
     """When the recording thread got it, on the same clock as ``opened_at``."""

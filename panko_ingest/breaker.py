@@ -14,12 +14,15 @@ _LONGEST_FLOOD = 100 * WINDOW
 """Messages without a good one from which on nothing seems to wait behind them."""
 
 Source = tuple[str, str]
-"""Who published a message, and of which type; of one that can't be read, what it came by."""
+"""Who published a message, and of which type; what it came by, if it is a dead letter for what is in it.
+
+Anybody may write any publisher's name into a message that is at fault.
+"""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Whose messages of a batch were good, whose became dead letters, and the latter's bytes."""
+    """Whose messages of a batch were good, whose became dead letters, and the bytes stored of these."""
 
     good: Sequence[Source]
     dead: Sequence[Source]
@@ -43,7 +46,7 @@ class FloodBreaker:
 
     :param limit: share of dead letters, 0 to 1; 0 turns this off.
     :param clock: monotonic seconds.
-    :param hourly_bytes: of dead letters' bodies; 0 for any.
+    :param hourly_bytes: that are stored of dead letters; 0 for any.
     """
 
     def __init__(self, limit: float, clock: Callable[[], float], hourly_bytes: int = 0) -> None:

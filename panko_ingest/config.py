@@ -231,7 +231,8 @@ NOTIFICATION_OPTS = [
         "max_bytes_in_flight",
         default=64 * 1024 * 1024,
         min=1024,
-        help="Bytes of unacknowledged messages above which a worker stops reading until they are committed.",
+        help="Bytes of unacknowledged messages, decompressed, above which a worker stops reading until they "
+        "are committed.",
     ),
     cfg.IntOpt(
         "max_message_size",
@@ -290,7 +291,7 @@ NOTIFICATION_OPTS = [
         "dead_letter_hourly_bytes",
         default=1024 * 1024 * 1024,
         min=0,
-        help="Bytes of dead letters that a worker takes from a bus in an hour before it stops taking more "
+        help="Bytes that a worker stores of a bus's dead letters in an hour before it stops taking more "
         "than one probing batch a minute; the log warns at a quarter of it. 0: no limit.",
     ),
 ]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from panko_ingest import exact_json
 from panko_ingest.delivery import Delivery
 from panko_ingest.notification import MAX_DEPTH, MAX_MESSAGE_SIZE, is_deeper_than
 from panko_ingest.redaction import NotText, overwrite, redact, redact_body
@@ -10,6 +11,9 @@ from panko_ingest.storage.models import DeadLetter
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of a body above which it is cut, which the error then says; a database may take less."""
 
+_BYTES_OF_A_ROW = 512
+"""What a row takes beside body, headers and error, with its part of three indexes."""
+_MOST_COUNTED = 1000
 _MAX_ERROR = 2000
 _MAX_HEADER_DEPTH = 50  # what can be written as JSON by any library
 
@@ -76,6 +80,7 @@ def clean_body(delivery: Delivery, body: bytes, max_size: int, max_depth: int) -
             headers=delivery.headers,
             max_size=max_size,
             max_depth=max_depth,
+            look_at=delivery.inflated_to,
         )
     # Whatever it is, the message must not come back for ever, and its credentials not be stored.
     except Exception as error:  # noqa: BLE001
@@ -98,6 +103,24 @@ def clean_headers(delivery: Delivery) -> tuple[dict[str, Any], bool]:
     except Exception as error:  # noqa: BLE001
         return {"withheld": f"credentials in the headers can't be told apart: {type(error).__name__}"}, True
     return clean, clean != headers
+
+
+class KeptBytes:
+    """Counts the bytes that dead letters take in the database; one of the last 1000 again takes none."""
+
+    def __init__(self) -> None:
+        self._counted: dict[bytes, None] = {}
+
+    def of(self, letter: DeadLetter) -> int:
+        """Return how many more bytes the database takes for a dead letter that was stored."""
+        known = self._counted
+        if letter.digest in known:
+            return 0
+        if len(known) >= _MOST_COUNTED:
+            del known[next(iter(known))]
+        known[letter.digest] = None
+        # Characters of JSON and of an error are bytes, mostly.
+        return _BYTES_OF_A_ROW + len(letter.body) + len(letter.error) + len(exact_json.dumps(letter.headers))
 
 
 def _known(value: object) -> str | None:

@@ -12,7 +12,8 @@ class Delivery:
     no other channel of its consumer ever has. ``fault`` says why its properties can't be read, which makes a
     dead letter of it; its headers then hold all their bytes. ``source`` is who published it, and of which
     type, once that is known, or what it came by; ``is_dead`` whether it became a dead letter.
-    ``bytes_held`` is how much memory it takes, with what was made of it: the figure for all bounds.
+    ``bytes_held`` is how much memory it takes, with what was made of it, or took, decompressed: the figure
+    for all bounds.
     """
 
     __slots__ = (
@@ -61,6 +62,10 @@ class Delivery:
         self.channel = channel
         self.source = (exchange, routing_key)
         self.is_dead = False
+
+    def inflated_to(self, size: int) -> None:
+        """Count the bytes of its body, decompressed, as held: they cost time at least."""
+        self.bytes_held = max(self.bytes_held, size)
 
     @property
     def returns(self) -> int:

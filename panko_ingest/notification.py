@@ -102,6 +102,16 @@ class Notification:
             headers=headers,
             max_size=max_size,
         )
+        return cls.from_text(text, max_size=max_size, max_depth=max_depth)
+
+    @classmethod
+    def from_text(
+        cls, text: bytes | str, *, max_size: int = MAX_MESSAGE_SIZE, max_depth: int = MAX_DEPTH
+    ) -> "Notification":
+        """Return the notification in what ``read_text`` has returned.
+
+        :raises DecodeError: the text is no notification within these bounds; the text of the error says why.
+        """
         document, inner = parse_text(text, max_size, max_depth)
         return cls.from_inner(inner, notification_text(document) or text)
 

@@ -109,11 +109,23 @@ class AmqpLink:
             else:
                 self._connection.handle_available()
                 came = True
+        self._keep_heartbeat()
+        return came
+
+    def keep_alive(self) -> None:
+        """Keep the heartbeat, and read nothing.
+
+        :raises OSError: (or an error of py-amqp) the connection is to be given up.
+        """
+        # The broker's heartbeats wait in the socket, and py-amqp would miss them.
+        self._connection.bytes_recv += 1
+        self._keep_heartbeat()
+
+    def _keep_heartbeat(self) -> None:
         now = time.monotonic()
         if now >= self._next_heartbeat_check:
             self._next_heartbeat_check = now + _HEARTBEAT_CHECK_INTERVAL
             self._connection.heartbeat_tick()
-        return came
 
     def consume(
         self,

@@ -111,6 +111,12 @@ class Link(Protocol):
         :raises LINK_ERRORS: the connection is to be given up.
         """
 
+    def keep_alive(self) -> None:
+        """Keep the heartbeat, and read nothing: there is enough to do with what came.
+
+        :raises LINK_ERRORS: the connection is to be given up.
+        """
+
     def close(self) -> None:
         """Close the connection; a broker that is gone already is no error."""
 

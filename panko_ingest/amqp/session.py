@@ -26,6 +26,8 @@ _MAX_WAIT = 0.5
 _DRAIN_WAIT = 0.05
 # Seconds after which a step leaves the rest of what a broker is to be asked to the next one.
 _ASKING = 1.0
+# Seconds for which deliveries are passed on in a step, as neither heartbeats nor acks go out meanwhile.
+_PASSING_ON = 1.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
 
@@ -115,6 +117,7 @@ class Session:
         self._link = link
         self._where = where
         self._stopping = False
+        self._arrived: deque[Delivery] = deque()
         self._gave_back = False
         self._renews_at = 0.0
         self._asks_on_at = tools.clock() + pauses.READ_FIRST
@@ -161,7 +164,12 @@ class Session:
             self._open_queues()
             if not self._link.is_virtual:
                 self._look_after()
-        busy = self._link.serve(0 if self._handler.waiting() else _MAX_WAIT)
+        if self._arrived:
+            busy = True
+            self._link.keep_alive()  # what is more waits at the broker
+        else:
+            busy = self._link.serve(0 if self._handler.waiting() else _MAX_WAIT)
+        self._pass_on()
         self._settle(eager=not busy)
 
     def give_back(self) -> bool:
@@ -173,6 +181,7 @@ class Session:
         if not any(queue.clings for queue in self._queues):
             return False
         self._gave_back = True
+        self._arrived.clear()
         self._handler.reset()
         for queue in self._queues:
             self._handler.opened(queue.queue)
@@ -187,6 +196,7 @@ class Session:
         """
         if not self._stopping:
             self._stopping = True
+            self._arrived.clear()
             for queue in self._queues:
                 queue.stop()
             self._follow()
@@ -199,7 +209,17 @@ class Session:
     def _receive(self, delivery: Delivery) -> None:
         # What arrives while stopping is left unacknowledged: the broker gives it to another.
         if not self._stopping:
-            self._handler.accept(delivery)
+            # Only laid by, as it may come before an answer, which has its time.
+            self._arrived.append(delivery)
+
+    def _pass_on(self) -> None:
+        """Pass on what has arrived, but for what would take too long: some messages take seconds each."""
+        arrived, accept, clock = self._arrived, self._handler.accept, self._tools.clock
+        late = clock() + _PASSING_ON
+        while arrived:
+            accept(arrived.popleft())
+            if clock() > late:
+                return
 
     def _rotated(self) -> Iterator[QueueChannel]:
         """Yield the queues for as long as they may take; the next step begins with the one after them."""
@@ -221,6 +241,9 @@ class Session:
             if queue.queue == self._tools.topology.pool:
                 self._bindings.start_over()
         if opened:
+            # What came over the channels before can't be acknowledged any more, and comes again.
+            anew = {queue.queue for queue in opened}
+            self._arrived = deque(one for one in self._arrived if one.queue not in anew)
             if all(queue in opened for queue in self._queues if queue.is_open):
                 self._find_room()
             self._follow()

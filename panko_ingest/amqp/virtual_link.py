@@ -39,6 +39,9 @@ class VirtualLink:
             return False
         return True
 
+    def keep_alive(self) -> None:
+        """Do nothing: no such transport has a heartbeat."""
+
     def consume(
         self,
         channel: Any,

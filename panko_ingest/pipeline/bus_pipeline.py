@@ -10,6 +10,7 @@ from typing import Any
 from panko_ingest import timestamps
 from panko_ingest.batch import Batch, Batcher
 from panko_ingest.breaker import HOUR, FloodBreaker, Tally
+from panko_ingest.dead_letter import KeptBytes
 from panko_ingest.delivery import Delivery
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline.flow_control import FlowControl
@@ -63,6 +64,7 @@ class BusPipeline:
         self.session = 0
         self._outstanding: deque[Batch] = deque()
         self._settled: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+        self._kept = KeptBytes()
         self._say_breaker_at = 0.0
         self._say_large_at = 0.0
         self._was_open = False
@@ -175,9 +177,10 @@ class BusPipeline:
 
     def _judge(self, batch: Batch) -> None:
         breaker = self._breaker
-        dead = [one for one in batch.deliveries if one.is_dead]
         good = [one.source for one in batch.deliveries if not one.is_dead]
-        breaker.record(Tally(good, [one.source for one in dead], sum(len(one.body) for one in dead)))
+        dead = [one.source for one in batch.deliveries if one.is_dead]
+        kept = sum(map(self._kept.of, (*batch.dead_letters, *batch.refused)))
+        breaker.record(Tally(good, dead, kept))
         if breaker.share_of_hourly_bytes > _SAY_LARGE and self._clock() >= self._say_large_at:
             self._say_large_at = self._clock() + HOUR
             LOG.warning(

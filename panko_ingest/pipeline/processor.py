@@ -7,7 +7,7 @@ from panko_ingest import dead_letter, foreign_text
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import DecodeError, MessageError
-from panko_ingest.notification import Notification
+from panko_ingest.notification import Notification, read_text
 from panko_ingest.shared_state import SharedState, Slot
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
@@ -79,16 +79,20 @@ class MessageProcessor:
             if guard is not None:
                 guard.enter(delivery)
             notification = self._decode(delivery)
-            delivery.source = _source(notification)
             outcome: Event | DeadLetter | None = self._convert(notification)
+            delivery.source = _source(notification)
             if isinstance(outcome, Event) and outcome.raw:
                 is_left_out = outcome.raw.keys() == {SALVAGED_KEY}
                 delivery.bytes_held += 0 if is_left_out else notification.bytes_held
         except MessageError as error:
+            # The message is at fault, and may be anybody's, whatever name it bears: it stays with what it
+            # came by, or a few names of others would make a flood look like everybody's.
             outcome = self._dead_letter(delivery, error, error.stage, notification)
         # A fault of ours or of a plugin must cost this message only, also where the plugin calls sys.exit().
         except (Exception, SystemExit) as error:
             LOG.exception("Unexpected error while converting a message from %s", delivery.queue)
+            if notification is not None:
+                delivery.source = _source(notification)
             outcome = self._dead_letter(delivery, error, "convert", notification)
         if guard is not None:
             guard.leave()
@@ -97,14 +101,16 @@ class MessageProcessor:
     def _decode(self, delivery: Delivery) -> Notification:
         if delivery.fault is not None:
             raise DecodeError(delivery.fault)
-        return Notification.decode(
+        text = read_text(
             delivery.body,
             content_type=delivery.content_type,
             content_encoding=delivery.content_encoding,
             headers=delivery.headers,
             max_size=self._max_size,
-            max_depth=self._max_depth,
         )
+        if text is not delivery.body:
+            delivery.inflated_to(len(text))
+        return Notification.from_text(text, max_size=self._max_size, max_depth=self._max_depth)
 
     def _convert(self, notification: Notification) -> Event | None:
         event_type = notification.message["event_type"]

@@ -64,6 +64,7 @@ class RecordingThread:
         self._store_backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE, clock)
         self._probe_at = 0.0
         self._busy_since: float | None = None
+        self._has_nothing = True
         self._stopping = False
         self._finishing = False
         self._say_at = 0.0
@@ -81,6 +82,11 @@ class RecordingThread:
     def refuses(self, owner: Owner) -> bool:
         """Whether the store takes other batches, but not the last one of this bus."""
         return owner in self._queue.troubled
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of what was submitted waits for the store. Callable from any thread."""
+        return self._has_nothing and self._submitted.empty()
 
     def submit(self, owner: Owner, batch: Batch) -> None:
         """Queue a batch; what the broker may send bounds how many there can be."""
@@ -114,6 +120,7 @@ class RecordingThread:
             finishing = self._finishing  # before looking: what is submitted until then is to be recorded
             self._beat()
             self._take_submitted()
+            self._has_nothing = self._queue.empty
             pieces = self._queue.next() if self.store_answers else []
             if pieces:
                 self._record(pieces)
@@ -225,13 +232,15 @@ class RecordingThread:
             event = events[index]
             delivery = piece.batch.sources[piece.events[index - piece.first]]
             delivery.is_dead = True
-            return dead_letter.from_delivery(
+            letter = dead_letter.from_delivery(
                 delivery,
                 error,
                 stage="record",
                 message_id=event.message_id,
                 event_type=event.event_type,
             )
+            piece.batch.refused.append(letter)
+            return letter
 
         if not events and not letters:
             return RecordResult((), ())

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from panko_ingest import compression
@@ -42,6 +42,7 @@ def redact_body(
     headers: Mapping[str, Any] | None = None,
     max_size: int = MAX_MESSAGE_SIZE,
     max_depth: int = MAX_DEPTH,
+    look_at: Callable[[int], None] = lambda _size: None,
 ) -> tuple[bytes, bool]:
     """Return a message's body without credentials, and whether any had to be hidden.
 
@@ -50,16 +51,19 @@ def redact_body(
     What can't be looked at of a compressed body is left out, which counts as hidden.
     The parameters are those of ``Notification.decode``.
 
+    :param look_at: told how many bytes are looked at, decompressed.
     :raises NotText: the body does not decode, and is no text, or compressed in a way that is not known.
     :raises TooMuchText: it has more names than are looked at.
     """
     method, data, whole = _inflated(body, headers, max_size)
+    look_at(len(data))
+    is_inflated = method is not None and whole  # which can take as long as all the rest
     try:
         text = read_text(
-            body,
+            data if is_inflated else body,
             content_type=content_type,
             content_encoding=content_encoding,
-            headers=headers,
+            headers=None if is_inflated else headers,
             max_size=max_size,
         )
         document, inner = parse_text(text, max_size, max_depth)

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
+from panko_ingest.redaction.steps import Steps
+
 _CHARACTERS = (b'"', b"'", b"=", b":", b">", b"<")
 _LONGEST = 8
 _ENTITY = re.compile(
@@ -12,13 +14,16 @@ _ENTITY = re.compile(
 )
 
 
-def written_plainly(data: bytes) -> bytes | None:
+def written_plainly(data: bytes, steps: Steps) -> bytes | None:
     """Return text of the same length, blanks behind what was an entity; None where there is none.
 
     They are before what opens an element, whose name follows at once.
+
+    :raises TooMuchText: there are more than are looked at.
     """
     if b"&" not in data:
         return None
+    steps.take(data.count(b"&"))
     plain = _ENTITY.sub(_written_plainly, data)
     return None if plain == data else plain
 

@@ -144,8 +144,9 @@ def overwrite(data: bytes) -> bytes:
 
 def _spans(data: bytes, steps: Steps) -> list[tuple[int, int]]:
     """Return where credentials start and end, in order and apart from each other."""
+    plain = written_plainly(data, steps)  # first, as it may be too much
     found = [span for find in _FINDERS for span in find(data, steps)]
-    if (plain := written_plainly(data)) is not None:
+    if plain is not None:
         # Beside the text as it is, in which an entity may be a part of a value.
         found += behind_entities(data, [span for find in _FINDERS for span in find(plain, steps)])
     return apart(found)

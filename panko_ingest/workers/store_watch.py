@@ -25,15 +25,23 @@ class StoreWatch:
     """Looks at what a worker has in hand, and asks the store for the cause when nothing of it is committed.
 
     :param totals: returns what the metrics of this worker add up to.
+    :param idle: returns whether the store was given nothing that it has not taken.
     """
 
-    def __init__(self, connection: Connection, metrics: Metrics, totals: Callable[[], Totals]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        metrics: Metrics,
+        totals: Callable[[], Totals],
+        idle: Callable[[], bool],
+    ) -> None:
         self._connection = connection
         self._metrics = metrics
         self._totals = totals
+        self._idle = idle
         self._committed = -1.0
-        self._since = time.monotonic()
-        self._told = False
+        self._since = self._idle_at = time.monotonic()
+        self._told = self._told_idle = False
         self._awake = Awake(_LONGEST_BETWEEN_LOOKS)
 
     def look(self) -> None:
@@ -45,13 +53,31 @@ class StoreWatch:
             self._committed, self._since = committed, now
         silent = min(now - self._since, self._awake.seconds())
         self._metrics.unwritten_seconds.set(silent)
-        if self._told and silent < SLOW:
-            self._told = False
-            LOG.info("The event database takes what it was slow to take")
-        if not self._told and silent >= SLOW:
+        if self._idle():
+            self._idle_at = now
+        if silent < SLOW:
+            if self._told:
+                LOG.info("The event database takes what it was slow to take")
+            self._told = self._told_idle = False
+        elif self._idle_at == now:
+            self._tell_idle(totals, silent, in_hand)
+        elif not self._told and now - self._idle_at >= SLOW:
             with contextlib.suppress(OSError):  # the next look tries again
                 threads.start(self._tell, "cause", silent, in_hand)
                 self._told = True
+
+    def _tell_idle(self, totals: Totals, silent: float, in_hand: int) -> None:
+        if self._told_idle:
+            return
+        self._told_idle = True
+        buses = [bus for bus, count in totals.by_label("messages_in_flight").items() if count]
+        LOG.warning(
+            "Nothing was given to the event database for %.0f s, %d messages are in hand: those of %s are "
+            "still converted, which takes long, or gather until [notification] batch_timeout",
+            silent,
+            in_hand,
+            ", ".join(buses),
+        )
 
     def _tell(self, silent: float, in_hand: int) -> None:
         LOG.warning(

@@ -1,5 +1,6 @@
 """Messages that are bad, very many of them, and such as kill whoever reads them."""
 
+import bz2
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from tests.faults.conftest import HOOKS
 from tests.faults.scene import bodies, record
 from tests.ledger import Ledger
 from tests.services import RabbitMQ
-from tests.waiting import wait_until
+from tests.waiting import crowding, wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(900)]
 
@@ -105,6 +106,34 @@ def test_big_messages_are_taken_a_few_at_a_time(tmp_path: Path, broker_url: str,
     assert ledger.dead_letters() == 0
     # A few bodies are there as bytes, as text, and decoded.
     assert max(sizes) - sizes[0] < count * size / 2, "it took them all"
+
+
+def test_small_messages_that_take_long_each_do_not_end_the_worker_that_converts_them(
+    tmp_path: Path, broker_url: str, ledger: Ledger
+) -> None:
+    limit, good = 8 * crowding(), bodies(40)
+    # Each takes half a second of processor, and all that a prefetch lets come are read at once.
+    text = json.dumps({"event_type": "a.b", "payload": ["x: y, " * 4000 for _ in range(100)]}).encode()
+    bombs = [bz2.compress(text + b" " * number) for number in range(20)]
+    assert sum(map(len, bombs)) < 2**13
+    service = Daemon(
+        configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n"),
+        "--only",
+        "ingester",
+        environment=environment(HOOKS, FAULT_SET=f"panko_ingest.workers.supervisor:HANG_LIMIT={limit}"),
+    )
+    with Bus(broker_url, quorum=True) as bus:
+        bus.declare()
+        bus.publish(bombs, application_headers={"compression": "application/x-bz2"})
+        bus.publish(good)
+        with service.running():
+            wait_until(lambda: ledger.events() == len(good), 300, "the good ones")
+            wait_until(lambda: ledger.dead_letters() == len(bombs), 60, "the dead letters")
+            assert service.stop() == 0
+        wait_until(lambda: bus.count() == 0, 20, "an empty queue")
+    assert "made no progress" not in service.log
+    ledger.assert_holds(good)
+    record("20 that inflate to 4000 times their size", 0, len(good) + len(bombs), ledger.events(), len(bombs))
 
 
 PLUGIN = """\

@@ -474,6 +474,10 @@ class SimulatedLink:
         self.use()
         return self._handle(self.world.random.randint(1, 8))
 
+    def keep_alive(self) -> None:
+        """Notice that the connection is gone."""
+        self.use()
+
     def _handle(self, most: int) -> bool:
         came = False
         while self._inbox and most:

@@ -5,6 +5,7 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from random import Random
 
 import pytest
 
@@ -77,12 +78,13 @@ class Line:
         batch: int = 10,
         max_bytes: int = 10**9,
         limit: float = 0.9,
+        hourly_bytes: int = 0,
         deaths: int = 0,
     ) -> None:
         self.deaths = 0
         self.recording = RecordingThread(store, Metrics())  # type: ignore[arg-type]
         converter = EventConverter([])
-        self.breaker = FloodBreaker(limit, clock)
+        self.breaker = FloodBreaker(limit, clock, hourly_bytes)
         self.pipeline = BusPipeline(
             MessageProcessor(converter, TypeFilter(["*"]), max_size=10**6, max_depth=50),
             Batcher(batch, 1.0, 10**9, clock),
@@ -101,9 +103,10 @@ class Line:
         self._thread.start()
         wait_until(self.pipeline.ready, 5, "a store that answers")
 
-    def deliver(self, body: bytes, returns: int = 0, *, redelivered: bool = False) -> None:
+    def deliver(self, body: bytes, returns: int = 0, *, redelivered: bool = False, **headers: object) -> None:
         self._tag += 1
-        headers = {"x-delivery-count": returns, "x-acquired-count": returns} if returns else {}
+        if returns:
+            headers |= {"x-delivery-count": returns, "x-acquired-count": returns}
         self.pipeline.accept(
             Delivery(body, headers=headers, tag=self._tag, queue=QUEUE, redelivered=redelivered)
         )
@@ -129,10 +132,10 @@ class Line:
         self._thread.join(10)
 
 
-def body(message_id: str = "", padding: int = 0) -> bytes:
+def body(message_id: str = "", padding: int = 0, publisher: str = "h") -> bytes:
     now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
     return json.dumps({
-        "message_id": message_id or str(uuid.uuid4()), "publisher_id": "h", "event_type": "a.b",
+        "message_id": message_id or str(uuid.uuid4()), "publisher_id": publisher, "event_type": "a.b",
         "priority": "INFO", "payload": {"padding": "x" * padding}, "timestamp": str(now),
     }).encode()  # fmt: skip
 
@@ -272,6 +275,42 @@ def test_one_publisher_that_floods_the_bus_does_not_keep_the_messages_of_others_
         wait_until(lambda: len(line.poll()) == 4000, 10, "the acks")
         assert not line.pipeline.probing()
         assert len(store.events) == 200
+    finally:
+        line.stop()
+
+
+def test_a_flood_that_bears_the_names_of_others_does_not_keep_their_messages_from_being_stored(
+    store: Store, clock: Clock
+) -> None:
+    line = Line(store, clock, batch=500)
+    publishers = ["compute.host1", "volume.host2"]
+    try:
+        for number in range(20):
+            line.deliver(body(publisher=publishers[number % 2]))
+        for number in range(4000):
+            forged = {"message_id": "m", "publisher_id": publishers[number % 2], "event_type": "a.b"}
+            line.deliver(json.dumps({**forged, "number": number}).encode())
+        wait_until(lambda: len(line.poll()) == 4020, 60, "the acks")
+        assert not line.pipeline.probing()
+    finally:
+        line.stop()
+
+
+def test_what_is_stored_of_dead_letters_in_an_hour_is_bounded_and_nothing_else(
+    store: Store, clock: Clock
+) -> None:
+    size = 100_000
+    line = Line(store, clock, batch=10, limit=0.0, hourly_bytes=10 * size)
+    try:
+        for number in range(30):  # of these nothing is kept, or each once
+            line.deliver(b"\x1f\x8b" + Random(number).randbytes(size))
+            line.deliver(b"{" * size)
+        wait_until(lambda: len(line.poll()) == 60, 60, "the acks")
+        assert not line.pipeline.probing()
+        for number in range(10):
+            line.deliver(b"{%d" % number, filler="x" * size)
+        wait_until(lambda: len(line.poll()) == 70, 60, "the acks")
+        assert line.pipeline.probing()
     finally:
         line.stop()
 

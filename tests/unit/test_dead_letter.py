@@ -1,6 +1,7 @@
 """What is kept of a message that can't become an event."""
 
 import json
+from random import Random
 from typing import Any
 
 import pytest
@@ -72,3 +73,27 @@ def test_the_error_is_bounded_and_storable() -> None:
     letter = dead_letter.from_delivery(delivery(b""), DecodeError("\ud800" + "x" * 10_000), stage="decode")
     assert len(letter.error) <= 2000
     letter.error.encode("utf-8")
+
+
+def kept(counted: dead_letter.KeptBytes, delivered: Delivery) -> int:
+    return counted.of(dead_letter.from_delivery(delivered, DecodeError("no JSON"), stage="decode"))
+
+
+def test_what_is_kept_of_a_dead_letter_is_counted_its_headers_too_and_not_what_is_withheld() -> None:
+    counted = dead_letter.KeptBytes()
+    size = 100_000
+    least = kept(counted, delivery(b"{"))
+    assert 100 < least < 2000, "also a row without anything in it takes its place"
+    assert size < kept(counted, delivery(b"{" * size)) <= least + 2 * size
+    assert size < kept(counted, delivery(b"{1", headers={"x": "y" * size})) <= least + 2 * size
+    withheld = delivery(Random(1).randbytes(size))
+    assert kept(counted, withheld) < 2 * least
+
+
+def test_a_dead_letter_that_comes_again_takes_no_more_place() -> None:
+    counted = dead_letter.KeptBytes()
+    assert kept(counted, delivery(b"{"))
+    assert not kept(counted, delivery(b"{"))
+    for number in range(5000):
+        assert kept(counted, delivery(b"{%d" % number))
+    assert len(counted._counted) <= 1000

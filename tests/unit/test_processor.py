@@ -101,6 +101,29 @@ def test_what_an_event_keeps_of_an_inflated_notification_is_counted_and_bounded(
         assert (packed.bytes_held > size) == kept
 
 
+@pytest.mark.parametrize("text", ["{}", "no JSON ", '{"event_type": "a.b"}'])
+@pytest.mark.parametrize("missing", [0, 4])
+def test_of_a_dead_letter_all_is_counted_that_was_looked_at_decompressed(
+    processor: MessageProcessor, text: str, missing: int
+) -> None:
+    body = (text + " " * 500_000).encode()
+    packed = Delivery(zlib.compress(body)[: -missing or None], headers={"compression": "gzip"})
+    assert isinstance(processor.process(packed), DeadLetter)
+    assert packed.bytes_held >= len(body)
+
+
+def test_the_name_of_a_publisher_counts_only_where_the_message_is_not_at_fault(
+    processor: MessageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = ("compute.host1", "compute.instance.update")
+    good, forged, ours = delivery(), delivery(timestamp=None), delivery()
+    processor.process(good)
+    processor.process(forged)
+    monkeypatch.setattr(EventConverter, "to_event", lambda *_: 1 / 0)
+    processor.process(ours)
+    assert (good.source, forged.source, ours.source) == (name, ("", ""), name)
+
+
 def test_a_message_that_killed_workers_is_not_looked_into_for_its_dead_letter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -47,6 +47,14 @@ def test_any_number_of_texts_takes_time_in_proportion_to_their_size(piece: str) 
     assert time.process_time() - started < 4.0
 
 
+def test_text_with_more_entities_than_anybody_writes_is_refused_at_once() -> None:
+    text = b"&quot;" * (16 * MEBIBYTE // 6)
+    started = time.process_time()
+    with pytest.raises(TooMuchText):
+        overwrite(text)
+    assert time.process_time() - started < 0.5
+
+
 @pytest.mark.parametrize(
     "texts",
     [

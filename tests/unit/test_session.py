@@ -5,6 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
+from amqp.exceptions import PreconditionFailed
+
 from panko_ingest.amqp import AmqpConsumer, parse
 from panko_ingest.amqp.amqp_link import IO_TIMEOUT
 from panko_ingest.amqp.bindings import CostlyExchanges
@@ -102,14 +105,12 @@ class Handler:
         return True
 
 
-def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
-    clock, handler = Clock(), Handler()
-    link = Link(clock)
+def session_over(link: Link, handler: Handler, clock: Clock, queues: Sequence[str] = QUEUES) -> Session:
     tools = SessionTools(
-        Topology(QUEUES),
+        Topology(queues),
         handler,
-        backoffs={name: Backoff(1, 10, clock) for name in QUEUES},
-        costly_backoffs={name: Backoff(2, 60, clock) for name in QUEUES},
+        backoffs={name: Backoff(1, 10, clock) for name in queues},
+        costly_backoffs={name: Backoff(2, 60, clock) for name in queues},
         costly_exchanges=CostlyExchanges(clock),
         refused_queues=Refusals(lambda _name, _reason: None),
         refused_exchanges=Refusals(lambda _name, _reason: None),
@@ -120,7 +121,13 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
         binds_again=False,
         siblings=None,
     )
-    session = Session(tools, link, "bus")  # type: ignore[arg-type]
+    return Session(tools, link, "bus")  # type: ignore[arg-type]
+
+
+def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
+    clock, handler = Clock(), Handler()
+    link = Link(clock)
+    session = session_over(link, handler, clock)
     for _ in range(100):
         session.step()
         handler.allowed = 16 - handler.allowed
@@ -166,3 +173,101 @@ def test_a_queue_is_read_though_many_others_hang() -> None:
     while clock.now < Clock().now + 3600:
         clock.advance(next(steps))
     assert read_for[ANSWERING[0]] * 0.1 > 3600 / 5
+
+
+BURST = 10
+CONVERSION = 0.7
+
+
+class BurstLink(Link):
+    """A link that brings many messages at a time, some of them with the answer to a question."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.kept_alive = 0
+        self.waited = 0.0
+        self.delivered = itertools.count(1)
+        self._receive: Any = None
+
+    def consume(self, channel: Channel, queue: str, *more: Any) -> None:
+        self._receive = more[2]
+        self.read_over = channel
+        before = self._clock()
+        super().consume(channel, queue, *more)
+        self.bring(BURST)
+        self.waited = self._clock() - before
+
+    def serve(self, timeout: float) -> bool:
+        self.bring(BURST)
+        return super().serve(timeout)
+
+    def keep_alive(self) -> None:
+        self.kept_alive += 1
+
+    def bring(self, count: int) -> None:
+        for tag in itertools.islice(self.delivered, count):
+            self._receive(Delivery(b"{}", queue=QUEUES[0], tag=tag))
+
+
+class SlowHandler(Handler):
+    """Takes long for each message."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.accepted: list[int] = []
+        self._clock = clock
+
+    def accept(self, delivery: Delivery) -> None:
+        self._clock.advance(CONVERSION)
+        self.accepted.append(delivery.tag)
+
+
+def test_between_messages_that_take_long_heartbeats_and_acks_go_out() -> None:
+    clock = Clock()
+    link, handler = BurstLink(clock), SlowHandler(clock)
+    session = session_over(link, handler, clock, QUEUES[:1])
+    for _ in range(12):
+        before, accepted = clock(), len(handler.accepted)
+        session.step()
+        assert clock() - before < 1 + CONVERSION + 3 * ROUND_TRIP
+        assert len(handler.accepted) > accepted
+    assert link.kept_alive
+    assert handler.accepted == list(range(1, len(handler.accepted) + 1))
+    # What it has to do is not more than one look at the socket and one answer brought.
+    assert next(link.delivered) - len(handler.accepted) <= 2 * BURST
+
+
+def test_while_an_answer_is_waited_for_no_message_is_converted() -> None:
+    clock = Clock()
+    link, handler = BurstLink(clock), SlowHandler(clock)
+    session = session_over(link, handler, clock, QUEUES[:1])
+    session.step()
+    assert link.waited == pytest.approx(ROUND_TRIP)
+    session.step()
+    assert handler.accepted
+
+
+def test_what_waits_to_be_converted_is_left_to_the_broker_at_the_end() -> None:
+    clock = Clock()
+    link, handler = BurstLink(clock), SlowHandler(clock)
+    session = session_over(link, handler, clock, QUEUES[:1])
+    session.step()
+    accepted = len(handler.accepted)
+    assert session.drain()
+    assert len(handler.accepted) == accepted
+
+
+def test_what_waits_of_a_channel_that_is_gone_is_not_converted_once_the_queue_is_read_anew() -> None:
+    clock = Clock()
+    link, handler = BurstLink(clock), SlowHandler(clock)
+    session = session_over(link, handler, clock, QUEUES[:1])
+    session.step()
+    link.read_over.refusal = PreconditionFailed("delivery acknowledgement timed out")
+    for _ in range(BURST):
+        session.step()
+        if link.changes[QUEUES[0]] > 1:
+            break
+    for _ in range(BURST):
+        session.step()
+    assert set(range(1, BURST + 1)) - set(handler.accepted)
+    assert set(range(BURST + 1, 2 * BURST + 1)) <= set(handler.accepted)
