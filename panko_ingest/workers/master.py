@@ -104,7 +104,7 @@ class Master:
                     self._give_turns()
                 elif self._stop_by and time.monotonic() > self._stop_by:
                     self._kill_the_late()
-                self._supervisor.tick(self._manager.processes(), reloading=self._outdated())
+                self._supervisor.tick(self._manager.processes(), self._up_to_date)
                 time.sleep(_TICK)
 
     def _follow_signals(self) -> None:
@@ -138,8 +138,12 @@ class Master:
 
     def _reload(self) -> None:
         self._supervisor.reloading()
-        if not self._live_config.reload():
-            return
+        accepted = self._live_config.reload()
+        if accepted:
+            self._apply()
+        self._supervisor.reloaded(accepted=accepted)
+
+    def _apply(self) -> None:
         self._manager.leave_after(self._leave_after)
         if self._most_workers:
             settings = self._live_config.settings
@@ -158,9 +162,14 @@ class Master:
         recording = map(self._shared.recording_slot, range(self._most_workers))
         return self._services_at_work() + [slot for slot in recording if slot.pid]
 
-    def _outdated(self) -> bool:
-        """Whether somebody still works by an older configuration."""
-        return any(slot.version != self._live_config.version for slot in self._slots())
+    def _up_to_date(self) -> bool:
+        """Whether every worker is there, and works by the configuration in force."""
+        services = [kind.name for kind in self._services.values() if kind is not self._ingester]
+        slots = [
+            *map(self._shared.service_slot, services),
+            *map(self._shared.recording_slot, range(self._most_workers)),
+        ]
+        return all(slot.pid and slot.version == self._live_config.version for slot in slots)
 
     def _give_turns(self) -> None:
         """Have those who work by an older configuration make way: of the ingest workers some at a time."""

@@ -21,6 +21,7 @@ from tests.bus import Bus
 from tests.daemon import COMMAND, Daemon, configuration
 from tests.faults.conftest import HOOKS
 from tests.ledger import Ledger, load
+from tests.notify_socket import NotifySocket
 from tests.services.server import find_program, free_port
 from tests.waiting import wait_until
 
@@ -394,6 +395,37 @@ def test_a_fork_that_fails_is_tried_again_until_it_does_not(strangers_folder: Pa
         limit_processes(service, "1000")
         wait_until(lambda: set(reader_pids(service)) - gone, 30, "a worker in its place")
         assert service.stop() == 0
+
+
+def test_a_fork_that_fails_costs_no_file_and_no_worker_that_is_there(
+    strangers_folder: Path, broker_url: str
+) -> None:
+    notify = NotifySocket(strangers_folder / "notify")
+    notify.path.chmod(0o666)
+    url = f"sqlite:///{strangers_folder}/events.sqlite"
+    conf = configuration(strangers_folder, broker_url, url, "[notification]\nworkers = 2\n")
+    conf.chmod(0o644)
+    command = (find_program("setpriv", "util-linux"), *AS_STRANGER, *COMMAND)
+    # So long after a worker's end systemd would have been told nothing more: 9 s.
+    told = {"NOTIFY_SOCKET": str(notify.path), "WATCHDOG_USEC": "18000000"}
+    service = Daemon(conf, "--only", "ingester", command=command, environment=told)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: len(service.workers) == 2, 30, "both workers")
+        victim, healthy = service.workers
+        files = service.process.num_fds()
+        limit_processes(service, "1")
+        killed = time.monotonic()
+        victim.kill()
+        wait_until(lambda: time.monotonic() > killed + 14, 30, "what systemd would have lost patience with")
+        assert "No process can be started for ingester-" in service.log
+        assert notify.longest_silence(since=killed) < 4
+        assert service.process.num_fds() < files + 4, "each try left files open"
+        limit_processes(service, "1000")
+        wait_until(lambda: len(service.workers) == 2, 30, "a worker in its place")
+        assert healthy in service.workers
+        assert service.stop() == 0
+    notify.close()
 
 
 def test_threads_that_cannot_be_started_cost_neither_the_buses_that_are_read_nor_the_monitor(

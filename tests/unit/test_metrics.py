@@ -105,7 +105,8 @@ def test_a_value_that_is_being_written_is_read_as_the_one_before_or_the_one_afte
         work()
     fell, before = [], 0.0
     try:
-        part = wait_until(lambda: shared.totals()["events_recorded_total"], 10) and shared._part("ingester-0")
+        wait_until(lambda: shared.totals()["events_recorded_total"], 10, "a process that counts")
+        part = shared._part("ingester-0")
         (at,) = [at for key, at in part.records() if b"events_recorded_total" in key]
         while before < 500_000:
             value = part.read(at)
