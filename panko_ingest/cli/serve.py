@@ -66,10 +66,12 @@ def _serve(config: LiveConfig) -> int:
         others.append(MonitorService)
     code = Master(config, shared, shared_metrics, supervisor, IngestService, others).run()
     totals = shared_metrics.totals()
-    LOG.info(
-        "panko-ingest %s has stopped because it was told to; since its start %d events were recorded, "
+    LOG.log(
+        logging.WARNING if code else logging.INFO,
+        "panko-ingest %s has stopped because it was told to%s; since its start %d events were recorded, "
         "%d were stored already, %d messages became dead letters, %d were dropped",
         __version__,
+        ", but not in good order" if code else "",
         totals["events_recorded_total"],
         totals["events_duplicate_total"],
         totals["dead_letters_total"],

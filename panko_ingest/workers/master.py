@@ -19,8 +19,6 @@ LOG = logging.getLogger(__name__)
 
 _OWN_SIGNALS = {signal.SIGINT, signal.SIGHUP}
 _TICK = 1.0
-# Workers end themselves after graceful_shutdown_timeout; one that is stopped or stuck in the kernel does not.
-_KILL_AFTER, _LEAVE_AFTER = 2.0, 5
 # Of the ingest workers, so many make way for their successors at once on a reload.
 _TURNS = 8
 # A successor that does not consume by then, since a broker is away, does not keep the others waiting.
@@ -48,7 +46,7 @@ class Master:
         self._shared_metrics = shared_metrics
         self._supervisor = supervisor
         self._metrics = shared_metrics.join("master-0")
-        self._manager = ProcessManager(self._leave_after)
+        self._manager = ProcessManager(live_config.settings.conf.graceful_shutdown_timeout)
         self._services: dict[Any, type[Worker]] = {}
         self._ingester = ingester
         self._most_workers = live_config.settings.workers
@@ -59,16 +57,7 @@ class Master:
         # By pid, which the system gives out again: the configuration to make way for.
         self._told_to_stop: dict[int, int] = {}
         self._is_stopping = False
-        self._stop_by = 0.0
-        self._exit_code = 0
-
-    @property
-    def _timeout(self) -> int:
-        return int(self._live_config.settings.conf.graceful_shutdown_timeout)
-
-    @property
-    def _leave_after(self) -> int:
-        return self._timeout and self._timeout + _LEAVE_AFTER
+        self._ended_badly = False
 
     def _add(self, kind: type[Worker], number: int) -> Any:
         arguments = (self._live_config, self._shared, self._shared_metrics)
@@ -91,8 +80,8 @@ class Master:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             self._manager.run()
-        except SystemExit:  # so cotyledon ends on SIGTERM, when the workers have
-            return self._exit_code
+        except SystemExit as end:  # so cotyledon ends on SIGTERM, when the workers have
+            return 1 if end.code or self._ended_badly else 0
         return 1
 
     def _watch(self) -> None:
@@ -102,8 +91,6 @@ class Master:
                 slot.beat()
                 if not self._is_stopping:
                     self._give_turns()
-                elif self._stop_by and time.monotonic() > self._stop_by:
-                    self._kill_the_late()
                 self._supervisor.tick(self._manager.processes(), self._up_to_date)
                 time.sleep(_TICK)
 
@@ -127,6 +114,7 @@ class Master:
         self._shared_metrics.forget(kind.place(number))
         if code:
             self._metrics.lost_workers.labels(kind.name).inc()
+            self._ended_badly |= self._is_stopping
         if kind is self._ingester:
             self._shared.record_death(number)
             if code:
@@ -144,7 +132,7 @@ class Master:
         self._supervisor.reloaded(accepted=accepted)
 
     def _apply(self) -> None:
-        self._manager.leave_after(self._leave_after)
+        self._manager.end_within(self._live_config.settings.conf.graceful_shutdown_timeout)
         if self._most_workers:
             settings = self._live_config.settings
             self._shared.resize(settings.workers, len(settings.buses))
@@ -156,11 +144,6 @@ class Master:
     def _services_at_work(self) -> list[Slot]:
         slots = map(self._shared.service_slot, SERVICES)
         return [slot for slot in slots if slot.pid not in {0, os.getpid()}]
-
-    def _slots(self) -> list[Slot]:
-        """Return a slot of each worker that runs."""
-        recording = map(self._shared.recording_slot, range(self._most_workers))
-        return self._services_at_work() + [slot for slot in recording if slot.pid]
 
     def _up_to_date(self) -> bool:
         """Whether every worker is there, and works by the configuration in force."""
@@ -206,10 +189,3 @@ class Master:
     def _stopping(self) -> None:
         self._is_stopping = True
         self._supervisor.stopping()
-        self._stop_by = time.monotonic() + self._timeout + _KILL_AFTER if self._timeout else 0.0
-
-    def _kill_the_late(self) -> None:
-        for pid in {slot.pid for slot in self._slots()}:
-            LOG.error("Process %d did not end in graceful_shutdown_timeout", pid)
-            self._exit_code = 1
-            send(pid, signal.SIGKILL)

@@ -85,6 +85,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._status_at = 0.0
         self._unheard_since: dict[int, float] = {}
+        self._killed: set[int] = set()
         self._awake = Awake(_LONGEST_TICK)
 
     def stopping(self) -> None:
@@ -119,6 +120,7 @@ class Supervisor:
         :param processes: all that run, by pid, with what the log calls them.
         :param up_to_date: whether every worker is there, and works by the configuration in force.
         """
+        self._killed &= processes.keys()  # what is stuck in the kernel stays, and is told once
         self._kill_hung()
         self._kill_unheard(processes)
         with self._lock:
@@ -129,7 +131,7 @@ class Supervisor:
         for name, slot in self._shared.occupied():
             pid, silent_for = slot.pid, self._silence_of(slot)
             hangs = pid not in {0, os.getpid()} and silent_for > self._limit_of(slot)
-            if hangs and not _kill(pid, name, silent_for):
+            if hangs and not self._kill(pid, name, silent_for):
                 slot.clear()
 
     def _kill_unheard(self, processes: Mapping[int, str]) -> None:
@@ -139,7 +141,14 @@ class Supervisor:
         self._unheard_since = {pid: self._unheard_since.get(pid, now) for pid in processes.keys() - heard}
         for pid, since in self._unheard_since.items():
             if (silent_for := min(now - since, self._awake.seconds())) > self._hang_limit:
-                _kill(pid, processes[pid], silent_for)
+                self._kill(pid, processes[pid], silent_for)
+
+    def _kill(self, pid: int, name: str, silent_for: float) -> bool:
+        """Kill a process that hangs; return whether it was there."""
+        if pid not in self._killed:
+            LOG.error("Worker process %d (%s) made no progress for %.0f s: killing it", pid, name, silent_for)
+            self._killed.add(pid)
+        return send(pid, signal.SIGKILL)
 
     def _limit_of(self, slot: Slot) -> float:
         return slot.hang_limit or self._hang_limit
@@ -174,9 +183,3 @@ class Supervisor:
         self._phase = _Phase.READY
         self._status_at = 0.0
         return ["READY=1"]
-
-
-def _kill(pid: int, name: str, silent_for: float) -> bool:
-    """Kill a process that hangs; return whether it was there."""
-    LOG.error("Worker process %d (%s) made no progress for %.0f s: killing it", pid, name, silent_for)
-    return send(pid, signal.SIGKILL)

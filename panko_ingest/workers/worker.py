@@ -42,6 +42,8 @@ class Worker(cotyledon.Service):
         self._stopping = threading.Event()
         # What can't be brought to an end in time is left: the broker delivers it again.
         type(self).graceful_shutdown_timeout = self._conf.graceful_shutdown_timeout
+        # cotyledon would end it without a word.
+        signal.signal(signal.SIGALRM, self._leave)
         self._prepare()
         # cotyledon would want a thread when the end comes, when there may be none to be had.
         threads.start(self._end_when_told, "end")
@@ -58,6 +60,14 @@ class Worker(cotyledon.Service):
             LOG.exception("%s could not end in good order", self.place(self.worker_id))
             os._exit(1)
         os._exit(0)
+
+    def _leave(self, *_: object) -> None:
+        LOG.error(
+            "%s did not end in graceful_shutdown_timeout (%d s): it leaves what it is doing",
+            self.place(self.worker_id),
+            self._conf.graceful_shutdown_timeout,
+        )
+        os._exit(1)
 
     def terminate(self) -> None:
         """Return when all is in order: the process ends right after."""
