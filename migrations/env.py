@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from panko_ingest import config
+from panko_ingest import config, config_reader
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import tables
 from panko_ingest.storage.schema import revisions
@@ -18,7 +18,7 @@ def main() -> None:
         _migrate(connection)
         return
     url = context.get_x_argument(as_dictionary=True).get("url")
-    with revisions.migrating(url or config.database_url(config.prepare_service([]))) as connection:
+    with revisions.migrating(url or config.database_url(config_reader.prepare_service([]))) as connection:
         _migrate(connection)
 
 

@@ -2,7 +2,8 @@
 
 ``docs/metrics.md`` is made from this list by ``docs/generate.py``. Counters and
 histograms add up over the processes of the daemon, also those that ended; gauges are those of living
-processes. Everything is counted once a batch, nothing once a message.
+processes. Everything is counted once a batch; what may be counted for a single message, such as one that
+came back often, is rare.
 """
 
 from typing import Any, NamedTuple

@@ -18,6 +18,7 @@ _AMQP_SCHEMES = {"rabbit": False, "amqp": False, "pyamqp": False, "amqps": True,
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 _FURTHER_SCHEME = re.compile(rf"[;,]\s*({_SCHEME})://")
 _LARGEST_PORT = 65535
+_TLS_FILES = {"ssl_ca_file", "ssl_cert_file", "ssl_key_file"}
 _LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -185,8 +186,13 @@ def _is_of_tls(schemes: Sequence[str]) -> bool:
 
 
 def _options(text: str) -> dict[str, str]:
-    """Return the options after a ``?``, in any case; one that should ask for TLS and can't is refused."""
+    """Return the options after a ``?``, in any case; one that should ask for TLS and can't is refused.
+
+    A file that is named blank counts as not named where ``ssl`` says what is wanted, as oslo.messaging has
+    it: OpenStack-Ansible writes so for certificates that the system's authorities have signed.
+    """
     found: dict[str, str] = {}
+    blank: set[str] = set()
     for written, value in parse_qsl(text, keep_blank_values=True):
         name = written.strip().lower()
         of_tls = "ssl" in name or "tls" in name
@@ -194,19 +200,19 @@ def _options(text: str) -> dict[str, str]:
             raise ConfigError(
                 f"transport_url: no option {name!r}: those of TLS are ssl, ssl_ca_file and so on"
             )
-        if of_tls and not value.strip():
-            raise ConfigError(f"transport_url: {name} is blank")
         if name == "ssl" and name in found:
             raise ConfigError("transport_url: ssl is there more than once")
-        if value:
+        if of_tls and not value.strip():
+            blank.add(name)
+        elif value:
             found[name] = value
+    if refused := sorted(blank - (_TLS_FILES if "ssl" in found else set())):
+        raise ConfigError(f"transport_url: {refused[0]} is blank")
     return found
 
 
 def _tls(settings: TlsSettings, query: Mapping[str, str]) -> TlsSettings:
-    files = {
-        name: query[f"ssl_{name}"] for name in ("ca_file", "cert_file", "key_file") if f"ssl_{name}" in query
-    }
+    files = {name.removeprefix("ssl_"): query[name] for name in _TLS_FILES & query.keys()}
     return replace(
         settings,
         **files,

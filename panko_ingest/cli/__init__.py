@@ -1,1 +1,1 @@
-"""The commands, one module each."""
+"""The commands, a module for each, and what several of them use."""

@@ -16,7 +16,6 @@ from panko_ingest.storage.models import Trait
 MOMENT = "an age such as 90s, 15m, 2h, 3d or 1w, or now, today, yesterday, or an ISO date or time; all in UTC"
 """What :func:`moment` takes, in words."""
 
-_LONGEST_NAME = 255
 # Whole words only: a month or a millisecond is no minute.
 _WORDS = r"s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?|w(?:(?:ee)?ks?)?"
 _PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_WORDS})(?![a-z])\s*")
@@ -94,8 +93,8 @@ def filled(text: str) -> str:
 
 def exchange(text: str) -> str:
     """Return the name of an exchange, which AMQP bounds."""
-    if not 0 < len(text.encode("utf-8", "surrogateescape")) <= _LONGEST_NAME:
-        raise argparse.ArgumentTypeError(f"an exchange's name has 1 to {_LONGEST_NAME} bytes")
+    if not 0 < len(text.encode("utf-8", "surrogateescape")) <= config.MAX_NAME:
+        raise argparse.ArgumentTypeError(f"an exchange's name has 1 to {config.MAX_NAME} bytes")
     return text
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import amqp, config, ineffective_options, option_lines, processors
+from panko_ingest import amqp, config, ineffective_options, log_setup, option_lines, processors
 from panko_ingest.cli import failures, output
 from panko_ingest.cli.readiness import readiness
 from panko_ingest.converter import EventConverter
@@ -71,7 +71,7 @@ def configuration(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     yield Finding(OK, "configuration", f"valid: {', '.join(paths) or 'no file, defaults only'}")
     for option in ineffective_options.find(conf):
         yield Finding(WARNING, "configuration", str(option))
-    for doubt in config.doubts(conf):
+    for doubt in log_setup.doubts(conf):
         yield Finding(WARNING, "configuration", doubt)
     for path in paths:
         if Path(path).stat().st_mode & stat.S_IROTH:

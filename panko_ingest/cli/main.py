@@ -11,13 +11,22 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import config
-from panko_ingest.cli import command_log
+from panko_ingest import config_reader, log_setup
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.foreign_text import escape_what_it_lacks, escaped_error
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
 
 _OUTPUT_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+# What keeps a file from being opened although the configuration is good, and may be over when it is tried again.
+_MAY_PASS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+}
 
 EXIT_OK, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 EXIT_INTERRUPTED = 130
@@ -48,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     escape_what_it_lacks(sys.stdout)
     try:
         conf = read(arguments)
-        (config.set_up_logging if conf.command.name == "serve" else command_log.set_up)(conf)
+        if conf.command.name == "serve":
+            log_setup.set_up_logging(conf)
+        else:
+            log_setup.log_to_standard_error(conf)
         code = _run(conf)
     except KeyboardInterrupt:
         if conf is not None and getattr(conf.command, "goes_on", False):
@@ -121,7 +133,7 @@ def read(arguments: Sequence[str]) -> cfg.ConfigOpts:
 
     :raises ConfigError: a value is refused.
     """
-    return config.read(arguments, cli_opts=[_command_option(arguments)])
+    return config_reader.read(arguments, cli_opts=[_command_option(arguments)])
 
 
 def _command_option(arguments: Sequence[str]) -> cfg.SubCommandOpt:
@@ -171,7 +183,3 @@ def fail(error: object, code: int) -> int:
     """Say on standard error why a command ends; return its exit code."""
     sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

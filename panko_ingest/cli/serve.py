@@ -8,7 +8,7 @@ from oslo_config import cfg
 
 from panko_ingest import __version__
 from panko_ingest.cli.main import read
-from panko_ingest.config import set_up_logging
+from panko_ingest.log_setup import set_up_logging
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SharedState
 from panko_ingest.workers import guru_report, live_config, log_writer

@@ -7,7 +7,7 @@ from oslo_config import cfg
 from oslo_upgradecheck import upgradecheck
 from oslo_upgradecheck.upgradecheck import Code, Result, UpgradeCommands
 
-from panko_ingest import config, foreign_text
+from panko_ingest import config_reader, foreign_text
 from panko_ingest.cli import check
 from panko_ingest.cli.main import EXIT_USAGE, fail
 from panko_ingest.errors import ConfigError
@@ -42,7 +42,7 @@ def main() -> int:
     conf = cfg.ConfigOpts()
     upgradecheck.register_cli_options(conf, _Checks(conf))
     try:
-        config.read(conf=conf)
+        config_reader.read(conf=conf)
     except ConfigError as error:
         return fail(error, EXIT_USAGE)
     # Its own main() reads the configuration by itself, and ends with a traceback that quotes it.

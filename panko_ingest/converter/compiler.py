@@ -12,6 +12,7 @@ the source of ``payload.disk_gb`` as an int::
 What comes from the definitions file goes into the source as its repr, or stays an object beside it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,6 +23,7 @@ from jsonpath_ng.ext.string import Split
 
 from panko_ingest.converter import values
 from panko_ingest.converter.traits import TraitDefinition, found
+from panko_ingest.redaction.shapes import SHORTEST_TOKEN
 from panko_ingest.storage.models import Trait
 
 TraitsFunction = Callable[[dict[str, Any], values.Faults], list[Trait]]
@@ -30,17 +32,31 @@ Step = tuple[Any, ...]
 """``("key", name)``, ``("index", number)``, ``("split", separator, segment, most)``, or
 ``("where", name, text)`` for those items of a list whose field is that text."""
 
-# what a value must be to be a trait's as it is
+# What a value must be to be a trait's as it is. Longer text may hold credentials, and so may that which a
+# service or its client writes in words, or as an address.
 _READY = {
-    Trait.TEXT_TYPE: f"v.__class__ is str and len(v) <= {Trait.MAX_TEXT} and v.isascii() and '\\0' not in v",
+    Trait.TEXT_TYPE: f"v.__class__ is str and len(v) < {SHORTEST_TOKEN} and v.isascii() and '\\0' not in v",
     Trait.INT_TYPE: f"v.__class__ is int and {-values.LARGEST_INT - 1} <= v <= {values.LARGEST_INT}",
     Trait.FLOAT_TYPE: "v.__class__ is float and v - v == 0.0",
 }
 
 
+_IN_WORDS = re.compile(
+    "(?:args?|body|cause|command|comments?|data|description|details?|errors?|exception|failure|fault|headers?"
+    r"|message|output|params|path|query|reason|statement|text|traceback|url)\Z",
+    re.IGNORECASE,
+)
+
+
 def compile_traits(traits: Iterable[TraitDefinition]) -> TraitsFunction:
     """Return the function ``(notification, faults) -> traits`` of these definitions."""
     return _Writer(list(traits)).compile()
+
+
+def _is_in_words(trait: TraitDefinition) -> bool:
+    """Tell whether a text may be of any kind, by the names of the trait and of the last keys of its paths."""
+    last_keys = (field.rpartition(".")[2] for field in trait.fields)
+    return trait.dtype == Trait.TEXT_TYPE and any(map(_IN_WORDS.search, (trait.name, *last_keys)))
 
 
 def plain_steps(path: JSONPath) -> tuple[Step, ...] | None:
@@ -140,7 +156,8 @@ class _Writer:
                 self._line(f"if v is None: v = {other}")
         name, convert = repr(trait.name), self._constant("convert", values.CONVERTERS[trait.dtype])
         converted = f"(v := {convert}(v, {name}, faults)) is not None"
-        usable = f"({_READY[trait.dtype]} or {converted})" if trait.dtype in _READY else converted
+        ready = None if _is_in_words(trait) else _READY.get(trait.dtype)
+        usable = f"({ready} or {converted})" if ready else converted
         self._line(f"if v is not None and {usable}: add(new(Trait, ({name}, {trait.dtype}, v)))")
 
     def _value(self, steps: tuple[Step, ...]) -> str:

@@ -187,7 +187,7 @@ class _Reader:
         plugin = self._plugin(line, where, config["plugin"]) if config.get("plugin") else None
         if len(self.faults) > before or dtype is None:
             return None
-        return TraitDefinition(name, dtype, fields, plugin, line, constant)
+        return TraitDefinition(name, dtype, fields, plugin, constant)
 
     def _fields(self, line: int, where: str, config: Mapping[Any, Any]) -> list[str]:
         fields = _texts(config.get("fields"))

@@ -18,7 +18,6 @@ class TraitDefinition:
     :param dtype: one of ``Trait``'s type numbers.
     :param fields: JSONPaths; the first value that is not null wins.
     :param plugin: makes values of all that the fields match; the first that is not null wins.
-    :param line: where it stands in the definitions file, 0 for a default trait.
     :param constant: the value, whatever the notification; fields and plugin mean nothing then.
     :raises Exception: a field is no JSONPath.
     """
@@ -29,14 +28,12 @@ class TraitDefinition:
         dtype: int,
         fields: Sequence[str],
         plugin: TraitPlugin | None = None,
-        line: int = 0,
         constant: int | None = None,
     ) -> None:
         self.name = name
         self.dtype = dtype
         self.fields = tuple(fields)
         self.plugin = plugin
-        self.line = line
         self.constant = constant
         self.paths = tuple(parse_path(field) for field in fields)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from panko_ingest import timestamps
 from panko_ingest.exact_json import kind
+from panko_ingest.redaction import redact
 from panko_ingest.storage.models import UNSTORABLE, Trait, TraitValue
 
 Faults = list[tuple[str, str]]
@@ -17,12 +18,14 @@ _REPLACEMENT = "\ufffd"
 
 
 def text(value: Any, name: str, faults: Faults) -> str | None:
-    """Return at most 255 characters of text; NUL and lone surrogates are replaced, and that is a fault.
+    """Return at most 255 characters of text, without the credentials in it, as raw is without them.
 
-    Bytes, which only plugins return, are UTF-8.
+    NUL and lone surrogates are replaced, and that is a fault. Bytes, which only plugins return, are UTF-8.
     """
+    if isinstance(value, bytes):
+        value = str(value, "utf-8", "surrogateescape")
     try:
-        result = str(value, "utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+        result = str(redact(value))
     except ValueError:  # an integer of thousands of digits
         faults.append((name, "dropped: a number too long to be text"))
         return None

@@ -16,7 +16,7 @@ from panko_ingest.storage.base import (
     Statistics,
 )
 from panko_ingest.storage.errors import InvalidMarker, InvalidRequest, StorageError, StorageUnavailable
-from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.expiry_results import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.filters import DeadLetterFilter, EventFilter
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from panko_ingest.findings import Finding
-from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.expiry_results import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.filters import DeadLetterFilter, EventFilter
 from panko_ingest.storage.models import (
     DeadLetter,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from panko_ingest.storage.reading import request_values
+from panko_ingest.storage import request_values
 
 
 class EventFilter:

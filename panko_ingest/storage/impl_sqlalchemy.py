@@ -30,7 +30,7 @@ from panko_ingest.storage.database import (
 from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import ErrorClass
 from panko_ingest.storage.expiry import deletion, expiry_round, forecast
-from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
+from panko_ingest.storage.expiry_results import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.filters import DeadLetterFilter, EventFilter
 from panko_ingest.storage.models import (
     DeadLetter,

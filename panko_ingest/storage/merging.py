@@ -11,13 +11,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from panko_ingest.storage.base import Merged
-from panko_ingest.storage.database import error_classes
+from panko_ingest.storage.database import error_classes, fault_search
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.merge_source import FoundEvent, FoundLetter, Head, LetterHead, Source
 from panko_ingest.storage.models import UNSTORABLE
-from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.recording.dead_letters import write_dead_letters
 from panko_ingest.storage.recording.recorder import Recorder
 from panko_ingest.storage.recording.validation import Validator

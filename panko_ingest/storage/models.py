@@ -24,6 +24,9 @@ MAX_MESSAGE_ID = 50
 MAX_NAME = 255
 """Characters of the name of an event type or a trait."""
 
+MOST_KNOWN_TYPES = 10_000
+"""Event types whose ids are kept in memory; with more, a worker begins to learn them anew."""
+
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """What not every database stores in a text: NUL, and halves of surrogate pairs."""
 

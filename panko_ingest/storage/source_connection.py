@@ -11,11 +11,10 @@ from typing import Any, Protocol, TypeVar
 import sqlalchemy as sa
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage.database import base as databases, error_classes
+from panko_ingest.storage.database import base as databases, error_classes, fault_search
 from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.far_times import FarTime
-from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import Base
 

@@ -1,1 +1,1 @@
-"""The processes of the daemon: the master, and what it runs, one module each."""
+"""The processes of the daemon: the master, what it runs, and the parts that these are made of."""

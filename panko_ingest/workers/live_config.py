@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from oslo_config import cfg
 
-from panko_ingest import amqp, config, ineffective_options
+from panko_ingest import amqp, config, ineffective_options, log_setup
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.errors import ConfigError
 from panko_ingest.shared_state import check_size
@@ -45,7 +45,7 @@ class LiveConfig:
         self,
         conf: cfg.ConfigOpts,
         read: Callable[[], cfg.ConfigOpts],
-        set_up_logging: Callable[[cfg.ConfigOpts], None] = config.set_up_logging,
+        set_up_logging: Callable[[cfg.ConfigOpts], None],
     ) -> None:
         self.settings = validate(conf)
         self.version = 0
@@ -95,6 +95,6 @@ def validate(conf: cfg.ConfigOpts) -> Settings:
 def warn(settings: Settings) -> None:
     """Log what is allowed, and hardly what the operator wants; read no file for it, which may be gone."""
     ineffective_options.warn(settings.ineffective)
-    for doubt in config.doubts(settings.conf):
+    for doubt in log_setup.doubts(settings.conf):
         LOG.warning(doubt)
     from_config.warn_of_weaker_buses(settings.buses)

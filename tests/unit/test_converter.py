@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from panko_ingest import resources
 from panko_ingest.converter import EventConverter, EventDefinition, TraitDefinition
 from panko_ingest.errors import ConvertError
 from panko_ingest.storage.models import SALVAGED_KEY, Trait
@@ -252,3 +253,30 @@ def test_the_converter_remembers_a_bounded_number_of_event_types(tmp_path: Path)
         conversion.definition_of(f"type.{number}")
     assert len(conversion._known) < 10_000
     assert values(conversion, notification("volume.create.end", PAYLOAD))["matched"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("event_type", "payload", "trait"),
+    [
+        ("audit.http.request", {"requestPath": "/v1/A?temp_url_sig=SECRET-1&x=1"}, "requestPath"),
+        ("backup.create.error", {"fail_reason": "http://swift:SECRET-1@host/v1 refused"}, "fail_reason"),
+        ("orchestration.stack.create.error", {"state_reason": "password: SECRET-1"}, "state_reason"),
+        ("compute.instance.update", {"state_description": "{'admin_pass': 'SECRET-1'} is weak"}, None),
+    ],
+)
+def test_a_trait_gives_away_no_credential_that_raw_hides(
+    event_type: str, payload: dict[str, Any], trait: str | None
+) -> None:
+    shipped = EventConverter.from_file(
+        str(resources.path("etc", "event_definitions.yaml")), ["info"], log=False
+    )
+    event = shipped.to_event(notification(event_type, payload), "info")
+    assert event is not None
+    assert "SECRET" not in f"{event}"
+    assert trait is None or "***" in values(shipped, notification(event_type, payload))[trait]
+
+
+def test_a_trait_of_any_name_gives_away_no_token_and_no_text_that_is_long(tmp_path: Path) -> None:
+    conversion = converter(tmp_path, "- {event_type: x, traits: {odd: {fields: payload.odd}}}")
+    for odd in ("gAAAAA" + "x" * 60, "password=SECRET " + "x" * 60):
+        assert "***" in values(conversion, notification("x", {"odd": odd}))["odd"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from panko_ingest import config, ineffective_options, metrics, option_lines
+from panko_ingest import config_reader, ineffective_options, metrics, option_lines
 from panko_ingest.cli.main import COMMANDS
 from panko_ingest.converter import EventConverter
 from tests.documents import ROOT, Block, anchors, blocks, commands, links, pages
@@ -36,7 +36,7 @@ def test_every_block_is_in_a_language_that_is_checked() -> None:
 def test_every_documented_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "panko-ingest.conf"
     path.write_text(block.text)
-    conf = config.read([], [str(path)])
+    conf = config_reader.read([], [str(path)])
     assert ineffective_options.find(conf) == []
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 from oslo_log.formatters import ContextFormatter, JSONFormatter
 
-from panko_ingest import config, foreign_text
+from panko_ingest import config_reader, foreign_text
 from panko_ingest.cli import output
 from tests.unit.clock import Clock
 
@@ -136,7 +136,7 @@ def test_no_error_makes_the_log_long(logger: logging.Logger, lines: list[str]) -
     "formatter",
     [
         logging.Formatter("%(levelname)s %(message)s"),
-        ContextFormatter(config=config.read([], config_files=[])),
+        ContextFormatter(config=config_reader.read([], config_files=[])),
     ],
     ids=["plain", "oslo.log"],
 )

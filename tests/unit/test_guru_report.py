@@ -5,10 +5,10 @@ import sys
 
 SCRIPT = """
 import os, signal
-from panko_ingest import config
+from panko_ingest import config_reader
 from panko_ingest.workers import guru_report
 
-conf = config.prepare_service([], config_files=[])
+conf = config_reader.prepare_service([], config_files=[])
 conf.set_override("connection", "sqlite:////SECRET.sqlite", group="database")
 guru_report.install(conf, lambda: conf)
 guru_report.add_section("In hand from here", lambda: {"messages": 3})

@@ -114,8 +114,8 @@ def test_credentials_that_only_root_may_read_are_read_last_and_looked_at_too(tmp
         path.parent.mkdir(parents=True)
         path.write_text(text)
     code = (
-        "from panko_ingest import config, ineffective_options\n"
-        "conf = config.prepare_service([])\n"
+        "from panko_ingest import config_reader, ineffective_options\n"
+        "conf = config_reader.prepare_service([])\n"
         "print(conf.event.types, conf.database.event_time_to_live)\n"
         "print(*ineffective_options.find(conf), sep='; ')"
     )

@@ -8,8 +8,8 @@ from oslo_config import cfg
 from oslo_log import rate_limit
 
 from panko_ingest.cli.main import read
-from panko_ingest.config import set_up_logging
 from panko_ingest.errors import ConfigError
+from panko_ingest.log_setup import set_up_logging
 from panko_ingest.workers.live_config import LiveConfig
 
 BEFORE = """\

@@ -62,6 +62,7 @@ def test_a_url_names_its_brokers(url: str, brokers: list[tuple[str, int, str, st
         "rabbit://u:p@h/v?heartbeat=5&%20Ssl=yes",
         "amqps://u:p@h;amqps://u:p@h2/v",
         "amqps://u:p@h,h2/v",
+        "rabbit://u:p@h/v?ssl=1&ssl_version=TLSv1_2&ssl_ca_file=&ssl_cert_file=",
     ],
 )
 def test_a_url_can_ask_for_tls_of_all_its_hosts(url: str) -> None:

@@ -9,17 +9,15 @@ import datetime
 import os
 import re
 import socket
-import threading
 import time
-import weakref
 from typing import Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL
 
-from panko_ingest import threads
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import far_times
+from panko_ingest.storage.database.watch import Watch
 from panko_ingest.storage.errors import StorageConflict
 
 _WAITS_FOR_STANDBY = "SyncRepWaitForLSN"
@@ -146,66 +144,32 @@ def break_hung_connections(engine: Engine, patience: float) -> None:
     its own statement timeout can't fire; psycopg would wait for ever.
     """
     watchdog = _Watchdog(patience)
+    watchdog.follow(engine)
 
     # First of all: what sets a session up may meet a server that answers no more.
     @event.listens_for(engine, "connect", insert=True)
     def _watch_new(connection: Any, _record: Any) -> None:
-        watchdog.watch(connection)
-
-    @event.listens_for(engine, "checkout")
-    def _watch(connection: Any, _record: Any, _proxy: Any) -> None:
-        watchdog.watch(connection)
-
-    @event.listens_for(engine, "checkin")
-    def _release(connection: Any, _record: Any) -> None:
-        watchdog.release(connection)
+        watchdog.note(connection)
 
     @event.listens_for(engine, "close_detached")
     def _closed(connection: Any) -> None:
-        watchdog.release(connection)
-
-    @event.listens_for(engine, "invalidate")
-    def _forget(connection: Any, _record: Any, _error: Any) -> None:
-        watchdog.release(connection)
+        watchdog.forget(connection)
 
 
-class _Watchdog:
-    """A thread that lives while connections are out, and closes the sockets of those out too long."""
+class _Watchdog(Watch):
+    """Closes the sockets of connections that are out too long."""
 
     def __init__(self, patience: float) -> None:
+        super().__init__("database watchdog", min(1.0, patience / 4))
         self._patience = patience
-        self.start_over()
-        threads.in_children(self, _Watchdog.start_over)
 
-    def start_over(self) -> None:
-        """Watch nothing: what is out in a process that was forked is its parent's."""
-        self._lock = threading.Lock()
-        self._out: dict[int, tuple[float, weakref.ref[Any]]] = {}
-        self._thread: threading.Thread | None = None
-
-    def watch(self, connection: Any) -> None:
+    def look(self) -> None:
+        long_ago = time.monotonic() - self._patience
         with self._lock:
-            self._out[id(connection)] = (time.monotonic() + self._patience, weakref.ref(connection))
-            if self._thread is None:
-                with contextlib.suppress(OSError):  # no transaction fails for it: the next one tries again
-                    self._thread = threads.start(self._run, "database watchdog")
-
-    def release(self, connection: Any) -> None:
-        with self._lock:
-            self._out.pop(id(connection), None)
-
-    def _run(self) -> None:
-        while True:
-            time.sleep(min(1.0, self._patience / 4))
-            with self._lock:
-                if not self._out:
-                    self._thread = None
-                    return
-                now = time.monotonic()
-                late = [key for key, (deadline, _) in self._out.items() if deadline < now]
-                connections = [self._out.pop(key)[1]() for key in late]
-            for connection in connections:
-                _cut(connection)
+            late = [key for key, out in self._out.items() if out.since < long_ago]
+            connections = [self._out.pop(key).connection() for key in late]
+        for connection in connections:
+            _cut(connection)
 
 
 def _cut(connection: Any) -> None:

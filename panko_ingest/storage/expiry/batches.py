@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from panko_ingest.storage.database import error_classes
+from panko_ingest.storage.database import error_classes, fault_search
 from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.settings import StorageSettings
 
 LOG = logging.getLogger(__name__)

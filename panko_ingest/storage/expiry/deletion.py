@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
-from panko_ingest.storage.database import base as databases, clocks, error_classes
+from panko_ingest.storage import request_values
+from panko_ingest.storage.database import base as databases, clocks, error_classes, fault_search
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.expiry.batches import (
@@ -24,8 +25,7 @@ from panko_ingest.storage.expiry.batches import (
     UntilStopped,
     delete_in_batches,
 )
-from panko_ingest.storage.reading import dead_letters, request_values
-from panko_ingest.storage.recording import fault_search
+from panko_ingest.storage.reading import dead_letters
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import TRAITS, DeadLetter, Event, EventType

@@ -23,7 +23,7 @@ from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.expiry.batches import AtOnce, Clock, DeletedBatch, delete_in_batches
 from panko_ingest.storage.expiry.deletion import delete_events, delete_lost_traits
 from panko_ingest.storage.expiry.pacing import Pace
-from panko_ingest.storage.expiry.results import BACKLOG_LIMIT, ExpiryReport
+from panko_ingest.storage.expiry_results import BACKLOG_LIMIT, ExpiryReport
 from panko_ingest.storage.schema import partition_ddl, partitions
 from panko_ingest.storage.schema.partitions import Partition
 from panko_ingest.storage.settings import StorageSettings

@@ -7,14 +7,13 @@ from functools import partial
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
-from panko_ingest.storage.database import clocks
+from panko_ingest.storage.database import clocks, fault_search
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.expiry.batches import BATCH_SIZE, Clock
 from panko_ingest.storage.expiry.deletion import delete_events
 from panko_ingest.storage.expiry.expiry_round import about_rows, oldest_event
-from panko_ingest.storage.expiry.results import ExpiredByAge, ExpiryForecast, PartitionForecast
-from panko_ingest.storage.recording import fault_search
+from panko_ingest.storage.expiry_results import ExpiredByAge, ExpiryForecast, PartitionForecast
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.schema.partitions import Partition
 from panko_ingest.storage.settings import StorageSettings

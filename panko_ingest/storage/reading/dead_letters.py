@@ -6,9 +6,9 @@ from itertools import accumulate
 
 import sqlalchemy as sa
 
+from panko_ingest.storage import request_values
 from panko_ingest.storage.filters import DeadLetterFilter
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, StoredDeadLetter
-from panko_ingest.storage.reading import request_values
 from panko_ingest.storage.reading.read_access import ReadAccess
 from panko_ingest.storage.tables import DeadLetter as DeadLetterRow
 

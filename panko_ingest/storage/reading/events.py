@@ -18,10 +18,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
+from panko_ingest.storage import request_values
 from panko_ingest.storage.errors import InvalidRequest
 from panko_ingest.storage.filters import EventFilter
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait, TraitValue
-from panko_ingest.storage.reading import paging, request_values
+from panko_ingest.storage.reading import paging
 from panko_ingest.storage.reading.paging import Rows, Statement
 from panko_ingest.storage.reading.read_access import ReadAccess
 from panko_ingest.storage.tables import (

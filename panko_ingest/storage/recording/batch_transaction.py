@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from panko_ingest.storage.base import RecordResult
-from panko_ingest.storage.database import base as databases, error_classes
+from panko_ingest.storage.database import base as databases, error_classes, fault_search
 from panko_ingest.storage.database.engine import unusable_if_interrupted, write_transaction
 from panko_ingest.storage.database.pooling import connections_made, may_be_another_server
 from panko_ingest.storage.models import DeadLetter
-from panko_ingest.storage.recording import fault_search, probe
+from panko_ingest.storage.recording import probe
 from panko_ingest.storage.recording.dead_letters import (
     delete_dead_letter,
     write_dead_letters,

@@ -9,11 +9,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from panko_ingest import exact_json
-from panko_ingest.storage.database import base as databases
+from panko_ingest.storage.database import base as databases, fault_search
 from panko_ingest.storage.database.error_classes import describe
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.models import MAX_NAME, DeadLetter as Letter
-from panko_ingest.storage.recording import fault_search
 from panko_ingest.storage.recording.validation import Validator
 from panko_ingest.storage.tables import DeadLetter
 from panko_ingest.timestamps import utc_now

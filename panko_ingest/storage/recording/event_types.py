@@ -14,13 +14,11 @@ from panko_ingest.storage.database import base as databases, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.pooling import connections_made
 from panko_ingest.storage.errors import StorageConflict, StorageUnavailable
+from panko_ingest.storage.models import MOST_KNOWN_TYPES
 from panko_ingest.storage.tables import EventType
 
 _ATTEMPTS = 3
 _NAMES_PER_STATEMENT = 500
-
-MOST_KNOWN = 10_000
-"""Event types whose ids are kept in memory; with more, a worker begins to learn them anew."""
 
 
 class EventTypes:
@@ -36,7 +34,7 @@ class EventTypes:
     def learn(self, connection: sa.Connection) -> None:
         """Know what is stored before the first event of each type has to wait for it."""
         self.forget()
-        statement = sa.select(EventType.desc, EventType.id).limit(MOST_KNOWN)
+        statement = sa.select(EventType.desc, EventType.id).limit(MOST_KNOWN_TYPES)
         self._known.ids.update(connection.execute(statement).all())
 
     def forget(self) -> None:
@@ -97,7 +95,7 @@ class EventTypes:
         return found
 
     def _keep(self, known: "_Known", found: dict[str, int]) -> None:
-        if len(known.ids) + len(found) > MOST_KNOWN:
+        if len(known.ids) + len(found) > MOST_KNOWN_TYPES:
             self._known = known = _Known(known.connections)
         known.ids.update(found)
 

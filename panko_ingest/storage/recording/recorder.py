@@ -8,11 +8,12 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from panko_ingest.storage.base import RecordResult
+from panko_ingest.storage.database import fault_search
 from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.models import DeadLetter, Event
-from panko_ingest.storage.recording import fault_search, probe
+from panko_ingest.storage.recording import probe
 from panko_ingest.storage.recording.batch_transaction import BatchTransaction, LimitsChanged, OnFailure
 from panko_ingest.storage.recording.event_types import EventTypes
 from panko_ingest.storage.recording.validation import Validator

@@ -11,7 +11,7 @@ from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.recording.event_types import MOST_KNOWN
+from panko_ingest.storage.models import MOST_KNOWN_TYPES
 from panko_ingest.storage.schema import integrity, partitions, revisions
 from panko_ingest.storage.tables import (
     EVENT_TABLES,
@@ -171,10 +171,10 @@ def _references(connection: sa.Connection) -> Iterator[Finding]:
 def _event_types(connection: sa.Connection) -> Iterator[Finding]:
     """Look for publishers that make types up: their names stay, for no role of ours may delete them."""
     count = connection.scalar(sa.select(sa.func.count()).select_from(EventType)) or 0
-    if count > MOST_KNOWN:
+    if count > MOST_KNOWN_TYPES:
         text = (
-            f"{count:,}, more than the {MOST_KNOWN:,} that workers remember: some publisher makes them up "
-            "(see `panko-ingest events types --count`; [event] types can leave it out); for names without "
+            f"{count:,}, more than the {MOST_KNOWN_TYPES:,} that workers remember: some publisher makes them "
+            "up (see `panko-ingest events types --count`; [event] types can leave it out); for names without "
             f"events: {_DELETE_UNUSED_TYPES}"
         )
         yield Finding(WARNING, "event types", text)

@@ -59,7 +59,7 @@ def execute(store: Connection, *statements: str) -> None:
 def test_made_up_event_types_are_told_with_what_takes_them_away(
     store: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "MOST_KNOWN", 2)
+    monkeypatch.setattr(checks, "MOST_KNOWN_TYPES", 2)
     store.record_events(make_events(1))
     execute(store, "INSERT INTO event_type SELECT id + 1, 'made up' FROM event_type")
     assert "event types" not in {finding.subject for finding in store.check()}

@@ -301,7 +301,7 @@ def test_threads_share_a_connection_while_it_forgets_what_it_knew(store: Connect
 def test_event_types_without_end_do_not_stay_in_memory(
     store: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_types, "MOST_KNOWN", 20)
+    monkeypatch.setattr(event_types, "MOST_KNOWN_TYPES", 20)
     for first in range(0, 100, 10):
         events = [make_event(number, event_type=f"type {number}") for number in range(first, first + 10)]
         assert len(store.record_events(events).recorded) == 10

@@ -1,0 +1,162 @@
+"""How a command gets a configuration that is ready to use: read from its files, and checked."""
+
+import contextlib
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+
+from oslo_config import cfg
+from oslo_log import log
+from oslo_reports import opts as reports
+
+from panko_ingest import __version__, config, log_setup, option_lines
+from panko_ingest.errors import ConfigError
+
+_OSLO_CONFIG_LOG = logging.getLogger(cfg.__name__)
+
+_ACCOUNT = re.compile(r"://\S*@")
+
+
+def prepare_service(
+    argv: Sequence[str] | None = None, config_files: list[str] | None = None
+) -> cfg.ConfigOpts:
+    """Return a configuration that was parsed and checked, as :func:`read` does, and set up logging by it."""
+    conf = read(argv, config_files)
+    log_setup.set_up_logging(conf)
+    return conf
+
+
+def read(
+    argv: Sequence[str] | None = None,
+    config_files: list[str] | None = None,
+    cli_opts: Sequence[cfg.Opt] = (),
+    conf: cfg.ConfigOpts | None = None,
+) -> cfg.ConfigOpts:
+    """Return a configuration that was parsed and checked.
+
+    :param argv: arguments without the program's name; the process' own by default.
+    :param config_files: read these instead of looking for ``panko-ingest.conf`` in the usual places.
+    :param cli_opts: options of the command line to accept, such as a command's subcommands.
+    :param conf: one to use that has more options of its own; a new one by default.
+    :raises ConfigError: a value is refused; the text names its file, line and option.
+    """
+    conf = cfg.ConfigOpts() if conf is None else conf
+    config.register_opts(conf)
+    log.register_options(conf)
+    reports.set_defaults(conf)
+    config.set_defaults()
+    conf.register_cli_opts(cli_opts)
+    arguments = option_lines.spelled_out(sys.argv[1:] if argv is None else argv)
+    # The program's name is the project's, so that oslo.config finds everything twice.
+    files = _once(cfg.find_config_files(config.PROJECT)) if config_files is None else config_files
+    folders = _once(
+        cfg.find_config_dirs(config.PROJECT)
+        + cfg.find_config_dirs(config.PROJECT, extension=config.CREDENTIALS_FOLDER)
+    )
+    option_lines.check(option_lines.named(arguments, files, folders), config.known_options())
+    with _refused_without_values():
+        conf(
+            arguments,
+            project=config.PROJECT,
+            version=__version__,
+            default_config_files=files,
+            default_config_dirs=folders,
+        )
+    _check(conf)
+    return conf
+
+
+def _once(paths: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(paths))
+
+
+@contextlib.contextmanager
+def _refused_without_values() -> Iterator[None]:
+    """Turn what oslo.config says of a configuration that it can't use into an error that quotes no value."""
+    said = io.StringIO()
+    shown = True
+    _OSLO_CONFIG_LOG.addFilter(_refuse_unread_source)
+    try:
+        with contextlib.redirect_stderr(said):
+            yield
+    except SystemExit as error:
+        if error.code not in {1, None}:  # older releases of oslo.config name no code
+            raise
+        # It has written which option of the command line, and its value, which may come from a file.
+        shown = False
+        names = re.findall(r"^argument --([\w-]+): Invalid ", said.getvalue(), re.MULTILINE)
+        at_fault = [f"[DEFAULT] {name}: can't be used" for name in names]
+        raise ConfigError("\n".join(at_fault) or "the value of an option can't be used") from None
+    except cfg.Error as error:
+        raise ConfigError(option_lines.told(error)) from None
+    except RecursionError:
+        raise ConfigError("options stand for one another without end: write $$ for a $") from None
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+    finally:
+        _OSLO_CONFIG_LOG.removeFilter(_refuse_unread_source)
+        if shown:
+            # argparse repeats words that it does not know, of which one may be a URL.
+            sys.stderr.write(_ACCOUNT.sub("://***@", said.getvalue()))
+
+
+def _refuse_unread_source(record: logging.LogRecord) -> bool:
+    # It would go on without what the source holds, after a line that may quote it.
+    if str(record.msg).startswith("could not load configuration from"):
+        raise ConfigError("[DEFAULT] config_source: what it names can't be read")
+    return True
+
+
+def _check(conf: cfg.ConfigOpts) -> None:
+    """Read every option once, and check those that depend on one another.
+
+    :raises ConfigError: naming each option at fault.
+    """
+    faults = []
+    for group, options in config.known_options().items():
+        values = conf if group == "DEFAULT" else conf[group]
+        for option in (option for option in options if option.dest in values):
+            try:
+                getattr(values, option.dest)
+            except (cfg.Error, ValueError, RecursionError) as error:
+                faults.append(f"[{group}] {option.name}: {option_lines.reason(option, error)}")
+    if not faults and not all(map(_is_log_level, conf.default_log_levels)):
+        faults.append("[DEFAULT] default_log_levels: is no list of logger=LEVEL, such as amqp=WARNING")
+    if not faults:
+        prefetch, batch_size = conf.notification.prefetch_count, conf.notification.batch_size
+        if 0 < prefetch < batch_size:
+            faults.append(
+                f"[notification] prefetch_count: {prefetch} is less than batch_size ({batch_size}): "
+                "no batch could ever fill. Set 0, or at least batch_size"
+            )
+        faults += [
+            f"[{group}] {name}: is empty: nothing would be read"
+            for group, name in (
+                ("notification", "priorities"),
+                ("oslo_messaging_notifications", "topics"),
+            )
+            if not conf[group][name]
+        ]
+        faults += _names_too_long(conf)
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _is_log_level(pair: str) -> bool:
+    _, _, level = pair.partition("=")
+    return level in logging.getLevelNamesMapping() or level.isdecimal()
+
+
+def _names_too_long(conf: cfg.ConfigOpts) -> Iterator[str]:
+    options = conf.notification
+    queues = config.queue_names(conf.oslo_messaging_notifications.topics, options.priorities)
+    for option, names in (
+        ("[oslo_messaging_notifications] topics", queues),
+        ("[notification] pool", [options.pool or ""]),
+        ("[notification] notification_control_exchanges", options.notification_control_exchanges),
+    ):
+        longest = max((len(name.encode()) for name in names), default=0)
+        if longest > config.MAX_NAME:
+            yield f"{option}: a name of {longest} bytes, of which AMQP takes {config.MAX_NAME}"
