@@ -80,6 +80,24 @@ def test_a_start_with_what_a_library_cannot_read_ends_with_exit_code_2_and_names
         assert "Traceback" not in service.log
 
 
+@pytest.mark.parametrize(
+    ("mounted", "what"), [("ro", "Read-only file system"), ("nr_inodes=1", "No space left on device")]
+)
+def test_a_start_without_a_log_that_the_host_has_no_room_for_ends_with_a_code_after_which_it_is_tried_again(
+    tmp_path: Path, broker_url: str, sqlite_url: str, mounted: str, what: str
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    conf = configuration(tmp_path, broker_url, sqlite_url, f"[DEFAULT]\nlog_file = {logs}/log")
+    made = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    script = f'mount -t tmpfs -o {mounted} none {logs} && exec "$0" "$@"'
+    command = (find_program("unshare", "util-linux"), *made, "--mount", "sh", "-c", script, *COMMAND)
+    with Daemon(conf, command=command).running() as service:
+        assert service.wait(30) == 3
+        assert f"[DEFAULT] log_file, log_dir, use_syslog: {logs}/log: {what}" in service.log
+        assert "Traceback" not in service.log
+
+
 def test_a_reload_with_what_a_library_cannot_read_costs_nothing_and_is_told_once(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:
