@@ -59,11 +59,7 @@ def _serve(config: LiveConfig) -> int:
     shared = SharedState(settings.workers, len(settings.buses))
     shared_metrics = SharedMetrics()
     supervisor = Supervisor(shared, Notifier(), shared_metrics)
-    others: list[type[Worker]] = []
-    if settings.conf.command.only != "ingester":
-        others.append(ExpirerService)
-    if settings.conf.monitor.port:
-        others.append(MonitorService)
+    others: list[type[Worker]] = [ExpirerService, MonitorService]
     code = Master(config, shared, shared_metrics, supervisor, IngestService, others).run()
     totals = shared_metrics.totals()
     LOG.log(

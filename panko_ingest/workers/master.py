@@ -28,8 +28,8 @@ _TURN_PATIENCE = 10.0
 class Master:
     """Keeps as many workers of each kind running as the settings in force say.
 
-    :param ingester: the kind of which there are ``[notification] workers``.
-    :param others: the kinds of which there is one.
+    :param ingester: the kind that reads, of which there may be several.
+    :param others: the kinds of which there is one at most.
     """
 
     def __init__(
@@ -49,21 +49,21 @@ class Master:
         self._manager = ProcessManager(live_config.settings.conf.graceful_shutdown_timeout)
         self._services: dict[Any, type[Worker]] = {}
         self._ingester = ingester
-        self._most_workers = live_config.settings.workers
-        if self._most_workers:
-            self._ingesters = self._add(ingester, self._most_workers)
-        for kind in others:
-            self._add(kind, 1)
+        self._most: dict[type[Worker], int] = {}
+        for kind in (ingester, *others):
+            self._add(kind)
         # By pid, which the system gives out again: the configuration to make way for.
         self._told_to_stop: dict[int, int] = {}
         self._is_stopping = False
         self._ended_badly = False
 
-    def _add(self, kind: type[Worker], number: int) -> Any:
+    def _add(self, kind: type[Worker]) -> None:
+        number = self._most[kind] = kind.number(self._live_config.settings)
         arguments = (self._live_config, self._shared, self._shared_metrics)
-        service_id = self._manager.add(kind, workers=number, args=arguments)
+        service_id = self._manager.add(kind, workers=number or 1, args=arguments)
+        if not number:  # which add() does not take: a reload may want some
+            self._manager.reconfigure(service_id, 0)
         self._services[service_id] = kind
-        return service_id
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code."""
@@ -132,14 +132,15 @@ class Master:
         self._supervisor.reloaded(accepted=accepted)
 
     def _apply(self) -> None:
-        self._manager.end_within(self._live_config.settings.conf.graceful_shutdown_timeout)
-        if self._most_workers:
-            settings = self._live_config.settings
-            self._shared.resize(settings.workers, len(settings.buses))
+        settings = self._live_config.settings
+        self._manager.end_within(settings.conf.graceful_shutdown_timeout)
+        self._shared.resize(settings.workers, len(settings.buses))
+        for service_id, kind in self._services.items():
             # Those that are too many rest: cotyledon starts again whatever ends.
-            self._most_workers = max(self._most_workers, settings.workers)
-            self._manager.reconfigure(self._ingesters, self._most_workers)
-            os.kill(os.getpid(), signal.SIGCHLD)  # cotyledon looks for those that are missing only then
+            if number := max(self._most[kind], kind.number(settings)):
+                self._most[kind] = number
+                self._manager.reconfigure(service_id, number)
+        os.kill(os.getpid(), signal.SIGCHLD)  # cotyledon looks for those that are missing only then
 
     def _services_at_work(self) -> list[Slot]:
         slots = map(self._shared.service_slot, SERVICES)
@@ -147,16 +148,16 @@ class Master:
 
     def _up_to_date(self) -> bool:
         """Whether every worker is there, and works by the configuration in force."""
-        services = [kind.name for kind in self._services.values() if kind is not self._ingester]
-        slots = [
-            *map(self._shared.service_slot, services),
-            *map(self._shared.recording_slot, range(self._most_workers)),
-        ]
+        services = [kind.name for kind, number in self._most.items() if number and kind is not self._ingester]
+        slots = [*map(self._shared.service_slot, services), *self._recording_slots()]
         return all(slot.pid and slot.version == self._live_config.version for slot in slots)
+
+    def _recording_slots(self) -> list[Slot]:
+        return [self._shared.recording_slot(number) for number in range(self._most[self._ingester])]
 
     def _give_turns(self) -> None:
         """Have those who work by an older configuration make way: of the ingest workers some at a time."""
-        workers = [self._shared.recording_slot(number) for number in range(self._most_workers)]
+        workers = self._recording_slots()
         for slot in self._services_at_work():
             self._replace(slot)
         in_turn = sum(

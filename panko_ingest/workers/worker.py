@@ -11,7 +11,7 @@ from cotyledon.types import WorkerId
 from panko_ingest import threads
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SharedState, Slot
-from panko_ingest.workers.live_config import LiveConfig
+from panko_ingest.workers.live_config import LiveConfig, Settings
 
 LOG = logging.getLogger(__name__)
 
@@ -75,6 +75,11 @@ class Worker(cotyledon.Service):
 
     def _occupy(self, slot: Slot, hang_limit: float = 0.0) -> None:
         slot.occupy(os.getpid(), hang_limit, self._config_version)
+
+    @classmethod
+    def number(cls, settings: Settings) -> int:
+        """Return how many of this kind there are to be."""
+        raise NotImplementedError
 
     @classmethod
     def place(cls, worker_id: int) -> str:
