@@ -6,7 +6,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import __version__
+from panko_ingest import __version__, control_groups
 from panko_ingest.cli.main import read
 from panko_ingest.log_setup import set_up_logging
 from panko_ingest.shared_metrics import SharedMetrics
@@ -41,6 +41,8 @@ def run(conf: cfg.ConfigOpts) -> int:
     config = LiveConfig(conf, lambda: read(sys.argv[1:]), _set_up_logging)
     LOG.info("panko-ingest %s starts", __version__)
     live_config.warn(config.settings)
+    if control_groups.die_together():
+        LOG.warning("Memory: %s", control_groups.DIE_TOGETHER)
     guru_report.install(conf, lambda: config.settings.conf)
     try:
         return _serve(config)

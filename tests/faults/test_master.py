@@ -98,6 +98,24 @@ def test_a_start_without_a_log_that_the_host_has_no_room_for_ends_with_a_code_af
         assert "Traceback" not in service.log
 
 
+def test_the_log_and_check_warn_where_the_kernel_would_kill_all_for_the_memory_of_one(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url)
+    made = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    script = """
+        mount -t tmpfs none /sys/fs/cgroup && echo 1 > /sys/fs/cgroup/memory.oom.group && exec "$0" "$@"
+    """
+    command = (find_program("unshare", "util-linux"), *made, "--mount", "sh", "-c", script, *COMMAND)
+    told = "the kernel kills the whole daemon, not one worker .*singleProcessOOMKill"
+    with Daemon(conf, "--only", "expirer", command=command).running() as service:
+        service.wait_for_log(told)
+    checked = subprocess.run(
+        [*command, "--config-file", conf, "check"], capture_output=True, text=True, check=False
+    )
+    assert re.search(told, " ".join(checked.stdout.split())), checked.stdout
+
+
 def test_a_reload_with_what_a_library_cannot_read_costs_nothing_and_is_told_once(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:
