@@ -45,7 +45,8 @@ something was found, or failed
 usage, or a configuration that is refused
 .TP
 .B 3
-the database or the broker can't be reached
+the database or the broker can't be reached, or the host has no room, files or memory for what the
+configuration names
 .PP
 .B panko\\-ingest\\-status upgrade check
 exits as oslo.upgradecheck's commands do: 0, 1 for warnings, 2 for failures, 255 for an error.

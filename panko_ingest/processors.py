@@ -2,38 +2,20 @@
 
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-_ROOT = Path("/")
+from panko_ingest import control_groups
 
 
-def usable(root: Path = _ROOT) -> int:
+def usable(root: Path = control_groups.ROOT) -> int:
     """Return the number of processors by affinity and by the quota of our control groups, at least 1.
 
     :param root: where ``proc`` and ``sys`` are.
     """
-    quotas = [quota for folder in _groups(root) if (quota := _quota(folder)) is not None]
+    quotas = [
+        quota for folder in control_groups.folders(root, "cpu") if (quota := _quota(folder)) is not None
+    ]
     return max(1, min([len(os.sched_getaffinity(0)), *(math.ceil(quota) for quota in quotas)]))
-
-
-def _groups(root: Path) -> Iterator[Path]:
-    """Yield the folders of our control groups that may bound processors, and those above them."""
-    mounted = root / "sys/fs/cgroup"
-    try:
-        memberships = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for membership in memberships:
-        _, _, rest = membership.partition(":")
-        controllers, _, name = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        tops = [mounted / controllers, mounted / "cpu"] if controllers else [mounted, mounted / "unified"]
-        path = Path(name.lstrip("/"))
-        for top in tops:
-            # In a container the name may be the host's, and the group is what is mounted.
-            yield from (top / part for part in (path, *path.parents))
 
 
 def _quota(folder: Path) -> float | None:

@@ -8,7 +8,6 @@ one before it. No file is needed, so neither a full disk nor a folder that someb
 import itertools
 import json
 import mmap
-import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -25,10 +24,9 @@ LOG = foreign_text.logger_about_messages(__name__)
 
 _PART = 256 * 1024
 _PARTS = len(SERVICES) + MAX_WORKERS
-_LENGTH = struct.Struct("=Q")
-_VALUE = struct.Struct("=d")
-_ALIGNMENT = 8  # an aligned value is never read half written
-_HEADER = mmap.PAGESIZE * -(-_PARTS * _LENGTH.size // mmap.PAGESIZE)
+_WORD = 8
+"""Bytes of a length or a value, each at a multiple of as many: so none is ever read half written."""
+_HEADER = mmap.PAGESIZE * -(-_PARTS * _WORD // mmap.PAGESIZE)
 _MAP_NORESERVE = 0x4000
 _SALVAGED = "panko_ingest_traits_salvaged_total"
 
@@ -48,7 +46,11 @@ class _Part:
 
     def __init__(self, memory: mmap.mmap, index: int) -> None:
         self._memory = memory
-        self._used_at = index * _LENGTH.size
+        # One store each. struct.pack_into() writes zeros first, which others would read, and who is killed
+        # right then leave behind.
+        self._lengths = memoryview(memory).cast("Q")
+        self._values = memoryview(memory).cast("d")
+        self._index = index
         self._start = _HEADER + index * _PART
 
     def records(self) -> Iterator[tuple[bytes, int]]:
@@ -56,38 +58,38 @@ class _Part:
         at = self._start
         end = at + self._used
         while at < end:
-            (length,) = _LENGTH.unpack_from(self._memory, at)
-            at += _LENGTH.size
-            value_at = at + length + -length % _ALIGNMENT
+            length = self._lengths[at // _WORD]
+            at += _WORD
+            value_at = at + length + -length % _WORD
             yield self._memory[at : at + length], value_at
-            at = value_at + _VALUE.size
+            at = value_at + _WORD
 
     def add(self, key: bytes) -> int | None:
         """Return where the value of a new key is, which is 0; None where there is no room for it."""
         at = self._start + self._used
-        key_at = at + _LENGTH.size
-        value_at = key_at + len(key) + -len(key) % _ALIGNMENT
-        end = value_at + _VALUE.size
+        key_at = at + _WORD
+        value_at = key_at + len(key) + -len(key) % _WORD
+        end = value_at + _WORD
         if end > self._start + _PART:
             return None
-        _LENGTH.pack_into(self._memory, at, len(key))
+        self._lengths[at // _WORD] = len(key)
         self._memory[key_at : key_at + len(key)] = key
         self.write(value_at, 0.0)
         # Last, so that nobody reads half a record.
-        _LENGTH.pack_into(self._memory, self._used_at, end - self._start)
+        self._lengths[self._index] = end - self._start
         return value_at
 
     def read(self, at: int) -> float:
         """Return the value there."""
-        return float(_VALUE.unpack_from(self._memory, at)[0])
+        return self._values[at // _WORD]
 
     def write(self, at: int, value: float) -> None:
         """Change the value there."""
-        _VALUE.pack_into(self._memory, at, value)
+        self._values[at // _WORD] = value
 
     @property
     def _used(self) -> int:
-        return int(_LENGTH.unpack_from(self._memory, self._used_at)[0])
+        return self._lengths[self._index]
 
 
 class SharedMetrics:

@@ -13,7 +13,16 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import amqp, config, config_reader, ineffective_options, log_setup, option_lines, processors
+from panko_ingest import (
+    amqp,
+    config,
+    config_reader,
+    control_groups,
+    ineffective_options,
+    log_setup,
+    option_lines,
+    processors,
+)
 from panko_ingest.cli import failures, output
 from panko_ingest.cli.readiness import readiness
 from panko_ingest.converter import EventConverter
@@ -129,6 +138,8 @@ def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     if options.workers > 4 * usable:
         text = f"{options.workers} workers on {usable} processors: set [notification] workers"
         yield Finding(WARNING, "workers", text)
+    if control_groups.die_together():
+        yield Finding(WARNING, "workers", control_groups.DIE_TOGETHER)
     if (
         options.workers > 1
         and config.names_a_bus(conf)

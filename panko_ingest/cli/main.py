@@ -17,6 +17,16 @@ from panko_ingest.foreign_text import escape_what_it_lacks, escaped_error
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
 
 _OUTPUT_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+# For want of these a file can't be opened, though the configuration is good, until the host has them again.
+_MAY_PASS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+}
 
 EXIT_OK, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNREACHABLE = 0, 1, 2, 3
 EXIT_INTERRUPTED = 130
@@ -104,7 +114,7 @@ class _ToTheEnd:
 def _told(error: Exception, conf: cfg.ConfigOpts | None) -> tuple[str, int] | None:
     """Return what to say of an error that ends a command, and the exit code; None for a traceback."""
     if isinstance(error, ConfigError | InvalidRequest):
-        return str(error), EXIT_USAGE
+        return str(error), EXIT_UNREACHABLE if _may_pass(error) else EXIT_USAGE
     if isinstance(error, StorageUnavailable | BrokerError):
         return str(error), EXIT_UNREACHABLE
     if isinstance(error, OSError) and error.errno in _OUTPUT_IS_FULL:
@@ -116,6 +126,20 @@ def _told(error: Exception, conf: cfg.ConfigOpts | None) -> tuple[str, int] | No
 
     text, unreachable = failures.told(error)
     return f"{conf.command.name}: {text}", EXIT_UNREACHABLE if unreachable else EXIT_FINDINGS
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Return whether what led to an error may be over without an edit: of exit code 2 nobody tries again."""
+    while error is not None:
+        # TLS has numbers of its own, with texts of its own.
+        if (
+            isinstance(error, OSError)
+            and error.errno in _MAY_PASS
+            and error.strerror == os.strerror(error.errno)
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def read(arguments: Sequence[str]) -> cfg.ConfigOpts:

@@ -6,7 +6,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import __version__
+from panko_ingest import __version__, control_groups
 from panko_ingest.cli.main import read
 from panko_ingest.log_setup import set_up_logging
 from panko_ingest.shared_metrics import SharedMetrics
@@ -41,6 +41,8 @@ def run(conf: cfg.ConfigOpts) -> int:
     config = LiveConfig(conf, lambda: read(sys.argv[1:]), _set_up_logging)
     LOG.info("panko-ingest %s starts", __version__)
     live_config.tell(config.settings)
+    if control_groups.die_together():
+        LOG.warning("Memory: %s", control_groups.DIE_TOGETHER)
     guru_report.install(conf, lambda: config.settings.conf)
     try:
         return _serve(config)
@@ -59,17 +61,15 @@ def _serve(config: LiveConfig) -> int:
     shared = SharedState(settings.workers, len(settings.buses))
     shared_metrics = SharedMetrics()
     supervisor = Supervisor(shared, Notifier(), shared_metrics)
-    others: list[type[Worker]] = []
-    if settings.conf.command.only != "ingester":
-        others.append(ExpirerService)
-    if settings.conf.monitor.port:
-        others.append(MonitorService)
+    others: list[type[Worker]] = [ExpirerService, MonitorService]
     code = Master(config, shared, shared_metrics, supervisor, IngestService, others).run()
     totals = shared_metrics.totals()
-    LOG.info(
-        "panko-ingest %s has stopped because it was told to; since its start %d events were recorded, "
+    LOG.log(
+        logging.WARNING if code else logging.INFO,
+        "panko-ingest %s has stopped because it was told to%s; since its start %d events were recorded, "
         "%d were stored already, %d messages became dead letters, %d were dropped",
         __version__,
+        ", but not in good order" if code else "",
         totals["events_recorded_total"],
         totals["events_duplicate_total"],
         totals["dead_letters_total"],

@@ -13,6 +13,7 @@ from oslo_config import cfg
 from panko_ingest import config
 from panko_ingest.metrics import Metrics
 from panko_ingest.storage import Connection, ExpiryReport, StorageUnavailable, get_connection
+from panko_ingest.workers.live_config import Settings
 from panko_ingest.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
@@ -47,6 +48,11 @@ class ExpirerService(Worker):
     """Runs one round of expiry every ``[expirer] interval``."""
 
     name = "expirer"
+
+    @classmethod
+    def number(cls, settings: Settings) -> int:
+        """Return how many of this kind there are to be."""
+        return 0 if settings.conf.command.only == "ingester" else 1
 
     def _prepare(self) -> None:
         self._slot = self._shared.service_slot(self.name)

@@ -22,6 +22,7 @@ from panko_ingest.storage import get_connection_from_config
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.workers import guru_report
 from panko_ingest.workers.from_config import budget, bus_pipeline, message_processor, topology
+from panko_ingest.workers.live_config import Settings
 from panko_ingest.workers.store_watch import StoreWatch
 from panko_ingest.workers.supervisor import HANG_LIMIT
 from panko_ingest.workers.worker import Worker
@@ -38,6 +39,11 @@ class IngestService(Worker):
     """One ingest worker: a thread for each bus, and one that records."""
 
     name = "ingester"
+
+    @classmethod
+    def number(cls, settings: Settings) -> int:
+        """Return how many of this kind there are to be."""
+        return settings.workers
 
     def _prepare(self) -> None:
         self._finished = threading.Event()

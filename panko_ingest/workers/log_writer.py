@@ -5,12 +5,14 @@ second at most; and not at all while that thread is stuck.
 """
 
 import contextlib
+import fcntl
 import io
 import logging
 import os
 import queue
 import sys
 import threading
+from typing import Any
 
 from panko_ingest import threads
 
@@ -30,26 +32,69 @@ def install() -> None:
 
 
 def _patient(handler: logging.Handler) -> logging.Handler:
-    if isinstance(handler, logging.StreamHandler) and handler.stream in {sys.stdout, sys.stderr}:
+    if isinstance(handler, logging.FileHandler):
+        _unbuffer_file(handler)
+    elif isinstance(handler, logging.StreamHandler) and handler.stream in {sys.stdout, sys.stderr}:
         with contextlib.suppress(io.UnsupportedOperation):  # it is none of the system's
             handler.setStream(_Unbuffered(handler.stream.fileno()))
     return handler if isinstance(handler, _Patient) else _Patient(handler)
 
 
 class _Unbuffered:
-    """A standard stream without Python's buffer, for whose lock a forked process, and the end, would wait."""
+    """A stream without Python's buffer, for whose lock a forked process, and the end, would wait."""
+
+    _encoding = "utf-8"
 
     def __init__(self, number: int) -> None:
         self._number = number
 
+    def fileno(self) -> int:
+        """Return the number that the system has for it."""
+        return self._number
+
     def write(self, text: str) -> None:
-        """Write all of a text."""
-        left = text.encode("utf-8", "backslashreplace")
+        """Write all of a text; at once, where the system takes it."""
+        left = text.encode(self._encoding, "backslashreplace")
         while left:
-            left = left[os.write(self._number, left) :]
+            left = left[os.write(self.fileno(), left) :]
 
     def flush(self) -> None:
         """Return: nothing is kept back."""
+
+
+class _UnbufferedFile(_Unbuffered):
+    """A file that a handler has opened, for it to go on with.
+
+    It may be closed while another thread writes to it, which then writes no more.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        self._encoding = stream.encoding
+        self._file: io.FileIO = stream.detach().detach()  # type: ignore[attr-defined]
+        flags = fcntl.fcntl(self.fileno(), fcntl.F_GETFL)
+        fcntl.fcntl(self.fileno(), fcntl.F_SETFL, flags | os.O_APPEND)  # processes share it
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def fileno(self) -> int:
+        """Return the number that the system has for it.
+
+        :raises ValueError: it is closed.
+        """
+        return self._file.fileno()
+
+
+def _unbuffer_file(handler: logging.FileHandler) -> None:
+    """Have a handler write without Python's buffer now, and whenever it opens its file anew."""
+
+    def unbuffered(stream: Any) -> Any:
+        # Another kind of stream is a foreign handler's own.
+        return _UnbufferedFile(stream) if type(stream) is io.TextIOWrapper else stream
+
+    open_file = handler._open
+    handler._open = lambda: unbuffered(open_file())  # type: ignore[method-assign]
+    handler.stream = unbuffered(handler.stream)
 
 
 class _Writer:

@@ -19,8 +19,6 @@ LOG = logging.getLogger(__name__)
 
 _OWN_SIGNALS = {signal.SIGINT, signal.SIGHUP}
 _TICK = 1.0
-# Workers end themselves after graceful_shutdown_timeout; one that is stopped or stuck in the kernel does not.
-_KILL_AFTER, _LEAVE_AFTER = 2.0, 5
 # Of the ingest workers, so many make way for their successors at once on a reload.
 _TURNS = 8
 # A successor that does not consume by then, since a broker is away, does not keep the others waiting.
@@ -30,8 +28,8 @@ _TURN_PATIENCE = 10.0
 class Master:
     """Keeps as many workers of each kind running as the settings in force say.
 
-    :param ingester: the kind of which there are ``[notification] workers``.
-    :param others: the kinds of which there is one.
+    :param ingester: the kind that reads, of which there may be several.
+    :param others: the kinds of which there is one at most.
     """
 
     def __init__(
@@ -48,33 +46,24 @@ class Master:
         self._shared_metrics = shared_metrics
         self._supervisor = supervisor
         self._metrics = shared_metrics.join("master-0")
-        self._manager = ProcessManager(self._leave_after)
+        self._manager = ProcessManager(live_config.settings.conf.graceful_shutdown_timeout)
         self._services: dict[Any, type[Worker]] = {}
         self._ingester = ingester
-        self._most_workers = live_config.settings.workers
-        if self._most_workers:
-            self._ingesters = self._add(ingester, self._most_workers)
-        for kind in others:
-            self._add(kind, 1)
+        self._most: dict[type[Worker], int] = {}
+        for kind in (ingester, *others):
+            self._add(kind)
         # By pid, which the system gives out again: the configuration to make way for.
         self._told_to_stop: dict[int, int] = {}
         self._is_stopping = False
-        self._stop_by = 0.0
-        self._exit_code = 0
+        self._ended_badly = False
 
-    @property
-    def _timeout(self) -> int:
-        return int(self._live_config.settings.conf.graceful_shutdown_timeout)
-
-    @property
-    def _leave_after(self) -> int:
-        return self._timeout and self._timeout + _LEAVE_AFTER
-
-    def _add(self, kind: type[Worker], number: int) -> Any:
+    def _add(self, kind: type[Worker]) -> None:
+        number = self._most[kind] = kind.number(self._live_config.settings)
         arguments = (self._live_config, self._shared, self._shared_metrics)
-        service_id = self._manager.add(kind, workers=number, args=arguments)
+        service_id = self._manager.add(kind, workers=number or 1, args=arguments)
+        if not number:  # which add() does not take: a reload may want some
+            self._manager.reconfigure(service_id, 0)
         self._services[service_id] = kind
-        return service_id
 
     def run(self) -> int:
         """Run until SIGTERM or SIGINT; return the exit code."""
@@ -91,8 +80,8 @@ class Master:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         try:
             self._manager.run()
-        except SystemExit:  # so cotyledon ends on SIGTERM, when the workers have
-            return self._exit_code
+        except SystemExit as end:  # so cotyledon ends on SIGTERM, when the workers have
+            return 1 if end.code or self._ended_badly else 0
         return 1
 
     def _watch(self) -> None:
@@ -102,9 +91,7 @@ class Master:
                 slot.beat()
                 if not self._is_stopping:
                     self._give_turns()
-                elif self._stop_by and time.monotonic() > self._stop_by:
-                    self._kill_the_late()
-                self._supervisor.tick(self._manager.processes(), reloading=self._outdated())
+                self._supervisor.tick(self._manager.processes(), self._up_to_date)
                 time.sleep(_TICK)
 
     def _follow_signals(self) -> None:
@@ -127,6 +114,7 @@ class Master:
         self._shared_metrics.forget(kind.place(number))
         if code:
             self._metrics.lost_workers.labels(kind.name).inc()
+            self._ended_badly |= self._is_stopping
         if kind is self._ingester:
             self._shared.record_death(number)
             if code:
@@ -138,33 +126,38 @@ class Master:
 
     def _reload(self) -> None:
         self._supervisor.reloading()
-        if not self._live_config.reload():
-            return
-        self._manager.leave_after(self._leave_after)
-        if self._most_workers:
-            settings = self._live_config.settings
-            self._shared.resize(settings.workers, len(settings.buses))
+        accepted = self._live_config.reload()
+        if accepted:
+            self._apply()
+        self._supervisor.reloaded(accepted=accepted)
+
+    def _apply(self) -> None:
+        settings = self._live_config.settings
+        self._manager.end_within(settings.conf.graceful_shutdown_timeout)
+        self._shared.resize(settings.workers, len(settings.buses))
+        for service_id, kind in self._services.items():
             # Those that are too many rest: cotyledon starts again whatever ends.
-            self._most_workers = max(self._most_workers, settings.workers)
-            self._manager.reconfigure(self._ingesters, self._most_workers)
-            os.kill(os.getpid(), signal.SIGCHLD)  # cotyledon looks for those that are missing only then
+            if number := max(self._most[kind], kind.number(settings)):
+                self._most[kind] = number
+                self._manager.reconfigure(service_id, number)
+        os.kill(os.getpid(), signal.SIGCHLD)  # cotyledon looks for those that are missing only then
 
     def _services_at_work(self) -> list[Slot]:
         slots = map(self._shared.service_slot, SERVICES)
         return [slot for slot in slots if slot.pid not in {0, os.getpid()}]
 
-    def _slots(self) -> list[Slot]:
-        """Return a slot of each worker that runs."""
-        recording = map(self._shared.recording_slot, range(self._most_workers))
-        return self._services_at_work() + [slot for slot in recording if slot.pid]
+    def _up_to_date(self) -> bool:
+        """Whether every worker is there, and works by the configuration in force."""
+        services = [kind.name for kind, number in self._most.items() if number and kind is not self._ingester]
+        slots = [*map(self._shared.service_slot, services), *self._recording_slots()]
+        return all(slot.pid and slot.version == self._live_config.version for slot in slots)
 
-    def _outdated(self) -> bool:
-        """Whether somebody still works by an older configuration."""
-        return any(slot.version != self._live_config.version for slot in self._slots())
+    def _recording_slots(self) -> list[Slot]:
+        return [self._shared.recording_slot(number) for number in range(self._most[self._ingester])]
 
     def _give_turns(self) -> None:
         """Have those who work by an older configuration make way: of the ingest workers some at a time."""
-        workers = [self._shared.recording_slot(number) for number in range(self._most_workers)]
+        workers = self._recording_slots()
         for slot in self._services_at_work():
             self._replace(slot)
         in_turn = sum(
@@ -197,10 +190,3 @@ class Master:
     def _stopping(self) -> None:
         self._is_stopping = True
         self._supervisor.stopping()
-        self._stop_by = time.monotonic() + self._timeout + _KILL_AFTER if self._timeout else 0.0
-
-    def _kill_the_late(self) -> None:
-        for pid in {slot.pid for slot in self._slots()}:
-            LOG.error("Process %d did not end in graceful_shutdown_timeout", pid)
-            self._exit_code = 1
-            send(pid, signal.SIGKILL)

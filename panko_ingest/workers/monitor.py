@@ -1,6 +1,7 @@
 """The service that tells others how the daemon is: /metrics, /healthz and /readyz."""
 
 import logging
+import math
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -12,6 +13,7 @@ from panko_ingest.storage import get_connection
 from panko_ingest.workers.endpoint import Endpoint, Page
 from panko_ingest.workers.from_config import topology
 from panko_ingest.workers.health import PROBE_INTERVAL, Health, Probe, Verdict, WatchedBus
+from panko_ingest.workers.live_config import Settings
 from panko_ingest.workers.status_page import StatusPage
 from panko_ingest.workers.worker import Worker
 
@@ -30,9 +32,19 @@ class MonitorService(Worker):
 
     name = "monitor"
 
+    @classmethod
+    def number(cls, settings: Settings) -> int:
+        """Return how many of this kind there are to be."""
+        return 1 if settings.conf.monitor.port else 0
+
     def run(self) -> None:
         """Serve until :meth:`terminate`."""
         slot = self._shared.service_slot(self.name)
+        if not self.number(self.settings):  # cotyledon would start it again and again if it went
+            LOG.info("The monitor rests: [monitor] port is 0")
+            self._occupy(slot, math.inf)
+            self._stopping.wait()
+            return
         self._occupy(slot, _HANG_LIMIT)
         self._metrics = self._shared_metrics.join(self.place(self.worker_id))
         self._shared_metrics.show_only(bus.name for bus in self.settings.buses)

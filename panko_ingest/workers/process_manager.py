@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.context import ForkContext
+from multiprocessing.context import ForkContext, ForkProcess
+from multiprocessing.popen_fork import Popen
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -21,18 +22,24 @@ LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 5.0
 _POLL = 0.01
+# Workers end themselves after graceful_shutdown_timeout; one that is stopped does not, and one that is stuck
+# in the kernel can't be killed either.
+_KILL_AFTER, _LEAVE_AFTER = 2.0, 5.0
 
 
 class ProcessManager(cotyledon.ServiceManager):
-    """Starts services as processes, and again when they end; has no thread or file that can fail unseen."""
+    """Starts services as processes, and again when they end; has no thread or file that can fail unseen.
+
+    :param graceful_shutdown_timeout: seconds in which they are to end when all are told to; 0 for any time.
+    """
 
     def __init__(self, graceful_shutdown_timeout: int) -> None:
         # Workers inherit the configuration, which does not pickle.
         super().__init__(graceful_shutdown_timeout=graceful_shutdown_timeout, mp_context=_Context())
 
-    def leave_after(self, seconds: int) -> None:
-        """Leave processes that have not ended so long after the daemon is told to stop."""
-        self._graceful_shutdown_timeout = seconds
+    def end_within(self, graceful_shutdown_timeout: int) -> None:
+        """Have another time in which processes are to end."""
+        self._graceful_shutdown_timeout = graceful_shutdown_timeout
 
     @property
     def _forktimes(self) -> "_ForkTimes":
@@ -44,11 +51,13 @@ class ProcessManager(cotyledon.ServiceManager):
 
     def processes(self) -> dict[int, str]:
         """Return the processes that were started and have not ended: what they are, by pid."""
+        return {process.pid: name for process, name in self._started().items() if _runs(process.pid)}
+
+    def _started(self) -> dict[Any, str]:
         return {
-            pid: f"{self._services[service_id].service.name}-{info.worker_id}"
+            process: f"{self._services[service_id].service.name}-{info.worker_id}"
             for service_id, running in list(self._running_services.items())
             for process, info in list(running.items())
-            if (pid := _pid(process)) is not None and _runs(pid)
         }
 
     def _start_worker(self, service_id: ServiceId, worker_id: WorkerId) -> None:
@@ -67,29 +76,49 @@ class ProcessManager(cotyledon.ServiceManager):
             self._dead.wait(pause)
 
     def _shutdown(self) -> None:
-        try:
-            super()._shutdown()
-        except (
-            RuntimeError
-        ):  # it waits for the newest workers in threads, of which there may be none to be had
-            self._run_hooks("terminate")
-            for process in self._child_processes:
+        """Tell all to end, and see to it that they do, or that this does.
+
+        cotyledon would wait for one after the other, and for ever, and hear of no exit code.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        begun = time.monotonic()
+        self._dead.set()
+        self._got_sig_chld.set()
+        self._run_hooks("terminate")
+        left = self._end_all(begun)
+        for process, name in left.items():
+            LOG.error("Nothing ends process %d (%s): it is left behind", process.pid, name)
+        sys.exit(1 if left else 0)
+
+    def _end_all(self, begun: float) -> dict[Any, str]:
+        """Return the processes that are there when the time is over."""
+        timeout = self._graceful_shutdown_timeout
+        told: set[Any] = set()
+        killed: set[Any] = set()
+        while True:
+            forking = self._child_supervisor is not None and self._child_supervisor.is_alive()
+            while not forking and self._get_last_worker_died():  # else that thread may do so, too
+                pass
+            started = self._started()
+            if not started and not forking:
+                return {}
+            for process in started.keys() - told:
                 process.terminate()
-            for process in self._child_processes:
-                process.join()
-            sys.exit(0)
+                told.add(process)
+            late = time.monotonic() - begun - timeout if timeout else 0.0
+            for process in started.keys() - killed if late > _KILL_AFTER else ():
+                text = "Process %d (%s) did not end in graceful_shutdown_timeout (%d s): killing it"
+                LOG.error(text, process.pid, started[process], timeout)
+                process.kill()
+                killed.add(process)
+            if late > _LEAVE_AFTER:
+                return started
+            time.sleep(_POLL)
 
     def _child_supervisor_thread(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for workers, which wait for it
         with ending_all("Workers could not be started any more"):
             super()._child_supervisor_thread()
-
-
-def _pid(process: BaseProcess) -> int | None:
-    try:
-        return process.pid
-    except ValueError:  # At a stop those that have ended are closed, and listed until the last has.
-        return None
 
 
 def _runs(pid: int) -> bool:
@@ -127,8 +156,36 @@ class _ForkTimes(list[float]):
         return super().pop(index) if self else 0.0
 
 
+class _Fork(Popen):
+    """A fork without pipes, which multiprocessing leaves open when it fails."""
+
+    sentinel = -1  # which would be one of them; nobody here waits for it
+
+    def _launch(self, process_obj: BaseProcess) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                code = process_obj._bootstrap()  # type: ignore[attr-defined]
+            finally:
+                os._exit(code)
+
+
+class _Process(ForkProcess):
+    """A process that keeps nobody from ending."""
+
+    @staticmethod
+    def _Popen(process_obj: BaseProcess) -> _Fork:  # noqa: N802 - multiprocessing's name
+        return _Fork(process_obj)
+
+    def join(self, timeout: float | None = None) -> None:
+        """Return: the interpreter's end would wait for one that nothing ends."""
+
+
 class _Context(ForkContext):
     """Processes by fork, and events that need no semaphore, for which /dev/shm must be writable."""
+
+    Process = _Process
 
     def Event(self) -> Any:  # noqa: N802 - multiprocessing's name
         return _SharedFlag()

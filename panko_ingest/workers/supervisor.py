@@ -4,8 +4,10 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
 
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SharedState, Slot, State
@@ -51,12 +53,25 @@ class Notifier:
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
+class _Phase(Enum):
+    """What systemd waits for."""
+
+    STARTING = auto()
+    READING = auto()
+    """Whether the new configuration is good."""
+    TAKING_TURNS = auto()
+    READY = auto()
+    STOPPING = auto()
+
+
 class Supervisor:
     """Watches the shared state.
 
     A worker without a heartbeat for 30 s, or for half of what systemd's watchdog allows if that is less, is
     killed, and started again, where its slot says no other time. After the master stood still, and so perhaps
     everybody, that time begins anew.
+
+    systemd's watchdog hears of the master alone: it would end those that work for one that does not.
     """
 
     def __init__(self, shared: SharedState, notifier: Notifier, shared_metrics: SharedMetrics) -> None:
@@ -64,38 +79,59 @@ class Supervisor:
         self._notifier = notifier
         self._rates = Rates(shared_metrics)
         self._hang_limit = min(HANG_LIMIT, notifier.watchdog_interval / 2 or HANG_LIMIT)
-        self._ready = False
-        self._stopping = False
+        self._phase = _Phase.STARTING
+        self._told_working = False
+        # Signals are heard beside the watch; what they change and what systemd is told go together.
+        self._lock = threading.Lock()
         self._status_at = 0.0
         self._unheard_since: dict[int, float] = {}
+        self._killed: set[int] = set()
         self._awake = Awake(_LONGEST_TICK)
 
     def stopping(self) -> None:
         """Note that the daemon is told to stop; who hangs now is ended all the same."""
-        self._stopping = True
-        self._notifier.send("STOPPING=1", "STATUS=stopping: workers commit and acknowledge what they hold")
+        with self._lock:
+            self._phase = _Phase.STOPPING
+            self._notifier.send(
+                "STOPPING=1", "STATUS=stopping: workers commit and acknowledge what they hold"
+            )
 
     def reloading(self) -> None:
-        """Say that the configuration is being read again; READY ends systemd's wait for it."""
-        self._ready = False
-        self._notifier.reloading()
+        """Say that the configuration is being read again; before the first READY, systemd waits for that."""
+        with self._lock:
+            if self._phase not in {_Phase.STARTING, _Phase.STOPPING}:
+                self._phase = _Phase.READING
+                self._notifier.reloading()
 
-    def tick(self, processes: Mapping[int, str], *, reloading: bool) -> None:
+    def reloaded(self, *, accepted: bool) -> None:
+        """Say whether the new configuration is in force: if not, systemd has nothing more to wait for."""
+        with self._lock:
+            self._told_working = self._told_working and not accepted
+            if self._phase is not _Phase.READING:
+                return
+            if accepted:
+                self._phase = _Phase.TAKING_TURNS
+            else:
+                self._notifier.send(*self._become_ready())
+
+    def tick(self, processes: Mapping[int, str], up_to_date: Callable[[], bool]) -> None:
         """Look at everybody; called about once a second.
 
         :param processes: all that run, by pid, with what the log calls them.
-        :param reloading: whether somebody still works by an older configuration.
+        :param up_to_date: whether every worker is there, and works by the configuration in force.
         """
+        self._killed &= processes.keys()  # what is stuck in the kernel stays, and is told once
         self._kill_hung()
         self._kill_unheard(processes)
-        if not self._stopping:
-            self._notify(reloading)
+        with self._lock:
+            if self._phase is not _Phase.STOPPING:
+                self._notify(up_to_date)
 
     def _kill_hung(self) -> None:
         for name, slot in self._shared.occupied():
             pid, silent_for = slot.pid, self._silence_of(slot)
             hangs = pid not in {0, os.getpid()} and silent_for > self._limit_of(slot)
-            if hangs and not _kill(pid, name, silent_for):
+            if hangs and not self._kill(pid, name, silent_for):
                 slot.clear()
 
     def _kill_unheard(self, processes: Mapping[int, str]) -> None:
@@ -105,7 +141,14 @@ class Supervisor:
         self._unheard_since = {pid: self._unheard_since.get(pid, now) for pid in processes.keys() - heard}
         for pid, since in self._unheard_since.items():
             if (silent_for := min(now - since, self._awake.seconds())) > self._hang_limit:
-                _kill(pid, processes[pid], silent_for)
+                self._kill(pid, processes[pid], silent_for)
+
+    def _kill(self, pid: int, name: str, silent_for: float) -> bool:
+        """Kill a process that hangs; return whether it was there."""
+        if pid not in self._killed:
+            LOG.error("Worker process %d (%s) made no progress for %.0f s: killing it", pid, name, silent_for)
+            self._killed.add(pid)
+        return send(pid, signal.SIGKILL)
 
     def _limit_of(self, slot: Slot) -> float:
         return slot.hang_limit or self._hang_limit
@@ -113,33 +156,30 @@ class Supervisor:
     def _silence_of(self, slot: Slot) -> float:
         return min(slot.seconds_since_heartbeat, self._awake.seconds())
 
-    def _making_progress(self) -> bool:
-        """Whether everybody gave a sign of life lately, or was replaced."""
-        if min(max(self._shared.vacancies(), default=0.0), self._awake.seconds()) > self._hang_limit:
-            return False
-        return all(self._silence_of(slot) <= self._limit_of(slot) / 3 for _, slot in self._shared.occupied())
-
-    def _notify(self, reloading: bool) -> None:
+    def _notify(self, up_to_date: Callable[[], bool]) -> None:
         slots = self._shared.slots()
         consuming = sum(slot.state is State.CONSUMING for slot in slots)
         states = []
-        if consuming == len(slots) and not self._ready and not reloading:
-            self._ready = True
-            self._status_at = 0.0
+        working = consuming == len(slots) and up_to_date()
+        if working and not self._told_working:
             LOG.info("Ready: all %d readers are consuming", consuming)
-            states.append("READY=1")
-        if not self._ready:
+            self._told_working = True
+        # A reload does not wait for brokers: while it lasts, systemd lets nobody correct it.
+        if (self._phase is _Phase.STARTING and working) or (
+            self._phase is _Phase.TAKING_TURNS and up_to_date()
+        ):
+            states += self._become_ready()
+        if self._phase is _Phase.STARTING:
             states.append(f"EXTEND_TIMEOUT_USEC={_START_EXTENSION_USEC}")
         if time.monotonic() >= self._status_at:
             self._status_at = time.monotonic() + _STATUS_INTERVAL
             states.append(f"STATUS={consuming} of {len(slots)} readers consuming; {self._rates.look()}")
-        if self._notifier.watchdog_interval and self._making_progress():
+        if self._notifier.watchdog_interval:
             states.append("WATCHDOG=1")
         if states:
             self._notifier.send(*states)
 
-
-def _kill(pid: int, name: str, silent_for: float) -> bool:
-    """Kill a process that hangs; return whether it was there."""
-    LOG.error("Worker process %d (%s) made no progress for %.0f s: killing it", pid, name, silent_for)
-    return send(pid, signal.SIGKILL)
+    def _become_ready(self) -> list[str]:
+        self._phase = _Phase.READY
+        self._status_at = 0.0
+        return ["READY=1"]

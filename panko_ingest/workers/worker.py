@@ -11,7 +11,7 @@ from cotyledon.types import WorkerId
 from panko_ingest import threads
 from panko_ingest.shared_metrics import SharedMetrics
 from panko_ingest.shared_state import SharedState, Slot
-from panko_ingest.workers.live_config import LiveConfig
+from panko_ingest.workers.live_config import LiveConfig, Settings
 
 LOG = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class Worker(cotyledon.Service):
         self._stopping = threading.Event()
         # What can't be brought to an end in time is left: the broker delivers it again.
         type(self).graceful_shutdown_timeout = self._conf.graceful_shutdown_timeout
+        # cotyledon would end it without a word.
+        signal.signal(signal.SIGALRM, self._leave)
         self._prepare()
         # cotyledon would want a thread when the end comes, when there may be none to be had.
         threads.start(self._end_when_told, "end")
@@ -59,12 +61,25 @@ class Worker(cotyledon.Service):
             os._exit(1)
         os._exit(0)
 
+    def _leave(self, *_: object) -> None:
+        LOG.error(
+            "%s did not end in graceful_shutdown_timeout (%d s): it leaves what it is doing",
+            self.place(self.worker_id),
+            self._conf.graceful_shutdown_timeout,
+        )
+        os._exit(1)
+
     def terminate(self) -> None:
         """Return when all is in order: the process ends right after."""
         self._stopping.set()
 
     def _occupy(self, slot: Slot, hang_limit: float = 0.0) -> None:
         slot.occupy(os.getpid(), hang_limit, self._config_version)
+
+    @classmethod
+    def number(cls, settings: Settings) -> int:
+        """Return how many of this kind there are to be."""
+        raise NotImplementedError
 
     @classmethod
     def place(cls, worker_id: int) -> str:

@@ -21,6 +21,7 @@ from tests.bus import Bus
 from tests.daemon import COMMAND, Daemon, configuration
 from tests.faults.conftest import HOOKS
 from tests.ledger import Ledger, load
+from tests.notify_socket import NotifySocket
 from tests.services.server import find_program, free_port
 from tests.waiting import wait_until
 
@@ -77,6 +78,42 @@ def test_a_start_with_what_a_library_cannot_read_ends_with_exit_code_2_and_names
         assert service.wait(30) == 2
         assert re.search(refused, service.log)
         assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize(
+    ("mounted", "what"), [("ro", "Read-only file system"), ("nr_inodes=1", "No space left on device")]
+)
+def test_a_start_without_a_log_that_the_host_has_no_room_for_ends_with_a_code_after_which_it_is_tried_again(
+    tmp_path: Path, broker_url: str, sqlite_url: str, mounted: str, what: str
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    conf = configuration(tmp_path, broker_url, sqlite_url, f"[DEFAULT]\nlog_file = {logs}/log")
+    made = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    script = f'mount -t tmpfs -o {mounted} none {logs} && exec "$0" "$@"'
+    command = (find_program("unshare", "util-linux"), *made, "--mount", "sh", "-c", script, *COMMAND)
+    with Daemon(conf, command=command).running() as service:
+        assert service.wait(30) == 3
+        assert f"[DEFAULT] log_file, log_dir, use_syslog: {logs}/log: {what}" in service.log
+        assert "Traceback" not in service.log
+
+
+def test_the_log_and_check_warn_where_the_kernel_would_kill_all_for_the_memory_of_one(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url)
+    made = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    script = """
+        mount -t tmpfs none /sys/fs/cgroup && echo 1 > /sys/fs/cgroup/memory.oom.group && exec "$0" "$@"
+    """
+    command = (find_program("unshare", "util-linux"), *made, "--mount", "sh", "-c", script, *COMMAND)
+    told = "the kernel kills the whole daemon, not one worker .*singleProcessOOMKill"
+    with Daemon(conf, "--only", "expirer", command=command).running() as service:
+        service.wait_for_log(told)
+    checked = subprocess.run(
+        [*command, "--config-file", conf, "check"], capture_output=True, text=True, check=False
+    )
+    assert re.search(told, " ".join(checked.stdout.split())), checked.stdout
 
 
 def test_a_reload_with_what_a_library_cannot_read_costs_nothing_and_is_told_once(
@@ -394,6 +431,37 @@ def test_a_fork_that_fails_is_tried_again_until_it_does_not(strangers_folder: Pa
         limit_processes(service, "1000")
         wait_until(lambda: set(reader_pids(service)) - gone, 30, "a worker in its place")
         assert service.stop() == 0
+
+
+def test_a_fork_that_fails_costs_no_file_and_no_worker_that_is_there(
+    strangers_folder: Path, broker_url: str
+) -> None:
+    notify = NotifySocket(strangers_folder / "notify")
+    notify.path.chmod(0o666)
+    url = f"sqlite:///{strangers_folder}/events.sqlite"
+    conf = configuration(strangers_folder, broker_url, url, "[notification]\nworkers = 2\n")
+    conf.chmod(0o644)
+    command = (find_program("setpriv", "util-linux"), *AS_STRANGER, *COMMAND)
+    # So long after a worker's end systemd would have been told nothing more: 9 s.
+    told = {"NOTIFY_SOCKET": str(notify.path), "WATCHDOG_USEC": "18000000"}
+    service = Daemon(conf, "--only", "ingester", command=command, environment=told)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: len(service.workers) == 2, 30, "both workers")
+        victim, healthy = service.workers
+        files = service.process.num_fds()
+        limit_processes(service, "1")
+        killed = time.monotonic()
+        victim.kill()
+        wait_until(lambda: time.monotonic() > killed + 14, 30, "what systemd would have lost patience with")
+        assert "No process can be started for ingester-" in service.log
+        assert notify.longest_silence(since=killed) < 4
+        assert service.process.num_fds() < files + 4, "each try left files open"
+        limit_processes(service, "1000")
+        wait_until(lambda: len(service.workers) == 2, 30, "a worker in its place")
+        assert healthy in service.workers
+        assert service.stop() == 0
+    notify.close()
 
 
 def test_threads_that_cannot_be_started_cost_neither_the_buses_that_are_read_nor_the_monitor(

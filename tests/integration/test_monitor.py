@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
 import pytest
 
 from panko_ingest import resources
@@ -348,6 +349,40 @@ def test_a_port_in_use_is_no_reason_to_stop(tmp_path: Path, broker_url: str, sql
             bus.declare()
             monitor.daemon.wait_until_ready()
         assert monitor.daemon.stop() == 0
+
+
+def test_a_reload_turns_the_monitor_on_and_off(
+    tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
+) -> None:
+    monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, "[notification]\nworkers = 1\n")
+    service = monitor.daemon
+    serving = service.conf.read_text()
+    silent = serving.replace(f"port = {monitor.port}", "port = 0")
+    assert silent != serving
+
+    def reload(text: str) -> None:
+        service.conf.write_text(text)
+        service.signal(signal.SIGHUP)
+
+    service.conf.write_text(silent)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        assert len(service.process.children()) == 2, "nobody else is there than a worker and the expirer"
+        reload(serving)
+        wait_until(lambda: monitor.says("/healthz", True), 30, "the monitor that was turned on")
+        reload(silent)
+        service.wait_for_log("The monitor rests")
+        listening = [
+            connection.laddr
+            for child in service.process.children()
+            for connection in child.net_connections()
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert listening == []
+        reload(serving)
+        wait_until(lambda: monitor.says("/healthz", True), 30, "the monitor that was turned on again")
+        assert service.stop() == 0
 
 
 def test_a_stopped_worker_is_not_alive(tmp_path: Path, broker_url: str, sqlite_ledger: Ledger) -> None:

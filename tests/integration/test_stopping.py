@@ -1,5 +1,6 @@
-"""Signals that come at a bad time: while it starts, or while a worker hangs."""
+"""Signals that come at a bad time: while it starts, while a worker hangs, or while nothing answers."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,8 +12,18 @@ import pytest
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.faults.conftest import HOOKS
+from tests.services import PostgreSQL
+from tests.services.server import free_port
 
 pytestmark = pytest.mark.rabbitmq
+
+
+def hooks(*constants: str) -> dict[str, str]:
+    """Return an environment in which constants of ``panko_ingest.workers`` are others."""
+    return {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")])),
+        "FAULT_SET": " ".join(f"panko_ingest.workers.{constant}" for constant in constants),
+    }
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
@@ -39,12 +50,8 @@ def test_the_daemon_can_be_stopped_at_any_time_of_its_start(
 def test_a_worker_that_hangs_does_not_keep_the_daemon_from_ending(
     tmp_path: Path, broker_url: str, sqlite_url: str, hanging: int
 ) -> None:
-    impatient = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")])),
-        "FAULT_SET": "panko_ingest.workers.supervisor:HANG_LIMIT=8",
-    }
     conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
-    service = Daemon(conf, environment=impatient)
+    service = Daemon(conf, environment=hooks("supervisor:HANG_LIMIT=8"))
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         # No database schema: the workers wait, which is work, too.
@@ -52,8 +59,56 @@ def test_a_worker_that_hangs_does_not_keep_the_daemon_from_ending(
         children = service.process.children()
         service.workers[hanging].suspend()
         service.signal(signal.SIGTERM)
-        assert service.wait(60) == 0
+        assert service.wait(60) == 1, "one did not end by itself"
         assert service.log.count("made no progress") == 1, "nobody hangs but the one"
+        assert "has stopped because it was told to, but not in good order" in service.log
+        assert_gone(children)
+
+
+@pytest.mark.postgresql
+def test_workers_that_do_not_end_in_time_are_told_and_seen_in_the_exit_code(
+    tmp_path: Path, broker_url: str, postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, postgresql_url, "[notification]\nworkers = 2\n")
+    conf.write_text(conf.read_text().replace("timeout = 20", "timeout = 3"))
+    service = Daemon(conf, "--only", "ingester")
+    postgresql.pause()
+    try:
+        with service.running():
+            for number in (0, 1):
+                service.wait_for_log(f"Worker {number} reads from")
+            children = service.process.children()
+            assert service.stop() == 1
+            for number in (0, 1):
+                assert f"ingester-{number} did not end in graceful_shutdown_timeout (3 s)" in service.log
+            assert "has stopped because it was told to, but not in good order" in service.log
+            assert_gone(children)
+    finally:
+        postgresql.resume()
+
+
+def test_a_worker_that_nothing_ends_is_left_behind(tmp_path: Path, broker_url: str, sqlite_url: str) -> None:
+    more = f"port = {free_port()}\n[notification]\nworkers = 2\n"
+    conf = configuration(tmp_path, broker_url, sqlite_url, more)
+    conf.write_text(conf.read_text().replace("timeout = 20", "timeout = 6"))
+    # One that is stopped, and not killed, is as one that is stuck in the kernel. The monitor, which has ended
+    # by then, would pass for one that hangs before the time is over.
+    stuck = hooks("process_manager:_KILL_AFTER=1000", "supervisor:HANG_LIMIT=1000", "monitor:_HANG_LIMIT=8")
+    service = Daemon(conf, environment=stuck)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_for_log("Worker 1 reads from")
+        service.wait_for_log("Serving /metrics")
+        left = service.workers[0]
+        children = [child for child in service.process.children() if child != left]
+        left.suspend()
+        try:
+            assert service.stop() == 1
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
+        assert f"Nothing ends process {left.pid} (ingester-" in service.log
+        assert "made no progress" not in service.log
         assert_gone(children)
 
 

@@ -143,6 +143,17 @@ def test_a_reload_takes_effect_and_a_bad_one_changes_nothing(
     assert host.unit_property("NRestarts") == "0"
 
 
+def test_a_reload_ends_while_a_broker_is_away_and_can_be_corrected_by_another(host: Host, bus: Bus) -> None:
+    pid, wrong = host.pid, "messaging_urls = amqp://guest:guest@127.0.0.1:9/"
+    host.change("workers = 2", f"workers = 2\n{wrong}")
+    host.machine.run("timeout 120 systemctl reload panko-ingest")
+    assert host.unit_property("ActiveState") == "active"
+    host.change(f"\n{wrong}", "")
+    host.machine.run("timeout 120 systemctl reload panko-ingest")
+    wait_until(lambda: bus.consumers() == 2, 60, "two consumers")
+    assert host.pid == pid
+
+
 def test_a_worker_that_stands_still_is_replaced(host: Host, publish: Publish, ledger: Ledger) -> None:
     pid, seen = host.pid, len(host.log())
     before = host.workers()  # one of them rests since there are to be fewer

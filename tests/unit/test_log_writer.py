@@ -58,6 +58,55 @@ logging.info("Afterwards")
 """
 
 
+FORKED_WHILE_IT_IS_STUCK = """
+import fcntl
+os.mkfifo(path)
+pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+
+def fill():
+    try:
+        while True:
+            os.write(pipe, b"#")
+    except BlockingIOError:
+        pass
+
+begin()
+fill()
+logging.info("Stuck")  # a second, after which the thread is left to it
+child = os.fork()
+if child == 0:
+    logging.info("From the child")
+    os._exit(0)
+read = b""
+
+def is_read():
+    global read
+    try:
+        read += os.read(pipe, 65536)
+    except BlockingIOError:
+        pass
+    return b"Stuck" in read and b"From the child" in read
+
+wait_until(is_read, 20, "both lines")
+os.waitpid(child, 0)
+fill()
+logging.info("Stuck for ever")
+"""
+
+ROTATED = """
+handler = logging.handlers.RotatingFileHandler(path, maxBytes=200, backupCount=1)
+logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(message)s")
+log_writer.install()
+for number in range(4):
+    logging.info("%d %s caf\u00e9", number, "x" * 100)
+assert Path(f"{path}.1").read_text().startswith("2 ")
+path.write_text("cleared by copytruncate")
+path.write_text("")
+logging.info("From the beginning")
+"""
+
+
 def run(script: str, path: Path) -> str:
     path.parent.mkdir()
     done = subprocess.run(
@@ -86,3 +135,15 @@ def test_a_line_that_cannot_be_written_does_not_fail_who_has_it_where_there_is_n
     path = tmp_path / "logs/log"
     assert f"No such file or directory: '{path}'): Nobody writes this" in run(NO_THREAD, path)
     assert "All is well again" in path.read_text()
+
+
+def test_a_process_that_is_forked_while_the_log_is_stuck_has_one_and_the_end_does_not_wait_for_it(
+    tmp_path: Path,
+) -> None:
+    run(FORKED_WHILE_IT_IS_STUCK, tmp_path / "logs/log")
+
+
+def test_a_file_that_is_rotated_or_cleared_is_written_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "logs/log"
+    run(ROTATED, path)
+    assert path.read_bytes().decode() == "From the beginning\n"

@@ -92,6 +92,33 @@ def test_a_process_that_was_killed_in_the_middle_leaves_whole_metrics_behind() -
     assert shared.totals()["events_recorded_total"] == 3
 
 
+def test_a_value_that_is_being_written_is_read_as_the_one_before_or_the_one_after() -> None:
+    shared = SharedMetrics()
+
+    def work() -> None:
+        own = shared.join("ingester-0")
+        while True:
+            own.recorded.inc()
+
+    child = os.fork()
+    if child == 0:
+        work()
+    fell, before = [], 0.0
+    try:
+        wait_until(lambda: shared.totals()["events_recorded_total"], 10, "a process that counts")
+        part = shared._part("ingester-0")
+        (at,) = [at for key, at in part.records() if b"events_recorded_total" in key]
+        while before < 500_000:
+            value = part.read(at)
+            if value < before:
+                fell.append((before, value))
+            before = value
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert not fell
+
+
 def test_metrics_for_which_there_is_no_room_are_left_out_and_cost_nothing_else() -> None:
     shared = SharedMetrics()
 
