@@ -105,7 +105,10 @@ class IngestService(Worker):
         for number, slot in enumerate(slots):
             self._consumers.append(self._consumer(number, slot, shared_budget, recording, metrics))
         watch = StoreWatch(
-            connection, metrics, lambda: self._shared_metrics.totals(self.place(self.worker_id))
+            connection,
+            metrics,
+            lambda: self._shared_metrics.totals(self.place(self.worker_id)),
+            lambda: recording.refusal,
         )
         self._spare_the_collector()
         self._spare_memory()
