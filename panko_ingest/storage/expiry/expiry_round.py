@@ -36,6 +36,9 @@ T = TypeVar("T")
 _left_off: weakref.WeakKeyDictionary[sa.Engine, Any] = weakref.WeakKeyDictionary()
 """Behind which event the next round begins: more of the oldest may be kept than one can look at."""
 
+_sizes: weakref.WeakKeyDictionary[sa.Engine, int] = weakref.WeakKeyDictionary()
+"""Events in a batch of the next round, where larger ones were found to take longer than they may."""
+
 _PATIENCE = 300.0
 """Seconds to try for tables that are in use, at most."""
 
@@ -60,7 +63,8 @@ def expire(
         if lease is None:
             return ExpiryReport(stood_by=True)
         limit, stopping = timestamps.ago(ttl, now), stopping or threading.Event()
-        this = kind(engine, settings, lease, limit, Pace(batch_size), budget, stopping)
+        pace = Pace(batch_size, _sizes.get(engine, 0))
+        this = kind(engine, settings, lease, limit, pace, budget, stopping)
         this.make_partitions(now.date())
         return this.run() if ttl > 0 else ExpiryReport()
 
@@ -121,7 +125,10 @@ class _Round(AtOnce):
 
     def shrink(self) -> bool:
         """Take fewer events; tell whether that can be."""
-        return self.pace.shrink()
+        shrunk = self.pace.shrink()
+        if shrunk:
+            _sizes[self.engine] = self.pace.size
+        return shrunk
 
     def _delete(self, connection: sa.Connection, count: int, start: Any) -> DeletedBatch:
         if not self.lease.renew(connection):
@@ -134,6 +141,8 @@ class _Round(AtOnce):
         """Pause for the writers' sake, and count what they write."""
         before, self.ids = self.ids, self._ids_used()
         self.pace.deleted(batch.found, seconds, self.ids - before)
+        if self.engine in _sizes:
+            _sizes[self.engine] = self.pace.size
         pause = self.pace.pause(seconds)
         if pause <= 0:
             return

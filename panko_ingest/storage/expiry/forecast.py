@@ -9,8 +9,7 @@ import sqlalchemy as sa
 from panko_ingest import timestamps
 from panko_ingest.storage.database import clocks
 from panko_ingest.storage.database.engine import read_transaction
-from panko_ingest.storage.database.retry import run_transaction
-from panko_ingest.storage.expiry.batches import BATCH_SIZE, Clock
+from panko_ingest.storage.expiry.batches import BATCH_SIZE, Clock, TookTooLong, run_long_transaction
 from panko_ingest.storage.expiry.deletion import delete_events
 from panko_ingest.storage.expiry.expiry_round import about_rows, oldest_event
 from panko_ingest.storage.expiry.results import ExpiredByAge, ExpiryForecast, PartitionForecast
@@ -79,21 +78,19 @@ def _seconds(engine: sa.Engine, settings: StorageSettings, limit: datetime.datet
     if not events:
         return 0.0
 
-    def measure(count: int) -> float:
-        with engine.connect() as connection:
-            writing = connection.execution_options(writes=True)
-            with writing.begin() as transaction:
-                started = time.perf_counter()
-                batch = delete_events(writing, count, limit=limit)
-                spent = time.perf_counter() - started
-                transaction.rollback()
+    def measure(count: int, connection: sa.Connection) -> float:
+        started = time.perf_counter()
+        batch = delete_events(connection, count, limit=limit)
+        spent = time.perf_counter() - started
+        connection.rollback()
         return spent / max(1, batch.found) * events
 
     count = BATCH_SIZE
     while True:
         try:
-            return run_transaction(settings, partial(measure, count))
+            return run_long_transaction(engine, settings, partial(measure, count))
         except Exception as error:
-            if count == 1 or not fault_search.may_be_a_rows(error):
+            smaller = isinstance(error, TookTooLong) or fault_search.may_be_a_rows(error)
+            if count == 1 or not smaller:
                 raise
             count //= 2
