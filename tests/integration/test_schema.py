@@ -211,7 +211,7 @@ def test_rows_of_an_adopted_database_without_an_id_end_no_expiry(store: Connecti
     with store.engine.begin() as connection:
         even = tables.Event.id % 2 == 0
         connection.execute(sa.update(tables.Event).where(even).values(message_id=None))
-    assert store.expire(86400, batch_size=7).events == 200
+    assert store.expire(86400, batch_size=7, clock=store.now).events == 200
     assert content(store)["event"] == []
 
 

@@ -3,7 +3,6 @@
 What the database refuses to delete, by an operator's trigger or reference, is found out and passed over.
 """
 
-import datetime
 import logging
 import math
 import threading
@@ -79,8 +78,6 @@ class Deleted(NamedTuple):
     finished: bool = False
     start: Any = None
 
-
-Clock = Callable[[], datetime.datetime]
 
 DeleteBatch = Callable[[sa.Connection, int, Any], DeletedBatch]
 """Deletes the oldest, at most so many, behind the last one of another batch or from the beginning."""

@@ -20,7 +20,7 @@ from panko_ingest.storage.database import clocks, leases
 from panko_ingest.storage.database.leases import Lease
 from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.expiry.batches import AtOnce, Clock, DeletedBatch, delete_in_batches
+from panko_ingest.storage.expiry.batches import AtOnce, DeletedBatch, delete_in_batches
 from panko_ingest.storage.expiry.deletion import delete_events, delete_lost_traits
 from panko_ingest.storage.expiry.pacing import Pace
 from panko_ingest.storage.expiry.results import BACKLOG_LIMIT, ExpiryReport
@@ -51,21 +51,25 @@ def expire(
     batch_size: int = 0,
     budget: float | None = None,
     stopping: threading.Event | None = None,
-    clock: Clock | None = None,
+    clock: clocks.Clock | None = None,
 ) -> ExpiryReport:
     """Delete all events older than ``ttl`` seconds; see ``Connection.expire``."""
-    now = clock() if clock else clocks.now(engine, settings)
     partitioned = read(engine, settings, partitions.exist)
     if ttl <= 0 and not partitioned:
         return ExpiryReport()
+    if clock:
+        moment = clock()
+        clock = lambda: moment  # noqa: E731 - the same for all that follows
+    limit = clocks.limit(engine, settings, ttl, Event.generated, clock) if ttl > 0 else timestamps.EARLIEST
     kind = _PartitionedRound if partitioned else _Round
     with leases.held(engine, settings, leases.EXPIRY) as lease:
         if lease is None:
             return ExpiryReport(stood_by=True)
-        limit, stopping = timestamps.ago(ttl, now), stopping or threading.Event()
+        stopping = stopping or threading.Event()
         pace = Pace(batch_size, _sizes.get(engine, 0))
         this = kind(engine, settings, lease, limit, pace, budget, stopping)
-        this.make_partitions(now.date())
+        if partitioned:
+            this.make_partitions((clock() if clock else clocks.borne_out(engine, settings)).date())
         return this.run() if ttl > 0 else ExpiryReport()
 
 

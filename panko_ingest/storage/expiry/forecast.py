@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from panko_ingest import timestamps
 from panko_ingest.storage.database import clocks
 from panko_ingest.storage.database.engine import read_transaction
-from panko_ingest.storage.expiry.batches import BATCH_SIZE, Clock, TookTooLong, run_long_transaction
+from panko_ingest.storage.expiry.batches import BATCH_SIZE, TookTooLong, run_long_transaction
 from panko_ingest.storage.expiry.deletion import delete_events
 from panko_ingest.storage.expiry.expiry_round import about_rows, oldest_event
 from panko_ingest.storage.expiry.results import ExpiredByAge, ExpiryForecast, PartitionForecast
@@ -27,7 +27,7 @@ _AGES = (0, 1, 7, 30, 90, 365)
 
 
 def forecast(
-    engine: sa.Engine, settings: StorageSettings, ttl: float, clock: Clock | None = None
+    engine: sa.Engine, settings: StorageSettings, ttl: float, clock: clocks.Clock | None = None
 ) -> ExpiryForecast:
     """Return what ``expire`` would do now; see ``Connection.forecast_expiry``."""
     if ttl <= 0:

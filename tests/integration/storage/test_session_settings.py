@@ -53,7 +53,7 @@ def test_settings_of_mariadb_change_nothing(mariadb: MariaDB, mariadb_url: str, 
             assert found == sorted((event.message_id for event in events), reverse=direction == "desc")
         assert not [one for one in store.check() if one.level == "failure"]
         assert {one.level for one in store.check_rights(to_record=True, to_expire=True)} == {OK}
-        assert store.expire(1.0).events == len(events)
+        assert store.expire(1.0, clock=store.now).events == len(events)
         store.clear()
     finally:
         store.close()
