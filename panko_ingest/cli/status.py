@@ -22,6 +22,9 @@ from panko_ingest.workers.from_config import buses, management_interfaces, topol
 _ANSWERED_WITHIN = 3.5
 """Seconds after its start at which ``status`` waits for nobody any more."""
 
+_PROVED_WITHIN = 1.0
+"""Seconds that it may take beyond that to find out why the database takes nothing."""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
@@ -64,6 +67,9 @@ def run(conf: cfg.ConfigOpts) -> int:
         ],
         "database": database.answer(),
         "expirer": [expirer.error] if expirer.error else expirer.answer(),
+        "refusal": _refusal(connection)
+        if answers and database.answer() and _takes_no_rows(answers)
+        else None,
         "errors": [error for error in (*(asked.error for asked in queues), database.error) if error],
     }
     if conf.command.json:
@@ -74,6 +80,17 @@ def run(conf: cfg.ConfigOpts) -> int:
     if document["errors"]:
         return EXIT_UNREACHABLE
     return EXIT_OK if daemon.answer() and answers["ok"] else EXIT_FINDINGS
+
+
+def _takes_no_rows(daemon: dict[str, Any]) -> bool:
+    return not daemon["checks"].get("database", {"ok": True})["ok"]
+
+
+def _refusal(connection: Connection) -> str | None:
+    """Return why the database takes no rows, by trying some that are rolled back; None where it does."""
+    proof = Asked("the database", connection.prove_rows, _PROVED_WITHIN)
+    proof.answer()
+    return proof.error or None
 
 
 def _queues(
@@ -109,7 +126,7 @@ def _stored(connection: Connection) -> dict[str, Any]:
 
 def _expirer(conf: cfg.ConfigOpts) -> list[str]:
     """Return what keeps the expirer's account from its work."""
-    return [finding.text for finding in check.expirer_role(conf) if finding.level == FAILURE]
+    return [finding.text for finding in check.expirer_role(conf) if finding.level != OK]
 
 
 def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Finding]:
@@ -144,6 +161,8 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
         letters = database["dead_letters"]
         by_stage = ", ".join(f"{count} {stage}" for stage, count in letters.items())
         yield Finding(OK, "database", f"answers, at revision {database['revision']}")
+        if document["refusal"]:
+            yield Finding(FAILURE, "database: refuses", document["refusal"])
         yield Finding(WARNING if letters else OK, "dead letters", by_stage or "none")
         for wait in database["waits_for"]:
             yield Finding(WARNING, "database: waits", wait)

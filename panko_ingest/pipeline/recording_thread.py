@@ -53,6 +53,8 @@ class RecordingThread:
         self.metrics = metrics
         self.store_answers = False
         """Whether the store took the last batch, or answered the last question."""
+        self.refusal: StorageUnavailable | None = None
+        """Why the store does not take what it is given; None while it does."""
         self.gave_up = False
         """Whether nothing more is going to be recorded: what is left stays with the broker."""
         self._connection = connection
@@ -167,6 +169,8 @@ class RecordingThread:
 
     def _note_troubles(self) -> None:
         working = self.store_answers and not self._queue.troubled
+        if working:
+            self.refusal = None
         self.metrics.store_away.set(not working)
         if working and self._say_at:
             self._say_at = 0.0  # the next outage is news again
@@ -218,6 +222,7 @@ class RecordingThread:
         self._probe()
         if self.store_answers:
             self._queue.refuse(pieces)
+            self.refusal = refusal
             self._note_troubles()
 
     def _store(self, pieces: list[Piece]) -> RecordResult:
@@ -278,6 +283,7 @@ class RecordingThread:
 
     # Called outside of except clauses: within one, oslo.log would add the error's text once more.
     def _say(self, error: StorageUnavailable) -> None:
+        self.refusal = error
         now = self._clock()
         if now >= self._say_at:
             self._say_at = now + _SAY_AGAIN

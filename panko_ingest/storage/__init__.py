@@ -15,7 +15,13 @@ from panko_ingest.storage.base import (
     SchemaState,
     Statistics,
 )
-from panko_ingest.storage.errors import InvalidMarker, InvalidRequest, StorageError, StorageUnavailable
+from panko_ingest.storage.errors import (
+    ClockDoubted,
+    InvalidMarker,
+    InvalidRequest,
+    StorageError,
+    StorageUnavailable,
+)
 from panko_ingest.storage.expiry_results import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.filters import DeadLetterFilter, EventFilter
 
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
     from oslo_config.cfg import ConfigOpts
 
 __all__ = [
+    "ClockDoubted",
     "Connection",
     "DeadLetterFilter",
     "EventFilter",

@@ -28,6 +28,10 @@ class StorageUnavailable(PankoIngestError):
         self.operator = operator
 
 
+class ClockDoubted(StorageUnavailable):
+    """The time is far beyond all that tells it: what expires by it may be of now."""
+
+
 class StorageConflict(PankoIngestError):
     """Another transaction is in the way, or a node lags behind: the same one may succeed if run again."""
 

@@ -198,6 +198,9 @@ class Connection(base.Connection):
     def now(self) -> datetime.datetime:
         return clocks.now(self.engine, self._settings)
 
+    def clock_doubt(self, ttl: float, dead_letter_ttl: float) -> str:
+        return clocks.doubt(self.engine, self._settings, ttl, dead_letter_ttl)
+
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         return deletion.clear_expired_events(self.engine, self._settings, ttl, max_count)
 
@@ -226,9 +229,14 @@ class Connection(base.Connection):
         return forecast.forecast(self.engine, self._settings, ttl, clock)
 
     def clear_expired_dead_letters(
-        self, ttl: float, *, budget: float | None = None, stopping: threading.Event | None = None
+        self,
+        ttl: float,
+        *,
+        budget: float | None = None,
+        stopping: threading.Event | None = None,
+        clock: Callable[[], datetime.datetime] | None = None,
     ) -> int:
-        return deletion.clear_expired_dead_letters(self.engine, self._settings, ttl, budget, stopping)
+        return deletion.clear_expired_dead_letters(self.engine, self._settings, ttl, budget, stopping, clock)
 
     def get_dead_letters(
         self, which: DeadLetterFilter, limit: int | None = None

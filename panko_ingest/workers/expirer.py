@@ -12,7 +12,7 @@ from oslo_config import cfg
 
 from panko_ingest import config
 from panko_ingest.metrics import Metrics
-from panko_ingest.storage import Connection, ExpiryReport, StorageUnavailable, get_connection
+from panko_ingest.storage import ClockDoubted, Connection, ExpiryReport, StorageUnavailable, get_connection
 from panko_ingest.workers.live_config import Settings
 from panko_ingest.workers.worker import Worker
 
@@ -57,6 +57,7 @@ class ExpirerService(Worker):
     def _prepare(self) -> None:
         self._slot = self._shared.service_slot(self.name)
         self._cannot_work = False
+        self._say_doubt_at = 0.0
         self._stopping: _Heartbeat = _Heartbeat(lambda: self._slot.beat(not self._cannot_work))
         self._finished = threading.Event()
 
@@ -94,12 +95,20 @@ class ExpirerService(Worker):
             self._cannot_work = refusal is not None
             if refusal is not None:  # outside of the clause, where oslo.log would add its text once more
                 metrics.expiry_failures.inc()
-                if isinstance(refusal, StorageUnavailable):
+                if isinstance(refusal, ClockDoubted):
+                    self._say_doubt(refusal)
+                elif isinstance(refusal, StorageUnavailable):
                     LOG.warning("Expiry has to wait for the event database: %s", refusal)
                 else:
                     LOG.error("A round of expiry failed, and is tried again", exc_info=refusal)
                 pause = min(interval, _TRY_AGAIN)
         connection.close()
+
+    def _say_doubt(self, doubt: ClockDoubted) -> None:
+        """Tell once in the time of a round: it is looked more often whether it has ended."""
+        if time.monotonic() >= self._say_doubt_at:
+            self._say_doubt_at = time.monotonic() + self._conf.expirer.interval
+            LOG.error("Expiry deletes nothing: %s", doubt)
 
 
 def _log(line: str) -> None:
@@ -112,6 +121,7 @@ def run_round(
     tell: Callable[[str], None],
     stopping: threading.Event | None = None,
     metrics: Metrics | None = None,
+    clock: Callable[[], datetime.datetime] | None = None,
 ) -> ExpiryReport:
     """Delete every expired event and dead letter; return what was done about events.
 
@@ -119,6 +129,8 @@ def run_round(
 
     :param tell: is given a line of what was deleted of either, as soon as it is.
     :param stopping: ends the round between two batches when it is set.
+    :param clock: returns the time, for which the caller vouches; see ``Connection.expire``.
+    :raises ClockDoubted: nothing stored bears the time out; nothing was deleted.
     :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
     """
 
@@ -126,7 +138,9 @@ def run_round(
         ttl = conf.expirer.dead_letter_time_to_live
         if ttl <= 0:
             return
-        letters = connection.clear_expired_dead_letters(ttl, budget=conf.expirer.interval, stopping=stopping)
+        letters = connection.clear_expired_dead_letters(
+            ttl, budget=conf.expirer.interval, stopping=stopping, clock=clock
+        )
         if metrics is not None:
             metrics.expired.labels("dead_letters").inc(letters)
         tell(f"{letters} dead letters deleted")
@@ -137,7 +151,10 @@ def run_round(
             batch_size=conf.database.events_delete_batch_size,
             budget=conf.expirer.interval,
             stopping=stopping,
+            clock=clock,
         )
+    except ClockDoubted:
+        raise
     except Exception:
         expire_letters()  # whatever is wrong with events, dead letters are in a table of their own
         raise

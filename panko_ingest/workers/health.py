@@ -178,9 +178,10 @@ class Health:
         """Tell whether events can get from the brokers to the database now, and soon enough."""
         totals = self._shared_metrics.totals()
         awake = self._awake.seconds()
-        subjects = {"database": self._database.verdict(awake)}
+        takes_none = _takes_no_rows(totals)
+        subjects = {"database": _database(self._database.verdict(awake), takes_none)}
         for number, (name, bus) in enumerate(self._buses.items(), 1):
-            ok, text = _bus(totals, name, bus.probe.verdict(awake))
+            ok, text = _bus(totals, name, bus.probe.verdict(awake), takes_none)
             subjects[f"broker {number}"] = ok, f"{bus.title}: {text}"
         if self._buses:
             subjects["recording"] = _recording(totals)
@@ -249,11 +250,26 @@ class Health:
         }
 
 
-def _bus(totals: Totals, name: str, probed: tuple[bool, str]) -> tuple[bool, str]:
+def _takes_no_rows(totals: Totals) -> bool:
+    """Tell whether the database refuses workers all rows; who waits for one batch alone is told by bus."""
+    return totals["store_away"] > sum(totals.by_label("batches_not_stored").values())
+
+
+def _database(probed: tuple[bool, str], takes_no_rows: bool) -> tuple[bool, str]:
+    """Return whether the database answers, which the probe tells, and takes rows, which the workers do."""
+    answers, text = probed
+    if answers and takes_no_rows:
+        return False, f"{text}, but takes no rows: `panko-ingest status` tells why"
+    return probed
+
+
+def _bus(totals: Totals, name: str, probed: tuple[bool, str], store_takes_no_rows: bool) -> tuple[bool, str]:
     """Return whether all of a bus is read and stored; if not, what isn't, by names that are no secret."""
     count = int(totals.by_label("broker_connections").get(name, 0))
     if not count:
         answers, text = probed
+        if answers and store_takes_no_rows:
+            return False, "not read while the database takes no rows"
         return False, "the broker answers, but no worker is connected to it" if answers else text
     in_hand = int(totals.by_label("messages_in_flight").get(name, 0))
     refused = [

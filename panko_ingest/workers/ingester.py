@@ -115,6 +115,7 @@ class IngestService(Worker):
             metrics,
             lambda: self._shared_metrics.totals(self.place(self.worker_id)),
             lambda: recording.idle,
+            lambda: recording.refusal,
         )
         self._spare_the_collector()
         self._spare_memory()

@@ -26,6 +26,7 @@ class StoreWatch:
 
     :param totals: returns what the metrics of this worker add up to.
     :param idle: returns whether the store was given nothing that it has not taken.
+    :param refusal: returns how the store refused what it was given last; None while it takes it.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class StoreWatch:
         metrics: Metrics,
         totals: Callable[[], Totals],
         idle: Callable[[], bool],
+        refusal: Callable[[], Exception | None],
     ) -> None:
         self._connection = connection
         self._metrics = metrics
         self._totals = totals
         self._idle = idle
+        self._refusal = refusal
         self._committed = -1.0
         self._since = self._idle_at = time.monotonic()
         self._told = self._told_idle = False
@@ -49,16 +52,18 @@ class StoreWatch:
         totals, now = self._totals(), time.monotonic()
         self._metrics.pool_in_use.set(self._connection.statistics().connections_in_use)
         committed, in_hand = totals["batch_messages_sum"], int(totals["messages_in_flight"])
-        if committed != self._committed or not in_hand:
+        commits = committed != self._committed
+        if commits or not in_hand:
             self._committed, self._since = committed, now
         silent = min(now - self._since, self._awake.seconds())
         self._metrics.unwritten_seconds.set(silent)
         if self._idle():
             self._idle_at = now
+        if self._told and commits:  # or else what was in hand may have been given back
+            self._told = False
+            LOG.info("The event database takes what it was slow to take")
         if silent < SLOW:
-            if self._told:
-                LOG.info("The event database takes what it was slow to take")
-            self._told = self._told_idle = False
+            self._told_idle = False
         elif self._idle_at == now:
             self._tell_idle(totals, silent, in_hand)
         elif not self._told and now - self._idle_at >= SLOW:
@@ -84,14 +89,13 @@ class StoreWatch:
             "Nothing was written to the event database for %.0f s, %d messages are in hand: %s",
             silent,
             in_hand,
-            _cause(self._connection),
+            _cause(self._connection, self._refusal()),
         )
 
 
-def _cause(connection: Connection) -> str:
-    """Return in words why a store does not get on, as far as it tells in time."""
+def _cause(connection: Connection, refusal: Exception | None) -> str:
+    """Return in words why a store does not get on: its refusal, and who holds locks, if it tells in time."""
     asked = Asked("the database", connection.lock_waits, _ANSWER_WITHIN)
-    waits = asked.answer()
-    if waits is None:
-        return asked.error
-    return "; ".join(map(str, waits)) or "it answers, and no lock is seen: it is slow"
+    waits = asked.answer() or ()
+    causes = [str(cause) for cause in (refusal, *waits) if cause]
+    return "; ".join(causes) or asked.error or "it answers, and no lock is seen: it is slow"

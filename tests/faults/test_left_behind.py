@@ -172,7 +172,7 @@ def make_partitions(store: Connection) -> None:
 
 
 def drop_partitions(store: Connection) -> None:
-    assert store.expire(86400.0, budget=120).partitions
+    assert store.expire(86400.0, budget=120, clock=store.now).partitions
 
 
 @pytest.mark.postgresql
@@ -262,7 +262,7 @@ def test_mariadb_ends_a_lost_session_by_itself(mariadb: MariaDB, mariadb_url: st
 
 
 def expire(store: Connection) -> None:
-    assert store.expire(86400.0).events == 1
+    assert store.expire(86400.0, clock=store.now).events == 1
 
 
 @pytest.mark.mariadb

@@ -79,6 +79,44 @@ def test_who_locks_the_table_and_since_when_is_told_by_log_and_status(
 
 
 @pytest.mark.mariadb
+@pytest.mark.timeout(600)
+def test_a_database_that_only_reads_is_told_while_nothing_comes_and_no_broker_is_blamed_for_it(
+    tmp_path: Path, broker_url: str, mariadb: MariaDB, mariadb_url: str
+) -> None:
+    ledger = Ledger(mariadb_url)
+    name = mariadb_url.rpartition("/")[2]
+    mariadb.execute("CREATE USER demoted", f"GRANT ALL ON {name}.* TO demoted")  # root may always write
+    conf = configuration(
+        tmp_path,
+        broker_url,
+        mariadb_url.replace("root@", "demoted@"),
+        "[notification]\nworkers = 1\nconsumer_timeout = 12\n",
+    )
+    conf.write_text(conf.read_text().replace("port = 0", f"port = {free_port()}"))
+    service = Daemon(conf, "--only", "ingester")
+    refused = r"daemon: database answers, but takes no rows.* database: refuses .*1290: .*read-only"
+    try:
+        with Bus(broker_url) as bus, service.running():
+            bus.declare()
+            service.wait_until_ready()
+            mariadb.execute("SET GLOBAL read_only = 1")
+            wait_until(lambda: says(service, refused, 1), 60, "a status that tells it")
+            bus.publish(load(20, seed=3))
+            service.wait_for_log(r"Nothing was written .* messages are in hand: 1290: .*read-only")
+            given_back = r"broker 1 .*: not read while the database takes no rows"
+            wait_until(lambda: says(service, given_back, 1), 60, "the messages to be given back")
+            assert "takes what it was slow to take" not in service.log
+            mariadb.execute("SET GLOBAL read_only = 0")
+            wait_until(lambda: ledger.events() == 20, 60, "the events")
+            service.wait_for_log("takes what it was slow to take")
+            wait_until(lambda: says(service, "database answers", 0), 30, "a status that is well")
+            assert service.stop() == 0
+    finally:
+        mariadb.execute("SET GLOBAL read_only = 0", "DROP USER demoted")
+        ledger.close()
+
+
+@pytest.mark.mariadb
 def test_a_lock_on_a_whole_table_of_mariadb_is_told(
     tmp_path: Path, broker_url: str, mariadb_url: str
 ) -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from panko_ingest.storage import DeadLetterFilter, InvalidRequest, tables
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter
+from panko_ingest.storage.recording import dead_letters as recording
 
 NOW = datetime.datetime(2026, 5, 1, 12, 0)
 
@@ -90,6 +91,16 @@ def test_a_blank_filter_of_dead_letters_does_not_stand_for_all_of_them(store: Co
         with pytest.raises(InvalidRequest, match="is blank"):
             found(store, which)
     assert store.count_dead_letters(DeadLetterFilter()) == 6
+
+
+def test_a_dead_letter_that_comes_again_by_a_host_whose_clock_is_behind_was_seen_no_earlier(
+    store: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "utc_now", lambda: datetime.datetime(2020, 1, 1))
+    store.record_events([], [letter(5)])
+    (again,) = store.get_dead_letters(DeadLetterFilter(error="field_5"))
+    assert again.attempts == 2
+    assert again.last_at >= NOW + datetime.timedelta(hours=5)
 
 
 def test_a_dead_letter_is_shown_with_the_bytes_that_were_delivered(store: Connection) -> None:

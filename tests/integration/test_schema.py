@@ -27,7 +27,7 @@ from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
 from tests.integration.storage.samples import make_event
 from tests.schema_snapshot import snapshot
-from tests.services import PostgreSQL
+from tests.services import MariaDB, PostgreSQL
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -211,7 +211,7 @@ def test_rows_of_an_adopted_database_without_an_id_end_no_expiry(store: Connecti
     with store.engine.begin() as connection:
         even = tables.Event.id % 2 == 0
         connection.execute(sa.update(tables.Event).where(even).values(message_id=None))
-    assert store.expire(86400, batch_size=7).events == 200
+    assert store.expire(86400, batch_size=7, clock=store.now).events == 200
     assert content(store)["event"] == []
 
 
@@ -355,6 +355,20 @@ def test_a_dry_run_waits_for_a_change_of_the_schema_and_takes_no_lease(
         assert looking.result(10) == {}
     assert lease.holder() == holder
     other.close()
+
+
+@pytest.mark.mariadb
+def test_db_sync_on_a_server_that_is_read_only_says_so(mariadb: MariaDB, mariadb_url: str) -> None:
+    name = mariadb_url.rpartition("/")[2]
+    mariadb.execute("CREATE USER owner", f"GRANT ALL ON {name}.* TO owner")
+    mariadb.execute("SET GLOBAL read_only = 1")  # which holds for all but root
+    store = Connection(mariadb_url.replace("root@", "owner@"))
+    try:
+        with pytest.raises(StorageUnavailable, match=r"^1290: .*read-only"):
+            store.upgrade()
+    finally:
+        store.close()
+        mariadb.execute("SET GLOBAL read_only = 0", "DROP USER owner")
 
 
 def test_a_dry_run_of_db_sync_tells_and_changes_nothing(

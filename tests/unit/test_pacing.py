@@ -114,3 +114,16 @@ def test_new_partitions_are_contiguous_few_and_reach_beyond_the_next_week(
 def test_ids_are_in_the_order_of_days(one: datetime.date, other: datetime.date) -> None:
     assert (partitions.first_id(one) < partitions.first_id(other)) == (one < other)
     assert 0 < partitions.first_id(one) < partitions.id_after(one) < 2**63
+
+
+def test_a_size_that_was_set_is_a_maximum_once_it_took_too_long() -> None:
+    pace = Pace(1000)
+    assert pace.shrink()
+    assert pace.size == 250
+    for _ in range(20):
+        pace.deleted(pace.size, 0.001, 0)
+    assert pace.size == 1000
+    pace = Pace(1000, first=62)
+    assert pace.size == 62
+    pace.deleted(62, 0.001, 0)
+    assert 62 < pace.size < 1000

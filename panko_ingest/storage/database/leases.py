@@ -136,10 +136,16 @@ def make(connection: sa.Connection) -> None:
         connection.execute(sa.schema.CreateTable(LEASES, if_not_exists=True))
     except sa.exc.SQLAlchemyError:
         # PostgreSQL looks and makes in two steps, between which another process may have made it.
-        if not sa.inspect(connection).has_table(TABLE):
+        # A server that is read-only has ended the session, and to ask it would hide why.
+        if connection.invalidated or not _is_there_for_others(connection.engine):
             raise
     rows = [{"name": name, "holder": "", "ends": 0.0} for name in (EXPIRY, MIGRATION)]
     connection.execute(databases.of(connection).insert_if_absent(LEASES, "name"), rows)
+
+
+def _is_there_for_others(engine: sa.Engine) -> bool:
+    with engine.connect() as connection:
+        return bool(sa.inspect(connection).has_table(TABLE))
 
 
 def _is_there(connection: sa.Connection) -> bool:

@@ -21,6 +21,7 @@ _TRUSTED = {
     "unique_checks": "1",
     "completion_type": "NO_CHAIN",
     "sql_safe_updates": "0",
+    "sql_quote_show_create": "1",  # SQLAlchemy reads columns out of SHOW CREATE TABLE, by their quotes
 }
 """Settings that change what statements find, keep or do, and the values that we rely on.
 

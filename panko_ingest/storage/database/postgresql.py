@@ -357,6 +357,8 @@ def _set_session(connection: Any, settings: StorageSettings, of_transaction: str
         "extra_float_digits": "3",
         # The arrays of a few events hold NULL.
         "array_nulls": "on",
+        # Partitions are known by the names of their tables, which come in quotes where a server wants it so.
+        "quote_all_identifiers": "off",
         # Or nobody hears that a COMMIT was kept from waiting for a standby.
         "client_min_messages": "warning",
     }

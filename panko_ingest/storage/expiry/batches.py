@@ -3,7 +3,6 @@
 What the database refuses to delete, by an operator's trigger or reference, is found out and passed over.
 """
 
-import datetime
 import logging
 import math
 import threading
@@ -11,17 +10,19 @@ import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from panko_ingest.storage.database import error_classes, fault_search
 from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.database.retry import run_transaction
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.settings import StorageSettings
 
 LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 BATCH_SIZE = 1000
 """Rows deleted in one transaction, where nothing measures how long it takes."""
@@ -35,7 +36,17 @@ _LONGEST_SEARCH = 0.5
 _TURN = 0.002
 """Seconds between them: who waits for SQLite's lock looks every millisecond, and takes it."""
 
+LONG = 1.0
+"""Seconds after which a transaction that the store ends may have met a time limit: a batch takes less.
+
+Which limit may not show: of the server, of a role, of a pooler's queries, of a proxy's connections.
+"""
+
 TRIGGER = "a trigger keeps them without a word"
+
+
+class TookTooLong(StorageUnavailable):
+    """A transaction was ended after so long that a time limit may be why: a shorter one may succeed."""
 
 
 class DeletedBatch(NamedTuple):
@@ -66,8 +77,6 @@ class Deleted(NamedTuple):
     finished: bool = False
     start: Any = None
 
-
-Clock = Callable[[], datetime.datetime]
 
 DeleteBatch = Callable[[sa.Connection, int, Any], DeletedBatch]
 """Deletes the oldest, at most so many, behind the last one of another batch or from the beginning."""
@@ -134,12 +143,16 @@ def delete_in_batches(
         began = time.monotonic()
         try:
             batch = _by_parts(delete_one, size, start)
-        except StorageUnavailable:
-            # So many may take longer than a statement may each time: nothing would ever be deleted.
-            if 0 < settings.statement_timeout <= time.monotonic() - began and pace.shrink():
+        except StorageUnavailable as error:
+            # So many may take longer than they may each time: nothing would ever be deleted.
+            seconds = time.monotonic() - began
+            too_long = isinstance(error, TookTooLong) or 0 < settings.statement_timeout <= seconds
+            if too_long and pace.shrink():
                 LOG.warning(
-                    "To delete %d rows takes longer than [database] statement_timeout: fewer are taken",
+                    "To delete %d rows takes longer than [database] statement_timeout, or a limit of server, "
+                    "pooler or proxy: fewer are taken (%s)",
                     size,
+                    error,
                 )
                 continue
             raise
@@ -178,20 +191,45 @@ def _delete_one(
     """Delete in one transaction; a row alone that is refused when it commits is kept."""
     found: DeletedBatch | None = None
 
-    def once() -> DeletedBatch:
+    def once(connection: sa.Connection) -> DeletedBatch:
         nonlocal found
         found = None
-        with write_transaction(engine) as connection:
-            found = delete(connection, size, start)
+        found = delete(connection, size, start)
         return found
 
     try:
-        return run_transaction(settings, once)
+        return run_long_transaction(engine, settings, once)
     except Exception as error:
         if found is None or size > 1 or not fault_search.may_be_a_rows(error):
             raise
         why = error_classes.describe(error)
         return found._replace(rows=0, traits=0, kept=found.found, why=why)
+
+
+def run_long_transaction(
+    engine: sa.Engine, settings: StorageSettings, work: Callable[[sa.Connection], T]
+) -> T:
+    """Do work in a transaction, which is run again as ``run_transaction`` does it.
+
+    :raises TookTooLong: the store ended it, and a shorter one may succeed.
+    """
+    opened = math.inf
+
+    def once() -> T:
+        nonlocal opened
+        opened = math.inf
+        with write_transaction(engine) as connection:
+            opened = time.monotonic()
+            return work(connection)
+
+    try:
+        return run_transaction(settings, once)
+    except StorageUnavailable as error:
+        cause = error.__cause__
+        is_away = cause is not None and error_classes.classify(cause) is ErrorClass.AWAY
+        if is_away and time.monotonic() - opened > LONG:
+            raise TookTooLong(str(error)) from cause
+        raise
 
 
 def _by_parts(delete_one: Callable[[int, Any], DeletedBatch], size: int, start: Any) -> DeletedBatch:

@@ -54,10 +54,12 @@ def clear_expired_dead_letters(
     ttl: float,
     budget: float | None = None,
     stopping: threading.Event | None = None,
+    clock: clocks.Clock | None = None,
 ) -> int:
     """Delete dead letters older than ``ttl`` seconds; see ``Connection.clear_expired_dead_letters``."""
     ttl = request_values.seconds(ttl, "ttl")
-    delete = partial(_delete_dead_letters, limit=timestamps.ago(ttl, clocks.now(engine, settings)))
+    limit = clocks.limit(engine, settings, ttl, DeadLetter.last_at, clock)
+    delete = partial(_delete_dead_letters, limit=limit)
     return delete_in_batches(engine, settings, delete, UntilStopped(budget, stopping)).rows
 
 

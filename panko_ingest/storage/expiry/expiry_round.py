@@ -20,7 +20,7 @@ from panko_ingest.storage.database import clocks, leases
 from panko_ingest.storage.database.leases import Lease
 from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.expiry.batches import AtOnce, Clock, DeletedBatch, delete_in_batches
+from panko_ingest.storage.expiry.batches import AtOnce, DeletedBatch, delete_in_batches
 from panko_ingest.storage.expiry.deletion import delete_events, delete_lost_traits
 from panko_ingest.storage.expiry.pacing import Pace
 from panko_ingest.storage.expiry_results import BACKLOG_LIMIT, ExpiryReport
@@ -36,6 +36,9 @@ T = TypeVar("T")
 _left_off: weakref.WeakKeyDictionary[sa.Engine, Any] = weakref.WeakKeyDictionary()
 """Behind which event the next round begins: more of the oldest may be kept than one can look at."""
 
+_sizes: weakref.WeakKeyDictionary[sa.Engine, int] = weakref.WeakKeyDictionary()
+"""Events in a batch of the next round, where larger ones were found to take longer than they may."""
+
 _PATIENCE = 300.0
 """Seconds to try for tables that are in use, at most."""
 
@@ -48,20 +51,25 @@ def expire(
     batch_size: int = 0,
     budget: float | None = None,
     stopping: threading.Event | None = None,
-    clock: Clock | None = None,
+    clock: clocks.Clock | None = None,
 ) -> ExpiryReport:
     """Delete all events older than ``ttl`` seconds; see ``Connection.expire``."""
-    now = clock() if clock else clocks.now(engine, settings)
     partitioned = read(engine, settings, partitions.exist)
     if ttl <= 0 and not partitioned:
         return ExpiryReport()
+    if clock:
+        moment = clock()
+        clock = lambda: moment  # noqa: E731 - the same for all that follows
+    limit = clocks.limit(engine, settings, ttl, Event.generated, clock) if ttl > 0 else timestamps.EARLIEST
     kind = _PartitionedRound if partitioned else _Round
     with leases.held(engine, settings, leases.EXPIRY) as lease:
         if lease is None:
             return ExpiryReport(stood_by=True)
-        limit, stopping = timestamps.ago(ttl, now), stopping or threading.Event()
-        this = kind(engine, settings, lease, limit, Pace(batch_size), budget, stopping)
-        this.make_partitions(now.date())
+        stopping = stopping or threading.Event()
+        pace = Pace(batch_size, _sizes.get(engine, 0))
+        this = kind(engine, settings, lease, limit, pace, budget, stopping)
+        if partitioned:
+            this.make_partitions((clock() if clock else clocks.borne_out(engine, settings)).date())
         return this.run() if ttl > 0 else ExpiryReport()
 
 
@@ -121,7 +129,10 @@ class _Round(AtOnce):
 
     def shrink(self) -> bool:
         """Take fewer events; tell whether that can be."""
-        return self.pace.shrink()
+        shrunk = self.pace.shrink()
+        if shrunk:
+            _sizes[self.engine] = self.pace.size
+        return shrunk
 
     def _delete(self, connection: sa.Connection, count: int, start: Any) -> DeletedBatch:
         if not self.lease.renew(connection):
@@ -134,6 +145,8 @@ class _Round(AtOnce):
         """Pause for the writers' sake, and count what they write."""
         before, self.ids = self.ids, self._ids_used()
         self.pace.deleted(batch.found, seconds, self.ids - before)
+        if self.engine in _sizes:
+            _sizes[self.engine] = self.pace.size
         pause = self.pace.pause(seconds)
         if pause <= 0:
             return

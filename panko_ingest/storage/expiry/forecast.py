@@ -9,8 +9,7 @@ import sqlalchemy as sa
 from panko_ingest import timestamps
 from panko_ingest.storage.database import clocks, fault_search
 from panko_ingest.storage.database.engine import read_transaction
-from panko_ingest.storage.database.retry import run_transaction
-from panko_ingest.storage.expiry.batches import BATCH_SIZE, Clock
+from panko_ingest.storage.expiry.batches import BATCH_SIZE, TookTooLong, run_long_transaction
 from panko_ingest.storage.expiry.deletion import delete_events
 from panko_ingest.storage.expiry.expiry_round import about_rows, oldest_event
 from panko_ingest.storage.expiry_results import ExpiredByAge, ExpiryForecast, PartitionForecast
@@ -27,7 +26,7 @@ _AGES = (0, 1, 7, 30, 90, 365)
 
 
 def forecast(
-    engine: sa.Engine, settings: StorageSettings, ttl: float, clock: Clock | None = None
+    engine: sa.Engine, settings: StorageSettings, ttl: float, clock: clocks.Clock | None = None
 ) -> ExpiryForecast:
     """Return what ``expire`` would do now; see ``Connection.forecast_expiry``."""
     if ttl <= 0:
@@ -78,21 +77,19 @@ def _seconds(engine: sa.Engine, settings: StorageSettings, limit: datetime.datet
     if not events:
         return 0.0
 
-    def measure(count: int) -> float:
-        with engine.connect() as connection:
-            writing = connection.execution_options(writes=True)
-            with writing.begin() as transaction:
-                started = time.perf_counter()
-                batch = delete_events(writing, count, limit=limit)
-                spent = time.perf_counter() - started
-                transaction.rollback()
+    def measure(count: int, connection: sa.Connection) -> float:
+        started = time.perf_counter()
+        batch = delete_events(connection, count, limit=limit)
+        spent = time.perf_counter() - started
+        connection.rollback()
         return spent / max(1, batch.found) * events
 
     count = BATCH_SIZE
     while True:
         try:
-            return run_transaction(settings, partial(measure, count))
+            return run_long_transaction(engine, settings, partial(measure, count))
         except Exception as error:
-            if count == 1 or not fault_search.may_be_a_rows(error):
+            smaller = isinstance(error, TookTooLong) or fault_search.may_be_a_rows(error)
+            if count == 1 or not smaller:
                 raise
             count //= 2

@@ -62,11 +62,13 @@ class Pace:
     """The size of the next batch and the pause before it.
 
     :param size: events in a batch; 0 to adapt it to the time that batches take.
+    :param first: events in the first one at most, where more are known to take too long; 0 for no such limit.
     """
 
-    def __init__(self, size: int = 0) -> None:
-        self.size = size or FIRST_SIZE
-        self._adapts = not size
+    def __init__(self, size: int = 0, first: int = 0) -> None:
+        self._most = size or LARGEST_SIZE
+        self.size = min(size or FIRST_SIZE, first or LARGEST_SIZE)
+        self._adapts = not size or self.size < size
         self._owed = _SHORTEST_PAUSE
         self._quiet = 0.0
         self._forget()
@@ -77,13 +79,14 @@ class Pace:
         if not self._adapts or count < self.size:
             return
         factor = min(_GROWTH, max(1 / _GROWTH**2, _AIM / max(seconds, 1e-6)))
-        self.size = int(min(LARGEST_SIZE, max(SMALLEST_SIZE, self.size * factor)))
+        self.size = int(min(self._most, max(SMALLEST_SIZE, self.size * factor)))
 
     def shrink(self) -> bool:
         """Make batches much smaller, as one did not end in time; tell whether that can be."""
         if self.size <= SMALLEST_SIZE:
             return False
         self.size = max(SMALLEST_SIZE, self.size // 4)
+        self._adapts = True
         return True
 
     def paused(self, seconds: float, ids_of_writers: int) -> None:

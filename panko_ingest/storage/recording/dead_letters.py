@@ -2,19 +2,19 @@
 
 import datetime
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from panko_ingest import exact_json
-from panko_ingest.storage.database import base as databases, fault_search
+from panko_ingest.storage.database import base as databases, clocks, fault_search
 from panko_ingest.storage.database.error_classes import describe
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.models import MAX_NAME, DeadLetter as Letter
 from panko_ingest.storage.recording.validation import Validator
-from panko_ingest.storage.tables import DeadLetter
+from panko_ingest.storage.tables import DeadLetter, PreciseTimestamp
 from panko_ingest.timestamps import utc_now
 
 _STAGE = 32
@@ -23,14 +23,18 @@ _TOLD = " (only the first {} of its {} bytes fit into the database)"
 _TOLD_BEFORE = re.compile(re.escape(_TOLD).replace(r"\{\}", r"(\d+)") + "$")
 
 
-def write_dead_letters(connection: sa.Connection, letters: Iterable[Letter], validator: Validator) -> None:
+def write_dead_letters(connection: sa.Connection, letters: Sequence[Letter], validator: Validator) -> None:
     """Store dead letters; of one that is stored already only ``last_at`` and ``attempts`` change."""
-    now = utc_now()
+    if not letters:
+        return
+    # Expiry goes by the server's clock: by one that is behind, a letter of now would be too old to stay.
+    now = max(utc_now(), clocks.of_server(connection))
+    last_at = sa.case((DeadLetter.last_at < now, sa.literal(now, PreciseTimestamp)), else_=DeadLetter.last_at)
     # In one order for all workers: opposite orders deadlock.
     for letter in sorted(letters, key=lambda letter: letter.digest):
         row = _values(letter, validator, now)
         body, part = row["body"], validator.limits.packet_bytes // 2
-        repeat = {"last_at": now, "attempts": DeadLetter.attempts + 1}
+        repeat = {"last_at": last_at, "attempts": DeadLetter.attempts + 1}
         first = row | {"body": body[:part]}
         databases.of(connection).insert_or_update(connection, DeadLetter, first, "digest", repeat)
         for start in range(part, len(body), part):

@@ -46,7 +46,7 @@ def sync(engine: sa.Engine, settings: StorageSettings) -> None:
     """
     if not databases.of(engine).has_partitions:
         return
-    today = clocks.now(engine, settings).date()
+    today = clocks.borne_out(engine, settings).date()
     with revisions.migrating(engine) as connection:
         patient, width = connection.engine, settings.partition_by
 

@@ -77,7 +77,7 @@ class _Migration:
 
     def run(self, width: str) -> None:
         """Go on from wherever the last run ended."""
-        today = clocks.now(self._engine, self._settings).date()
+        today = clocks.borne_out(self._engine, self._settings).date()
         with read_transaction(self._engine) as connection:
             done = partitions.exist(connection)
             first_day = today if done else self._look(connection, today)

@@ -12,6 +12,7 @@ from panko_ingest.storage.database import base as databases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
+from panko_ingest.storage.recording import dead_letters
 from panko_ingest.storage.schema import partitions
 from tests.integration.storage.samples import count, make_letter
 from tests.waiting import wait_until
@@ -66,6 +67,16 @@ def test_a_host_whose_clock_is_years_ahead_deletes_nothing_of_now(
     with read_transaction(served.engine) as connection:
         starts = [one.start for one in partitions.found(connection) if one.start]
     assert all(start < timestamps.utc_now().date() - datetime.timedelta(days=3000) for start in starts)
+
+
+def test_a_worker_whose_clock_is_behind_makes_no_dead_letter_expire(
+    served: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = timestamps.utc_now() - datetime.timedelta(days=60)
+    monkeypatch.setattr(dead_letters, "utc_now", lambda: behind)
+    served.record_events([], [make_letter("new"), make_letter("now")])
+    assert served.clear_expired_dead_letters(30 * 86400.0) == 0
+    assert count(served, "dead_letter") == 2
 
 
 def test_clocks_that_differ_are_told_once(

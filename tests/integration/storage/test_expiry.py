@@ -28,6 +28,7 @@ from tests.integration.storage.samples import (
     rows,
     stored_ids,
 )
+from tests.services import PgBouncer, PostgreSQL
 from tests.waiting import wait_until
 
 NOW = datetime.datetime(2026, 3, 10, 12, 0, 0, 123456)
@@ -357,6 +358,25 @@ def test_batches_that_never_end_in_time_become_smaller(postgresql_url: str, size
     keep(store, "event", "pg_sleep(0.003) IS NULL")
     assert store.expire(DAY, batch_size=size, clock=now).events == 700
     store.close()
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("size", [0, 1000])
+def test_batches_become_smaller_for_a_time_limit_of_a_pooler_and_stay_so(
+    postgresql: PostgreSQL, postgresql_url: str, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
+    with PgBouncer(postgresql, {"pool_mode": "transaction", "query_timeout": "2"}) as pooler:
+        store = connect(pooler.through(postgresql_url))
+        store.upgrade()
+        keep(store, "event", "pg_sleep(0.003) IS NULL")
+        for first in (0, 1000):  # the second round begins with what worked in the first one
+            store.record_events(old_events(1000))
+            assert store.forecast_expiry(DAY, clock=now).events == 1000
+            caplog.clear()
+            assert store.expire(DAY, batch_size=size, clock=now).events == 1000
+            fewer = [text for text in caplog.messages if "fewer are taken" in text]
+            assert bool(fewer) is (first == 0)
+        store.close()
 
 
 @pytest.mark.postgresql

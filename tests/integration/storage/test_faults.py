@@ -279,7 +279,7 @@ def test_a_lease_is_ours_though_the_answer_that_says_so_is_lost(
         through.ping()
         proxy.cut_after(b"COMMIT")
 
-        report = through.expire(1.0)
+        report = through.expire(1.0, clock=through.now)
 
         assert proxy.cuts == 1
         assert (report.stood_by, report.events) == (False, 3)

@@ -98,7 +98,7 @@ def test_events_are_recorded_read_and_expired(url: str, query: str, postgresql: 
         assert len(list(store.get_events(EventFilter(), {"limit": 100}))) == 100
     for store in stores:
         for _ in range(3):
-            assert not store.expire(DAY).stood_by
+            assert not store.expire(DAY, clock=store.now).stood_by
         store.upgrade()
     assert counts(stores[0])["event"] == 0
     for store in stores:
@@ -113,7 +113,7 @@ def test_sessions_that_are_lent_for_as_long_as_a_client_stays_do_as_well(
         for _ in range(2):
             store.upgrade()
             assert store.record_events(make_events(40)).recorded == tuple(range(40))
-            assert store.expire(DAY).events == 40
+            assert store.expire(DAY, clock=store.now).events == 40
         store.close()
 
 

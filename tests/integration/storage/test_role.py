@@ -102,7 +102,7 @@ def test_a_publication_that_keeps_traits_from_being_deleted_is_no_missing_right(
         connection.exec_driver_sql("CREATE PUBLICATION everything FOR ALL TABLES")
 
     with pytest.raises(StorageUnavailable, match="ALTER TABLE trait_text REPLICA IDENTITY FULL") as told:
-        store.expire(1)
+        store.expire(1, clock=store.now)
     assert told.value.operator
     assert "db sync" not in str(told.value)
     findings = store.check_rights(to_record=True, to_expire=True)
@@ -112,6 +112,6 @@ def test_a_publication_that_keeps_traits_from_being_deleted_is_no_missing_right(
         for finding in findings:
             connection.exec_driver_sql(finding.text.rpartition(": ")[2].removesuffix(")"))
 
-    assert store.expire(1).events == 1
+    assert store.expire(1, clock=store.now).events == 1
     assert [finding.level for finding in store.check_rights(to_record=True, to_expire=True)] == ["ok"]
     store.close()

@@ -7,8 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 import sqlalchemy as sa
+from oslo_config import cfg
 
-from panko_ingest.findings import OK, WARNING
+from panko_ingest import config, timestamps
+from panko_ingest.findings import FAILURE, OK, WARNING
 from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
@@ -33,6 +35,7 @@ def long_named(number: int) -> Event:
         "max_join_size=100",
         "completion_type='RELEASE'",
         "sql_safe_updates=1",
+        "sql_quote_show_create=0",
     ],
 )
 def test_settings_of_mariadb_change_nothing(mariadb: MariaDB, mariadb_url: str, setting: str) -> None:
@@ -50,7 +53,7 @@ def test_settings_of_mariadb_change_nothing(mariadb: MariaDB, mariadb_url: str, 
             assert found == sorted((event.message_id for event in events), reverse=direction == "desc")
         assert not [one for one in store.check() if one.level == "failure"]
         assert {one.level for one in store.check_rights(to_record=True, to_expire=True)} == {OK}
-        assert store.expire(1.0).events == len(events)
+        assert store.expire(1.0, clock=store.now).events == len(events)
         store.clear()
     finally:
         store.close()
@@ -85,6 +88,28 @@ def test_a_trait_without_a_value_stays_so_where_arrays_hold_no_null(
     store.record_events([make_event(1, Trait("nothing", Trait.TEXT_TYPE, None))])
     (event,) = stored(store)
     assert Trait("nothing", Trait.TEXT_TYPE, None) in event.traits
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_partitions_are_known_where_a_server_puts_all_names_in_quotes(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    name = postgresql_url.rpartition("/")[2]
+    postgresql.execute(f"ALTER DATABASE {name} SET quote_all_identifiers = on")
+    conf = cfg.ConfigOpts()
+    conf([], default_config_files=[])
+    conf.register_opts(config.DATABASE_OPTS, group="database")
+    conf.set_override("partition_by", "week", group="database")
+    conf.set_override("event_time_to_live", 90 * 86400.0, group="database")
+    store = Connection(postgresql_url, conf)
+    store.upgrade()
+    early = Event("early", "t", datetime.datetime(2001, 1, 1), [Trait("size", Trait.INT_TYPE, 1)])
+    late = Event("late", "t", timestamps.utc_now(), [Trait("size", Trait.INT_TYPE, 1)])
+    store.record_events([early, late])
+    assert [event.message_id for event in stored(store)] == ["early", "late"]
+    assert not [one for one in store.check() if one.level == FAILURE]
+    assert store.expire(90 * 86400.0).events == 1
     store.close()
 
 

@@ -1,0 +1,194 @@
+"""A clock that is ahead, where daemon and database share it, expires nothing: nothing stored bears it out."""
+
+import datetime
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from panko_ingest import timestamps
+from panko_ingest.cli.main import main
+from panko_ingest.findings import WARNING
+from panko_ingest.storage import ClockDoubted
+from panko_ingest.storage.database import clocks, mysql, postgresql
+from panko_ingest.storage.database.engine import read_transaction
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event, Trait
+from panko_ingest.storage.schema import partitions
+from tests.integration.storage.samples import connect, count, make_letter
+
+DAY = 86400.0
+TTL = 90 * DAY
+
+
+class HostClock:
+    """The clock of the one host that daemon and database are on, which can be set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self._right = timestamps.utc_now
+        self._servers = {kind: kind.now for kind in (postgresql.Database, mysql.Database)}
+
+    def set(self, days: float) -> None:
+        """Let it be so many days ahead."""
+        ahead = datetime.timedelta(days=days)
+        self._monkeypatch.setattr(timestamps, "utc_now", lambda: self._right() + ahead)
+        for kind, now in self._servers.items():
+            self._monkeypatch.setattr(kind, "now", f"({now} + {ahead.total_seconds()})")
+
+    def event(self, name: str, days_ago: float = 0.0) -> Event:
+        """Return an event of a publisher whose clock is right."""
+        generated = self._right() - datetime.timedelta(days=days_ago)
+        return Event(name, "volume.create.end", generated, [Trait("size", Trait.INT_TYPE, 4)])
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> HostClock:
+    return HostClock(monkeypatch)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite"),
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("partitioned", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def url(request: pytest.FixtureRequest) -> str:
+    server = request.param.replace("partitioned", "postgresql")
+    found: str = request.getfixturevalue(f"{server}_url")
+    store = layout(found, request.param)
+    store.upgrade()
+    store.close()
+    return found
+
+
+def layout(url: str, kind: str) -> Connection:
+    if kind != "partitioned":
+        return Connection(url)
+    return connect(url, partition_by="week", event_time_to_live=TTL)
+
+
+def starts(store: Connection) -> list[datetime.date]:
+    with read_transaction(store.engine) as connection:
+        return [one.start for one in partitions.found(connection) if one.start]
+
+
+def test_a_clock_that_is_ahead_deletes_nothing_makes_no_partitions_and_heals_by_an_event_of_then(
+    url: str, clock: HostClock
+) -> None:
+    store = Connection(url)
+    store.record_events([clock.event("now"), clock.event("old", 80)], [make_letter("a")])
+    before = starts(store)
+    clock.set(365)
+
+    for _ in range(2):
+        with pytest.raises(ClockDoubted, match=r"365 days since .*`panko-ingest expire --trust-clock`"):
+            store.expire(TTL)
+        with pytest.raises(ClockDoubted):
+            store.clear_expired_dead_letters(TTL)
+    store.upgrade()
+    assert (count(store, "event"), count(store, "dead_letter")) == (2, 1)
+    last = max(before, default=None)
+    assert all(last and start <= last + datetime.timedelta(days=7) for start in starts(store))
+    assert store.clock_doubt(TTL, TTL)
+
+    clock.set(0)
+    assert store.clock_doubt(TTL, TTL) == ""
+    assert store.expire(TTL).events == 0
+    # A year on, the cloud begins to work again.
+    clock.set(365)
+    assert store.clock_doubt(TTL, TTL)
+    store.record_events([clock.event("a year later", -365)])
+    assert store.expire(TTL).events == 2
+    assert store.clear_expired_dead_letters(TTL) == 1
+    store.close()
+
+
+def test_a_store_that_was_quiet_for_some_days_is_new_or_is_watched_all_the_time_is_believed(
+    url: str, clock: HostClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Connection(url)
+    assert store.expire(TTL).events == 0  # nothing is stored
+    store.close()
+
+    store = Connection(url)
+    store.record_events([clock.event("new", 6.9), clock.event("old", 95)])
+    assert store.expire(TTL).events == 1
+    # So long nothing came, and each hour a round.
+    started = time.monotonic()
+    for days in range(1, 40):
+        clock.set(days)
+        monkeypatch.setattr(clocks, "time", SimpleNamespace(monotonic=lambda: started + days * DAY))  # noqa: B023 - read at once
+        assert store.expire(TTL).events == 0
+    store.close()
+
+    # One that was started now knows nothing of that, and deletes nothing that stays by any clock.
+    store = Connection(url)
+    clock.set(10)
+    assert store.expire(TTL).events == 0
+    store.close()
+
+
+def test_who_vouches_for_the_time_expires_by_it(
+    url: str, clock: HostClock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Connection(url)
+    store.record_events([clock.event("now")], [make_letter("a")])
+    conf = tmp_path / "panko-ingest.conf"
+    conf.write_text(
+        f"[database]\nconnection = {url}\nevent_time_to_live = 90d\n"
+        "[expirer]\ndead_letter_time_to_live = 90d\n"
+    )
+    arguments = ["--config-file", str(conf)]
+    clock.set(365)
+
+    assert main([*arguments, "expire"]) == 3
+    assert "--trust-clock" in capsys.readouterr().err
+    assert main([*arguments, "expire", "--dry-run"]) == 0
+    assert "nothing would be deleted: it is " in capsys.readouterr().out
+    main([*arguments, "check"])
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if " expiry " in line]
+    assert told.startswith(WARNING)
+    assert "an expirer that starts now deletes nothing" in told
+    assert count(store, "event") == 1
+
+    assert main([*arguments, "expire", "--trust-clock"]) == 0
+    assert (count(store, "event"), count(store, "dead_letter")) == (0, 0)
+    store.close()
+
+
+def test_panko_s_own_method_does_as_it_is_told(url: str, clock: HostClock) -> None:
+    store = Connection(url)
+    store.record_events([clock.event("now")])
+    clock.set(365)
+    assert store.clear_expired_data(TTL) == 1
+    store.close()
+
+
+@pytest.mark.parametrize("layout_", ["plain", "partitioned"])
+@pytest.mark.postgresql
+def test_the_newest_event_is_found_by_an_index(postgresql_url: str, layout_: str, clock: HostClock) -> None:
+    store = layout(postgresql_url, layout_)
+    store.upgrade()
+    store.record_events([clock.event(f"m{number}", number / 100) for number in range(3000)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    plans: list[Any] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if "ORDER BY event.generated DESC" in statement and not statement.startswith("EXPLAIN"):
+            cursor.execute(f"EXPLAIN {statement}", parameters)
+            plans.append("\n".join(row[0] for row in cursor.fetchall()))
+
+    sa.event.listen(store.engine, "before_cursor_execute", explain)
+    clock.set(365)
+    assert store.clock_doubt(TTL, TTL)
+    assert plans
+    assert "Index" in plans[0]
+    assert layout_ == "partitioned" or "Sort" not in plans[0]
+    store.close()
