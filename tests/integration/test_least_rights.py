@@ -305,6 +305,7 @@ def test_the_documented_account_at_the_broker_can_read(
 
 
 @pytest.mark.rabbitmq
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("release", ["rabbitmq", "newest_rabbitmq"])
 def test_the_documented_account_at_the_broker_can_publish(
     request: pytest.FixtureRequest, release: str, sqlite_url: str, tmp_path: Path

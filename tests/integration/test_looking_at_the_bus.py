@@ -438,6 +438,7 @@ def test_a_queue_that_hangs_is_named_and_keeps_no_other_from_being_looked_at_and
     assert re.search("^notifications.info: is not read at .*: ", said.err, re.MULTILINE)
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("release", ["rabbitmq", "newest_rabbitmq"])
 def test_a_queue_without_a_leader_is_not_taken_for_empty(
     request: pytest.FixtureRequest, tmp_path: Path, sqlite_url: str, release: str
