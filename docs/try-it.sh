@@ -38,7 +38,7 @@ state_of_the_database() {
 }
 
 "${ingest[@]}" db sync
-"${ingest[@]}" publish "$samples"
+"${ingest[@]}" publish --create "$samples"
 "${ingest[@]}" serve >"$folder/serve.log" 2>&1 &
 daemon=$!
 

@@ -84,7 +84,7 @@ wait_for 10 "STATUS=, what systemctl status shows" told_systemd '^STATUS=2 of 2 
 wait_for 10 "WATCHDOG=1, a sign of life" told_systemd '^WATCHDOG=1$'
 
 chapter "6. Publish, and read what is stored"
-run 0 '8 notifications published' panko-ingest publish --count 8 "$samples"
+run 0 '8 notifications published' panko-ingest publish --create --count 8 "$samples"
 published=8
 wait_for 30 "eight events" events_are_stored 8
 run 0 'compute.instance.create.end' panko-ingest events list --since 1h --limit 5

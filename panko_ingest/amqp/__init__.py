@@ -1,7 +1,15 @@
 """The message bus: the only part that knows kombu."""
 
 from panko_ingest.amqp.consumer import AmqpConsumer
-from panko_ingest.amqp.inspection import QueueState, inspect, our_consumers, queue_states, reach, refused
+from panko_ingest.amqp.inspection import (
+    QueueState,
+    inspect,
+    our_consumers,
+    queue_answers,
+    queue_states,
+    reach,
+    refused,
+)
 from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.tap import Tap
 from panko_ingest.amqp.tls import ANY_NAME_TAKEN, TlsSettings
@@ -20,6 +28,7 @@ __all__ = [
     "inspect",
     "our_consumers",
     "parse",
+    "queue_answers",
     "queue_states",
     "reach",
     "refused",

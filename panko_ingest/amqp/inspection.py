@@ -25,6 +25,11 @@ class QueueState(NamedTuple):
     messages: int
     consumers: int
 
+    @property
+    def may_be_unknown(self) -> bool:
+        """Whether it may be but what a broker says of a quorum queue that has no leader to ask."""
+        return not self.messages and not self.consumers
+
 
 class Known(NamedTuple):
     """What is known of queues besides what AMQP tells.
@@ -55,19 +60,34 @@ def queue_states(bus: Bus, names: Sequence[str]) -> list[QueueState]:
 
     :raises BrokerError: no broker lets us in.
     """
-    if bus.virtual_url is not None:
-        return []
-    return _visit(bus, lambda link: list(_states(link, names)))
+    return [answer for answer in queue_answers(bus, names).values() if isinstance(answer, QueueState)]
 
 
-def refused(bus: Bus, names: Sequence[str]) -> dict[str, str]:
-    """Return those of the queues that can't be read though they are there, and why: a stream, locked, hung.
+def queue_answers(bus: Bus, names: Sequence[str]) -> dict[str, QueueState | str]:
+    """Return of those of the queues that are there the state, or why the broker does not tell it.
 
     :raises BrokerError: no broker lets us in.
     """
     if bus.virtual_url is not None:
         return {}
-    reasons = _visit(bus, lambda link: {name: _why_not_read(link, name) for name in names})
+    answers = _visit(bus, lambda link: {name: _ask(link, name) for name in names})
+    return {
+        name: _words(answer) if isinstance(answer, Exception) else answer
+        for name, answer in answers.items()
+        if not is_absent(answer)
+    }
+
+
+def refused(bus: Bus, names: Sequence[str]) -> dict[str, str]:
+    """Return those of the queues that can't be read though they are there, and why.
+
+    One may be a stream, locked, hung, or have no leader.
+
+    :raises BrokerError: no broker lets us in.
+    """
+    if bus.virtual_url is not None:
+        return {}
+    reasons = _visit(bus, lambda link: {name: _why_not_read(bus, link, name) for name in names})
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -95,7 +115,8 @@ def inspect(bus: Bus, topology: Topology, ours: int | None, interface: Managemen
         told = [Finding(WARNING, bus.name, ANY_NAME_TAKEN), *told]
     try:
         found = _visit(
-            bus, lambda link: [Finding(OK, bus.name, f"lets us in; {how}"), *_look(link, topology, known)]
+            bus,
+            lambda link: [Finding(OK, bus.name, f"lets us in; {how}"), *_look(bus, link, topology, known)],
         )
     except BrokerError as error:
         text = f"{error}: check host, port, user, password and vhost of transport_url"
@@ -174,18 +195,42 @@ def _ask(link: AmqpLink, queue: str) -> QueueState | Exception:
     return QueueState(queue, int(found.message_count), int(found.consumer_count))
 
 
-def _why_not_read(link: AmqpLink, queue: str) -> str | None:
+def _why_not_read(bus: Bus, link: AmqpLink, queue: str) -> str | None:
     state = _ask(link, queue)
     if isinstance(state, Exception):
         return None if is_absent(state) else _words(state)
-    return IS_STREAM if _is_stream(link, queue) else None
+    return IS_STREAM if _is_stream(link, queue) else _why_unknown(bus, state)
 
 
-def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
+def _why_unknown(bus: Bus, state: QueueState) -> str | None:
+    """Return why a queue is not known to be empty though the broker says so; None where it is.
+
+    It is asked over connections of its own, which the question costs where nobody can answer it.
+    """
+    if not state.may_be_unknown:
+        return None
+    try:
+        _visit(bus, lambda link: _get_nothing(link, state.name))
+    except BrokerError as error:
+        return f"nobody answers for it, as for a quorum queue most of whose nodes are away: {error}"
+    return None
+
+
+def _get_nothing(link: AmqpLink, queue: str) -> None:
+    """Ask a queue for a message; one that came in just then goes back to it with the channel."""
+    channel: Any = link.channel()
+    try:
+        channel.basic_get(queue)
+    except ChannelError:
+        return  # the right is missing, or a queue with a single active consumer is never asked so
+    channel.close()
+
+
+def _look(bus: Bus, link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
     for name in topology.names:
         state = _ask(link, name)
         if isinstance(state, QueueState):
-            yield from _queue(link, topology, state, known)
+            yield from _queue(bus, link, topology, state, known)
         elif (
             name == topology.pool
             and topology.declare == "auto"
@@ -203,10 +248,15 @@ def _look(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]
         yield from _pool(link, topology, known)
 
 
-def _queue(link: AmqpLink, topology: Topology, state: QueueState, known: Known) -> Iterator[Finding]:
+def _queue(
+    bus: Bus, link: AmqpLink, topology: Topology, state: QueueState, known: Known
+) -> Iterator[Finding]:
     subject = f"queue {state.name}"
     if _is_stream(link, state.name):
         yield Finding(FAILURE, subject, f"{IS_STREAM}; it is not read")
+        return
+    if why := _why_unknown(bus, state):
+        yield Finding(FAILURE, subject, f"can't be read: {why}")
         return
     yield Finding(OK, subject, f"{state.messages} messages wait, {state.consumers} consumers")
     if not _may_read(link, state.name):

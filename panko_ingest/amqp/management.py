@@ -90,6 +90,22 @@ class Queue:
     deletes_itself: bool = False
 
 
+class Binding(NamedTuple):
+    """What leads messages of an exchange to a queue, by the key that they are published with.
+
+    ``properties`` is what the management interface calls it, among those of the same exchange and queue.
+    """
+
+    queue: str
+    exchange: str
+    key: str
+    properties: str
+
+    def takes(self, key: str) -> bool:
+        """Whether it leads to its queue what is published with a key, on a topic exchange."""
+        return _matches(self.key.split("."), key.split("."))
+
+
 class QueueConsumer(NamedTuple):
     """Who consumes from a queue: ``product`` is what its connection calls itself."""
 
@@ -177,10 +193,23 @@ class Management:
         return [_queue(found, release) for found in self._get(f"queues/{self._vhost}", columns=columns)]
 
     @_understood
-    def bindings(self, queue: str) -> list[tuple[str, str]]:
-        """Return exchange and routing key of each binding of a queue; the default exchange is left out."""
-        found = self._get(f"queues/{self._vhost}/{quote(queue, safe='')}/bindings")
-        return [(one["source"], one["routing_key"]) for one in found if one["source"]]
+    def bindings(self) -> list[Binding]:
+        """Return how the queues of the vhost are bound; the default exchange is left out."""
+        columns = "source,destination,destination_type,routing_key,properties_key"
+        return [
+            Binding(one["destination"], one["source"], one["routing_key"], one["properties_key"])
+            for one in self._get(f"bindings/{self._vhost}", columns=columns)
+            if one["source"] and one["destination_type"] == "queue"
+        ]
+
+    def unbinding(self, binding: "Binding") -> str:
+        """Return the command that takes a binding away, which asks for a password."""
+        path = "/".join(
+            quote(part, safe="")
+            for part in (self.vhost, "e", binding.exchange, "q", binding.queue, binding.properties)
+        )
+        scheme = "https" if self.context else "http"
+        return f"curl -u USER -X DELETE {scheme}://{self}/api/bindings/{path}"
 
     @_understood
     def consumers(self) -> list[QueueConsumer]:
@@ -288,6 +317,16 @@ def _consumer(found: Mapping[str, Any], connections: Mapping[str, Mapping[str, A
         name=str(properties.get("connection_name", "")),
         product=str(properties.get("product", "")),
     )
+
+
+def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """Tell whether words are as AMQP's pattern of a topic wants them: ``*`` is any one, ``#`` any number."""
+    if not pattern:
+        return not words
+    first, *rest = pattern
+    if first == "#":
+        return any(_matches(rest, words[number:]) for number in range(len(words) + 1))
+    return bool(words) and first in ("*", words[0]) and _matches(rest, words[1:])
 
 
 def ours(consumers: Sequence[QueueConsumer]) -> dict[str, int]:

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from amqp.exceptions import MessageNacked, NotFound
+from amqp.exceptions import AccessRefused, ChannelError, MessageNacked, NotFound
 from kombu.connection import Connection
 from kombu.messaging import Producer
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from panko_ingest import exact_json
 from panko_ingest.amqp import framing
-from panko_ingest.amqp.link import LINK_ERRORS
+from panko_ingest.amqp.link import LINK_ERRORS, is_absent
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError
 
@@ -21,6 +21,12 @@ from panko_ingest.errors import BrokerError
 _PATIENCE = 30.0
 _NACK_PATIENCE = 15.0
 _CLOSE_TIMEOUT = 2.0
+_NO_ROUTE = 312
+
+_ON_A_TEST_BUS = (
+    "On a bus for tests --create makes exchange and queue; where services declare them otherwise, as quorum "
+    "queues are, they could no longer publish"
+)
 
 
 def envelope(notification: Mapping[str, Any], *, renew: bool = False) -> bytes:
@@ -54,13 +60,16 @@ def _to(broker: Broker) -> Connection:
 class Publisher:
     """A connection to the first broker of a bus that lets us in; each message that it takes is confirmed.
 
-    Exchanges and queues that are absent are created durable; those that exist are used as they are.
+    Exchanges and queues that exist are used as they are.
 
+    :param create: make those that are absent, durable and classic. Services that declare them otherwise can't
+        publish any more then, so it is for the bus of a test. A bus that kombu emulates has them made anyway.
     :raises BrokerError: the broker can't be reached, or refuses.
     """
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, *, create: bool = False) -> None:
         self._name = bus.name
+        self._create = create
         self._routes: set[tuple[str, str]] = set()
         ways = [Connection(bus.virtual_url)] if bus.virtual_url is not None else map(_to, bus.shuffled())
         reason: Exception | None = None
@@ -78,10 +87,12 @@ class Publisher:
     def send(self, body: bytes, *, exchange: str, routing_key: str) -> None:
         """Publish one enveloped notification, and wait until the broker has it.
 
-        :raises BrokerError: the broker is gone, refuses it, or says nothing of it for 30 seconds.
+        :raises BrokerError: the broker is gone, refuses it, or says nothing of it for 30 seconds; exchange or
+            queue are not there, or the exchange leads it nowhere.
         """
         if (exchange, routing_key) not in self._routes:
-            self._declare(exchange, routing_key)
+            (self._declare if self._create or self._is_virtual else self._look_for)(exchange, routing_key)
+            self._routes.add((exchange, routing_key))
         try:
             # A quorum queue gives messages back while it has no leader, to an old channel also afterwards.
             for attempt in Retrying(
@@ -99,6 +110,7 @@ class Publisher:
                         content_type="application/json",
                         content_encoding="utf-8",
                         delivery_mode=2,
+                        mandatory=not self._is_virtual,
                         confirm_timeout=_PATIENCE,
                     )
         except MessageNacked:
@@ -112,6 +124,11 @@ class Publisher:
                 "as one does that is short of memory or disk (`rabbitmq-diagnostics alarms` tells)"
             ) from error
         except LINK_ERRORS as error:
+            if isinstance(error, ChannelError) and error.reply_code == _NO_ROUTE:
+                raise BrokerError(
+                    f"the broker at {self._name} has nobody to give it to: no queue is bound to exchange "
+                    f"{exchange!r} for {routing_key}, as its publishers bind one. {_ON_A_TEST_BUS}"
+                ) from None
             raise BrokerError(f"the broker at {self._name} refuses to publish: {error}") from error
 
     def _change_channel(self) -> None:
@@ -125,7 +142,24 @@ class Publisher:
             self._declare_if_absent("queue_declare", routing_key, durable=True, auto_delete=False)
         with self._asking(f"binding queue {routing_key!r} to exchange {exchange!r}"):
             self._producer.channel.queue_bind(routing_key, exchange, routing_key)
-        self._routes.add((exchange, routing_key))
+
+    def _look_for(self, exchange: str, routing_key: str) -> None:
+        for what, name, method, arguments in (
+            ("exchange", exchange, "exchange_declare", ("topic",)),
+            ("queue", routing_key, "queue_declare", ()),
+        ):
+            with self._asking(f"{what} {name!r}"):
+                try:
+                    self._on_a_channel(method, name, *arguments, passive=True)
+                except AccessRefused:
+                    continue  # whoever may publish need not see where it goes to
+                except NotFound as error:
+                    if not is_absent(error):
+                        raise
+                    raise BrokerError(
+                        f"{what} {name!r} is not there at {self._name}: the services make it as they publish"
+                        f". {_ON_A_TEST_BUS}"
+                    ) from None
 
     @contextlib.contextmanager
     def _asking(self, what: str) -> Iterator[None]:
@@ -140,8 +174,12 @@ class Publisher:
         except LINK_ERRORS as error:
             raise BrokerError(f"the broker at {self._name} refuses {what}: {error}") from error
 
+    @property
+    def _is_virtual(self) -> bool:
+        return bool(self._connection.transport.driver_type != "amqp")
+
     def _declare_if_absent(self, method: str, name: str, *args: Any, **kwargs: Any) -> None:
-        if self._connection.transport.driver_type != "amqp":
+        if self._is_virtual:
             getattr(self._producer.channel, method)(name, *args, **kwargs)
             return
         try:
@@ -156,12 +194,12 @@ class Publisher:
 
     def _channel(self) -> Any:
         """Open a channel; the connection, which may be a new one, waits for no answer without end."""
-        if self._connection.transport.driver_type == "amqp":
+        if not self._is_virtual:
             self._connection.connection.sock.settimeout(_PATIENCE)
         return self._connection.channel()
 
     def close(self) -> None:
         """Close the connection; a broker that has ceased to listen is not waited for."""
-        if self._connection.transport.driver_type == "amqp" and self._connection.connected:
+        if not self._is_virtual and self._connection.connected:
             self._connection.connection.sock.settimeout(_CLOSE_TIMEOUT)
         self._connection.release()

@@ -1,9 +1,9 @@
 """Judging what RabbitMQ's management interface tells: what may cost events, and what to do about it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from panko_ingest.amqp.management import Management, Queue, QueueConsumer, QueueLimits
+from panko_ingest.amqp.management import Binding, Management, Queue, QueueConsumer, QueueLimits
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.findings import OK, WARNING, Finding
 
@@ -31,13 +31,25 @@ def judge(
     for name in topology.names:
         if name in there:
             yield from _of_ours(management, topology, there[name], consumers)
-    of_interest = {topology.pool, *topology.queues, *filter(_NOTIFICATIONS.fullmatch, there)}
-    if not topology.pool:
-        of_interest -= set(topology.names)
-    bindings = {name: management.bindings(name) for name in there if name in of_interest}
-    yield from _unread(topology, there, bindings)
-    if topology.pool in bindings:
-        yield from _unbound(topology, bindings)
+    bindings = management.bindings()
+    keys = {*topology.queues, *_published_keys(bindings)}
+    exchanges = {*topology.exchanges, *(binding.exchange for binding in bindings if binding.key in keys)}
+    notifying = [
+        binding for binding in bindings if binding.exchange in exchanges and any(map(binding.takes, keys))
+    ]
+    yield from _unread(topology, there, notifying)
+    if topology.pool in there:
+        yield from _bindings_of_pool(management, topology, bindings)
+
+
+def _published_keys(bindings: Iterable[Binding]) -> Iterator[str]:
+    """Yield the keys of notifications, of whichever topic, that services publish with.
+
+    For each of them they make a queue of that name, bound with that key.
+    """
+    for binding in bindings:
+        if binding.key == binding.queue and _NOTIFICATIONS.fullmatch(binding.key):
+            yield binding.key
 
 
 def _of_ours(
@@ -130,45 +142,66 @@ def _policy_command(management: Management, queue: str) -> str:
     )
 
 
-def _unread(
-    topology: Topology, there: dict[str, Queue], bindings: dict[str, list[tuple[str, str]]]
-) -> Iterator[Finding]:
+def _unread(topology: Topology, there: Mapping[str, Queue], bindings: Sequence[Binding]) -> Iterator[Finding]:
     """Look for queues of notifications that nobody reads, neither we nor others."""
-    for name, bound in sorted(bindings.items()):
-        queue = there[name]
-        exchanges = sorted({exchange for exchange, key in bound if key == name})
-        if name == topology.pool or queue.consumers or not exchanges or queue.limits.bound_growth:
+    told = {
+        topology.pool,
+        *topology.queues,
+    }  # by what is said of ours, or by those who asked the broker itself
+    for name in sorted({binding.queue for binding in bindings} & there.keys() - told):
+        queue, bound = there[name], [binding for binding in bindings if binding.queue == name]
+        if queue.consumers or queue.limits.bound_growth:
             continue
-        if topology.pool and name in topology.queues:
-            continue  # told of by those who asked the broker itself
+        where = ", ".join(sorted({binding.exchange for binding in bound}))
+        if any(binding.key == name for binding in bound):
+            remedy = (
+                "read it by [oslo_messaging_notifications] topics and [notification] priorities, or delete "
+                "it and let the services no longer send to it"
+            )
+        else:
+            remedy = (
+                "it grows until the broker blocks all publishers. Delete it if it is a pool that was given "
+                "up, or let a policy limit its length or the age of its messages"
+            )
         yield Finding(
             WARNING,
             f"queue {name}",
-            f"nobody reads it, and nothing bounds it ({queue.messages} messages; bound to "
-            f"{', '.join(exchanges)}): read it by [oslo_messaging_notifications] topics and [notification] "
-            "priorities, or delete it and let the services no longer send to it",
+            f"nobody reads it, and nothing bounds it ({queue.messages} messages; bound to {where}): {remedy}",
         )
 
 
-def _unbound(topology: Topology, bindings: dict[str, list[tuple[str, str]]]) -> Iterator[Finding]:
-    """Look for exchanges into which services publish and that the queue of the pool gets nothing from."""
-    ours = set(bindings[topology.pool or ""])
+def _bindings_of_pool(
+    management: Management, topology: Topology, bindings: Sequence[Binding]
+) -> Iterator[Finding]:
+    """Look for what the queue of the pool should get and does not, and for what it gets and should not."""
+    pool = topology.pool or ""
+    ours = [binding for binding in bindings if binding.queue == pool]
     for name in topology.queues:
-        wanted = {exchange for exchange, key in bindings.get(name, ()) if key == name}
-        missing = sorted(exchange for exchange in wanted if (exchange, name) not in ours)
+        wanted = {binding.exchange for binding in bindings if binding.queue == name == binding.key}
+        missing = sorted(wanted - {binding.exchange for binding in ours if binding.takes(name)})
         unlisted = [exchange for exchange in missing if exchange not in topology.exchanges]
         listed = [exchange for exchange in missing if exchange in topology.exchanges]
         if unlisted:
             yield Finding(
                 WARNING,
                 "control exchanges",
-                f"services publish {name} to {', '.join(unlisted)}, of which {topology.pool} gets nothing: "
+                f"services publish {name} to {', '.join(unlisted)}, of which {pool} gets nothing: "
                 "add them to [notification] notification_control_exchanges (which must name all of them)",
             )
         if listed:
             yield Finding(
                 WARNING,
                 "control exchanges",
-                f"{topology.pool} is not bound to {', '.join(listed)} for {name}: the daemon binds it within "
+                f"{pool} is not bound to {', '.join(listed)} for {name}: the daemon binds it within "
                 "seconds, or you must, where [notification] declare is never",
             )
+    for binding in ours:
+        if binding.exchange in topology.exchanges and any(map(binding.takes, topology.queues)):
+            continue
+        yield Finding(
+            WARNING,
+            "control exchanges",
+            f"{pool} is bound to {binding.exchange} for {binding.key}, which the configuration does not name "
+            f"(any more), and what comes by it is stored: name it, or unbind it by "
+            f"`{management.unbinding(binding)}`",
+        )

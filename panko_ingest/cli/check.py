@@ -24,7 +24,7 @@ from panko_ingest import (
     processors,
 )
 from panko_ingest.cli import failures, output
-from panko_ingest.cli.readiness import readiness
+from panko_ingest.cli.readiness import consuming, readiness
 from panko_ingest.converter import EventConverter
 from panko_ingest.errors import ConfigError, DefinitionError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
@@ -166,8 +166,8 @@ def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         yield Finding(WARNING, "broker", text)
         return
     daemon, sources = readiness(conf), buses(conf)
-    ours = daemon["figures"]["readers_consuming"] // len(sources) if daemon else None
-    for bus, management in zip(sources, management_interfaces(conf, sources), strict=True):
+    here = consuming(daemon, len(sources)) if daemon else [None] * len(sources)
+    for bus, ours, management in zip(sources, here, management_interfaces(conf, sources), strict=True):
         yield from amqp.inspect(bus, topology(conf), ours, management)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
@@ -12,7 +12,8 @@ from oslo_config import cfg
 
 from panko_ingest import amqp, storage, threads
 from panko_ingest.cli import arguments, output
-from panko_ingest.errors import ConfigError
+from panko_ingest.deadline import Asked
+from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline import BusPipeline, RecordingThread
 from panko_ingest.workers.from_config import (
@@ -26,6 +27,8 @@ from panko_ingest.workers.from_config import (
 
 _LOOK_INTERVAL = 0.5
 _PATIENCE = 3.0
+# For each broker of a bus, as it may be away, and for each queue, as it may hang.
+_LOOK_PATIENCE = 30.0
 
 
 def add_parser(subparsers: Any) -> None:
@@ -34,8 +37,8 @@ def add_parser(subparsers: Any) -> None:
         "drain",
         help="read until the queues are empty",
         description="Store what waits in the queues as the daemon does, beside it or without it, until "
-        "they are empty and all is committed. Exit code 0: they are; 1: messages are left, or none of the "
-        "queues of a bus is there.",
+        "they are empty and all is committed. Exit code 0: they are; 1: messages are left, a queue can't be "
+        "read, or none of the queues of a bus is there; 3: a bus or the database is away.",
     )
     parser.add_argument(
         "--timeout", type=arguments.seconds, metavar="SECONDS", help="leave what is left after so long"
@@ -48,7 +51,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
         connection.ping()
         drain = _Drain(conf, connection)
-        states = drain.run(conf.command.timeout)
+        drain.run(conf.command.timeout)
     count = drain.metrics.registry.get_sample_value
     told = [
         f"{count(f'panko_ingest_{name}_total') or 0:.0f}" for name in ("messages_received", "events_recorded")
@@ -56,6 +59,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     output.write(f"{told[0]} messages read, {told[1]} events stored")
     for (where, name), reason in drain.refused.items():
         output.tell(f"{name}: is not read at {where}: {reason}")
+    states = drain.states.values()
     for state in states:
         if state.messages:
             output.tell(f"{state.name}: {state.messages} messages are left")
@@ -68,6 +72,8 @@ def run(conf: cfg.ConfigOpts) -> int:
         output.tell(f"{bus.title}: none of its queues is there: {', '.join(drain.queues)}")
     if drain.in_hand:
         output.tell(f"{drain.in_hand} messages in hand could not be stored and go back to their queues")
+    if drain.away:
+        raise BrokerError(f"{'; '.join(drain.away)}: what waits there is not known")
     is_left = drain.without_queues or drain.in_hand or drain.refused
     return int(bool(is_left) or any(state.messages for state in states))
 
@@ -89,38 +95,77 @@ class _Drain:
                 )
         self._topology = topology(conf)
         self.queues = self._topology.names
+        self.states: dict[tuple[str, str], amqp.QueueState] = {}
+        """What was told of each queue, by bus and queue: those of most buses have the same names."""
         self.without_queues: list[amqp.Bus] = []
         """Buses that had none of the queues when they were looked at last."""
-        self.refused: dict[tuple[str, str], str] = {}
-        """Why a broker does not let us read a queue, by bus and queue: those of most buses have one name."""
+        self.away: list[str] = []
+        """Buses that could not be looked at last, each with the reason."""
         self.in_hand = 0
         """Messages that were given up in hand, and go back to their queues when the process ends."""
+        self._seen_refused: dict[tuple[str, str], str] = {}
+        self._read_refused: dict[tuple[str, str], str] = {}
 
-    def run(self, timeout: float | None) -> list[amqp.QueueState]:
-        """Read for so many seconds at most; return the queues that are not empty then, or others', too."""
+    @property
+    def refused(self) -> dict[tuple[str, str], str]:
+        """Why a broker does not let us read a queue that is there, by bus and queue."""
+        return {**self._seen_refused, **self._read_refused}
+
+    def run(self, timeout: float | None) -> None:
+        """Read until the queues are empty, for so many seconds at most.
+
+        :raises BrokerError: all buses are away from the beginning.
+        """
         end = time.monotonic() + timeout if timeout is not None else None
-        for bus in self._buses:
-            for name, reason in amqp.refused(bus, self.queues).items():
-                self._note_refusal(bus, name, reason)
+        self._look()
+        if len(self.away) == len(self._buses):
+            raise BrokerError("; ".join(self.away))
         while True:
             self._read(end)
             # Messages that were on their way to us when we stopped are back in their queues by now.
-            states = list(self._states())
+            self._look(closely=True)
             is_over = self.in_hand or (end is not None and time.monotonic() >= end)
-            if is_over or not self._can_go_on(states):
-                return [state for _, state in states if state.messages or state.consumers]
+            if is_over or not self._is_left():
+                return
 
-    def _states(self) -> Iterator[tuple[amqp.Bus, amqp.QueueState]]:
-        self.without_queues = []
-        for bus in self._buses:
-            states = amqp.queue_states(bus, self.queues)
-            if not states:
+    def _look(self, *, closely: bool = False) -> None:
+        """Ask all buses at once what waits in their queues, as one that is away may take its time.
+
+        :param closely: make sure that those are empty of which the broker says so.
+        """
+        asked = [
+            Asked(
+                f"broker {bus.name}",
+                partial(_answers, bus, self.queues, closely=closely),
+                _LOOK_PATIENCE * (len(bus.brokers) + len(self.queues)),
+            )
+            for bus in self._buses
+        ]
+        self.states, self._seen_refused, self.without_queues, self.away = {}, {}, [], []
+        for bus, question in zip(self._buses, asked, strict=True):
+            answers = question.answer()
+            if answers is None:
+                self.away.append(question.error)
+            elif not answers:
                 self.without_queues.append(bus)
-            yield from ((bus, state) for state in states)
+            for name, answer in (answers or {}).items():
+                if isinstance(answer, amqp.QueueState):
+                    self.states[bus.name, name] = answer
+                else:
+                    self._seen_refused[bus.name, name] = answer
 
-    def _can_go_on(self, states: Iterable[tuple[amqp.Bus, amqp.QueueState]]) -> bool:
-        """Tell whether messages wait in a queue that is not refused."""
-        return any(state.messages and (bus.name, state.name) not in self.refused for bus, state in states)
+    def _is_left(self, *, reading: bool = False) -> bool:
+        """Tell whether messages wait in a queue that is not refused.
+
+        :param reading: whether consumers of ours run, so that one without any is not read yet, or has nobody
+            who can tell what waits in it.
+        """
+        refused = self.refused
+        return any(
+            state.messages or (reading and state.may_be_unknown)
+            for key, state in self.states.items()
+            if key not in refused
+        )
 
     def _read(self, end: float | None) -> None:
         """Read until queues look empty or the time is over; then commit and acknowledge what is in hand."""
@@ -152,9 +197,8 @@ class _Drain:
                 consumer.stop()
             recording.hurry()
             if wait(reading, patience).not_done:
-                recording.gave_up = (
-                    True  # the database does not answer: what is in hand stays with the broker
-                )
+                # The database does not answer: what is in hand stays with the broker.
+                recording.gave_up = True
                 wait(reading, _PATIENCE)
             recording.finish()
             wait([writing], _LOOK_INTERVAL if recording.gave_up else patience)
@@ -163,16 +207,29 @@ class _Drain:
     def _look_empty(
         self, pipelines: Sequence[BusPipeline], reading: Sequence[Future[None]], writing: Future[None]
     ) -> bool:
-        """Tell whether nothing is in hand and no message waits in a queue; raise what a thread raised."""
+        """Tell whether no message waits in a queue and nothing is in hand; raise what a thread raised."""
         for future in itertools.chain(reading, [writing]):
             if future.done():
                 future.result()
         if any(pipeline.in_hand()["messages"] for pipeline in pipelines):
             return False
-        return not self._can_go_on(self._states())
+        self._look()
+        return not self._is_left(reading=True)
 
     def _note_refusal(self, bus: amqp.Bus, name: str, reason: str | None) -> None:
         if reason is None:
-            self.refused.pop((bus.name, name), None)
+            self._read_refused.pop((bus.name, name), None)
         else:
-            self.refused[bus.name, name] = reason
+            self._read_refused[bus.name, name] = reason
+
+
+def _answers(bus: amqp.Bus, names: Sequence[str], *, closely: bool) -> dict[str, amqp.QueueState | str]:
+    answers = amqp.queue_answers(bus, names)
+    if not closely:
+        return answers
+    unknown = [
+        name
+        for name, answer in answers.items()
+        if isinstance(answer, amqp.QueueState) and answer.may_be_unknown
+    ]
+    return {**answers, **amqp.refused(bus, unknown)}

@@ -35,6 +35,12 @@ def add_parser(subparsers: Any) -> None:
         help="send N in all, over and over, each with a message_id and a timestamp of its own",
     )
     parser.add_argument("--rate", type=float, metavar="N", help="send at most N a second")
+    parser.add_argument(
+        "--create",
+        action="store_true",
+        help="make exchange and queue where they are absent, durable and classic: on a bus for tests only, "
+        "as services that declare them otherwise could no longer publish",
+    )
     parser.set_defaults(run=run)
 
 
@@ -49,7 +55,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     source = itertools.islice(itertools.cycle(notifications), total)
     started = time.monotonic()
     with (
-        closing(Publisher(buses(conf)[0])) as publisher,
+        closing(Publisher(buses(conf)[0], create=command.create)) as publisher,
         progress.shown("publishing", worthwhile=total >= _PROGRESS_FROM) as tell,
     ):
         for number, notification in enumerate(source):

@@ -27,6 +27,16 @@ def readiness(conf: cfg.ConfigOpts) -> dict[str, Any] | None:
     return found if _is_ours(found) else None
 
 
+def consuming(daemon: dict[str, Any] | None, buses: int) -> list[int | None]:
+    """Return how many consumers of the daemon each queue of each configured bus has; None: not known.
+
+    :param daemon: what /readyz says; None where no daemon runs.
+    :param buses: how many are configured. A daemon that reads another number of them has not read that yet.
+    """
+    found: list[int | None] = daemon["figures"]["consuming"] if daemon else [0] * buses
+    return found if len(found) == buses else [None] * buses
+
+
 def _is_ours(found: Any) -> bool:
     """Tell whether a daemon of ours can have said that: the port is anybody's on the host while none runs."""
     match found:

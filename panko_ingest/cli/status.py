@@ -11,7 +11,7 @@ from oslo_config import cfg
 from panko_ingest import amqp
 from panko_ingest.cli import check, output
 from panko_ingest.cli.main import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE
-from panko_ingest.cli.readiness import readiness
+from panko_ingest.cli.readiness import consuming, readiness
 from panko_ingest.config import names_a_bus
 from panko_ingest.deadline import Asked
 from panko_ingest.errors import STAGES
@@ -52,12 +52,12 @@ def run(conf: cfg.ConfigOpts) -> int:
         for bus, management in zip(sources, management_interfaces(conf, sources), strict=True)
     ]
     answers = daemon.answer() or {}
-    here = answers["figures"]["consuming"] if answers else [0] * len(sources)
+    here = consuming(daemon.answer(), len(sources))
     document = {
         "daemon": daemon.answer(),
         "queues": [
             _document(*found, ours)
-            for asked, ours in zip(queues, here, strict=False)
+            for asked, ours in zip(queues, here, strict=True)
             for found in asked.answer() or ()
         ],
         "without_queues": [
@@ -102,13 +102,14 @@ def _queues(
     return [(bus.name, state, None if ours is None else ours.get(state.name, 0)) for state in states]
 
 
-def _document(bus: str, state: amqp.QueueState, ours: int | None, here: int) -> dict[str, Any]:
+def _document(bus: str, state: amqp.QueueState, ours: int | None, here: int | None) -> dict[str, Any]:
+    known = here if ours is None else ours
     return {
         "bus": bus,
         "name": state.name,
         "messages": state.messages,
         "consumers": state.consumers,
-        "others": max(0, state.consumers - (here if ours is None else ours)),
+        "others": None if known is None else max(0, state.consumers - known),
     }
 
 
@@ -144,11 +145,17 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
         yield Finding(FAILURE, "daemon", text)
     names = {queue["bus"] for queue in document["queues"]}
     for queue in document["queues"]:
+        others = queue["others"]
+        whose = (
+            f"{queue['consumers']}, and whose they are is not known: the daemon has not read yet which buses "
+            "are configured now, so have it reload"
+            if others is None
+            else f"{queue['consumers'] - others} of ours, {others} of others"
+        )
         yield Finding(
-            WARNING if queue["others"] else OK,
+            OK if others == 0 else WARNING,
             f"queue {queue['name']}" + (f" at {queue['bus']}" if len(names) > 1 else ""),
-            f"{queue['messages']} messages wait; consumers: {queue['consumers'] - queue['others']} of ours, "
-            f"{queue['others']} of others",
+            f"{queue['messages']} messages wait; consumers: {whose}",
         )
     for bus in document["without_queues"]:
         wanted = ", ".join(topology(conf).names)

@@ -114,7 +114,7 @@ def test_refusals_of_the_broker_are_told_with_the_oldest_client_libraries_that_a
         return installed.run("panko-ingest", "--config-file", configuration, *words)
 
     # It asks for an exchange that is absent.
-    published = run("publish", CHECKOUT / "etc" / "samples.jsonl")
+    published = run("publish", "--create", CHECKOUT / "etc" / "samples.jsonl")
     assert published.returncode == 0, published.stderr
     assert run("db", "sync").returncode == 0
     drained = run("drain")

@@ -64,6 +64,22 @@ def hanging(broker: RabbitMQ, url: str, queue: str) -> Iterator[Callable[[], Non
 
 
 @contextlib.contextmanager
+def leaderless(broker: RabbitMQ, url: str, queue: str) -> Iterator[None]:
+    """Leave a quorum queue without a leader, as where most of its nodes are away, for the ``with`` block."""
+    vhost = url.rpartition("/")[2]
+    found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>))'
+
+    def have(action: str) -> None:
+        broker.ctl("eval", f"{found}, ok = ra:{action}_server(quorum_queues, amqqueue:get_pid(Q)).")
+
+    have("stop")
+    try:
+        yield
+    finally:
+        have("restart")
+
+
+@contextlib.contextmanager
 def costly_exchange(broker: RabbitMQ, url: str, exchange: str) -> Iterator[Callable[[], None]]:
     """Have a broker end the connection of whoever binds a queue to an exchange, as if it had a bug there.
 

@@ -109,7 +109,7 @@ def test_publishing_gives_up_when_the_broker_takes_nothing(
     tmp_path: Path, broker: RabbitMQ, broker_vhost: str
 ) -> None:
     conf = configuration(tmp_path, broker_vhost, "sqlite://")
-    command = [sys.executable, "-m", "panko_ingest", "--config-file", str(conf), "publish", "-"]
+    command = [sys.executable, "-m", "panko_ingest", "--config-file", str(conf), "publish", "--create", "-"]
     with memory_alarm(broker):
         done = subprocess.run(command, input=bodies(1)[0], capture_output=True, timeout=120, check=False)
     assert done.returncode == 3
@@ -121,7 +121,7 @@ def test_publishing_gives_up_when_a_queue_hangs_or_the_broker_does(
 ) -> None:
     monkeypatch.setattr(publisher, "_PATIENCE", 1.0)
     route = {"exchange": "nova", "routing_key": "notifications.info"}
-    with closing(Publisher(parse(broker_vhost))) as lasting:
+    with closing(Publisher(parse(broker_vhost), create=True)) as lasting:
         lasting.send(b"{}", **route)
         with (
             hanging(broker, broker_vhost, "notifications.info"),
@@ -143,7 +143,7 @@ def test_publishing_to_a_full_queue_that_refuses_says_so(
         bounds = {"x-max-length": 1, "x-overflow": "reject-publish"}
         channel.queue_declare("notifications.info", durable=True, auto_delete=False, arguments=bounds)
         done = subprocess.run(
-            [sys.executable, "-m", "panko_ingest", "--config-file", str(conf), "publish", "-"],
+            [sys.executable, "-m", "panko_ingest", "--config-file", str(conf), "publish", "--create", "-"],
             input='{"event_type": "a", "payload": {}}\n' * 2,
             capture_output=True,
             text=True,

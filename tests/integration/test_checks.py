@@ -59,6 +59,51 @@ def test_check_finds_no_fault_where_all_is_well(conf: Path, broker_url: str) -> 
         assert text.count("Result: Success") == 5
 
 
+def test_consumers_are_told_apart_bus_by_bus(
+    tmp_path: Path, rabbitmq: RabbitMQ, broker_url: str, ledger: Ledger
+) -> None:
+    blind = rabbitmq.create_vhost()
+    vhost = blind.rpartition("/")[2]
+    rabbitmq.api("PUT", "users/blind", {"password": "blind", "tags": ""})
+    rabbitmq.api("PUT", f"permissions/{vhost}/blind", {"configure": "^$", "write": "^$", "read": "^$"})
+    urls = [broker_url, blind.replace("guest:guest", "blind:blind")]
+    more = "[notification]\nworkers = 1\n" + "".join(f"messaging_urls = {url}\n" for url in urls)
+    conf = configuration(tmp_path, broker_url, ledger.url, more)
+    try:
+        with Bus(broker_url) as bus, Bus(blind) as other:
+            bus.declare()
+            other.declare()
+            other.channel().basic_consume("notifications.info")
+            with Daemon(conf).running():
+                wait_until(lambda: bus.consumers() == 1, 30, "the daemon's consumer")
+                wait_until(
+                    lambda: others(conf) == ["1 consumers are not of this daemon"],
+                    30,
+                    "those at the second bus",
+                )
+                _, text = command(conf, "status", "--json")
+                assert [queue["others"] for queue in json.loads(text)["queues"]] == [0, 1]
+
+                conf.write_text(conf.read_text().replace(f"messaging_urls = {urls[1]}\n", ""))
+                assert others(conf) == ["1 consumers"], "it reads another number of buses"
+                _, text = command(conf, "status", "--json")
+                assert [queue["others"] for queue in json.loads(text)["queues"]] == [None]
+                assert "have it reload" in command(conf, "status")[1]
+    finally:
+        rabbitmq.api("DELETE", "users/blind")
+        rabbitmq.drop_vhost(blind)
+
+
+def others(conf: Path) -> list[str]:
+    """Return what ``check`` says of consumers that are not ours."""
+    _, found = findings(conf)
+    return [
+        text.partition(":")[0]
+        for level, text in found["queue notifications.info"]
+        if level == "warning" and "each message goes to only one" in text
+    ]
+
+
 def test_check_names_what_will_not_work_and_what_to_do(
     tmp_path: Path, broker_url: str, sqlite_url: str, conf: Path
 ) -> None:

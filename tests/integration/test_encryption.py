@@ -267,7 +267,7 @@ def test_publish_goes_over_tls(
                 f"[oslo_messaging_rabbit]\nssl = true\nssl_ca_file = {trusted.certificate}\n",
             )
             done = subprocess.run(
-                [sys.executable, "-m", "panko_ingest", "--config-file", conf, "publish", message],
+                [sys.executable, "-m", "panko_ingest", "--config-file", conf, "publish", "--create", message],
                 capture_output=True,
                 text=True,
                 timeout=60,

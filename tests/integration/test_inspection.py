@@ -248,6 +248,67 @@ def test_queues_of_notifications_that_nobody_reads_are_found(look: Look, bus: Bu
     assert not one(findings, "queue notifications.error", "nobody reads it")
 
 
+@pytest.mark.parametrize("key", ["notifications.info", "notifications.*", "#.error"])
+def test_a_pool_that_was_given_up_is_found_whoever_made_it(look: Look, bus: Bus, key: str) -> None:
+    bus.declare("notifications.info")
+    make(bus, "ceilometer-pool")
+    make(bus, "events-of-the-broker")
+    channel = bus.channel()
+    channel.queue_bind("ceilometer-pool", "nova", key)
+    channel.queue_bind("events-of-the-broker", "amq.topic", "#")
+    bus.publish([b"{}"])
+    for pool in (None, "panko"):
+        findings = look(pool=pool)
+        found = one(findings, "queue ceilometer-pool", "nobody reads it, and nothing bounds it")
+        assert found
+        assert found.level == WARNING
+        assert "bound to nova" in found.text
+        assert "Delete it if it is a pool that was given up" in found.text
+        assert not one(findings, "queue events-of-the-broker", "")
+    assert not one(look(pool="ceilometer-pool"), "queue ceilometer-pool", "nobody reads it")
+    channel.basic_consume("ceilometer-pool", callback=lambda _message: None)
+    wait_until(lambda: not one(look(), "queue ceilometer-pool", ""), 30, "its reader seen")
+
+
+def test_a_pool_that_is_bounded_and_one_of_other_topics_are_nobodys_trouble(look: Look, bus: Bus) -> None:
+    bus.declare("notifications.info")
+    make(bus, "bounded", max_length=10)
+    make(bus, "replies")
+    channel = bus.channel()
+    channel.queue_bind("bounded", "nova", "notifications.info")
+    channel.queue_bind("replies", "nova", "conductor")
+    assert not [found for found in look() if found.subject in ("queue bounded", "queue replies")]
+
+
+def test_bindings_that_the_configuration_does_not_name_are_told_with_what_unbinds_them(
+    look: Look, bus: Bus, rabbitmq: RabbitMQ
+) -> None:
+    make(bus, "panko", max_length=10)
+    bus.declare("notifications.info", exchange="nova")
+    bus.declare("notifications.info", exchange="sahara")
+    channel = bus.channel()
+    for exchange, key in (
+        ("nova", "notifications.info"),
+        ("nova", "notifications.*"),
+        ("nova", "audit.#"),
+        ("nova", "100% wrong/right"),
+        ("sahara", "notifications.info"),
+    ):
+        channel.queue_bind("panko", exchange, key)
+    told = [found for found in bad(look(pool="panko")) if "panko is bound to" in found.text]
+    assert [found.text.partition(", which")[0] for found in told] == [
+        "panko is bound to nova for 100% wrong/right",
+        "panko is bound to nova for audit.#",
+        "panko is bound to sahara for notifications.info",
+    ]
+    for found in told:
+        command = found.text.partition("`")[2].rstrip("`")
+        words = command.split()
+        assert words[:3] == ["curl", "-u", "USER"]
+        rabbitmq.api(words[words.index("-X") + 1], words[-1].partition("/api/")[2])
+    assert not [found for found in look(pool="panko") if "panko is bound to" in found.text]
+
+
 def test_others_that_read_are_named_and_our_own_on_other_hosts_are_not_taken_for_them(
     look: Look, bus: Bus, tmp_path: Path, sqlite_url: str, broker_url: str
 ) -> None:

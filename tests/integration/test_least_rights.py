@@ -17,6 +17,7 @@ from oslo_config import cfg
 
 from panko_ingest import config, storage
 from panko_ingest.storage.models import DeadLetter, Event, Trait
+from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.documents import ROOT, blocks, commands, statements
 from tests.services import MariaDB, PostgreSQL, RabbitMQ
@@ -269,7 +270,7 @@ def test_the_documented_account_at_the_broker_can_read(
 ) -> None:
     # What is there on a bus that is in use; a pool finds its exchange from the start.
     all_rights = configuration(tmp_path, broker_url, sqlite_url)
-    publish(all_rights)
+    publish(all_rights, "--create")
     if kind == "never":
         make_pool(rabbitmq, broker_url)
     rabbitmq.ctl("add_user", "panko-ingest", "BROKER_PASSWORD")
@@ -303,6 +304,27 @@ def test_the_documented_account_at_the_broker_can_read(
         rabbitmq.ctl("delete_user", "panko-ingest")
 
 
+@pytest.mark.rabbitmq
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("release", ["rabbitmq", "newest_rabbitmq"])
+def test_the_documented_account_at_the_broker_can_publish(
+    request: pytest.FixtureRequest, release: str, sqlite_url: str, tmp_path: Path
+) -> None:
+    server: RabbitMQ = request.getfixturevalue(release)
+    url = server.create_vhost()
+    server.ctl("add_user", "panko-ingest", "BROKER_PASSWORD")
+    try:
+        set_permissions(server, url, "publish")
+        with Bus(url) as bus:
+            bus.declare(exchange="openstack")
+            few_rights = url.replace("guest:guest", "panko-ingest:BROKER_PASSWORD")
+            publish(configuration(tmp_path, few_rights, sqlite_url))
+            assert bus.count() == 1
+    finally:
+        server.ctl("delete_user", "panko-ingest")
+        server.drop_vhost(url)
+
+
 def set_permissions(rabbitmq: RabbitMQ, broker_url: str, kind: str) -> None:
     (block,) = blocks("bash", "rabbitmq", kind, path=PAGE)
     (line,) = commands(block)
@@ -318,12 +340,23 @@ def make_pool(rabbitmq: RabbitMQ, broker_url: str) -> None:
     rabbitmq.api("POST", f"bindings/{vhost}/e/openstack/q/panko-ingest", binding)
 
 
-def publish(conf: Path) -> None:
+def publish(conf: Path, *options: str) -> None:
     notification = (
         '{"message_id": "m", "event_type": "x.y", "timestamp": "2026-11-23T08:00:00", "payload": {}}'
     )
     subprocess.run(
-        [sys.executable, "-m", "panko_ingest", "--config-file", conf, "publish", "--count", "1", "-"],
+        [
+            sys.executable,
+            "-m",
+            "panko_ingest",
+            "--config-file",
+            conf,
+            "publish",
+            *options,
+            "--count",
+            "1",
+            "-",
+        ],
         input=notification,
         text=True,
         check=True,

@@ -23,7 +23,7 @@ from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.settings import StorageSettings
 from tests.bus import Bus
 from tests.daemon import configuration
-from tests.faults.breaking import hanging
+from tests.faults.breaking import hanging, leaderless
 from tests.services import RabbitMQ
 from tests.waiting import wait_until
 
@@ -436,6 +436,57 @@ def test_a_queue_that_hangs_is_named_and_keeps_no_other_from_being_looked_at_and
         said = capsys.readouterr()
     assert said.out == "1 messages read, 1 events stored\n"
     assert re.search("^notifications.info: is not read at .*: ", said.err, re.MULTILINE)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("release", ["rabbitmq", "newest_rabbitmq"])
+def test_a_queue_without_a_leader_is_not_taken_for_empty(
+    request: pytest.FixtureRequest, tmp_path: Path, sqlite_url: str, release: str
+) -> None:
+    server: RabbitMQ = request.getfixturevalue(release)
+    url = server.create_vhost()
+    config = configuration(tmp_path, url, sqlite_url)
+    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    with Bus(url, quorum=True) as bus:
+        bus.declare()
+        bus.declare("notifications.error")
+        for queue in ("notifications.info", "notifications.error"):
+            bus.publish((envelope(notification()) for _ in range(50)), queue)
+        with leaderless(server, url, "notifications.info"):
+            assert bus.count() == 0, "as the broker says"
+            found = subprocess.run(
+                command(config, "check"), capture_output=True, text=True, timeout=60, check=False
+            )
+            done = drain(config)
+        assert found.returncode == 1
+        assert re.search(
+            "failure +queue notifications.info +can't be read: nobody answers for it", found.stdout
+        )
+        assert re.search("ok +queue notifications.error +50 messages wait", found.stdout)
+        assert (done.returncode, done.stdout) == (1, "50 messages read, 50 events stored\n")
+        assert re.search("^notifications.info: is not read at .*INTERNAL_ERROR", done.stderr, re.MULTILINE)
+        wait_until(lambda: bus.count() == 50, 20, "a leader")
+        again = drain(config)
+        assert (again.returncode, again.stdout) == (0, "50 messages read, 50 events stored\n")
+    server.drop_vhost(url)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_bus_that_is_away_keeps_no_other_from_being_drained(
+    tmp_path: Path, sqlite_url: str, broker_url: str, bus: Bus, place: int
+) -> None:
+    urls = [broker_url]
+    urls.insert(place, "rabbit://u:s3cret@127.0.0.1:1/")
+    more = "[notification]\n" + "".join(f"messaging_urls = {url}\n" for url in urls)
+    config = configuration(tmp_path, broker_url, sqlite_url, more)
+    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    bus.publish(envelope(notification()) for _ in range(300))
+    done = drain(config)
+    assert (done.returncode, done.stdout) == (3, "300 messages read, 300 events stored\n")
+    assert "127.0.0.1:1/: " in done.stderr
+    assert "what waits there is not known" in done.stderr
+    assert "s3cret" not in done.stderr
+    assert bus.count() == 0
 
 
 @pytest.mark.parametrize("name", ["drain", "tap"])
