@@ -27,6 +27,7 @@ _LONGEST_PAUSE_TO_CONNECT = 3.0
 _LONGEST_PAUSE = 30.0
 _READY_POLL = 0.2
 _BEAT_INTERVAL = 1.0
+_SAY_AGAIN = 60.0
 
 
 class AmqpConsumer:
@@ -37,7 +38,7 @@ class AmqpConsumer:
     :param beat: called every second or so while the thread makes progress, with whether messages would
         come now.
     :param on_open: called with True when a connection is there, and with False when it is no more.
-    :param on_lost: called whenever a connection was lost.
+    :param on_lost: called whenever a connection that was open is lost.
     :param on_refusal: called with a queue or an exchange, and why the broker refuses it; None when it does
         no longer.
     :param binds_again: bind what is bound already again and again; one worker of a daemon is enough for it.
@@ -76,6 +77,7 @@ class AmqpConsumer:
         self._brokers: list[Broker] = []
         self._where = bus.name
         self._session: Session | None = None
+        self._said: dict[str, float] = {}
         self._channel_limit = ChannelLimit(clock)
         self._connecting = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
         self._sessions = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
@@ -126,9 +128,11 @@ class AmqpConsumer:
         """Hold one connection until it is lost, given up, or the consumer is to stop."""
         session: Session | None = None
         loss: Exception | None = None
+        link: Link | None = None
         try:
             link = self._open() if self._open else (yield from self._connect())
             self._connecting.succeeded()
+            self._let_in()
             self._on_open(True)
             try:
                 session = self._session = Session(self._tools, link, self._where)
@@ -150,6 +154,8 @@ class AmqpConsumer:
         # Outside of the clauses, where oslo.log would add the error's text once more.
         if loss is not None and self._stopping:
             LOG.debug("%s: %s", self._where, loss)
+        elif loss is not None and link is None:
+            self._say_kept_out(f"{self._where}: {type(loss).__name__}: {loss}")
         elif loss is not None:
             LOG.warning("%s: %s: %s", self._where, type(loss).__name__, loss)
             self._on_lost()
@@ -159,6 +165,19 @@ class AmqpConsumer:
             if session.acknowledged:
                 self._sessions.succeeded()
             self._sessions.failed()
+
+    def _say_kept_out(self, why: str) -> None:
+        """Say why a broker can't be reached, or keeps us out: where that is news, and then once a minute."""
+        now = self._clock()
+        self._said = {text: again_at for text, again_at in self._said.items() if again_at > now}
+        if why not in self._said:
+            self._said[why] = now + _SAY_AGAIN
+            LOG.warning("%s", why)
+
+    def _let_in(self) -> None:
+        if self._said:
+            self._said.clear()  # the next time that a broker is away is news again
+            LOG.info("%s: lets us in again", self._where)
 
     def _must_close(self, session: Session) -> bool:
         """Give back what waits for the store for too long; return whether that is to close the connection."""
