@@ -12,6 +12,7 @@ from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
 from panko_ingest.amqp.refusals import Refusals
+from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Broker, Bus
@@ -41,7 +42,8 @@ class AmqpConsumer:
     :param on_lost: called whenever a connection that was open is lost.
     :param on_refusal: called with a queue or an exchange, and why the broker refuses it; None when it does
         no longer.
-    :param binds_again: bind what is bound already again and again; one worker of a daemon is enough for it.
+    :param looks_after: bind what is bound already again and again, and have a consumer on each queue while
+        the store is away; one worker of a daemon is enough for it.
     :param siblings: returns how many consumers of this daemon a queue has, None while some of them do not
         consume yet; given to one worker, which warns of those that are not.
     :param connect: opens a connection; one to a broker of the bus by default.
@@ -59,7 +61,7 @@ class AmqpConsumer:
         on_open: Callable[[bool], None] = lambda _open: None,
         on_lost: Callable[[], None] = lambda: None,
         on_refusal: Callable[[str, str | None], None] = lambda _name, _reason: None,
-        binds_again: bool = False,
+        looks_after: bool = False,
         siblings: Callable[[], int | None] | None = None,
         connect: Callable[[], Link] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -86,6 +88,7 @@ class AmqpConsumer:
             handler,
             backoffs={name: pauses.looking(clock) for name in topology.names},
             costly_backoffs={name: pauses.costly(clock) for name in topology.names},
+            retentions={name: Retention() for name in topology.names},
             costly_exchanges=CostlyExchanges(clock),
             refused_queues=Refusals(on_refusal),
             refused_exchanges=Refusals(on_refusal),
@@ -93,7 +96,7 @@ class AmqpConsumer:
             told=set(),
             beat=self._beat,
             clock=clock,
-            binds_again=binds_again,
+            looks_after=looks_after,
             siblings=siblings,
         )
 
@@ -119,7 +122,7 @@ class AmqpConsumer:
             pause = max(self._connecting.due_in, self._sessions.due_in)
             if pause:
                 yield min(pause, _BEAT_INTERVAL)
-            elif not self._handler.ready():
+            elif not self._handler.ready() and not self._must_hold():
                 yield _READY_POLL
             else:
                 yield from self._attend()
@@ -166,6 +169,12 @@ class AmqpConsumer:
                 self._sessions.succeeded()
             self._sessions.failed()
 
+    def _must_hold(self) -> bool:
+        """Return whether to connect also while the store is away, for the queues to have a consumer."""
+        if not self._tools.looks_after or self.bus.virtual_url is not None:
+            return False
+        return any(retention.needs_consumer for retention in self._tools.retentions.values())
+
     def _say_kept_out(self, why: str) -> None:
         """Say why a broker can't be reached, or keeps us out: where that is news, and then once a minute."""
         now = self._clock()
@@ -183,7 +192,8 @@ class AmqpConsumer:
         """Give back what waits for the store for too long; return whether that is to close the connection."""
         if not self._handler.must_give_back():
             return False
-        LOG.warning("%s: gave back what is not stored, until the store answers", self.bus.name)
+        level = logging.DEBUG if session.only_holds else logging.WARNING
+        LOG.log(level, "%s: gave back what is not stored, until the store answers", self.bus.name)
         return not session.give_back()
 
     def _beat(self) -> None:

@@ -15,6 +15,7 @@ from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
+from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
@@ -76,12 +77,14 @@ class SessionTools:
 
     :param backoffs: by queue, when to try it again.
     :param costly_backoffs: by queue, when to ask again about one over which a connection was lost.
+    :param retentions: by queue, whether it must have a consumer while the store is away.
     :param costly_exchanges: those over which a connection was lost.
     :param refused_queues: what was told of queues that are not read though they are there.
     :param refused_exchanges: what was told of exchanges that may not be bound.
     :param numbers: of channels.
     :param told: what the log was told about the topology.
-    :param binds_again: whether this consumer looks after bindings that are there.
+    :param looks_after: whether this consumer looks after bindings that are there, and after queues while the
+        store is away.
     :param siblings: returns how many consumers of this daemon a queue has, None while some of them do not
         consume yet; given to one worker, which warns of those that are not.
     """
@@ -90,6 +93,7 @@ class SessionTools:
     handler: DeliveryHandler
     backoffs: Mapping[str, Backoff]
     costly_backoffs: Mapping[str, Backoff]
+    retentions: Mapping[str, Retention]
     costly_exchanges: CostlyExchanges
     refused_queues: Refusals
     refused_exchanges: Refusals
@@ -97,7 +101,7 @@ class SessionTools:
     told: set[str]
     beat: Callable[[], None]
     clock: Callable[[], float]
-    binds_again: bool
+    looks_after: bool
     siblings: Callable[[], int | None] | None
 
 
@@ -115,7 +119,8 @@ class Session:
         self._link = link
         self._where = where
         self._stopping = False
-        self._gave_back = False
+        self._holding = not self._handler.ready()
+        """Whether nothing is read before the store answers; queues have consumers only where they must."""
         self._renews_at = 0.0
         self._asks_on_at = tools.clock() + pauses.READ_FIRST
         self._missing: list[str] = []
@@ -124,7 +129,7 @@ class Session:
             tools.topology,
             self._keeper,
             tools.costly_exchanges,
-            again=tools.binds_again,
+            again=tools.looks_after,
             tell=tools.refused_exchanges.note,
             clock=tools.clock,
         )
@@ -135,6 +140,8 @@ class Session:
                 self._keeper,
                 tools.backoffs[name],
                 tools.costly_backoffs[name],
+                tools.retentions[name],
+                keeps=tools.looks_after and not link.is_virtual,
                 numbers=tools.numbers,
                 receive=self._receive,
                 beat=tools.beat,
@@ -145,10 +152,20 @@ class Session:
             )
             for name in tools.topology.names
         )
+        if self._holding:  # and so gets a message from each before it is told to be open
+            for name in tools.topology.names:
+                self._handler.opened(name)
+
+    @property
+    def only_holds(self) -> bool:
+        """Whether nothing is in hand but what consumers hold that do nothing but be there."""
+        return self._holding and not any(queue.clings for queue in self._queues)
 
     @property
     def consuming(self) -> bool:
         """Whether the broker may send messages now, of queues that are there."""
+        if self._holding:
+            return False
         return any(queue.prefetch for queue in self._queues) or all(queue.absent for queue in self._queues)
 
     def step(self) -> None:
@@ -156,11 +173,10 @@ class Session:
 
         :raises LINK_ERRORS: the connection is lost.
         """
-        self._gave_back = self._gave_back and not self._handler.ready()
-        if not self._gave_back:
-            self._open_queues()
-            if not self._link.is_virtual:
-                self._look_after()
+        self._holding = self._holding and not self._handler.ready()
+        self._open_queues()
+        if not self._link.is_virtual:
+            self._look_after()
         busy = self._link.serve(0 if self._handler.waiting() else _MAX_WAIT)
         self._settle(eager=not busy)
 
@@ -170,9 +186,9 @@ class Session:
         :returns: whether it is: a queue may be deleted, with all that it holds, when its last consumer goes.
         :raises LINK_ERRORS: the connection is lost.
         """
-        if not any(queue.clings for queue in self._queues):
+        if not any(queue.clings or (queue.is_open and queue.keeps) for queue in self._queues):
             return False
-        self._gave_back = True
+        self._holding = True
         self._handler.reset()
         for queue in self._queues:
             self._handler.opened(queue.queue)
@@ -211,9 +227,10 @@ class Session:
             yield self._queues[-1]
 
     def _open_queues(self) -> None:
-        opened = [queue for queue in self._rotated() if not queue.may_hang and queue.open()]
+        reads = not self._holding
+        opened = [queue for queue in self._rotated() if not queue.may_hang and queue.open(reads=reads)]
         for queue in () if opened else self._those_that_may_hang():
-            if queue.open():
+            if queue.open(reads=reads):
                 opened = [queue]  # the others are read on before the next one
                 break
         for queue in opened:
@@ -274,15 +291,16 @@ class Session:
     def _follow(self) -> None:
         """Let each queue consume with as large a prefetch as the handler allows now."""
         late = self._tools.clock() + _ASKING
+        hold = not self._stopping and not self._handler.ready()
         postponed = []
         for queue in self._queues:
             before = queue.prefetch
-            reads = queue.is_open and not self._stopping and not self._gave_back
+            reads = queue.is_open and not self._stopping and not self._holding
             prefetch = self._handler.prefetch(queue.queue) if reads else 0
             if prefetch != before and self._tools.clock() > late:
                 prefetch = before
                 postponed.append(queue)
-            if queue.follow(prefetch):
+            if queue.follow(prefetch, hold=hold):
                 self.acknowledged = True
             if queue.prefetch != before:
                 self._handler.following(queue.queue, queue.prefetch)

@@ -9,6 +9,7 @@ from panko_ingest.amqp import AmqpConsumer, parse
 from panko_ingest.amqp.amqp_link import IO_TIMEOUT
 from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.refusals import Refusals
+from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.session import Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.backoff import Backoff
@@ -110,6 +111,7 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
         handler,
         backoffs={name: Backoff(1, 10, clock) for name in QUEUES},
         costly_backoffs={name: Backoff(2, 60, clock) for name in QUEUES},
+        retentions={name: Retention() for name in QUEUES},
         costly_exchanges=CostlyExchanges(clock),
         refused_queues=Refusals(lambda _name, _reason: None),
         refused_exchanges=Refusals(lambda _name, _reason: None),
@@ -117,7 +119,7 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
         told=set(),
         beat=lambda: None,
         clock=clock,
-        binds_again=False,
+        looks_after=False,
         siblings=None,
     )
     session = Session(tools, link, "bus")  # type: ignore[arg-type]
