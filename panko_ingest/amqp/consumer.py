@@ -42,6 +42,8 @@ class AmqpConsumer:
     :param on_lost: called whenever a connection that was open is lost.
     :param on_refusal: called with a queue or an exchange, and why the broker refuses it; None when it does
         no longer.
+    :param on_absence: called with a queue, and whether it is absent, whenever that is known.
+    :param on_unbound: called with whether nothing gets into the pool's queue, as there is no exchange for it.
     :param looks_after: bind what is bound already again and again, and have a consumer on each queue while
         the store is away; one worker of a daemon is enough for it.
     :param siblings: returns how many consumers of this daemon a queue has, None while some of them do not
@@ -61,6 +63,8 @@ class AmqpConsumer:
         on_open: Callable[[bool], None] = lambda _open: None,
         on_lost: Callable[[], None] = lambda: None,
         on_refusal: Callable[[str, str | None], None] = lambda _name, _reason: None,
+        on_absence: Callable[[str, bool], None] = lambda _name, _absent: None,
+        on_unbound: Callable[[bool], None] = lambda _unbound: None,
         looks_after: bool = False,
         siblings: Callable[[], int | None] | None = None,
         connect: Callable[[], Link] | None = None,
@@ -87,11 +91,14 @@ class AmqpConsumer:
             topology,
             handler,
             backoffs={name: pauses.looking(clock) for name in topology.names},
+            absences={name: pauses.absent_queue(clock) for name in topology.names},
             costly_backoffs={name: pauses.costly(clock) for name in topology.names},
             retentions={name: Retention() for name in topology.names},
             costly_exchanges=CostlyExchanges(clock),
             refused_queues=Refusals(on_refusal),
             refused_exchanges=Refusals(on_refusal),
+            unbound=Refusals(lambda _pool, reason: on_unbound(reason is not None)),
+            tell_absence=on_absence,
             numbers=itertools.count(1),
             told=set(),
             beat=self._beat,

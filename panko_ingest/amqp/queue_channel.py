@@ -46,7 +46,8 @@ def _costly(
 class QueueChannel:
     """Reads one queue over a channel of its own, so that a refusal of it costs no other queue.
 
-    :param backoff: when to try again a queue that is absent or refused; outlives the session.
+    :param backoff: when to try again a queue that is refused; outlives the session.
+    :param absence: when to look again for a queue that is absent; outlives it, too.
     :param costly_backoff: when to ask again about a queue over which a connection was lost; outlives it, too.
     :param retention: whether the queue must have a consumer while the store is away; outlives it, too.
     :param keeps: have a consumer there while the store is away, where it must have one.
@@ -55,6 +56,7 @@ class QueueChannel:
     :param beat: called before each question, as a slow broker makes many of them take long.
     :param tell: called with the queue, and why it is not read though it is there, None when it is read or not
         there; returns whether that is news.
+    :param tell_absence: called with the queue, and whether it is absent, whenever that is known.
     :param where: what the log calls the connection.
     :param timeout: seconds that a delivery may be unacknowledged, which the broker is asked for.
     """
@@ -65,6 +67,7 @@ class QueueChannel:
         link: Link,
         keeper: TopologyKeeper,
         backoff: Backoff,
+        absence: Backoff,
         costly_backoff: Backoff,
         retention: Retention,
         *,
@@ -73,6 +76,7 @@ class QueueChannel:
         receive: Callable[[Delivery], None],
         beat: Callable[[], None],
         tell: Callable[[str, str | None], bool],
+        tell_absence: Callable[[str, bool], None],
         clock: Callable[[], float],
         where: str,
         timeout: float,
@@ -83,6 +87,7 @@ class QueueChannel:
         self._link = link
         self._keeper = keeper
         self._backoff = backoff
+        self._absence = absence
         self._costly_backoff = costly_backoff
         self._retention = retention
         self._keeps = keeps
@@ -90,6 +95,7 @@ class QueueChannel:
         self._receive = receive
         self._beat = beat
         self._tell = tell
+        self._tell_absence = tell_absence
         self._clock = clock
         self._where = where
         self._timeout: float | None = timeout
@@ -128,17 +134,20 @@ class QueueChannel:
         :param reads: whether it is to be read; otherwise it has a consumer at most.
         :raises LINK_ERRORS: the connection is lost.
         """
-        if self._channel is not None or self._backoff.due_in or self._costly_backoff.due_in:
+        backoffs = self._backoff, self._absence, self._costly_backoff
+        if self._channel is not None or any(backoff.due_in for backoff in backoffs):
             return False
         if not reads and not self.keeps:
             return False
         try:
             self.absent = not self._keeper.find(self.queue)
+            self._tell_absence(self.queue, self.absent)
             if self.absent:
                 self._tell(self.queue, None)
                 self._retention.forget()
-                self._backoff.failed()
+                self._absence.failed()
                 return False
+            self._absence.succeeded()
             self._channel = self._open() if reads else self._hold()
         except ChannelError as refusal:
             self._refuse(refusal)

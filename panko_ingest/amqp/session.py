@@ -29,6 +29,7 @@ _DRAIN_WAIT = 0.05
 _ASKING = 1.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
+_NONE_IS_THERE = "none of them is: nothing was published yet, or vhost, topics or priorities are others"
 
 
 class DeliveryHandler(Protocol):
@@ -76,11 +77,14 @@ class SessionTools:
     """What the sessions of a consumer share: each takes from here what it needs of the time before it.
 
     :param backoffs: by queue, when to try it again.
+    :param absences: by queue, when to look for it again.
     :param costly_backoffs: by queue, when to ask again about one over which a connection was lost.
     :param retentions: by queue, whether it must have a consumer while the store is away.
     :param costly_exchanges: those over which a connection was lost.
     :param refused_queues: what was told of queues that are not read though they are there.
     :param refused_exchanges: what was told of exchanges that may not be bound.
+    :param unbound: what was told of the pool's queue that nothing gets into.
+    :param tell_absence: called with a queue, and whether it is absent.
     :param numbers: of channels.
     :param told: what the log was told about the topology.
     :param looks_after: whether this consumer looks after bindings that are there, and after queues while the
@@ -92,11 +96,14 @@ class SessionTools:
     topology: Topology
     handler: DeliveryHandler
     backoffs: Mapping[str, Backoff]
+    absences: Mapping[str, Backoff]
     costly_backoffs: Mapping[str, Backoff]
     retentions: Mapping[str, Retention]
     costly_exchanges: CostlyExchanges
     refused_queues: Refusals
     refused_exchanges: Refusals
+    unbound: Refusals
+    tell_absence: Callable[[str, bool], None]
     numbers: Iterator[int]
     told: set[str]
     beat: Callable[[], None]
@@ -131,7 +138,9 @@ class Session:
             tools.costly_exchanges,
             again=tools.looks_after,
             tell=tools.refused_exchanges.note,
+            tell_unbound=tools.unbound.note,
             clock=tools.clock,
+            where=where,
         )
         self._queues = deque(
             QueueChannel(
@@ -139,6 +148,7 @@ class Session:
                 link,
                 self._keeper,
                 tools.backoffs[name],
+                tools.absences[name],
                 tools.costly_backoffs[name],
                 tools.retentions[name],
                 keeps=tools.looks_after and not link.is_virtual,
@@ -146,6 +156,7 @@ class Session:
                 receive=self._receive,
                 beat=tools.beat,
                 tell=tools.refused_queues.note,
+                tell_absence=tools.tell_absence,
                 clock=tools.clock,
                 where=where,
                 timeout=tools.topology.consumer_timeout,
@@ -241,12 +252,26 @@ class Session:
             if all(queue in opened for queue in self._queues if queue.is_open):
                 self._find_room()
             self._follow()
+        self._tell_missing()
+
+    def _tell_missing(self) -> None:
         missing = sorted(queue.queue for queue in self._queues if queue.absent)
-        if missing != self._missing:
-            self._missing = missing
-            LOG.info(
-                "%s: waiting for queues that are not there: %s", self._where, ", ".join(missing) or "none"
-            )
+        if missing == self._missing:
+            return
+        self._missing = missing
+        none_is_there = len(missing) == len(self._queues)
+        warns = none_is_there and self._tools.looks_after and _NONE_IS_THERE not in self._tools.told
+        if none_is_there:
+            self._tools.told.add(_NONE_IS_THERE)
+        elif any(queue.is_open for queue in self._queues):
+            self._tools.told.discard(_NONE_IS_THERE)
+        LOG.log(
+            logging.WARNING if warns else logging.INFO,
+            "%s: waiting for queues that are not there: %s%s",
+            self._where,
+            ", ".join(missing) or "none",
+            f"; {_NONE_IS_THERE}" if none_is_there else "",
+        )
 
     def _those_that_may_hang(self) -> list[QueueChannel]:
         """Return what to ask about now; in any order, for the first one that hangs hides the others."""

@@ -126,7 +126,12 @@ class Supervisor:
         if consuming == len(slots) and not self._ready and not reloading:
             self._ready = True
             self._status_at = 0.0
-            LOG.info("Ready: all %d readers are consuming", consuming)
+            absent = self._rates.absent_queues
+            LOG.info(
+                "Ready: all %d readers are consuming%s",
+                consuming,
+                f"; waiting for queues that are not there: {absent}" if absent else "",
+            )
             states.append("READY=1")
         if not self._ready:
             states.append(f"EXTEND_TIMEOUT_USEC={_START_EXTENSION_USEC}")
