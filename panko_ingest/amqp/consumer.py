@@ -29,6 +29,10 @@ _LONGEST_PAUSE = 30.0
 _READY_POLL = 0.2
 _BEAT_INTERVAL = 1.0
 _SAY_AGAIN = 60.0
+# A broker that lets us in may be one that was reset, or that a load balancer led us to, without the queues.
+_ASTRAY_AFTER = 60.0
+_LATER_ASTRAY = 960.0
+_SEVERAL = 2
 
 
 class AmqpConsumer:
@@ -87,6 +91,7 @@ class AmqpConsumer:
         self._channel_limit = ChannelLimit(clock)
         self._connecting = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
         self._sessions = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
+        self._astray_after = _ASTRAY_AFTER
         self._tools = SessionTools(
             topology,
             handler,
@@ -139,6 +144,7 @@ class AmqpConsumer:
         session: Session | None = None
         loss: Exception | None = None
         link: Link | None = None
+        astray = False
         try:
             link = self._open() if self._open else (yield from self._connect())
             self._connecting.succeeded()
@@ -147,6 +153,8 @@ class AmqpConsumer:
             try:
                 session = self._session = Session(self._tools, link, self._where)
                 while not self._stopping and not self._must_close(session):
+                    if astray := self._is_astray(session):
+                        break
                     session.step()
                     self._beat()
                     yield 0
@@ -171,7 +179,7 @@ class AmqpConsumer:
             self._on_lost()
         if session is None:
             self._connecting.failed()
-        else:
+        elif not astray:  # which cost nothing, for nothing was read
             if session.acknowledged:
                 self._sessions.succeeded()
             self._sessions.failed()
@@ -202,6 +210,26 @@ class AmqpConsumer:
         level = logging.DEBUG if session.only_holds else logging.WARNING
         LOG.log(level, "%s: gave back what is not stored, until the store answers", self.bus.name)
         return not session.give_back()
+
+    def _is_astray(self, session: Session) -> bool:
+        """Tell whether to leave a broker for the next one of the bus, which may have the queues."""
+        since = session.useless_since
+        if since is None:
+            self._astray_after = _ASTRAY_AFTER
+            return False
+        useless_for = self._clock() - since
+        if len(self.bus.brokers) < _SEVERAL or useless_for < self._astray_after:
+            return False
+        LOG.log(
+            logging.WARNING if self._astray_after == _ASTRAY_AFTER else logging.INFO,
+            "%s: none of the queues could be read here for %.0f s: trying the next broker of the bus",
+            self._where,
+            useless_for,
+        )
+        self._astray_after = min(_LATER_ASTRAY, 2 * self._astray_after)
+        for backoff in (*self._tools.absences.values(), *self._tools.backoffs.values()):
+            backoff.succeeded()  # the next broker is asked about all of them at once
+        return True
 
     def _beat(self) -> None:
         self._tell(self._session is not None and self._session.consuming and not self._handler.probing())

@@ -129,6 +129,8 @@ class Session:
         self._holding = not self._handler.ready()
         """Whether nothing is read before the store answers; queues have consumers only where they must."""
         self._renews_at = 0.0
+        self.useless_since: float | None = tools.clock()
+        """Since when the broker has let us read none of the queues, though the store takes events."""
         self._asks_on_at = tools.clock() + pauses.READ_FIRST
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
@@ -186,6 +188,10 @@ class Session:
         """
         self._holding = self._holding and not self._handler.ready()
         self._open_queues()
+        if self._holding or any(queue.is_open for queue in self._queues):
+            self.useless_since = None
+        elif self.useless_since is None:
+            self.useless_since = self._tools.clock()
         if not self._link.is_virtual:
             self._look_after()
         busy = self._link.serve(0 if self._handler.waiting() else _MAX_WAIT)

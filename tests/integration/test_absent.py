@@ -1,15 +1,19 @@
 """What is not at the broker, queues or exchanges, is told, and waited for in the right place."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from panko_ingest.amqp import Topology, consumer, parse
 from tests.bodies import body
 from tests.bus import Bus
 from tests.integration.test_monitor import Monitor, bus_name
 from tests.ledger import Ledger
+from tests.reader import Reader
+from tests.services import RabbitMQ
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -75,3 +79,35 @@ def test_a_pool_that_nothing_gets_into_is_told_and_not_ready_until_it_is_bound(
         bus.publish([body()], exchange="nowa")
         wait_until(lambda: ledger.events() == 1, 30, "the event")
         assert monitor.daemon.log.count("bound to nothing") == 1
+
+
+def test_a_broker_that_has_none_of_the_queues_is_left_for_the_next_one_of_its_bus(
+    rabbitmq: RabbitMQ, broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_ASTRAY_AFTER", 3.0)
+    stray_url = rabbitmq.create_vhost()
+    (full,), (stray,) = parse(broker_url).brokers, parse(stray_url).brokers
+    with Bus(broker_url) as bus:
+        bus.declare()
+        bus.publish(body() for _ in range(10))
+        reader = Reader(broker_url, Topology((INFO, ERROR)), ledger.connection)
+        reader.consumer.bus = dataclasses.replace(reader.consumer.bus, brokers=(stray, full))
+        reader.consumer._brokers = [full, stray]
+        with reader.running():
+            wait_until(lambda: ledger.events() == 10, 30, "the events of the broker that has them")
+    assert (reader.opened, reader.lost) == (2, 0)
+    rabbitmq.drop_vhost(stray_url)
+
+
+def test_the_only_broker_of_a_bus_is_not_left_for_what_it_has_not(
+    broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_ASTRAY_AFTER", 0.5)
+    with Bus(broker_url) as bus, Reader(broker_url, Topology((INFO,)), ledger.connection).running() as reader:
+        reader.wait_until_consuming()
+        beats = reader.beats
+        wait_until(lambda: reader.beats > beats + 6, 20, "some turns")
+        bus.declare()
+        bus.publish([body()])
+        wait_until(lambda: ledger.events() == 1, 60, "the event")
+    assert (reader.opened, reader.lost) == (1, 0)
