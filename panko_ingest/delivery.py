@@ -79,6 +79,12 @@ class Delivery:
         counts = (self.headers.get("x-acquired-count"), self.headers.get("x-delivery-count"))
         return max((count for count in counts if isinstance(count, int)), default=0)
 
+    @property
+    def failures(self) -> int:
+        """How often it came back in a way that a delivery limit counts, which up to RabbitMQ 4.2 is any."""
+        count = self.headers.get("x-delivery-count") if self.redelivered else None
+        return count if isinstance(count, int) else 0
+
     def digest(self) -> bytes:
         """Return the SHA-256 that names this message in ``dead_letter``, the same at every redelivery."""
         digest = hashlib.sha256()

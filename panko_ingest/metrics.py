@@ -167,6 +167,17 @@ class Metrics:
             "bus",
             "name",
         )
+        self.absent_queues = self._gauge(
+            "absent_queues",
+            "Workers that wait for a queue that is not there: 0 where it is. Its publishers make it.",
+            "bus",
+            "name",
+        )
+        self.unbound_pools = self._gauge(
+            "unbound_pools",
+            "Workers that find no control exchange to bind the pool's queue to: what is published is lost.",
+            "bus",
+        )
         self.prefetch = self._gauge(
             "prefetch",
             "Messages of a queue that the broker may hand out before the first is acknowledged; 0 while "
@@ -262,9 +273,11 @@ class BusMetrics:
     def __init__(self, metrics: Metrics, bus: str) -> None:
         self._bus = bus
         self._refused = metrics.refused
+        self._absent = metrics.absent_queues
         self._refusals: set[str] = set()
         self.connections = metrics.connections.labels(bus)
         self.lost_connections = metrics.lost_connections.labels(bus)
+        self.unbound_pools = metrics.unbound_pools.labels(bus)
         self.prefetch = metrics.prefetch.labels(bus)
         self.messages_in_flight = metrics.messages_in_flight.labels(bus)
         self.bytes_in_flight = metrics.bytes_in_flight.labels(bus)
@@ -277,3 +290,7 @@ class BusMetrics:
         if reason is not None or name in self._refusals:
             self._refusals.add(name)
             self._refused.labels(self._bus, name).set(reason is not None)
+
+    def note_absence(self, name: str, absent: bool) -> None:
+        """Take note of whether a queue is absent."""
+        self._absent.labels(self._bus, name).set(absent)

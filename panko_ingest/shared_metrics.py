@@ -274,6 +274,10 @@ class Totals:
         """Yield value after value of a metric, with all its labels."""
         yield from sorted(self._samples.get(name, {}).items())
 
+    def absent_queues(self) -> list[tuple[str, str]]:
+        """Return the bus and the name of each queue that some worker waits for."""
+        return [(bus, name) for (bus, name), workers in self.by_labels("absent_queues") if workers]
+
     def largest(self, name: str) -> float:
         """The largest over all labels; 0 for what was never written."""
         return max(self._samples.get(name, {}).values(), default=0.0)

@@ -61,7 +61,7 @@ class Reader:
             on_open=self._count_opened,
             on_lost=self._count_lost,
             on_refusal=self._note_refusal,
-            binds_again=True,
+            looks_after=True,
         )
         self.pipeline.wake = self.consumer.wake
         self._threads = [

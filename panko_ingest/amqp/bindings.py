@@ -64,9 +64,13 @@ class Bindings:
     """Binds each exchange at its own pace: what is absent or refused holds up no other.
 
     :param costly: what is known from the sessions before.
-    :param again: bind what is bound already again and again; one worker of a daemon is enough for it.
+    :param again: look for what is not there, and bind what is bound already, again and again; one worker of a
+        daemon is enough for it.
     :param tell: called with an exchange, and why the broker refuses to bind it, None when it does not;
         returns whether that is news.
+    :param tell_unbound: called with the queue, and why nothing gets into it, None when something does;
+        returns whether that is news.
+    :param where: what the log calls the connection.
     """
 
     def __init__(
@@ -77,24 +81,33 @@ class Bindings:
         *,
         again: bool,
         tell: Callable[[str, str | None], bool],
+        tell_unbound: Callable[[str, str | None], bool],
         clock: Callable[[], float],
+        where: str,
     ) -> None:
+        self._pool = topology.pool or ""
         self._exchanges = topology.exchanges if topology.pool and topology.declare != "never" else ()
         self._keeper = keeper
         self._costly = costly
         self._again = again
         self._tell = tell
+        self._tell_unbound = tell_unbound
         self._clock = clock
+        self._where = where
+        self._at: dict[str, float] = {}
+        self._absent: set[str] = set()
+        self._looking = {name: pauses.absent_exchange(clock) for name in self._exchanges}
+        self._refused = {name: pauses.refused(clock) for name in self._exchanges}
         self.start_over()
 
     def start_over(self) -> None:
-        """Bind all at the next step, as the queue may be a new one; what cost connections later, and last."""
+        """Bind what is there at the next step, as the queue may be a new one; what cost connections last."""
+        absent = {name: at for name, at in self._at.items() if name in self._absent}
         later = self._clock() + self._costly.due_in
         first = later if self._costly.any_may_be_one else 0.0
-        self._at = {name: first for name in self._exchanges if name not in self._costly}
+        self._at = {name: first for name in self._exchanges if name not in {*self._costly, *self._absent}}
         self._at.update((name, later) for name in self._costly)
-        self._absent = {name: pauses.looking(self._clock) for name in self._exchanges}
-        self._refused = {name: pauses.refused(self._clock) for name in self._exchanges}
+        self._at.update(absent)
 
     def step(self) -> None:
         """Bind what it is time for.
@@ -115,17 +128,41 @@ class Bindings:
         except ChannelError as refusal:
             self._refuse(exchange, refusal)
             self._at[exchange] = self._clock() + self._refused[exchange].failed()
+            self._note_there(exchange)
             return
         self._costly.bound(exchange)
         self._refused[exchange].succeeded()
         self._tell(exchange, None)
-        if not there:
-            self._at[exchange] = self._clock() + self._absent[exchange].failed()
-        elif self._again:
-            self._absent[exchange].succeeded()
-            self._at[exchange] = self._clock() + _BIND_AGAIN
+        if there:
+            self._note_there(exchange)
+            self._looking[exchange] = pauses.looking(self._clock)  # if it goes, it is soon looked for
+            pause = _BIND_AGAIN
+        else:
+            self._note_absent(exchange)
+            pause = self._looking[exchange].failed()
+        if self._again:
+            self._at[exchange] = self._clock() + pause
         else:
             del self._at[exchange]
+
+    def _note_there(self, exchange: str) -> None:
+        self._absent.discard(exchange)
+        self._tell_unbound(self._pool, None)
+
+    def _note_absent(self, exchange: str) -> None:
+        self._absent.add(exchange)
+        if not self._again or len(self._absent) < len(self._exchanges):
+            return
+        reason = (
+            f"none of [notification] notification_control_exchanges is there: {', '.join(self._exchanges)}"
+        )
+        if self._tell_unbound(self._pool, reason):
+            LOG.warning(
+                "%s: queue %r of the pool is bound to nothing, and what is published is lost: %s",
+                self._where,
+                self._pool,
+                reason,
+            )
 
     def _ask(self, exchange: str) -> bool:
         try:

@@ -12,6 +12,7 @@ from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
 from panko_ingest.amqp.refusals import Refusals
+from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Broker, Bus
@@ -27,6 +28,11 @@ _LONGEST_PAUSE_TO_CONNECT = 3.0
 _LONGEST_PAUSE = 30.0
 _READY_POLL = 0.2
 _BEAT_INTERVAL = 1.0
+_SAY_AGAIN = 60.0
+# A broker that lets us in may be one that was reset, or that a load balancer led us to, without the queues.
+_ASTRAY_AFTER = 60.0
+_LATER_ASTRAY = 960.0
+_SEVERAL = 2
 
 
 class AmqpConsumer:
@@ -37,10 +43,13 @@ class AmqpConsumer:
     :param beat: called every second or so while the thread makes progress, with whether messages would
         come now.
     :param on_open: called with True when a connection is there, and with False when it is no more.
-    :param on_lost: called whenever a connection was lost.
+    :param on_lost: called whenever a connection that was open is lost.
     :param on_refusal: called with a queue or an exchange, and why the broker refuses it; None when it does
         no longer.
-    :param binds_again: bind what is bound already again and again; one worker of a daemon is enough for it.
+    :param on_absence: called with a queue, and whether it is absent, whenever that is known.
+    :param on_unbound: called with whether nothing gets into the pool's queue, as there is no exchange for it.
+    :param looks_after: bind what is bound already again and again, and have a consumer on each queue while
+        the store is away; one worker of a daemon is enough for it.
     :param siblings: returns how many consumers of this daemon a queue has, None while some of them do not
         consume yet; given to one worker, which warns of those that are not.
     :param connect: opens a connection; one to a broker of the bus by default.
@@ -58,7 +67,9 @@ class AmqpConsumer:
         on_open: Callable[[bool], None] = lambda _open: None,
         on_lost: Callable[[], None] = lambda: None,
         on_refusal: Callable[[str, str | None], None] = lambda _name, _reason: None,
-        binds_again: bool = False,
+        on_absence: Callable[[str, bool], None] = lambda _name, _absent: None,
+        on_unbound: Callable[[bool], None] = lambda _unbound: None,
+        looks_after: bool = False,
         siblings: Callable[[], int | None] | None = None,
         connect: Callable[[], Link] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -76,22 +87,28 @@ class AmqpConsumer:
         self._brokers: list[Broker] = []
         self._where = bus.name
         self._session: Session | None = None
+        self._said: dict[str, float] = {}
         self._channel_limit = ChannelLimit(clock)
         self._connecting = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
         self._sessions = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
+        self._astray_after = _ASTRAY_AFTER
         self._tools = SessionTools(
             topology,
             handler,
             backoffs={name: pauses.looking(clock) for name in topology.names},
+            absences={name: pauses.absent_queue(clock) for name in topology.names},
             costly_backoffs={name: pauses.costly(clock) for name in topology.names},
+            retentions={name: Retention() for name in topology.names},
             costly_exchanges=CostlyExchanges(clock),
             refused_queues=Refusals(on_refusal),
             refused_exchanges=Refusals(on_refusal),
+            unbound=Refusals(lambda _pool, reason: on_unbound(reason is not None)),
+            tell_absence=on_absence,
             numbers=itertools.count(1),
             told=set(),
             beat=self._beat,
             clock=clock,
-            binds_again=binds_again,
+            looks_after=looks_after,
             siblings=siblings,
         )
 
@@ -117,7 +134,7 @@ class AmqpConsumer:
             pause = max(self._connecting.due_in, self._sessions.due_in)
             if pause:
                 yield min(pause, _BEAT_INTERVAL)
-            elif not self._handler.ready():
+            elif not self._handler.ready() and not self._must_hold():
                 yield _READY_POLL
             else:
                 yield from self._attend()
@@ -126,13 +143,18 @@ class AmqpConsumer:
         """Hold one connection until it is lost, given up, or the consumer is to stop."""
         session: Session | None = None
         loss: Exception | None = None
+        link: Link | None = None
+        astray = False
         try:
             link = self._open() if self._open else (yield from self._connect())
             self._connecting.succeeded()
+            self._let_in()
             self._on_open(True)
             try:
                 session = self._session = Session(self._tools, link, self._where)
                 while not self._stopping and not self._must_close(session):
+                    if astray := self._is_astray(session):
+                        break
                     session.step()
                     self._beat()
                     yield 0
@@ -150,22 +172,64 @@ class AmqpConsumer:
         # Outside of the clauses, where oslo.log would add the error's text once more.
         if loss is not None and self._stopping:
             LOG.debug("%s: %s", self._where, loss)
+        elif loss is not None and link is None:
+            self._say_kept_out(f"{self._where}: {type(loss).__name__}: {loss}")
         elif loss is not None:
             LOG.warning("%s: %s: %s", self._where, type(loss).__name__, loss)
             self._on_lost()
         if session is None:
             self._connecting.failed()
-        else:
+        elif not astray:  # which cost nothing, for nothing was read
             if session.acknowledged:
                 self._sessions.succeeded()
             self._sessions.failed()
+
+    def _must_hold(self) -> bool:
+        """Return whether to connect also while the store is away, for the queues to have a consumer."""
+        if not self._tools.looks_after or self.bus.virtual_url is not None:
+            return False
+        return any(retention.needs_consumer for retention in self._tools.retentions.values())
+
+    def _say_kept_out(self, why: str) -> None:
+        """Say why a broker can't be reached, or keeps us out: where that is news, and then once a minute."""
+        now = self._clock()
+        self._said = {text: again_at for text, again_at in self._said.items() if again_at > now}
+        if why not in self._said:
+            self._said[why] = now + _SAY_AGAIN
+            LOG.warning("%s", why)
+
+    def _let_in(self) -> None:
+        if self._said:
+            self._said.clear()  # the next time that a broker is away is news again
+            LOG.info("%s: lets us in again", self._where)
 
     def _must_close(self, session: Session) -> bool:
         """Give back what waits for the store for too long; return whether that is to close the connection."""
         if not self._handler.must_give_back():
             return False
-        LOG.warning("%s: gave back what is not stored, until the store answers", self.bus.name)
+        level = logging.DEBUG if session.only_holds else logging.WARNING
+        LOG.log(level, "%s: gave back what is not stored, until the store answers", self.bus.name)
         return not session.give_back()
+
+    def _is_astray(self, session: Session) -> bool:
+        """Tell whether to leave a broker for the next one of the bus, which may have the queues."""
+        since = session.useless_since
+        if since is None:
+            self._astray_after = _ASTRAY_AFTER
+            return False
+        useless_for = self._clock() - since
+        if len(self.bus.brokers) < _SEVERAL or useless_for < self._astray_after:
+            return False
+        LOG.log(
+            logging.WARNING if self._astray_after == _ASTRAY_AFTER else logging.INFO,
+            "%s: none of the queues could be read here for %.0f s: trying the next broker of the bus",
+            self._where,
+            useless_for,
+        )
+        self._astray_after = min(_LATER_ASTRAY, 2 * self._astray_after)
+        for backoff in (*self._tools.absences.values(), *self._tools.backoffs.values()):
+            backoff.succeeded()  # the next broker is asked about all of them at once
+        return True
 
     def _beat(self) -> None:
         self._tell(self._session is not None and self._session.consuming and not self._handler.probing())

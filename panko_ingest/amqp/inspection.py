@@ -323,7 +323,17 @@ def _pool(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]
     text += "".join(
         f"; {words} {', '.join(names)}" for words, names in (("not", absent), ("unseen", hidden)) if names
     )
-    yield Finding(OK if there else WARNING, "control exchanges", text)
+    if absent and len(absent) == len(seen):
+        # Where the daemon binds nothing itself, somebody may have bound the queue to others.
+        level = WARNING if topology.declare == "never" else FAILURE
+        text += (
+            f": nothing gets into queue {topology.pool}, and what is published is lost. Name the exchanges "
+            "that services publish on in [notification] notification_control_exchanges, one a line; is it "
+            "their vhost?"
+        )
+        yield Finding(level, "control exchanges", text)
+    else:
+        yield Finding(OK if there else WARNING, "control exchanges", text)
     if topology.declare != "never":
         refused = hidden + [
             exchange for exchange in there if not _may_bind(link, topology.pool or "", exchange)

@@ -41,6 +41,8 @@ class OpenChannel:
     ) -> None:
         self.number = number
         self.clings = clings
+        self.holds = False
+        """Whether to have a consumer also while nothing is to be read; for a moment there may be none."""
         self.prefetch = 0
         """How many messages the broker may leave unacknowledged; 0 while nothing is to be read."""
         self.unacknowledged = 0
@@ -84,14 +86,16 @@ class OpenChannel:
             return self.acknowledge()
         self._cancel(self._tag)
         acknowledged = self.acknowledge()
-        if prefetch:
+        if prefetch or self.holds:
             self._consume(prefetch)
         self.prefetch = prefetch
         return acknowledged
 
     def _may_change_to(self, prefetch: int) -> bool:
         if not prefetch:  # also one that holds goes when it need not be there any more
-            return self.prefetch > 0 or (bool(self._tag) and not self.clings)
+            if self.prefetch or not self._tag:
+                return self.prefetch > 0 or self.holds
+            return not (self.clings or self.holds)
         if prefetch == self.prefetch:
             return False
         if not self.prefetch:
@@ -163,7 +167,7 @@ class OpenChannel:
     def acknowledge(self) -> int:
         """Acknowledge what is owed, and return how many deliveries it was."""
         owed, self._owed = self._owed, []
-        if owed and self.clings and self._held is not None and not self.prefetch:
+        if owed and (self.clings or self.holds) and self._held is not None and not self.prefetch:
             self._owed = [delivery for delivery in owed if delivery.tag == self._held]
             owed = [delivery for delivery in owed if delivery.tag != self._held]
         if not owed:

@@ -9,6 +9,7 @@ from amqp.exceptions import AMQPError, ChannelError, RecoverableConnectionError
 
 from panko_ingest.amqp.link import Link
 from panko_ingest.amqp.open_channel import NoTimeoutError, OpenChannel
+from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.backoff import Backoff
 from panko_ingest.delivery import Delivery
@@ -45,13 +46,17 @@ def _costly(
 class QueueChannel:
     """Reads one queue over a channel of its own, so that a refusal of it costs no other queue.
 
-    :param backoff: when to try again a queue that is absent or refused; outlives the session.
+    :param backoff: when to try again a queue that is refused; outlives the session.
+    :param absence: when to look again for a queue that is absent; outlives it, too.
     :param costly_backoff: when to ask again about a queue over which a connection was lost; outlives it, too.
+    :param retention: whether the queue must have a consumer while the store is away; outlives it, too.
+    :param keeps: have a consumer there while the store is away, where it must have one.
     :param numbers: gives each channel its number.
     :param receive: takes the deliveries.
     :param beat: called before each question, as a slow broker makes many of them take long.
     :param tell: called with the queue, and why it is not read though it is there, None when it is read or not
         there; returns whether that is news.
+    :param tell_absence: called with the queue, and whether it is absent, whenever that is known.
     :param where: what the log calls the connection.
     :param timeout: seconds that a delivery may be unacknowledged, which the broker is asked for.
     """
@@ -62,12 +67,16 @@ class QueueChannel:
         link: Link,
         keeper: TopologyKeeper,
         backoff: Backoff,
+        absence: Backoff,
         costly_backoff: Backoff,
+        retention: Retention,
         *,
+        keeps: bool,
         numbers: Iterator[int],
         receive: Callable[[Delivery], None],
         beat: Callable[[], None],
         tell: Callable[[str, str | None], bool],
+        tell_absence: Callable[[str, bool], None],
         clock: Callable[[], float],
         where: str,
         timeout: float,
@@ -78,16 +87,19 @@ class QueueChannel:
         self._link = link
         self._keeper = keeper
         self._backoff = backoff
+        self._absence = absence
         self._costly_backoff = costly_backoff
+        self._retention = retention
+        self._keeps = keeps
         self._numbers = numbers
         self._receive = receive
         self._beat = beat
         self._tell = tell
+        self._tell_absence = tell_absence
         self._clock = clock
         self._where = where
         self._timeout: float | None = timeout
         self._channel: OpenChannel | None = None
-        self._held = (b"", 0)
         self._heard_at = 0.0
 
     @property
@@ -102,8 +114,13 @@ class QueueChannel:
 
     @property
     def clings(self) -> bool:
-        """Whether the queue may be one that must not be without a consumer."""
+        """Whether the queue may be one that must not be without a consumer, not even for a moment."""
         return self._channel is not None and self._channel.clings
+
+    @property
+    def keeps(self) -> bool:
+        """Whether we are to see to it that the queue has a consumer while the store is away."""
+        return self._keeps and self._retention.needs_consumer
 
     @property
     def prefetch(self) -> int:
@@ -111,20 +128,27 @@ class QueueChannel:
         return self._channel.prefetch if self._channel is not None else 0
 
     @_costly
-    def open(self) -> bool:
+    def open(self, *, reads: bool = True) -> bool:
         """Find the queue and open a channel for it, if it is time to; return whether this was done.
 
+        :param reads: whether it is to be read; otherwise it has a consumer at most.
         :raises LINK_ERRORS: the connection is lost.
         """
-        if self._channel is not None or self._backoff.due_in or self._costly_backoff.due_in:
+        backoffs = self._backoff, self._absence, self._costly_backoff
+        if self._channel is not None or any(backoff.due_in for backoff in backoffs):
+            return False
+        if not reads and not self.keeps:
             return False
         try:
             self.absent = not self._keeper.find(self.queue)
+            self._tell_absence(self.queue, self.absent)
             if self.absent:
                 self._tell(self.queue, None)
-                self._backoff.failed()
+                self._retention.forget()
+                self._absence.failed()
                 return False
-            self._channel = self._open()
+            self._absence.succeeded()
+            self._channel = self._open() if reads else self._hold()
         except ChannelError as refusal:
             self._refuse(refusal)
             return False
@@ -133,7 +157,7 @@ class QueueChannel:
 
     def _open(self, *, spare: bool = False) -> OpenChannel:
         self._beat()
-        return OpenChannel(
+        channel = OpenChannel(
             self.queue,
             self._link,
             self._link.channel(spare=spare),
@@ -144,11 +168,12 @@ class QueueChannel:
             beat=self._beat,
             counts=self._counts,
         )
+        self._retention.expires = self._keeper.expires(self.queue)
+        return channel
 
     def _counts(self, held: Delivery) -> bool:
         """Return whether the count of a delivery has grown: one that never does is its publisher's."""
-        (digest, returns), self._held = self._held, (held.digest(), held.returns)
-        grown = digest == self._held[0] and returns < self._held[1]
+        grown = self._retention.note(held)
         if grown:
             self._keeper.stays(self.queue)
         return grown
@@ -156,6 +181,7 @@ class QueueChannel:
     def _hold(self, *, spare: bool = False) -> OpenChannel:
         """Open a channel with a consumer that reads nothing yet."""
         channel = self._open(spare=spare)
+        channel.holds = self.keeps
         try:
             channel.hold()
         except NoTimeoutError:
@@ -171,12 +197,13 @@ class QueueChannel:
     def stop(self) -> None:
         """Be ready to consume nothing for good."""
         if self._channel is not None:
-            self._channel.clings = False
+            self._channel.clings = self._channel.holds = False
 
     @_costly
-    def follow(self, prefetch: int) -> int:
+    def follow(self, prefetch: int, *, hold: bool = False) -> int:
         """Consume with as large a prefetch as is allowed now, and acknowledge what is owed.
 
+        :param hold: where nothing is allowed, have a consumer all the same if the queue must have one.
         :returns: how many deliveries were acknowledged.
         :raises LINK_ERRORS: the connection is lost.
         """
@@ -187,6 +214,7 @@ class QueueChannel:
         try:
             if channel.refusal is not None:
                 raise channel.refusal
+            channel.holds = hold and self.keeps
             acknowledged = channel.follow(prefetch)
         except NoTimeoutError:
             self._channel, self._timeout = None, None

@@ -15,6 +15,7 @@ from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
+from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
@@ -30,6 +31,7 @@ _ASKING = 1.0
 _PASSING_ON = 1.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
+_NONE_IS_THERE = "none of them is: nothing was published yet, or vhost, topics or priorities are others"
 
 
 class DeliveryHandler(Protocol):
@@ -77,13 +79,18 @@ class SessionTools:
     """What the sessions of a consumer share: each takes from here what it needs of the time before it.
 
     :param backoffs: by queue, when to try it again.
+    :param absences: by queue, when to look for it again.
     :param costly_backoffs: by queue, when to ask again about one over which a connection was lost.
+    :param retentions: by queue, whether it must have a consumer while the store is away.
     :param costly_exchanges: those over which a connection was lost.
     :param refused_queues: what was told of queues that are not read though they are there.
     :param refused_exchanges: what was told of exchanges that may not be bound.
+    :param unbound: what was told of the pool's queue that nothing gets into.
+    :param tell_absence: called with a queue, and whether it is absent.
     :param numbers: of channels.
     :param told: what the log was told about the topology.
-    :param binds_again: whether this consumer looks after bindings that are there.
+    :param looks_after: whether this consumer looks after bindings that are there, and after queues while the
+        store is away.
     :param siblings: returns how many consumers of this daemon a queue has, None while some of them do not
         consume yet; given to one worker, which warns of those that are not.
     """
@@ -91,15 +98,19 @@ class SessionTools:
     topology: Topology
     handler: DeliveryHandler
     backoffs: Mapping[str, Backoff]
+    absences: Mapping[str, Backoff]
     costly_backoffs: Mapping[str, Backoff]
+    retentions: Mapping[str, Retention]
     costly_exchanges: CostlyExchanges
     refused_queues: Refusals
     refused_exchanges: Refusals
+    unbound: Refusals
+    tell_absence: Callable[[str, bool], None]
     numbers: Iterator[int]
     told: set[str]
     beat: Callable[[], None]
     clock: Callable[[], float]
-    binds_again: bool
+    looks_after: bool
     siblings: Callable[[], int | None] | None
 
 
@@ -118,8 +129,11 @@ class Session:
         self._where = where
         self._stopping = False
         self._arrived: deque[Delivery] = deque()
-        self._gave_back = False
+        self._holding = not self._handler.ready()
+        """Whether nothing is read before the store answers; queues have consumers only where they must."""
         self._renews_at = 0.0
+        self.useless_since: float | None = tools.clock()
+        """Since when the broker has let us read none of the queues, though the store takes events."""
         self._asks_on_at = tools.clock() + pauses.READ_FIRST
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
@@ -127,9 +141,11 @@ class Session:
             tools.topology,
             self._keeper,
             tools.costly_exchanges,
-            again=tools.binds_again,
+            again=tools.looks_after,
             tell=tools.refused_exchanges.note,
+            tell_unbound=tools.unbound.note,
             clock=tools.clock,
+            where=where,
         )
         self._queues = deque(
             QueueChannel(
@@ -137,21 +153,35 @@ class Session:
                 link,
                 self._keeper,
                 tools.backoffs[name],
+                tools.absences[name],
                 tools.costly_backoffs[name],
+                tools.retentions[name],
+                keeps=tools.looks_after and not link.is_virtual,
                 numbers=tools.numbers,
                 receive=self._receive,
                 beat=tools.beat,
                 tell=tools.refused_queues.note,
+                tell_absence=tools.tell_absence,
                 clock=tools.clock,
                 where=where,
                 timeout=tools.topology.consumer_timeout,
             )
             for name in tools.topology.names
         )
+        if self._holding:  # and so gets a message from each before it is told to be open
+            for name in tools.topology.names:
+                self._handler.opened(name)
+
+    @property
+    def only_holds(self) -> bool:
+        """Whether nothing is in hand but what consumers hold that do nothing but be there."""
+        return self._holding and not any(queue.clings for queue in self._queues)
 
     @property
     def consuming(self) -> bool:
         """Whether the broker may send messages now, of queues that are there."""
+        if self._holding:
+            return False
         return any(queue.prefetch for queue in self._queues) or all(queue.absent for queue in self._queues)
 
     def step(self) -> None:
@@ -159,11 +189,14 @@ class Session:
 
         :raises LINK_ERRORS: the connection is lost.
         """
-        self._gave_back = self._gave_back and not self._handler.ready()
-        if not self._gave_back:
-            self._open_queues()
-            if not self._link.is_virtual:
-                self._look_after()
+        self._holding = self._holding and not self._handler.ready()
+        self._open_queues()
+        if self._holding or any(queue.is_open for queue in self._queues):
+            self.useless_since = None
+        elif self.useless_since is None:
+            self.useless_since = self._tools.clock()
+        if not self._link.is_virtual:
+            self._look_after()
         if self._arrived:
             busy = True
             self._link.keep_alive()  # what is more waits at the broker
@@ -178,9 +211,9 @@ class Session:
         :returns: whether it is: a queue may be deleted, with all that it holds, when its last consumer goes.
         :raises LINK_ERRORS: the connection is lost.
         """
-        if not any(queue.clings for queue in self._queues):
+        if not any(queue.clings or (queue.is_open and queue.keeps) for queue in self._queues):
             return False
-        self._gave_back = True
+        self._holding = True
         self._arrived.clear()
         self._handler.reset()
         for queue in self._queues:
@@ -231,9 +264,10 @@ class Session:
             yield self._queues[-1]
 
     def _open_queues(self) -> None:
-        opened = [queue for queue in self._rotated() if not queue.may_hang and queue.open()]
+        reads = not self._holding
+        opened = [queue for queue in self._rotated() if not queue.may_hang and queue.open(reads=reads)]
         for queue in () if opened else self._those_that_may_hang():
-            if queue.open():
+            if queue.open(reads=reads):
                 opened = [queue]  # the others are read on before the next one
                 break
         for queue in opened:
@@ -247,12 +281,26 @@ class Session:
             if all(queue in opened for queue in self._queues if queue.is_open):
                 self._find_room()
             self._follow()
+        self._tell_missing()
+
+    def _tell_missing(self) -> None:
         missing = sorted(queue.queue for queue in self._queues if queue.absent)
-        if missing != self._missing:
-            self._missing = missing
-            LOG.info(
-                "%s: waiting for queues that are not there: %s", self._where, ", ".join(missing) or "none"
-            )
+        if missing == self._missing:
+            return
+        self._missing = missing
+        none_is_there = len(missing) == len(self._queues)
+        warns = none_is_there and self._tools.looks_after and _NONE_IS_THERE not in self._tools.told
+        if none_is_there:
+            self._tools.told.add(_NONE_IS_THERE)
+        elif any(queue.is_open for queue in self._queues):
+            self._tools.told.discard(_NONE_IS_THERE)
+        LOG.log(
+            logging.WARNING if warns else logging.INFO,
+            "%s: waiting for queues that are not there: %s%s",
+            self._where,
+            ", ".join(missing) or "none",
+            f"; {_NONE_IS_THERE}" if none_is_there else "",
+        )
 
     def _those_that_may_hang(self) -> list[QueueChannel]:
         """Return what to ask about now; in any order, for the first one that hangs hides the others."""
@@ -297,15 +345,16 @@ class Session:
     def _follow(self) -> None:
         """Let each queue consume with as large a prefetch as the handler allows now."""
         late = self._tools.clock() + _ASKING
+        hold = not self._stopping and not self._handler.ready()
         postponed = []
         for queue in self._queues:
             before = queue.prefetch
-            reads = queue.is_open and not self._stopping and not self._gave_back
+            reads = queue.is_open and not self._stopping and not self._holding
             prefetch = self._handler.prefetch(queue.queue) if reads else 0
             if prefetch != before and self._tools.clock() > late:
                 prefetch = before
                 postponed.append(queue)
-            if queue.follow(prefetch):
+            if queue.follow(prefetch, hold=hold):
                 self.acknowledged = True
             if queue.prefetch != before:
                 self._handler.following(queue.queue, queue.prefetch)

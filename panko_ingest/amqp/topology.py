@@ -69,7 +69,7 @@ class TopologyKeeper:
         self._beat = beat
         self._told = set() if told is None else told
         self._channel: Channel | None = None
-        self._deleting_itself: dict[str, bool | None] = {}
+        self._differences: dict[str, str | None] = {}
 
     def find(self, name: str) -> bool:
         """Return whether a queue is there, having made it where it is ours to make.
@@ -97,11 +97,11 @@ class TopologyKeeper:
 
     def forget(self, name: str) -> None:
         """Forget what is known of a queue, as it may be another one when it is found next."""
-        self._deleting_itself.pop(name, None)
+        self._differences.pop(name, None)
 
     def stays(self, name: str) -> None:
         """Take note that a queue is not deleted when its last consumer goes."""
-        self._deleting_itself[name] = False
+        self._differences[name] = ""
 
     def deletes_itself(self, name: str) -> bool | None:
         """Return whether a queue that is there is deleted when its last consumer goes; None: who knows.
@@ -110,20 +110,32 @@ class TopologyKeeper:
         """
         if self._link.is_virtual:
             return False
+        difference = self._first_difference(name)
+        return None if difference is None else difference == "auto_delete"
+
+    def expires(self, name: str) -> bool:
+        """Return whether the broker tells that a queue is deleted after some time without a consumer.
+
+        It does not where a policy says so, or where an argument that it looks at first hides that one.
+        """
+        return not self._link.is_virtual and self._first_difference(name) == "x-expires"
+
+    def _first_difference(self, name: str) -> str | None:
+        """Return the first thing in which a queue differs from one that stays; None: who knows."""
         if self._topology.declare == "never":
             return None
-        if name not in self._deleting_itself:
-            self._deleting_itself[name] = self._ask_whether_it_deletes_itself(name)
-        return self._deleting_itself[name]
+        if name not in self._differences:
+            self._differences[name] = self._ask_for_difference(name)
+        return self._differences[name]
 
-    def _ask_whether_it_deletes_itself(self, name: str) -> bool | None:
+    def _ask_for_difference(self, name: str) -> str | None:
         try:
             difference = self._difference(name, durable=True)
             if difference == "durable":
                 difference = self._difference(name, durable=False)
         except ChannelError:
             return None
-        return None if difference is None else difference == "auto_delete"
+        return difference
 
     def _difference(self, name: str, *, durable: bool) -> str | None:
         """Return the first thing in which a queue differs from one that stays; None where there is no queue.

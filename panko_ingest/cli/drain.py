@@ -177,7 +177,7 @@ class _Drain:
             processor = message_processor(self._conf, self._converter)
             pipeline = bus_pipeline(self._conf, processor, bus, shared_budget, recording, self.metrics)
             consumer = amqp.AmqpConsumer(
-                bus, self._topology, pipeline, binds_again=True, on_refusal=partial(self._note_refusal, bus)
+                bus, self._topology, pipeline, looks_after=True, on_refusal=partial(self._note_refusal, bus)
             )
             pipeline.wake = consumer.wake
             pipelines.append(pipeline)

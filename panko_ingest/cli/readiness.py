@@ -61,7 +61,13 @@ def _is_ours(found: Any) -> bool:
             },
         }:
             numbers = [*consuming, *rates.values(), *letters.values()]
-            return all(isinstance(number, int | float) for number in numbers) and all(
-                isinstance(check, dict) and {"ok", "text"} <= check.keys() for check in checks.values()
+            absent = found["figures"].get("absent_queues", [])  # which an earlier release does not tell
+            return (
+                all(isinstance(number, int | float) for number in numbers)
+                and isinstance(absent, list)
+                and all(isinstance(queue, str) for queue in absent)
+                and all(
+                    isinstance(check, dict) and {"ok", "text"} <= check.keys() for check in checks.values()
+                )
             )
     return False

@@ -181,11 +181,13 @@ def _daemon(daemon: dict[str, Any]) -> Iterator[Finding]:
     figures = daemon["figures"]
     for name, found in daemon["checks"].items():
         yield Finding(OK if found["ok"] else FAILURE, f"daemon: {name}", found["text"])
+    absent = ", ".join(figures.get("absent_queues", ()))
+    waits = f"; waiting for queues that are not there: {absent}" if absent else ""
     all_consume = figures["readers_consuming"] == figures["readers"]
     yield Finding(
         OK if all_consume else WARNING,
         "daemon: readers",
-        f"{figures['readers_consuming']} of {figures['readers']} are consuming",
+        f"{figures['readers_consuming']} of {figures['readers']} are consuming{waits}",
     )
     rates = ", ".join(
         f"{rate:.1f} {name.replace('_', ' ')}" for name, rate in figures["per_second"].items() if rate

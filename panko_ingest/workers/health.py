@@ -216,6 +216,14 @@ class Health:
             )
         return True, "closed"
 
+    def _absent_queues(self, totals: Totals) -> list[str]:
+        """Return the queues that are waited for, with what their bus is called where there are several."""
+        return [
+            f"{name} of {self._buses[bus].title}" if len(self._buses) > 1 else name
+            for bus, name in totals.absent_queues()
+            if bus in self._buses
+        ]
+
     def _titles(self, totals: Totals, metric: str, limit: float = 0.0) -> str:
         """Return what those buses are called of which a metric is over a limit."""
         values = totals.by_label(metric)
@@ -229,6 +237,7 @@ class Health:
             "readers": readers,
             "readers_consuming": consuming,
             "consuming": self.consuming,
+            "absent_queues": self._absent_queues(totals),
             "lag_seconds": totals.largest("oldest_in_hand_seconds"),
             "in_hand": list(map(int, totals.by_label("messages_in_flight").values())),
             "unwritten_seconds": round(totals.largest("unwritten_seconds"), 1),
@@ -278,6 +287,11 @@ def _bus(totals: Totals, name: str, probed: tuple[bool, str], store_takes_no_row
     text, ok = f"{count} connections, {in_hand} messages in hand", True
     if refused:
         text, ok = f"{text}; the broker refuses {', '.join(refused)}: the log tells why", False
+    if totals.by_label("unbound_pools").get(name):
+        text, ok = (
+            f"{text}; nothing gets into the pool's queue: none of its control exchanges is there",
+            False,
+        )
     if totals.by_label("batches_not_stored").get(name):
         text, ok = f"{text}; the database takes other batches, but not its last one: the log tells why", False
     return ok, text

@@ -181,8 +181,10 @@ class IngestService(Worker):
             },
             beat=slot.beat,
             siblings=partial(self._siblings, number) if self.worker_id == 0 else None,
-            binds_again=self.worker_id == 0,
+            looks_after=self.worker_id == 0,
             on_refusal=gauges.note_refusal,
+            on_absence=gauges.note_absence,
+            on_unbound=gauges.unbound_pools.set,
             on_open=gauges.connections.set,
             on_lost=gauges.lost_connections.inc,
         )

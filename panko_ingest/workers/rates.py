@@ -38,6 +38,11 @@ class Rates:
             self._seen.popleft()
         return _words(self.per_second, totals)
 
+    @property
+    def absent_queues(self) -> str:
+        """In words, which queues are waited for now."""
+        return _absent_queues(self._shared_metrics.totals())
+
     def over(self, seconds: float) -> dict[str, float]:
         """Return the rates of the last so many seconds, or since the start if that is less."""
         now, counts = self._seen[-1]
@@ -62,4 +67,12 @@ def _words(rates: dict[str, float], totals: Totals) -> str:
         words.append("waiting for the database")
     if totals["breaker_open"]:
         words.append("flood breaker open")
+    if absent := _absent_queues(totals):
+        words.append(f"waits for queues: {absent}")
     return ", ".join(words)
+
+
+def _absent_queues(totals: Totals) -> str:
+    found = totals.absent_queues()
+    several = len({bus for bus, _ in found}) > 1
+    return ", ".join(f"{name} at {bus}" if several else name for bus, name in found)

@@ -162,7 +162,12 @@ class Supervisor:
         states = []
         working = consuming == len(slots) and up_to_date()
         if working and not self._told_working:
-            LOG.info("Ready: all %d readers are consuming", consuming)
+            absent = self._rates.absent_queues
+            LOG.info(
+                "Ready: all %d readers are consuming%s",
+                consuming,
+                f"; waiting for queues that are not there: {absent}" if absent else "",
+            )
             self._told_working = True
         # A reload does not wait for brokers: while it lasts, systemd lets nobody correct it.
         if (self._phase is _Phase.STARTING and working) or (

@@ -114,6 +114,20 @@ def test_missing_rights_to_make_and_to_bind_a_pool_are_found_and_nothing_is_chan
     assert bus.consumers() == 0
 
 
+def test_a_pool_that_no_exchange_is_there_for_is_found(look: Look, bus: Bus) -> None:
+    found = one(
+        look(pool="panko"), "control exchanges", "0 of 2 are there; not nova, cinder: nothing gets into"
+    )
+    assert found
+    assert found.level == FAILURE
+    found = one(look(pool="panko", declare="never"), "control exchanges", "nothing gets into queue panko")
+    assert found
+    assert found.level == WARNING, "somebody else may have bound it to others"
+    bus.declare(exchange="nova")
+    found = Finding(OK, "control exchanges", "1 of 2 are there; not cinder")
+    assert one(look(pool="panko"), "control exchanges", "1 of 2") == found
+
+
 def test_without_the_management_interface_one_line_says_what_is_not_seen(look: Look, bus: Bus) -> None:
     for queue in SHARED:
         bus.declare(queue)

@@ -280,7 +280,7 @@ def asked(monitor: Monitor) -> dict[str, Any] | None:
     return None if database["text"] == "not asked yet" else document
 
 
-def test_readiness_tells_of_a_missing_schema_and_a_bus_that_is_not_read(
+def test_readiness_tells_of_a_missing_schema_and_that_no_bus_is_read(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:
     monitor = Monitor(tmp_path, broker_url, sqlite_url, "max_lag = 1h\n[notification]\nworkers = 1\n")
@@ -288,7 +288,10 @@ def test_readiness_tells_of_a_missing_schema_and_a_bus_that_is_not_read(
         bus.declare()
         document = wait_until(partial(asked, monitor), 30, "an answer of the database")
         assert not document["checks"]["database"]["ok"]
-        assert not document["checks"]["broker 1"]["ok"], "nothing is read before"
+        assert document["figures"]["readers_consuming"] == 0, "nothing is read before"
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer, lest the queue expire")
+        assert monitor.document("/readyz")["figures"]["readers_consuming"] == 0
+        assert monitor.says("/readyz", False)
 
 
 def test_readiness_says_no_while_what_is_in_hand_is_older_than_max_lag(

@@ -66,6 +66,7 @@ def test_systemd_is_told_when_the_daemon_consumes_reloads_and_stops(
         assert bus.consumers() == 2
         bus.publish(bodies)
         notify.wait_for(r"STATUS=2 of 2 readers consuming; [1-9][\d.]* events/s, lag [\d.]+ s")
+        notify.wait_for("STATUS=2 of 2 readers consuming; .*, waits for queues: notifications.error")
         wait_until(lambda: ledger.events() == 300, 30, "the events")
 
         before = len(notify.states())

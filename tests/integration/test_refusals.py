@@ -317,7 +317,7 @@ def test_asking_for_missing_exchanges_again_and_again_leaks_no_channel(
     broker_url: str, rabbitmq: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pauses, "_FIRST_LOOK", 0.01)
-    monkeypatch.setattr(pauses, "_LATER_LOOKS", 0.01)
+    monkeypatch.setattr(pauses, "_LATER_LOOKS_FOR_EXCHANGES", 0.01)
     asked = 0
     bind = TopologyKeeper.bind
 

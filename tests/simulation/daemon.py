@@ -118,7 +118,7 @@ class Process:
             self.daemon.topologies[broker.name],
             pipeline,
             beat=slot.beat,
-            binds_again=self.number == 0,
+            looks_after=self.number == 0,
             connect=lambda: self._connect(broker, consumer),
             clock=clock,
         )

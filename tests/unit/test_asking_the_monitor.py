@@ -50,6 +50,9 @@ def answered(document: Any) -> Any:
 
 def test_a_daemon_of_ours_is_known_by_what_it_says() -> None:
     assert answered(OURS) == OURS
+    newer = copy.deepcopy(OURS)
+    newer["figures"]["absent_queues"] = ["notifications.error"]
+    assert answered(newer) == newer
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,7 @@ def test_a_daemon_of_ours_is_known_by_what_it_says() -> None:
         lambda said: said.update(checks={"expirer": 1}),
         lambda said: said.update(checks={"database": {"ok": True}}),
         lambda said: said["figures"].update(consuming=["a"]),
+        lambda said: said["figures"].update(absent_queues=[1]),
         lambda said: said["figures"].update(per_second={"received": "a"}),
         lambda said: said["figures"].pop("expiry_backlog"),
         lambda said: said["figures"]["since_start"].pop("received"),

@@ -1,5 +1,6 @@
 """Exchanges over which connections are lost, from one session to the next."""
 
+import contextlib
 from collections.abc import Callable, Collection
 
 import pytest
@@ -17,10 +18,19 @@ EXCHANGES = tuple("abcdefghijklmnopqrst")
 class Keeper(TopologyKeeper):
     """One whose connection is lost over some exchanges."""
 
-    def __init__(self, clock: Clock, broken: Collection[str], error: Callable[[], Exception]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        broken: Collection[str],
+        error: Callable[[], Exception],
+        absent: Collection[str],
+        asked: list[str],
+    ) -> None:
         self._clock = clock
         self._broken = broken
         self._error = error
+        self._absent = absent
+        self._asked = asked
         self.bound: list[str] = []
 
     def open(self) -> None:  # type: ignore[override]
@@ -28,6 +38,9 @@ class Keeper(TopologyKeeper):
             raise NotAllowed("user's limit")
 
     def bind(self, exchange: str) -> bool:
+        self._asked.append(exchange)
+        if exchange in self._absent:
+            return False
         if exchange in self._broken:
             error = self._error()
             if isinstance(error, TimeoutError):
@@ -40,32 +53,55 @@ class Keeper(TopologyKeeper):
 class Bus:
     """A consumer as its bindings see it: one session after the other."""
 
-    def __init__(self, broken: Collection[str], error: Callable[[], Exception] = TimeoutError) -> None:
+    def __init__(
+        self,
+        broken: Collection[str],
+        error: Callable[[], Exception] = TimeoutError,
+        *,
+        absent: Collection[str] = (),
+        again: bool = False,
+    ) -> None:
         self.clock = Clock()
         self.told: dict[str, str | None] = {}
+        self.told_unbound: list[str | None] = []
+        self.asked: list[str] = []
+        self.absent = set(absent)
+        self.again = again
         self.bound: list[str] = []
         self._costly = CostlyExchanges(self.clock)
         self._refusals = Refusals(self.told.__setitem__)
+        self._unbound = Refusals(lambda _queue, reason: self.told_unbound.append(reason))
         self.broken = broken
         self.error = error
 
     def session(self, longest: float = 300.0) -> float:
         """Read over one connection until it is lost; return the seconds before the question that cost it."""
-        keeper = Keeper(self.clock, self.broken, self.error)
+        keeper = Keeper(self.clock, self.broken, self.error, self.absent, self.asked)
         topology = Topology(("notifications.info",), exchanges=EXCHANGES, pool="ours")
-        self.bindings = bindings = Bindings(
-            topology, keeper, self._costly, again=False, tell=self._refusals.note, clock=self.clock
+        self.bindings = Bindings(
+            topology,
+            keeper,
+            self._costly,
+            again=self.again,
+            tell=self._refusals.note,
+            tell_unbound=self._unbound.note,
+            clock=self.clock,
+            where="bus",
         )
-        begun = read = self.clock()
-        try:
-            while self.clock() < begun + longest:
-                read = self.clock()
-                bindings.step()
-                self.clock.advance(0.5)
-        except (AMQPError, TimeoutError):
-            pass
+        begun = self.clock()
+        self._stepped_at = begun
+        with contextlib.suppress(AMQPError, TimeoutError):
+            self.run(longest)
         self.bound = keeper.bound
-        return read - begun
+        return self._stepped_at - begun
+
+    def run(self, seconds: float) -> None:
+        """Read on over the same connection."""
+        end = self.clock() + seconds
+        while self.clock() < end:
+            self._stepped_at = self.clock()
+            self.bindings.step()
+            self.clock.advance(0.5)
 
 
 @pytest.mark.parametrize("broken", [EXCHANGES, EXCHANGES[:2]])
@@ -163,3 +199,60 @@ def test_an_exchange_that_stays_refused_is_logged_once(caplog: pytest.LogCapture
     bus.session(100)
     assert caplog.text.count("refuses to bind") == 2
     assert "write access" in str(bus.told["d"])
+
+
+def test_an_absent_exchange_is_looked_for_by_one_worker_ever_more_seldom() -> None:
+    others, one = Bus((), absent="d"), Bus((), absent="d", again=True)
+    others.session(3600)
+    assert others.asked.count("d") == 1
+    one.session(3600)
+    assert 60 <= one.asked.count("d") <= 140
+    one.absent.clear()
+    one.asked.clear()
+    one.run(61)
+    assert "d" in one.asked
+
+
+def test_to_renew_the_queue_asks_for_no_absent_exchange_out_of_turn() -> None:
+    bus = Bus((), absent="d", again=True)
+    bus.session(600)
+    asked = bus.asked.count("d")
+    for _ in range(10):
+        bus.bindings.start_over()
+        bus.run(1)
+    assert bus.asked.count("d") <= asked + 1
+    assert bus.asked.count("a") >= 70, "what is there is bound again at once"
+
+
+def test_an_exchange_that_was_there_is_soon_bound_again() -> None:
+    bus = Bus((), again=True)
+    bus.session(600)
+    bus.absent.add("d")
+    bus.run(120)
+    bus.absent.clear()
+    bus.asked.clear()
+    bus.run(11)
+    assert "d" in bus.asked
+
+
+def test_that_nothing_gets_into_the_queue_is_told_until_something_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus = Bus((), absent=EXCHANGES, again=True)
+    bus.session(200)
+    bus.session(200)
+    (reason,) = bus.told_unbound
+    assert "a, b, c" in str(reason)
+    assert caplog.text.count("bound to nothing, and what is published is lost") == 1
+    bus.absent.discard("d")
+    bus.run(61)
+    assert bus.told_unbound == [reason, None]
+
+
+@pytest.mark.parametrize("absent", [EXCHANGES[1:], ()])
+def test_a_queue_that_is_or_may_be_bound_is_not_told_as_one_that_nothing_gets_into(
+    absent: Collection[str],
+) -> None:
+    bus = Bus("a", refused, absent=absent, again=True)
+    bus.session(200)
+    assert bus.told_unbound == []

@@ -8,6 +8,7 @@ from amqp.exceptions import AccessRefused, ChannelError, ConsumerCancelled, NotF
 
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
+from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Backoff
 from panko_ingest.delivery import Delivery
@@ -50,9 +51,9 @@ class Channel:
         self._link.channels = [channel for channel in self._link.channels if channel is not self]
         self._link.count()
 
-    def deliver(self, *, returns: int = 0, body: bytes = b"{}") -> Delivery:
+    def deliver(self, *, returns: int = 0, body: bytes = b"{}", header: str = "x-delivery-count") -> Delivery:
         """Send a message to the consumer that came last."""
-        headers = {"x-delivery-count": returns} if returns else {}
+        headers = {header: returns} if returns else {}
         delivery = Delivery(
             body,
             headers=headers,
@@ -114,9 +115,10 @@ class Link:
 class Reading:
     """The queue, read with a prefetch of 16."""
 
-    def __init__(self, declare: str = "never") -> None:
+    def __init__(self, declare: str = "never", *, keeps: bool = False) -> None:
         self.link = Link()
         self.clock = Clock()
+        self.retention = Retention()
         self.refusals: list[str | None] = []
         keeper = TopologyKeeper(Topology((QUEUE,), declare=declare), self.link)  # type: ignore[arg-type]
         self.queue = QueueChannel(
@@ -124,10 +126,14 @@ class Reading:
             self.link,  # type: ignore[arg-type]
             keeper,
             Backoff(1, 10, self.clock),
+            Backoff(1, 30, self.clock),
             Backoff(2, 60, self.clock),
+            self.retention,
+            keeps=keeps,
             numbers=itertools.count(1),
             receive=lambda _delivery: None,
             beat=lambda: None,
+            tell_absence=lambda _queue, _absent: None,
             tell=Refusals(lambda _queue, reason: self.refusals.append(reason)).note,
             clock=self.clock,
             where="bus",
@@ -291,3 +297,80 @@ def test_a_queue_that_was_deleted_is_told_no_longer_than_until_it_is_known_to_be
     reading.try_for(5)
     assert reading.queue.absent
     assert reading.refusals[-1] is None
+
+
+@pytest.fixture
+def keeping(monkeypatch: pytest.MonkeyPatch) -> Reading:
+    """A queue that does not delete itself, and may expire by a policy, which no broker tells."""
+    monkeypatch.setattr(TopologyKeeper, "deletes_itself", lambda *_: False)
+    return Reading(keeps=True)
+
+
+def test_it_has_a_consumer_while_the_store_is_away_also_where_nothing_may_be_read(keeping: Reading) -> None:
+    keeping.queue.follow(0, hold=True)
+    assert keeping.link.consumers == 1
+    keeping.queue.follow(0, hold=False)
+    assert keeping.link.consumers == 0
+    keeping.queue.follow(0, hold=True)
+    assert keeping.link.consumers == 1
+    keeping.queue.follow(16)
+    assert (keeping.link.consumers, len(keeping.link.channels)) == (1, 1)
+
+
+def test_it_has_a_consumer_again_after_its_messages_were_given_back(keeping: Reading) -> None:
+    keeping.queue.give_back()
+    assert keeping.queue.open(reads=False)
+    keeping.queue.follow(0, hold=True)
+    assert (keeping.link.consumers, len(keeping.link.channels)) == (1, 1)
+
+
+def test_what_is_held_is_acknowledged_as_soon_as_the_queue_is_read_again(keeping: Reading) -> None:
+    keeping.queue.follow(0, hold=True)
+    (channel,) = keeping.link.channels
+    keeping.queue.owe([channel.deliver()])
+    assert keeping.queue.follow(0, hold=True) == 0  # another message would come
+    keeping.queue.follow(16)
+    keeping.queue.follow(16)
+    assert channel.acknowledged == [1]
+
+
+def hold_again(reading: Reading, returns: int, header: str = "x-delivery-count") -> None:
+    reading.queue.give_back()
+    reading.queue.open(reads=False)
+    reading.link.channels[0].deliver(returns=returns, header=header)
+    reading.queue.follow(0, hold=True)
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (3,)])
+def test_a_queue_that_counts_returns_is_left_alone_before_it_wears_a_message_out(
+    keeping: Reading, counts: tuple[int, ...]
+) -> None:
+    for count in counts:
+        assert keeping.queue.keeps
+        hold_again(keeping, count)
+    assert not keeping.queue.keeps
+    assert keeping.link.consumers == 0
+
+
+def test_returns_that_count_towards_no_limit_cost_a_queue_nothing(keeping: Reading) -> None:
+    for count in (1, 2, 3, 4):
+        hold_again(keeping, count, "x-acquired-count")
+        assert keeping.link.consumers == 1
+
+
+def test_a_queue_that_is_known_to_expire_is_never_left_alone(
+    keeping: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TopologyKeeper, "expires", lambda *_: True)
+    for count in (1, 2, 3, 4):
+        hold_again(keeping, count)
+        assert keeping.link.consumers == 1
+
+
+def test_other_workers_have_no_consumer_while_the_store_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TopologyKeeper, "deletes_itself", lambda *_: False)
+    reading = Reading()
+    reading.queue.follow(0, hold=True)
+    assert reading.link.consumers == 0
+    reading.queue.give_back()
+    assert not reading.queue.open(reads=False)

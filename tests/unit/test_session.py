@@ -12,6 +12,7 @@ from panko_ingest.amqp import AmqpConsumer, parse
 from panko_ingest.amqp.amqp_link import IO_TIMEOUT
 from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.refusals import Refusals
+from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.session import Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.backoff import Backoff
@@ -110,15 +111,19 @@ def session_over(link: Link, handler: Handler, clock: Clock, queues: Sequence[st
         Topology(queues),
         handler,
         backoffs={name: Backoff(1, 10, clock) for name in queues},
+        absences={name: Backoff(1, 30, clock) for name in queues},
         costly_backoffs={name: Backoff(2, 60, clock) for name in queues},
+        retentions={name: Retention() for name in queues},
         costly_exchanges=CostlyExchanges(clock),
         refused_queues=Refusals(lambda _name, _reason: None),
         refused_exchanges=Refusals(lambda _name, _reason: None),
+        unbound=Refusals(lambda _name, _reason: None),
+        tell_absence=lambda _name, _absent: None,
         numbers=itertools.count(1),
         told=set(),
         beat=lambda: None,
         clock=clock,
-        binds_again=False,
+        looks_after=False,
         siblings=None,
     )
     return Session(tools, link, "bus")  # type: ignore[arg-type]

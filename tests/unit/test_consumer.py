@@ -1,0 +1,83 @@
+"""One consumer whose brokers are away, over an hour of a clock that the test moves."""
+
+from collections.abc import Callable
+
+import pytest
+
+from panko_ingest.amqp import AmqpConsumer, Topology, parse
+from tests.unit.clock import Clock
+from tests.unit.test_session import Handler, Link
+
+HOUR = 3600.0
+
+
+class ClosingLink(Link):
+    """A link that is lost as soon as it is used."""
+
+    def serve(self, _timeout: float) -> bool:
+        raise ConnectionResetError("the connection was cut")
+
+    def close(self) -> None:
+        pass
+
+
+class Trying:
+    """A consumer that connects by what a test says, and how many connections it counts as lost."""
+
+    def __init__(self, connect: Callable[[], Link]) -> None:
+        self.clock = Clock()
+        self.lost = 0
+        self._steps = AmqpConsumer(
+            parse("rabbit://broker/"),
+            Topology(("notifications.info",)),
+            Handler(),
+            on_lost=self._count,
+            connect=connect,  # type: ignore[arg-type]
+            clock=self.clock,
+        ).steps()
+
+    def _count(self) -> None:
+        self.lost += 1
+
+    def run(self, seconds: float) -> None:
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.advance(next(self._steps) or 0.1)
+
+
+def test_a_broker_that_is_away_is_told_at_once_and_then_once_a_minute_and_costs_no_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reason = "Connection refused"
+
+    def refuse() -> Link:
+        raise ConnectionRefusedError(reason)
+
+    trying = Trying(refuse)
+    trying.run(1)
+    assert caplog.text.count("ConnectionRefusedError: Connection refused") == 1
+    trying.run(HOUR)
+    assert 55 <= caplog.text.count("Connection refused") <= 61
+    reason = "another one"
+    caplog.clear()
+    trying.run(5)
+    assert caplog.text.count("another one") == 1
+    assert trying.lost == 0
+
+
+def test_a_broker_that_goes_again_is_news_again_and_counts_as_lost(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    away = True
+    trying = Trying(lambda: refuse() if away else ClosingLink(trying.clock))
+
+    def refuse() -> Link:
+        raise ConnectionRefusedError("Connection refused")
+
+    trying.run(5)
+    away = False
+    trying.run(5)
+    assert trying.lost
+    assert caplog.text.count("lets us in again") == 1
+    away = True
+    trying.run(40)
+    assert caplog.text.count("Connection refused") == 2
