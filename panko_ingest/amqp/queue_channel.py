@@ -108,6 +108,11 @@ class QueueChannel:
         return self._channel is not None
 
     @property
+    def number(self) -> int | None:
+        """The number of the channel, which its deliveries carry."""
+        return None if self._channel is None else self._channel.number
+
+    @property
     def may_hang(self) -> bool:
         """Whether a connection was lost over it, and it is not read again yet."""
         return self._costly_backoff.failed_last

@@ -248,11 +248,15 @@ class Session:
     def _pass_on(self) -> None:
         """Pass on what has arrived, but for what would take too long: some messages take seconds each."""
         arrived, accept, clock = self._arrived, self._handler.accept, self._tools.clock
+        # What came over a channel before can't be acknowledged any more, and comes again.
+        open_ones = {queue.number for queue in self._queues}
         late = clock() + _PASSING_ON
         while arrived:
-            accept(arrived.popleft())
-            if clock() > late:
-                return
+            delivery = arrived.popleft()
+            if delivery.channel in open_ones:
+                accept(delivery)
+                if clock() > late:
+                    return
 
     def _rotated(self) -> Iterator[QueueChannel]:
         """Yield the queues for as long as they may take; the next step begins with the one after them."""
@@ -275,9 +279,6 @@ class Session:
             if queue.queue == self._tools.topology.pool:
                 self._bindings.start_over()
         if opened:
-            # What came over the channels before can't be acknowledged any more, and comes again.
-            anew = {queue.queue for queue in opened}
-            self._arrived = deque(one for one in self._arrived if one.queue not in anew)
             if all(queue in opened for queue in self._queues if queue.is_open):
                 self._find_room()
             self._follow()
