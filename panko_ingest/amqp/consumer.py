@@ -29,6 +29,8 @@ _LONGEST_PAUSE = 30.0
 _READY_POLL = 0.2
 _BEAT_INTERVAL = 1.0
 _SAY_AGAIN = 60.0
+# A store that answers sooner is not away, but just asked for the first time.
+_HOLD_AFTER = 3.0
 # A broker that lets us in may be one that was reset, or that a load balancer led us to, without the queues.
 _ASTRAY_AFTER = 60.0
 _LATER_ASTRAY = 960.0
@@ -88,6 +90,7 @@ class AmqpConsumer:
         self._where = bus.name
         self._session: Session | None = None
         self._said: dict[str, float] = {}
+        self._away_since: float | None = None
         self._channel_limit = ChannelLimit(clock)
         self._connecting = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE_TO_CONNECT, clock)
         self._sessions = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, clock)
@@ -134,10 +137,13 @@ class AmqpConsumer:
             pause = max(self._connecting.due_in, self._sessions.due_in)
             if pause:
                 yield min(pause, _BEAT_INTERVAL)
-            elif not self._handler.ready() and not self._must_hold():
-                yield _READY_POLL
-            else:
+            elif self._handler.ready():
+                self._away_since = None
                 yield from self._attend()
+            elif self._must_hold():
+                yield from self._attend()
+            else:
+                yield _READY_POLL
 
     def _attend(self) -> Iterator[float]:
         """Hold one connection until it is lost, given up, or the consumer is to stop."""
@@ -187,6 +193,10 @@ class AmqpConsumer:
     def _must_hold(self) -> bool:
         """Return whether to connect also while the store is away, for the queues to have a consumer."""
         if not self._tools.looks_after or self.bus.virtual_url is not None:
+            return False
+        now = self._clock()
+        self._away_since = now if self._away_since is None else self._away_since
+        if now < self._away_since + _HOLD_AFTER:
             return False
         return any(retention.needs_consumer for retention in self._tools.retentions.values())
 
