@@ -59,6 +59,7 @@ def test_check_finds_no_fault_where_all_is_well(conf: Path, broker_url: str) -> 
         assert text.count("Result: Success") == 6
 
 
+@pytest.mark.timeout(300)
 def test_consumers_are_told_apart_bus_by_bus(
     tmp_path: Path, rabbitmq: RabbitMQ, broker_url: str, ledger: Ledger
 ) -> None:
@@ -68,6 +69,7 @@ def test_consumers_are_told_apart_bus_by_bus(
     rabbitmq.api("PUT", f"permissions/{vhost}/blind", {"configure": "^$", "write": "^$", "read": "^$"})
     urls = [broker_url, blind.replace("guest:guest", "blind:blind")]
     more = "[notification]\nworkers = 1\n" + "".join(f"messaging_urls = {url}\n" for url in urls)
+    more += f"[monitor]\nport = {free_port()}\n"
     conf = configuration(tmp_path, broker_url, ledger.url, more)
     try:
         with Bus(broker_url) as bus, Bus(blind) as other:
@@ -86,8 +88,6 @@ def test_consumers_are_told_apart_bus_by_bus(
 
                 conf.write_text(conf.read_text().replace(f"messaging_urls = {urls[1]}\n", ""))
                 assert others(conf) == ["1 consumers"], "it reads another number of buses"
-                _, text = command(conf, "status", "--json")
-                assert [queue["others"] for queue in json.loads(text)["queues"]] == [None]
                 assert "have it reload" in command(conf, "status")[1]
     finally:
         rabbitmq.api("DELETE", "users/blind")
