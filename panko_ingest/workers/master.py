@@ -55,7 +55,6 @@ class Master:
         # By pid, which the system gives out again: the configuration to make way for.
         self._told_to_stop: dict[int, int] = {}
         self._is_stopping = False
-        self._ended_badly = False
 
     def _add(self, kind: type[Worker]) -> None:
         number = self._most[kind] = kind.number(self._live_config.settings)
@@ -81,7 +80,7 @@ class Master:
         try:
             self._manager.run()
         except SystemExit as end:  # so cotyledon ends on SIGTERM, when the workers have
-            return 1 if end.code or self._ended_badly else 0
+            return 1 if end.code else 0
         return 1
 
     def _watch(self) -> None:
@@ -114,7 +113,6 @@ class Master:
         self._shared_metrics.forget(kind.place(number))
         if code:
             self._metrics.lost_workers.labels(kind.name).inc()
-            self._ended_badly |= self._is_stopping
         if kind is self._ingester:
             self._shared.record_death(number)
             if code:

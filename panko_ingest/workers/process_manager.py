@@ -85,13 +85,10 @@ class ProcessManager(cotyledon.ServiceManager):
         self._dead.set()
         self._got_sig_chld.set()
         self._run_hooks("terminate")
-        left = self._end_all(begun)
-        for process, name in left.items():
-            LOG.error("Nothing ends process %d (%s): it is left behind", process.pid, name)
-        sys.exit(1 if left else 0)
+        sys.exit(0 if self._end_all(begun) else 1)
 
-    def _end_all(self, begun: float) -> dict[Any, str]:
-        """Return the processes that are there when the time is over."""
+    def _end_all(self, begun: float) -> bool:
+        """Return whether all ended in good order, of those that were there to be told."""
         timeout = self._graceful_shutdown_timeout
         told: set[Any] = set()
         killed: set[Any] = set()
@@ -101,10 +98,11 @@ class ProcessManager(cotyledon.ServiceManager):
                 pass
             started = self._started()
             if not started and not forking:
-                return {}
+                return not any(process.exitcode for process in told)
             for process in started.keys() - told:
-                process.terminate()
-                told.add(process)
+                if _runs(process.pid):  # else it ended by itself before
+                    process.terminate()
+                    told.add(process)
             late = time.monotonic() - begun - timeout if timeout else 0.0
             for process in started.keys() - killed if late > _KILL_AFTER else ():
                 text = "Process %d (%s) did not end in graceful_shutdown_timeout (%d s): killing it"
@@ -112,7 +110,9 @@ class ProcessManager(cotyledon.ServiceManager):
                 process.kill()
                 killed.add(process)
             if late > _LEAVE_AFTER:
-                return started
+                for process, name in started.items():
+                    LOG.error("Nothing ends process %d (%s): it is left behind", process.pid, name)
+                return False
             time.sleep(_POLL)
 
     def _child_supervisor_thread(self) -> None:

@@ -52,7 +52,13 @@ def reader_pids(service: Daemon) -> list[int]:
 
 
 def reads_again(service: Daemon, bus: Bus, workers: int, gone: set[int]) -> Callable[[], bool]:
-    return lambda: bus.consumers() == workers and not gone & set(reader_pids(service))
+    """Return whether so many read, none of those that are gone, which the broker may still count."""
+
+    def read() -> bool:
+        pids = set(reader_pids(service))
+        return bus.consumers() == workers == len(pids) and not gone & pids
+
+    return read
 
 
 @pytest.mark.parametrize(
