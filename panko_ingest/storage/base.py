@@ -341,6 +341,10 @@ class Connection(ABC):
         """Return how many dead letters there are."""
 
     @abstractmethod
+    def count_dead_letters_by_stage(self) -> dict[str, int]:
+        """Return how many dead letters there are of each stage, no stage without any."""
+
+    @abstractmethod
     def delete_dead_letters(self, which: DeadLetterFilter) -> int:
         """Delete dead letters and return how many."""
 
