@@ -15,7 +15,13 @@ from panko_ingest.storage.base import (
     SchemaState,
     Statistics,
 )
-from panko_ingest.storage.errors import InvalidMarker, InvalidRequest, StorageError, StorageUnavailable
+from panko_ingest.storage.errors import (
+    InvalidMarker,
+    InvalidRequest,
+    MessageIdTaken,
+    StorageError,
+    StorageUnavailable,
+)
 from panko_ingest.storage.expiry.results import ExpiryForecast, ExpiryReport
 from panko_ingest.storage.filters import DeadLetterFilter, EventFilter
 
@@ -31,6 +37,7 @@ __all__ = [
     "Finding",
     "InvalidMarker",
     "InvalidRequest",
+    "MessageIdTaken",
     "RecordResult",
     "SchemaState",
     "Statistics",
