@@ -38,8 +38,8 @@ class Merged:
 
     ``refused`` are message_ids of events that can't be read there or stored here, each with the reason; where
     there is none, the row's number. ``refused_letters`` are the same of dead letters, by the rows' numbers.
-    ``left_out`` are message_ids and times of events whose message_id an event of another day has here: the
-    plain layout holds a message_id once, a partitioned one once in each partition.
+    ``left_out`` are message_ids and times of events whose message_id another event has here: the plain layout
+    holds a message_id once, a partitioned one once in each partition.
     ``salvaged`` counts traits that were trimmed, changed or dropped so that their events could be stored.
     ``named`` counts events without a message_id, which got one made of what is in them, now or earlier.
     """
