@@ -30,10 +30,9 @@ PARTS = ("drain", "convert", "load")
 class PartitionedCopy(Copy):
     """COPY into the partitioned layout, where an id begins with the day."""
 
-    def number(self, rows: Sequence[Row]) -> dict[str, int]:
+    def number(self, rows: Sequence[Row]) -> list[tuple[int, Row]]:
         """Give each row the id that the daemon would give it."""
-        numbers = super().number(rows)
-        return {row.message_id: numbers[row.message_id] | partitions.first_id(row.generated) for row in rows}
+        return [(number | partitions.first_id(row.generated), row) for number, row in super().number(rows)]
 
 
 def publish(rig: Rig, *, quorum: bool = True) -> Sample:

@@ -73,13 +73,13 @@ class Limit(ABC):
     desc = '"desc"'
     next_id = "SELECT max(id) + 1 FROM event"
 
-    def number(self, rows: Sequence[Row]) -> dict[str, int]:
+    def number(self, rows: Sequence[Row]) -> list[tuple[int, Row]]:
         """Give each row the id that the database would give it."""
         cursor: Any = self.driver.cursor()
         cursor.execute(self.next_id.format(count=len(rows)))
         (first,) = cursor.fetchone()
         self.driver.commit()
-        return {row.message_id: number for number, row in enumerate(rows, first)}
+        return list(enumerate(rows, first))
 
     @abstractmethod
     def prepare(self, rows: Sequence[Row]) -> Any:
@@ -96,13 +96,13 @@ class Copy(Limit):
     next_id = "SELECT setval('event_id_seq', nextval('event_id_seq') + {count}) - {count}"
 
     def prepare(self, rows: Sequence[Row]) -> list[tuple[str, bytes]]:
-        ids = self.number(rows)
+        numbered = self.number(rows)
         text = "".join(
-            f"{ids[row.message_id]}\t{row.message_id}\t{row.generated}\t{row.raw}\t{self.types[row.event_type]}\n"
-            for row in rows
+            f"{number}\t{row.message_id}\t{row.generated}\t{row.raw}\t{self.types[row.event_type]}\n"
+            for number, row in numbered
         )
         copies = [("COPY event (id, message_id, generated, raw, event_type_id) FROM STDIN", text.encode())]
-        for table, traits in traits_by_table(rows, ids):
+        for table, traits in traits_by_table(numbered):
             statement = f"COPY {table.__tablename__} (event_id, key, value) FROM STDIN"
             copies.append((statement, sql_text.copy_of_traits(traits).encode()))
         return copies
@@ -125,24 +125,24 @@ class Executemany(Limit):
     desc = "`desc`"
 
     def prepare(self, rows: Sequence[Row]) -> list[tuple[str, list[tuple[Any, ...]]]]:
-        ids = self.number(rows)
+        numbered = self.number(rows)
         five, three = ", ".join([self.mark] * 5), ", ".join([self.mark] * 3)
         statements: list[tuple[str, list[tuple[Any, ...]]]] = [
             (
                 f"INSERT INTO event (id, message_id, generated, raw, event_type_id) VALUES ({five})",
                 [
                     (
-                        ids[row.message_id],
+                        number,
                         row.message_id,
                         self.time(row.generated),
                         row.raw,
                         self.types[row.event_type],
                     )
-                    for row in rows
+                    for number, row in numbered
                 ],
             )
         ]
-        for table, traits in traits_by_table(rows, ids):
+        for table, traits in traits_by_table(numbered):
             values = [
                 (number, key, self.time(value) if table is TraitDatetime else value)
                 for number, found in traits

@@ -103,7 +103,7 @@ class Metrics:
         )
         self.recorded = self._counter("events_recorded", "Events committed to the database.")
         self.duplicates = self._counter(
-            "events_duplicate", "Events that were stored already, by their message_id."
+            "events_duplicate", "Events that were stored already, by their message_id, type and time."
         )
         self.dead_letters = self._counter(
             "dead_letters",

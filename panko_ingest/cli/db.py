@@ -207,7 +207,7 @@ def merge(conf: cfg.ConfigOpts) -> int:
         )
     if merged.left_out:
         output.write(
-            f"{len(merged.left_out)} events are left out: an event of another day has their message_id here, "
+            f"{len(merged.left_out)} events are left out: another event has their message_id here, "
             "where one can have it"
         )
     for message_id, generated in merged.left_out[:_REFUSED_SHOWN]:

@@ -19,6 +19,7 @@ from panko_ingest.storage.errors import (
     ClockDoubted,
     InvalidMarker,
     InvalidRequest,
+    MessageIdTaken,
     StorageError,
     StorageUnavailable,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Finding",
     "InvalidMarker",
     "InvalidRequest",
+    "MessageIdTaken",
     "RecordResult",
     "SchemaState",
     "Statistics",

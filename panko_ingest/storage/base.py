@@ -23,7 +23,8 @@ from panko_ingest.storage.models import (
 class RecordResult(NamedTuple):
     """What became of each event given to ``record_events``, by its index in the input.
 
-    Every index is in exactly one of the three; ``failed`` holds ``(index, error)`` pairs.
+    Every index is in exactly one of the three; ``failed`` holds ``(index, error)`` pairs. A duplicate is an
+    event that is stored; one whose message_id another event has, of another type or time, has failed.
     """
 
     recorded: tuple[int, ...] = ()
@@ -37,8 +38,8 @@ class Merged:
 
     ``refused`` are message_ids of events that can't be read there or stored here, each with the reason; where
     there is none, the row's number. ``refused_letters`` are the same of dead letters, by the rows' numbers.
-    ``left_out`` are message_ids and times of events whose message_id an event of another day has here: the
-    plain layout holds a message_id once, a partitioned one once in each partition.
+    ``left_out`` are message_ids and times of events whose message_id another event has here: the plain layout
+    holds a message_id once, a partitioned one once in each partition.
     ``salvaged`` counts traits that were trimmed, changed or dropped so that their events could be stored.
     ``named`` counts events without a message_id, which got one made of what is in them, now or earlier.
     """
@@ -218,7 +219,8 @@ class Connection(ABC):
         """Write events and dead letters in one transaction.
 
         Without ``on_failure`` it behaves as Panko's: all that can be recorded is, then the last
-        error is raised; duplicates are no error. With it, an event that can never be stored becomes
+        error is raised; duplicates are no error, but an event whose message_id another one has fails
+        (``MessageIdTaken``). With it, an event that can never be stored becomes
         the dead letter that ``on_failure(index, error)`` returns, in the same transaction, and
         nothing is raised for it.
 
@@ -359,6 +361,10 @@ class Connection(ABC):
     @abstractmethod
     def count_dead_letters(self, which: DeadLetterFilter) -> int:
         """Return how many dead letters there are."""
+
+    @abstractmethod
+    def count_dead_letters_by_stage(self) -> dict[str, int]:
+        """Return how many dead letters there are of each stage, no stage without any."""
 
     @abstractmethod
     def delete_dead_letters(self, which: DeadLetterFilter) -> int:

@@ -13,6 +13,10 @@ class InvalidRequest(StorageError, ValueError):
     """What the caller asks for makes no sense; the text names the field."""
 
 
+class MessageIdTaken(StorageError):
+    """An event comes with the message_id of another one, which is stored."""
+
+
 class InvalidMarker(StorageError):
     """A page was asked for after an event that is not stored."""
 

@@ -252,5 +252,8 @@ class Connection(base.Connection):
     def count_dead_letters(self, which: DeadLetterFilter) -> int:
         return dead_letters.count(self._reader, which)
 
+    def count_dead_letters_by_stage(self) -> dict[str, int]:
+        return dead_letters.count_by_stage(self._reader)
+
     def delete_dead_letters(self, which: DeadLetterFilter) -> int:
         return dead_letters.delete(self._reader, which)

@@ -157,6 +157,17 @@ class Source:
                 part, self._letters, lambda head, fault: FoundLetter(head, fault=_UNREADABLE + fault)
             )
 
+    def type_names(self, numbers: Collection[int | None]) -> dict[int | None, str]:
+        """Return the names of event types; an empty one where there is none."""
+        known = self._type_names
+        names = {number: known.get(number, "") for number in numbers}
+        if unknown := names.keys() - known.keys() - {None}:
+            statement = sa.select(EventType.id, EventType.desc).where(EventType.id.in_(unknown))
+            found = {row.id: row.desc or "" for row in self._connection.rows(statement)}
+            self._type_names = {**known, **found} if len(known) < _MOST_TYPES else found
+            names |= found
+        return names
+
     def _heads(self, ids: Sequence[int]) -> list[Head]:
         row = EventRow
         statement = sa.select(row.id, row.message_id, row.generated, row.event_type_id)
@@ -174,7 +185,7 @@ class Source:
         return Head(number, 0, message_id, None, None, _UNREADABLE + fault)
 
     def _events(self, heads: Sequence[Head]) -> list[FoundEvent]:
-        names = self._names({head.event_type_id for head in heads})
+        names = self.type_names({head.event_type_id for head in heads})
         traits = self._traits(heads)
         raw = sa.type_coerce(EventRow.raw, AnyJSONText).label("raw")
         statement = sa.select(EventRow.id, raw).where(EventRow.id.in_([one.id for one in heads]))
@@ -210,17 +221,6 @@ class Source:
                 if event_id in traits:
                     traits[event_id].append(Trait(key, dtype, value))
         return traits
-
-    def _names(self, numbers: Collection[int | None]) -> dict[int | None, str]:
-        """Return the names of event types; an empty one where there is none."""
-        known = self._type_names
-        names = {number: known.get(number, "") for number in numbers}
-        if unknown := names.keys() - known.keys() - {None}:
-            statement = sa.select(EventType.id, EventType.desc).where(EventType.id.in_(unknown))
-            found = {row.id: row.desc or "" for row in self._connection.rows(statement)}
-            self._type_names = {**known, **found} if len(known) < _MOST_TYPES else found
-            names |= found
-        return names
 
     def _letter_heads(self, ids: Sequence[int]) -> list[LetterHead]:
         row = DeadLetter

@@ -1,10 +1,10 @@
 """Events and dead letters of another event database into ours: what is new here is copied, and counted.
 
-What is stored here already is told by its message_id (a dead letter by its digest) and passed over, so that
-a run which was interrupted is simply begun anew. What can't be read there or stored here costs itself alone.
+What is stored here already is told by its message_id, type and time (a dead letter by its digest) and passed
+over, so that a run which was interrupted is simply begun anew. What can't be read there or stored here costs
+itself alone.
 """
 
-import datetime
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,19 +14,18 @@ from panko_ingest.storage.base import Merged
 from panko_ingest.storage.database import error_classes, fault_search
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.errors import MessageIdTaken, StorageUnavailable
 from panko_ingest.storage.merge_source import FoundEvent, FoundLetter, Head, LetterHead, Source
 from panko_ingest.storage.models import UNSTORABLE
 from panko_ingest.storage.recording.dead_letters import write_dead_letters
 from panko_ingest.storage.recording.recorder import Recorder
+from panko_ingest.storage.recording.stored_events import is_same, look_up
 from panko_ingest.storage.recording.validation import Validator
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.schema.column_limits import read_limits
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.source_connection import opened
 from panko_ingest.storage.tables import DeadLetter, Event as EventRow
-
-_TIMES = datetime.datetime(1, 1, 1), datetime.datetime(9999, 12, 31, 23, 59, 59)
 
 ToldProgress = Callable[[int, int], None]
 """Takes the number of events that were looked at, and of all."""
@@ -61,11 +60,13 @@ class _Merge:
         self._recorder = recorder
         self._tell = tell
         self._merged = Merged()
+        self._fold: Callable[[str], str] = str
 
     def run(self) -> Merged:
         """Copy page after page, in the order of ids."""
         with read_transaction(self._engine) as connection:
             by_day = partitions.exist(connection)
+            self._fold = read_limits(connection).fold
         merged, total, salvaged = self._merged, self._source.count(), self._recorder.salvaged
         for page in self._source.pages():
             self._copy(page, by_day=by_day)
@@ -104,33 +105,31 @@ class _Merge:
         ]
 
     def _note_left_out(self, known: Sequence[Head]) -> None:
-        """Note those of which the event that has their message_id here is another day's."""
+        """Note those whose message_id another event has here."""
         ids = _message_ids(known)
         if not ids:
             return
         with read_transaction(self._engine) as connection:
-            # A time that Python has not would make the others unreadable, too.
-            stored = connection.execute(
-                sa.select(EventRow.message_id, EventRow.generated).where(
-                    EventRow.message_id.in_(ids), EventRow.generated.between(*_TIMES)
-                )
-            )
-            days = {(row.message_id, row.generated.date()) for row in stored}
-        named = {message_id for message_id, _ in days}
-        self._merged.left_out += [
-            (head.name, head.generated)
-            for head in known
-            if head.generated and head.message_id in named
-            if (head.message_id, head.generated.date()) not in days
-        ]
+            here = look_up(connection, ids)
+        types = self._source.type_names({head.event_type_id for head in known})
+        for head in known:
+            stored = here.get(head.message_id or "", [])
+            event_type, generated = self._fold(types[head.event_type_id]), head.generated
+            folded = [one._replace(event_type=self._fold(one.event_type or "")) for one in stored]
+            if stored and generated and not any(is_same(one, event_type, generated) for one in folded):
+                self._merged.left_out.append((head.name, generated))
 
     def _store(self, found: Sequence[FoundEvent]) -> None:
         self._merged.refused += [(one.head.name, one.fault) for one in found if one.event is None]
         events = [(one.head, one.event) for one in found if one.event is not None]
         result = self._recorder.record_what_can_be([event for _, event in events])
         self._merged.recorded += len(result.recorded)
-        self._merged.refused += [(events[index][0].name, str(error)) for index, error in result.failed]
-        self._note_left_out([events[index][0] for index in result.duplicates])
+        for index, error in result.failed:
+            head, event = events[index]
+            if isinstance(error, MessageIdTaken):
+                self._merged.left_out.append((head.name, event.generated))
+            else:
+                self._merged.refused.append((head.name, str(error)))
         stored = (*result.recorded, *result.duplicates)
         self._merged.named += sum(events[index][0].nameless for index in stored)
 

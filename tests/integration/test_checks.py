@@ -1,6 +1,7 @@
 """The commands check, status, expire and upgrade check, run as an operator would."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import DeadLetter
 from tests.answering import answering
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
@@ -206,6 +209,33 @@ def test_status_shows_how_the_daemon_does(
         finally:
             rabbitmq.start()
         wait_until(lambda: status(conf)[0] == 0, 60, "being ready again")
+
+
+@pytest.mark.postgresql
+def test_status_calls_no_database_away_that_takes_long_to_count_dead_letters(
+    tmp_path: Path, postgresql_url: str
+) -> None:
+    conf = configuration(tmp_path, "", postgresql_url, f"[monitor]\nport = {free_port()}\n")
+    store = Connection(postgresql_url)
+    store.upgrade()
+    letters = [
+        DeadLetter(bytes([number]) * 32, b"{", stage, "Error", "is none")
+        for number, stage in enumerate(("decode", "record", "decode"))
+    ]
+    store.record_events([], letters)
+    assert status(conf)[1]["database"]["dead_letters"] == {"decode": 2, "record": 1}
+
+    with store.engine.begin() as connection:
+        # What waits for this lock takes as long as the count of millions.
+        connection.exec_driver_sql("LOCK TABLE dead_letter IN ACCESS EXCLUSIVE MODE")
+        code, found = status(conf)
+        _, text = command(conf, "status")
+    store.close()
+
+    assert (code, found["errors"]) == (1, []), "no daemon runs, and nothing is away"
+    assert found["database"]["revision"] == store.schema_state().revision
+    assert found["database"]["dead_letters"] is None
+    assert re.search(r"dead letters +not counted: no answer within \d s", text)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ class Published:
     queue: str
     kind: str
     at: float
+    message_id: str
+    """Its own, which may be that of another message."""
     copies: int = 0
     stored_at: float = 0.0
     excused: bool = False
@@ -74,6 +76,8 @@ class Scenario:
         self.local = all(kind in LOCAL for kind in self.kinds)
         self.hangs = 0
         self.deadly = 0
+        self.copies = seed % 5 == 0  # not drawn, so that seeds stay what they are
+        """Whether some messages have the message_id of another one."""
 
     def _draw_faults(self) -> list[str]:
         count = self.random.choice([0, 1, 1, 2, 2, 2, 3, 4])
@@ -113,13 +117,18 @@ class Scenario:
             )
 
     def _is_stored(self, message: Message) -> bool:
-        return message.message_id in self.database.events or message.digest in self.database.letters
+        return self._is_event(message.message_id) or message.digest in self.database.letters
+
+    def _is_event(self, name: str) -> bool:
+        """Tell whether a message is stored as an event of its own."""
+        known = self.published[name]
+        return self.database.types.get(known.message_id) == f"{known.kind}.thing"
 
     def _committed(self) -> None:
         now = self._committed_at = self.world.now
-        for message_id in [one for one in self._open if self.database.holds(one)]:
-            self._open.discard(message_id)
-            self.published[message_id].stored_at = now
+        for name in [one for one in self._open if self._is_event(one) or one in self.database.told]:
+            self._open.discard(name)
+            self.published[name].stored_at = now
         for process in self.daemon.processes.values():
             held = sum(flow.messages for flow in process.flows)
             size = sum(flow.bytes for flow in process.flows)
@@ -137,20 +146,26 @@ class Scenario:
             self._unpublished += 1
             self.world.after(1.0, lambda: self._publish_late(broker, kind))
             return
-        message_id = f"m{len(self.published)}-{kind}"
+        name = f"m{len(self.published)}-{kind}"
+        message_id = self._message_id_of_another() if kind == "copy" else name
         key = self.random.choice(KEYS)
-        known = Published(broker.name, key, kind, self.world.now)
-        self.published[message_id] = known
-        body = self._body(message_id, kind)
-        known.copies = broker.publish(self.random.choice(EXCHANGES), key, message_id, body)
+        known = Published(broker.name, key, kind, self.world.now, message_id)
+        self.published[name] = known
+        body = self._body(message_id, kind, name)
+        known.copies = broker.publish(self.random.choice(EXCHANGES), key, name, body)
         if known.copies and kind != "unwanted":
-            self._open.add(message_id)
+            self._open.add(name)
+
+    def _message_id_of_another(self) -> str:
+        """Return one that a message has which was published lately, or which is going to be."""
+        lately = [known.message_id for known in self.published.values() if known.kind in {"good", "big"}]
+        return self.random.choice([*lately[-10:], f"m{len(self.published) + 1}-good"])
 
     def _publish_late(self, broker: Broker, kind: str) -> None:
         self._unpublished -= 1
         self.publish(broker, kind)
 
-    def _body(self, message_id: str, kind: str) -> bytes:
+    def _body(self, message_id: str, kind: str, name: str) -> bytes:
         if kind == "junk":
             return f'{{"message_id": "{message_id}", "broken'.encode()
         payload: dict[str, str] = {"padding": "x" * self.random.choice([0, 50, 300])}
@@ -158,6 +173,8 @@ class Scenario:
             payload["padding"] = "x" * self.random.randint(4_000, LARGEST - 1000)
         if kind in {"die", "hang"}:
             payload["effect"] = kind
+        if kind == "copy":
+            payload["name"] = name  # or two of them would be one
         return json.dumps(
             {
                 "message_id": message_id,
@@ -176,6 +193,9 @@ class Scenario:
                 kind = random.choices(["good", "big", "junk", "unwanted", "refused"], [80, 5, 6, 5, 4])[0]
                 moment = self.world.now + random.uniform(0.0, PUBLISHING)
                 self.world.at(moment, functools.partial(self.publish, broker, kind))
+            for _ in range(10 * self.copies):
+                moment = self.world.now + random.uniform(0.0, PUBLISHING)
+                self.world.at(moment, functools.partial(self.publish, broker, "copy"))
 
     # The run.
 
@@ -247,8 +267,11 @@ class Scenario:
             for exchange in EXCHANGES:
                 for key in KEYS:
                     message_id = f"m{len(self.published)}-last"
-                    self.published[message_id] = Published(broker.name, key, "good", self.world.now)
-                    if not broker.publish(exchange, key, message_id, self._body(message_id, "good")):
+                    self.published[message_id] = Published(
+                        broker.name, key, "good", self.world.now, message_id
+                    )
+                    body = self._body(message_id, "good", message_id)
+                    if not broker.publish(exchange, key, message_id, body):
                         raise Violation(f"nothing is bound to {exchange} for {key} at {broker.name}")
                     self._open.add(message_id)
         if not self.world.run_until(self.world.now + PATIENCE, lambda: not (self._open - before)):

@@ -4,7 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from panko_ingest.storage import RecordResult, Statistics, StorageError, StorageUnavailable
+from panko_ingest.storage import (
+    MessageIdTaken,
+    RecordResult,
+    Statistics,
+    StorageError,
+    StorageUnavailable,
+)
 from panko_ingest.storage.models import DeadLetter, Event
 from tests.simulation.world import World
 
@@ -24,9 +30,12 @@ class Database:
 
     world: World
     events: dict[str, int] = field(default_factory=dict)
+    """How often each message_id was stored."""
+    types: dict[str, str] = field(default_factory=dict)
+    """The type of the event that has a message_id."""
     letters: dict[bytes, DeadLetter] = field(default_factory=dict)
-    told: set[str | None] = field(default_factory=set)
-    """The ids of the messages that are dead letters, by their own and by their delivery's account."""
+    told: set[str] = field(default_factory=set)
+    """The messages that are dead letters."""
     away: bool = False
     operator: bool = False
     frozen: bool = False
@@ -37,14 +46,10 @@ class Database:
     transactions: int = 0
     on_commit: Callable[[], None] = lambda: None
 
-    def holds(self, message_id: str) -> bool:
-        """Tell whether a message is stored, as an event or as a dead letter."""
-        return message_id in self.events or message_id in self.told
-
     def keep(self, letter: DeadLetter) -> None:
         """Commit a dead letter."""
         self.letters[letter.digest] = letter
-        self.told |= {letter.message_id, self.world.message_of[letter.digest]}
+        self.told.add(self.world.message_of[letter.digest])
 
 
 class SimulatedConnection:
@@ -85,17 +90,19 @@ class SimulatedConnection:
             database.world.sleep(3.0)
             raise StorageUnavailable("the statement took longer than statement_timeout")
         recorded, duplicates, failed = [], [], []
-        new: dict[str, int] = {}
+        new: dict[str, str] = {}
         letters = list(dead_letters)
         for index, event in enumerate(event_models):
-            if self._refused(event) and on_failure is not None:
-                error = StorageError("the row does not fit")
+            there = database.types.get(event.message_id) or new.get(event.message_id)
+            taken = there is not None and there != event.event_type
+            if (taken or self._refused(event)) and on_failure is not None:
+                error = MessageIdTaken(f"it is that of {there}") if taken else StorageError("it does not fit")
                 failed.append((index, error))
                 letters.append(on_failure(index, error))
-            elif event.message_id in database.events or event.message_id in new:
+            elif there is not None:
                 duplicates.append(index)
             else:
-                new[event.message_id] = 1
+                new[event.message_id] = event.event_type
                 recorded.append(index)
         if not self._alive():
             raise StorageUnavailable("the process is dead")
@@ -103,6 +110,7 @@ class SimulatedConnection:
         assert not again, "the simulated store is one transaction after the other"
         for message_id in new:
             database.events[message_id] = database.events.get(message_id, 0) + 1
+        database.types |= new
         for letter in letters:
             database.keep(letter)
         database.transactions += 1

@@ -5,8 +5,8 @@ names of new event types, which are committed before:
 
 1. **directly**: a few events, nothing beside them. Those that are new are committed; for the others, and if
    it is refused for what may be in a row, the second attempt follows.
-2. **at once**: all rows in the quickest way, all or nothing. An event that this way leaves out counts as a
-   duplicate only if its message_id is then found in the table.
+2. **at once**: all rows in the quickest way, all or nothing. Of an event that this way leaves out, what is
+   stored under its message_id is looked up: the same event makes it a duplicate, another one a refusal.
 3. **one by one where need be**: when the second was refused for what may be in a row. What is stored is
    looked up first and the rest inserted without passing over anything, by halves within savepoints, so that
    each refusal has its reason. Whether it is the row's or the store's ``fault_search`` decides.
@@ -16,7 +16,7 @@ these events are recorded, and their rows gone from the batch. What a lost answe
 shows as duplicates.
 """
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import sqlalchemy as sa
@@ -33,9 +33,10 @@ from panko_ingest.storage.recording.dead_letters import (
     write_dead_letters_that_can_be,
 )
 from panko_ingest.storage.recording.event_types import EventTypes
+from panko_ingest.storage.recording.stored_events import StoredEvent, is_same, look_up, taken_by
 from panko_ingest.storage.recording.validation import Row, Validator
 from panko_ingest.storage.recording.writers.driver import driver_connection
-from panko_ingest.storage.recording.writers.portable import PortableWriter, TypeIds, stored_ids
+from panko_ingest.storage.recording.writers.portable import Key, PortableWriter, TypeIds
 from panko_ingest.storage.schema.column_limits import read_limits
 
 _LOOKS = 3
@@ -50,11 +51,18 @@ class Outcome:
     recorded: list[int] = field(default_factory=list)
     duplicates: list[int] = field(default_factory=list)
     failed: dict[int, Exception] = field(default_factory=dict)
+    taken: dict[int, Exception] = field(default_factory=dict)
+    """Those whose message_id another event has, which is no fault of the store's or of its tables'."""
+
+    @property
+    def refused(self) -> dict[int, Exception]:
+        """Those that can't be stored, for whatever reason."""
+        return self.failed | self.taken
 
     def result(self) -> RecordResult:
         """Return it as the caller gets it."""
         return RecordResult(
-            tuple(sorted(self.recorded)), tuple(sorted(self.duplicates)), tuple(sorted(self.failed.items()))
+            tuple(sorted(self.recorded)), tuple(sorted(self.duplicates)), tuple(sorted(self.refused.items()))
         )
 
 
@@ -75,7 +83,7 @@ class BatchTransaction:
     writer: PortableWriter
     validator: Validator
     rows: list[Row]
-    """Those to be stored, sorted by message_id."""
+    """Those to be stored, sorted by the writer's key."""
     failures: dict[int, Exception]
     """Those that can't be, which was found before."""
     letters: Sequence[DeadLetter]
@@ -132,8 +140,8 @@ class BatchTransaction:
             ids = self._confirmed(connection, ids, connections)
             with driver_connection(connection) as driver:
                 written = self.writer.write_directly(driver, self.rows, ids)
-        self.recorded += [row.index for row in self.rows if row.message_id in written]
-        self.rows = [row for row in self.rows if row.message_id not in written]
+        self.recorded += [row.index for row in self.rows if self.writer.key(row) in written]
+        self.rows = [row for row in self.rows if self.writer.key(row) not in written]
 
     def _transaction(self, *, at_once: bool) -> Outcome:
         """Make the second attempt, or the third."""
@@ -147,12 +155,11 @@ class BatchTransaction:
             type_ids = self._confirmed(connection, type_ids, connections)
             pending = [row for row in self.rows if row.event_type in type_ids]
             while pending:
-                firsts, others = _first_of_each(pending)
-                there = write(connection, firsts, type_ids, outcome)
-                if not self.writer.one_of_each:
-                    there = set()
-                outcome.duplicates += [row.index for row in others if row.message_id in there]
-                pending = [row for row in others if row.message_id not in there]
+                firsts, others = self._first_of_each(pending)
+                absent = write(connection, firsts, type_ids, outcome)
+                repeated = [row for row in others if self.writer.key(row) not in absent]
+                settled = self._settle(connection, repeated, type_ids, outcome, left_out=True)
+                pending = [row for row in others if row.index not in settled]
             if len(outcome.failed) > len(self.failures):
                 fault_search.raise_if_none_passes(
                     connection,
@@ -165,10 +172,10 @@ class BatchTransaction:
                 databases.of(connection).commit_after_what_was_found(connection)
             letters = list(self.letters)
             if self.on_failure:
-                letters += [self.on_failure(index, error) for index, error in outcome.failed.items()]
+                letters += [self.on_failure(index, error) for index, error in outcome.refused.items()]
             write_letters = write_dead_letters if at_once else write_dead_letters_that_can_be
             write_letters(connection, letters, self.validator)
-            if self.replayed is not None and not outcome.failed:
+            if self.replayed is not None and not outcome.refused:
                 delete_dead_letter(connection, self.replayed)
         return outcome
 
@@ -196,78 +203,87 @@ class BatchTransaction:
             return self.types.confirm(connection, type_ids)
         return type_ids
 
+    def _first_of_each(self, rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+        """Split rows into the first of each key, in their order, and the others."""
+        firsts: dict[Key, Row] = {}
+        others = [row for row in rows if firsts.setdefault(self.writer.key(row), row) is not row]
+        return list(firsts.values()), others
+
     def _write_at_once(
         self, connection: sa.Connection, rows: list[Row], type_ids: TypeIds, outcome: Outcome
-    ) -> set[str]:
-        """Write rows, all or none; return the message_ids that are stored now."""
-        there: set[str] = set()
+    ) -> Collection[Key]:
+        """Write rows, all or none; return the keys of those that are not stored now: none."""
         for _ in range(_LOOKS):
             written = self.writer.write(connection, rows, type_ids)
-            outcome.recorded += [row.index for row in rows if row.message_id in written]
-            rows = [row for row in rows if row.message_id not in written]
-            known = _note_duplicates(rows, _stored(connection, rows), outcome)
-            there |= written | known
+            outcome.recorded += [row.index for row in rows if self.writer.key(row) in written]
+            rows = [row for row in rows if self.writer.key(row) not in written]
+            settled = self._settle(connection, rows, type_ids, outcome, left_out=True)
             # What was stored when we wrote may have been expired when we looked: then it is written now.
-            rows = [row for row in rows if row.message_id not in known]
+            rows = [row for row in rows if row.index not in settled]
             if not rows:
-                return there
+                return ()
         raise _LeftOut
 
     def _write_one_by_one(
         self, connection: sa.Connection, rows: list[Row], type_ids: TypeIds, outcome: Outcome
-    ) -> set[str]:
-        """Write those rows that the database takes; return the message_ids that are stored now."""
+    ) -> Collection[Key]:
+        """Write those rows that the database takes; return the keys of the others."""
         # What an operator's constraint would only say at COMMIT could not be told from the others.
         databases.of(connection).check_references_now(connection)
-        there: set[str] = set()
-        errors: dict[str, Exception] = {}
+        errors: dict[int, Exception] = {}
 
         def write(part: list[Row]) -> None:
             self.writer.insert(connection, part, type_ids)
 
         def note(row: Row, error: Exception) -> None:
-            errors[row.message_id] = error
+            errors[row.index] = error
 
         for _ in range(_LOOKS):
-            known = self.writer.stored(connection, rows)
-            there |= _note_duplicates(rows, known, outcome)
-            rows = [row for row in rows if row.message_id not in there]
+            settled = self._settle(connection, rows, type_ids, outcome, left_out=False)
+            rows = [row for row in rows if row.index not in settled]
             if not rows:
                 break
             errors.clear()
-            written = fault_search.find(connection, rows, write, note)
-            outcome.recorded += [row.index for row in written]
-            there |= {row.message_id for row in written}
+            written = [row.index for row in fault_search.find(connection, rows, write, note)]
+            outcome.recorded += written
             # It may clash with what another worker has stored since we looked.
-            clashing = [row for row in rows if error_classes.is_clash(errors.get(row.message_id))]
-            there |= _note_duplicates(clashing, _stored(connection, clashing), outcome)
-            rows = [row for row in rows if row.message_id not in there]
+            clashing = [row for row in rows if error_classes.is_clash(errors.get(row.index))]
+            settled = self._settle(connection, clashing, type_ids, outcome, left_out=True)
+            settled.update(written)
+            rows = [row for row in rows if row.index not in settled]
             if not clashing:
                 break
-        outcome.failed |= {row.index: fault_search.as_refusal(errors[row.message_id]) for row in rows}
-        return there
+        outcome.failed |= {row.index: fault_search.as_refusal(errors[row.index]) for row in rows}
+        return {self.writer.key(row) for row in rows}
 
+    def _settle(
+        self,
+        connection: sa.Connection,
+        rows: Sequence[Row],
+        type_ids: TypeIds,
+        outcome: Outcome,
+        *,
+        left_out: bool,
+    ) -> set[int]:
+        """Note which rows are stored already, and which can't be since another event has their message_id.
 
-def _first_of_each(rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
-    """Split rows, sorted by message_id, into the first of each message_id and the others."""
-    firsts: list[Row] = []
-    others: list[Row] = []
-    last = None
-    for row in rows:
-        if row.message_id == last:
-            others.append(row)
-        else:
-            firsts.append(row)
-            last = row.message_id
-    return firsts, others
+        :param left_out: whether the database has passed over them, or would, for what has their message_id.
+        :returns: the indexes of both.
+        """
+        if not rows:
+            return set()
+        stored = look_up(connection, {row.message_id for row in rows})
+        settled: set[int] = set()
+        for row in rows:
+            found = stored.get(row.message_id, [])
+            if any(is_same(one, row.event_type, row.generated, type_ids[row.event_type]) for one in found):
+                outcome.duplicates.append(row.index)
+            elif in_the_way := found if left_out else [one for one in found if self._is_in_the_way(one, row)]:
+                outcome.taken[row.index] = taken_by(in_the_way[0])
+            else:
+                continue
+            settled.add(row.index)
+        return settled
 
-
-def _note_duplicates(rows: list[Row], known: Container[str], outcome: Outcome) -> set[str]:
-    """Note which rows prove to be stored; return their message_ids."""
-    there = [row for row in rows if row.message_id in known]
-    outcome.duplicates += [row.index for row in there]
-    return {row.message_id for row in there}
-
-
-def _stored(connection: sa.Connection, rows: list[Row]) -> Container[str]:
-    return stored_ids(connection, [row.message_id for row in rows])
+    def _is_in_the_way(self, stored: StoredEvent, row: Row) -> bool:
+        return self.writer.key_of(row.message_id, stored.id) == self.writer.key(row)

@@ -90,7 +90,7 @@ class Recorder:
         if (changes or failures) and learned < _MOST_LEARNED and self._holds_more_now(validator):
             self.forget()
             return self._record(events, letters, on_failure, replayed, learned + 1)
-        rows.sort(key=lambda row: row.message_id)
+        rows.sort(key=writer.key)
         batch = BatchTransaction(
             self._engine,
             self._types,

@@ -51,21 +51,21 @@ def _array_element(value: str | None) -> str:
     return f'"{value}"'
 
 
-def copy_of_events(rows: Sequence[Row], ids: Mapping[str, int], type_ids: Mapping[str, int]) -> str:
+def copy_of_events(rows: Sequence[tuple[int, Row]], type_ids: Mapping[str, int]) -> str:
     """Return events in the text format of COPY: id, message_id, generated, raw, event_type_id."""
     text = "".join(
         [
-            f"{ids[row.message_id]}\t{row.message_id}\t{row.generated}\t{row.raw}\t{type_ids[row.event_type]}\n"
-            for row in rows
+            f"{number}\t{row.message_id}\t{row.generated}\t{row.raw}\t{type_ids[row.event_type]}\n"
+            for number, row in rows
         ]
     )
     if _nothing_special(text, rows=len(rows), tabs=4 * len(rows)):
         return text
     return "".join(
         [
-            f"{ids[row.message_id]}\t{_copy_field(row.message_id)}\t{row.generated}\t{_copy_field(row.raw)}\t"
+            f"{number}\t{_copy_field(row.message_id)}\t{row.generated}\t{_copy_field(row.raw)}\t"
             f"{type_ids[row.event_type]}\n"
-            for row in rows
+            for number, row in rows
         ]
     )
 

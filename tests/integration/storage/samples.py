@@ -72,10 +72,15 @@ def counts(store: Connection) -> dict[str, int]:
     return {table: count(store, table) for table in tables}
 
 
-def skip_where_partitioned(store: Connection, reason: str) -> None:
+def is_partitioned(store: Connection) -> bool:
+    """Tell whether days have events of their own."""
     with store.engine.connect() as connection:
-        if partitions.exist(connection):
-            pytest.skip(reason)
+        return partitions.exist(connection)
+
+
+def skip_where_partitioned(store: Connection, reason: str) -> None:
+    if is_partitioned(store):
+        pytest.skip(reason)
 
 
 def refuse_the_word(store: Connection, word: str) -> None:

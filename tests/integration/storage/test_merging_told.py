@@ -102,7 +102,7 @@ def test_events_of_one_message_id_on_two_days_are_not_said_to_be_here_where_only
     plain.upgrade()
     plain.record_events(make_events(2, 20))
     left_out = [
-        "2 events are left out: an event of another day has their message_id here, where one can have it",
+        "2 events are left out: another event has their message_id here, where one can have it",
         "left out: m0003, of 2026-04-10",
         "left out: m0005, of 2026-04-10",
     ]
@@ -139,6 +139,24 @@ def test_an_event_of_another_day_is_here_only_if_one_of_its_day_is(
     expected = [("m0001", near.generated), ("m0002", far.generated)][: 1 if partitioned else 2]
     assert merged.left_out == expected
     assert merged.recorded == int(partitioned)
+
+
+def test_an_event_is_here_only_if_the_one_here_has_its_type_and_time(
+    source: Connection, store: Connection
+) -> None:
+    theirs = make_events(4)
+    ours = [
+        theirs[0],
+        Event("m0001", "identity.user.deleted", theirs[1].generated),
+        Event("m0002", theirs[2].event_type, theirs[2].generated + DAY / 86400),
+    ]
+    source.record_events(theirs)
+    store.record_events(ours)
+
+    for new in (1, 0):
+        merged = store.merge(url_of(source), ignore)
+        assert (merged.recorded, merged.refused) == (new, [])
+        assert merged.left_out == [(event.message_id, event.generated) for event in theirs[1:3]]
 
 
 def test_traits_that_were_changed_to_fit_are_counted_and_told(

@@ -152,7 +152,7 @@ def test_a_lone_event_takes_few_statements(store: Connection) -> None:
 
 def test_a_duplicate_changes_nothing_of_what_is_stored(store: Connection) -> None:
     store.record_events([make_event(1)])
-    store.record_events([make_event(1, Trait("late", Trait.TEXT_TYPE, "x"), event_type="other")])
+    store.record_events([make_event(1, Trait("late", Trait.TEXT_TYPE, "x"))])
     assert stored(store) == with_sorted_traits([make_event(1)])
 
 

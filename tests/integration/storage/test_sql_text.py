@@ -108,12 +108,12 @@ def test_copy_of_events_arrives_as_it_was(
         Row(index, message_id, event_type, generated, raw)
         for index, (message_id, event_type, generated, raw) in enumerate(events)
     ]
-    ids = {row.message_id: row.index + 2**40 for row in rows}
+    numbered = [(row.index + 2**40, row) for row in rows]
     types = {row.event_type: -row.index for row in rows}
     expected = [
-        (ids[row.message_id], row.message_id, row.generated, row.raw, types[row.event_type]) for row in rows
+        (number, row.message_id, row.generated, row.raw, types[row.event_type]) for number, row in numbered
     ]
-    assert copy(postgresql_session, "events", sql_text.copy_of_events(rows, ids, types)) == expected
+    assert copy(postgresql_session, "events", sql_text.copy_of_events(numbered, types)) == expected
 
 
 @pytest.mark.postgresql

@@ -14,6 +14,7 @@ from panko_ingest.storage.recording.sql_text import (
 )
 from panko_ingest.storage.recording.validation import Row
 from panko_ingest.storage.recording.writers.portable import (
+    Key,
     PortableWriter,
     TypeIds,
     expect_all,
@@ -54,9 +55,9 @@ class MariadbWriter(PortableWriter):
         # In characters, of which each takes up to four bytes.
         self._size = min(max_packet // 4, _LARGEST_STATEMENT)
 
-    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
         """Write the events that are not stored yet; see :class:`PortableWriter`."""
-        return self._write(connection, rows, type_ids, "IGNORE ")
+        return set(self._write(connection, rows, type_ids, "IGNORE "))
 
     def insert(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> None:
         """Write events of which none is stored; see :class:`PortableWriter`."""
@@ -65,17 +66,18 @@ class MariadbWriter(PortableWriter):
 
     def _write(
         self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds, ignore: str
-    ) -> set[str]:
+    ) -> dict[str, int]:
         cursor: Any = connection.connection.cursor()
         ids: dict[str, int] = {}
         for values in self._parts(_values_of_events(rows, type_ids, cursor.mogrify)):
             ids |= _insert_events(connection, values, ignore)
-        for table, traits in traits_by_table(rows, ids):
+        numbered = [(ids[row.message_id], row) for row in rows if row.message_id in ids]
+        for table, traits in traits_by_table(numbered):
             for values in self._parts(_values_of_traits(table, traits, cursor.mogrify)):
                 _execute(connection, _insert_traits(table), values)
-        return set(ids)
+        return ids
 
-    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
         """Write one event by a block of statements, and COMMIT; see :class:`PortableWriter`.
 
         It does without IGNORE, and is refused when the event is stored already, or gets an id in another way
@@ -85,7 +87,7 @@ class MariadbWriter(PortableWriter):
         with driver.cursor() as cursor:
             (event,) = _values_of_events(rows, type_ids, cursor.mogrify)
             statements = [_NO_ID, f"INSERT INTO {_EVENT} VALUES {event}", _ID_IS_KNOWN]  # noqa: S608 - ours
-            for table, traits in traits_by_table(rows, {row.message_id: 0}):
+            for table, traits in traits_by_table([(0, row)]):
                 # Each begins with the number that stands for the id; nothing else is numbered in between.
                 values = [
                     f"(LAST_INSERT_ID(){value[2:]}"

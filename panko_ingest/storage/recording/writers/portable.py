@@ -3,7 +3,7 @@
 It serves MySQL, MariaDB before 10.5, and databases reached by another driver than the usual one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,38 +22,46 @@ from panko_ingest.storage.tables import (
 TypeIds = Mapping[str, int]
 """Ids of event types by name."""
 
+Key = str | tuple[str, int]
+"""What at most one stored event can have: its message_id, or that and its day."""
+
+Numbered = Iterable[tuple[int, Row]]
+"""Rows, each with the id of its event."""
+
 _IDS_PER_STATEMENT = 500
 
 
 class PortableWriter:
     """Writes batches on a connection that is in a transaction.
 
-    Rows come sorted by message_id, each message_id once, and are written in that order: two workers never
-    wait for each other in a circle. Every error is the driver's own, or SQLAlchemy's around it.
+    Rows come sorted by key, each key once, and are written in that order: two workers never wait for each
+    other in a circle. Every error is the driver's own, or SQLAlchemy's around it.
     """
 
     most_directly = 0
     """Rows that ``write_directly`` takes at most; 0 where there is no such way."""
-    one_of_each = True
-    """Whether of one message_id only one event can be stored; False where each day may have one."""
 
-    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+    def key(self, row: Row) -> Key:
+        """Return the key of a row."""
+        return row.message_id
+
+    def key_of(self, message_id: str, event_id: int) -> Key:  # noqa: ARG002 - where days have events of their own
+        """Return the key of a stored event."""
+        return message_id
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
         """Write the events that are not stored yet, with their traits, in the quickest way.
 
         What is stored is passed over or makes it fail; whatever else the database refuses makes it
         fail, or is left out without a word.
 
-        :returns: the message_ids of those that were written.
+        :returns: the keys of those that were written.
         """
-        there = self.stored(connection, rows)
+        there = stored_ids(connection, [row.message_id for row in rows])
         new = [row for row in rows if row.message_id not in there]
         if new:
             self.insert(connection, new, type_ids)
         return {row.message_id for row in new}
-
-    def stored(self, connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
-        """Return the message_ids of those rows that are stored."""
-        return set(stored_ids(connection, [row.message_id for row in rows]))
 
     def insert(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> None:
         """Write events of which none is stored, with their traits: all of them, or it fails and says why.
@@ -75,7 +83,7 @@ class PortableWriter:
         )
         ids = stored_ids(connection, [row.message_id for row in rows])
         expect_all(rows, len(ids))
-        for table, traits in traits_by_table(rows, ids):
+        for table, traits in traits_by_table((ids[row.message_id], row) for row in rows):
             connection.execute(
                 sa.insert(table),
                 [
@@ -85,11 +93,12 @@ class PortableWriter:
                 ],
             )
 
-    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:  # noqa: ARG002 - as above
+    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:  # noqa: ARG002 - as above
         """Do as ``write`` in a transaction of its own, on a connection of the driver's, and commit it.
 
         What a few events cost is not their rows but the way there: BEGIN, a statement for each table,
         COMMIT, and what SQLAlchemy does around each. Nothing is written where there is no such way.
+        Each message_id comes once.
         """
         return set()
 
@@ -113,9 +122,9 @@ def stored_ids(connection: sa.Connection, message_ids: Sequence[str]) -> dict[st
     return found
 
 
-def traits_by_table(rows: Sequence[Row], ids: Mapping[str, int]) -> Iterator[tuple[type[Any], Traits]]:
-    """Yield the trait tables that rows with an id have anything for."""
-    numbered = [(ids[row.message_id], row) for row in rows if row.message_id in ids]
+def traits_by_table(rows: Numbered) -> Iterator[tuple[type[Any], Traits]]:
+    """Yield the trait tables that rows have anything for."""
+    numbered = list(rows)
     tables: tuple[tuple[type[Any], Traits], ...] = (
         (TraitText, [(number, row.texts) for number, row in numbered if row.texts]),
         (TraitInt, [(number, row.ints) for number, row in numbered if row.ints]),

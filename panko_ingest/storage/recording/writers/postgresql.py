@@ -1,7 +1,7 @@
 """Rows into PostgreSQL by psycopg: COPY for batches, one statement for a few events."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +12,8 @@ from panko_ingest.storage.recording.sql_text import array_text, copy_of_events, 
 from panko_ingest.storage.recording.validation import Row
 from panko_ingest.storage.recording.writers import references
 from panko_ingest.storage.recording.writers.portable import (
+    Key,
+    Numbered,
     PortableWriter,
     TypeIds,
     expect_all,
@@ -57,6 +59,7 @@ class PostgresqlWriter(PortableWriter):
     most_directly = 20
     _CAREFUL = 20
     _KIND = "r"
+    _OF_ITS_DAY = ""
     _INSERT = f"INSERT INTO event (message_id, generated, raw, event_type_id) SELECT * FROM {_GIVEN}"  # noqa: S608 - ours
     # To name the table keeps it from being exchanged until we are done. `db partition` waits for whoever
     # may still commit a smaller id than it has seen: such a transaction shows by its number.
@@ -77,7 +80,7 @@ class PostgresqlWriter(PortableWriter):
         self._skip_checks = skip_checks
         self._careful = 0
 
-    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
         """Write the events that are not stored yet; see :class:`PortableWriter`."""
         if self._sequence is not None and self._may_copy and not self._careful:
             return self._copy(connection, rows, type_ids)
@@ -90,105 +93,119 @@ class PostgresqlWriter(PortableWriter):
 
     def _insert(
         self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds, on_conflict: str
-    ) -> set[str]:
+    ) -> set[Key]:
         if not self._may_copy:
-            return set(connection.exec_driver_sql(*self._at_once(rows, type_ids, on_conflict)).scalars())
+            statement, parameters = self._at_once(rows, type_ids, on_conflict)
+            return set(self._by_key(connection.exec_driver_sql(statement, parameters)))
         statement = f"{self._INSERT} {on_conflict} RETURNING message_id, id"
-        ids: dict[str, int] = dict(connection.exec_driver_sql(statement, _event_arrays(rows, type_ids)).all())
-        _copy(connection, self._trait_copies(rows, ids))
+        ids = self._by_key(connection.exec_driver_sql(statement, _event_arrays(rows, type_ids)))
+        keyed = [(self.key(row), row) for row in rows]
+        _copy(connection, self._trait_copies([(ids[key], row) for key, row in keyed if key in ids]))
         return set(ids)
 
-    def _copy(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
-        ids = self._take_ids(connection, rows)
-        events: tuple[str, str | None] = (_COPY_EVENTS, copy_of_events(rows, ids, type_ids))
+    def _by_key(self, written: Iterable[Any]) -> dict[Key, int]:
+        """Return the ids of events by their keys, from their message_ids and ids."""
+        return {self.key_of(message_id, number): number for message_id, number in written}
+
+    def _copy(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
+        numbered = self._numbered(connection, rows)
+        events: tuple[str, str | None] = (_COPY_EVENTS, copy_of_events(numbered, type_ids))
         try:
-            expect_all(rows, _copy(connection, itertools.chain([events], self._trait_copies(rows, ids))))
+            expect_all(rows, _copy(connection, itertools.chain([events], self._trait_copies(numbered))))
         except Exception:
             self._careful = self._CAREFUL
             raise
-        return set(ids)
+        return set(map(self.key, rows))
 
-    def _trait_copies(self, rows: Sequence[Row], ids: Mapping[str, int]) -> Iterator[tuple[str, str | None]]:
+    def _trait_copies(self, rows: Numbered) -> Iterator[tuple[str, str | None]]:
         if self._skip_checks:
             yield references.SKIP_CHECKS, None
-        for table, traits in traits_by_table(rows, ids):
+        for table, traits in traits_by_table(rows):
             yield f"COPY {table.__tablename__} (event_id, key, value) FROM STDIN", copy_of_traits(traits)
         if self._skip_checks:
             yield references.CHECK_AGAIN, None
 
-    def _take_ids(self, connection: sa.Connection, rows: Sequence[Row]) -> dict[str, int]:
-        """Return a new id for each row.
+    def _numbered(self, connection: sa.Connection, rows: Sequence[Row]) -> list[tuple[int, Row]]:
+        """Return rows with a new id each.
 
         :raises StorageUnavailable: the tables have another layout by now.
         """
         _, kind, numbers = connection.exec_driver_sql(self._NUMBERS, (self._sequence, len(rows))).one()
         if kind != self._KIND:
             raise StorageUnavailable("the tables of events have become partitioned, or plain, just now")
-        return {row.message_id: self._id(number, row) for number, row in zip(numbers, rows, strict=True)}
+        return [(self._id(number, row), row) for number, row in zip(numbers, rows, strict=True)]
 
     def _id(self, number: int, _row: Row) -> int:
         return number
 
-    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+    def write_directly(self, driver: Any, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
         """Write by one statement for all tables, and COMMIT; see :class:`PortableWriter`.
 
         COMMIT does not come with it, which would save a round trip: a server that hangs when it is asked,
         and comes back after we have given up, would store what we say is not stored.
         """
         statement, parameters = self._at_once(rows, type_ids, _PASS_OVER)
-        written = {message_id for (message_id,) in driver.execute(statement, parameters).fetchall()}
+        written = self._by_key(driver.execute(statement, parameters).fetchall())
         driver.commit()
-        return written
+        return set(written)
 
     def _at_once(
         self, rows: Sequence[Row], type_ids: TypeIds, on_conflict: str
     ) -> tuple[str, tuple[str, ...]]:
-        """Return one statement that writes events and traits and returns message_ids, and its parameters.
+        """Return one statement that writes events and traits, and its parameters.
 
-        Each trait names its event by message_id.
+        It returns message_ids and ids of the events. Each trait names its event by message_id and day.
         """
-        places = {row.message_id: place for place, row in enumerate(rows)}
         parts = [f"WITH new AS ({self._INSERT} {on_conflict} RETURNING message_id, id)"]
         parameters = [*_event_arrays(rows, type_ids)]
-        for of_type, traits in traits_by_table(rows, places):
+        for of_type, traits in traits_by_table(enumerate(rows)):
             table = of_type.__tablename__
-            found = [(rows[place].message_id, trait) for place, its in traits for trait in its]
+            found = [(rows[place], trait) for place, its in traits for trait in its]
             parts.append(
                 f"of_{table} AS (INSERT INTO {table} (event_id, key, value) SELECT id, key, value "  # noqa: S608 - ours
-                f"FROM unnest(%s::varchar[], %s::varchar[], %s::{_VALUE_TYPES[of_type]}[]) "
-                "AS trait (message_id, key, value) JOIN new USING (message_id))"
+                f"FROM unnest(%s::varchar[], %s::bigint[], %s::varchar[], %s::{_VALUE_TYPES[of_type]}[]) "
+                f"AS trait (message_id, day, key, value) JOIN new USING (message_id) {self._OF_ITS_DAY})"
             )
             parameters += (
-                array_text([message_id for message_id, _ in found]),
+                array_text([row.message_id for row, _ in found]),
+                array_text([str(row.generated.toordinal()) for row, _ in found]),
                 array_text([trait.name for _, trait in found]),
                 array_text([None if trait.value is None else str(trait.value) for _, trait in found]),
             )
-        return f"{', '.join(parts)} SELECT message_id FROM new", tuple(parameters)  # noqa: S608 - ours
+        return f"{', '.join(parts)} SELECT message_id, id FROM new", tuple(parameters)  # noqa: S608 - ours
 
 
 class PartitionedWriter(PostgresqlWriter):
-    """The same, with ids that lead into the partition of an event's day."""
+    """The same, with ids that lead into the partition of an event's day, which may have each message_id once.
 
-    one_of_each = False
+    A partition of several days has it once, too: then what is written of the others is refused.
+    """
+
     _KIND = "p"
     _INSERT = (
         "INSERT INTO event (id, message_id, generated, raw, event_type_id) "  # noqa: S608 - ours
         f"SELECT {partitions.NEW_ID}, message_id, generated, raw, event_type_id "
         f"FROM {_GIVEN} AS given (message_id, generated, raw, event_type_id)"
     )
+    _OF_ITS_DAY = f"WHERE new.id >> {partitions.SEQUENCE_BITS} = trait.day"
+
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
+        """Write the events that are not stored yet; see :class:`PortableWriter`."""
+        if len({row.message_id for row in rows}) < len(rows):
+            # Some may meet in one partition, which COPY can't pass over.
+            return self._insert(connection, rows, type_ids, _PASS_OVER)
+        return super().write(connection, rows, type_ids)
+
+    def key(self, row: Row) -> Key:
+        """Return the key of a row."""
+        return row.message_id, row.generated.toordinal()
+
+    def key_of(self, message_id: str, event_id: int) -> Key:
+        """Return the key of a stored event."""
+        return message_id, event_id >> partitions.SEQUENCE_BITS
 
     def _id(self, number: int, row: Row) -> int:
         return partitions.first_id(row.generated) | number
-
-    def stored(self, connection: sa.Connection, rows: Sequence[Row]) -> set[str]:
-        """Return the message_ids of those rows that are stored, each on its own day."""
-        days = connection.exec_driver_sql(
-            f"SELECT message_id, id >> {partitions.SEQUENCE_BITS} FROM event "  # noqa: S608 - ours
-            "WHERE message_id = ANY(%s::varchar[])",
-            (array_text([row.message_id for row in rows]),),
-        ).all()
-        known = {(message_id, day) for message_id, day in days}
-        return {row.message_id for row in rows if (row.message_id, row.generated.toordinal()) in known}
 
 
 def _event_arrays(rows: Sequence[Row], type_ids: TypeIds) -> tuple[str, str, str, str]:

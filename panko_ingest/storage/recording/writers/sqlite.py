@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from panko_ingest.storage.recording.validation import Row
 from panko_ingest.storage.recording.writers.portable import (
+    Key,
     PortableWriter,
     TypeIds,
     traits_by_table,
@@ -32,7 +33,7 @@ def writer_for(_connection: sa.Connection, _settings: StorageSettings) -> Portab
 class SqliteWriter(PortableWriter):
     """Looks which events are stored, and writes the others: nobody else writes in between."""
 
-    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[str]:
+    def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
         """Write the events that are not stored yet; see :class:`PortableWriter`."""
         cursor: Any = connection.connection.cursor()
         given = orjson.dumps([row.message_id for row in rows]).decode()
@@ -45,7 +46,6 @@ class SqliteWriter(PortableWriter):
         """Write events of which none is stored; see :class:`PortableWriter`."""
         cursor: Any = connection.connection.cursor()
         (first,) = cursor.execute("SELECT coalesce(max(id), 0) + 1 FROM event").fetchone()
-        ids = {row.message_id: number for number, row in enumerate(rows, first)}
         _insert(
             cursor,
             "event (id, message_id, generated, raw, event_type_id)",
@@ -54,7 +54,7 @@ class SqliteWriter(PortableWriter):
                 for number, row in enumerate(rows, first)
             ),
         )
-        for table, traits in traits_by_table(rows, ids):
+        for table, traits in traits_by_table(enumerate(rows, first)):
             values: Iterator[tuple[Any, ...]] = (
                 (number, trait[0], trait[2]) for number, found in traits for trait in found
             )
