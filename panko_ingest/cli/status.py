@@ -56,6 +56,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     ]
     answers = daemon.answer() or {}
     here = consuming(daemon.answer(), len(sources))
+    stored = database.answer()
     document = {
         "daemon": daemon.answer(),
         "queues": [
@@ -68,11 +69,9 @@ def run(conf: cfg.ConfigOpts) -> int:
             for bus, asked in zip(sources, queues, strict=True)
             if asked.answer() == [] and bus.virtual_url is None
         ],
-        "database": (stored := database.answer()) and stored | _counted(letters),
+        "database": stored and stored | _counted(letters),
         "expirer": [expirer.error] if expirer.error else expirer.answer(),
-        "refusal": _refusal(connection)
-        if answers and database.answer() and _takes_no_rows(answers)
-        else None,
+        "refusal": _refusal(connection) if answers and stored and _takes_no_rows(answers) else None,
         "errors": [error for error in (*(asked.error for asked in queues), database.error) if error],
     }
     if conf.command.json:
@@ -177,19 +176,23 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
             f"none is there ({wanted}): nothing was published yet, or vhost, topics or priorities are others",
         )
     if database:
-        letters = database["dead_letters"]
-        if letters is None:
-            told = f"not counted: {database['not_counted'].partition(': ')[2]}"
-        else:
-            told = ", ".join(f"{count} {stage}" for stage, count in letters.items())
-        yield Finding(OK, "database", f"answers, at revision {database['revision']}")
-        if document["refusal"]:
-            yield Finding(FAILURE, "database: refuses", document["refusal"])
-        yield Finding(WARNING if told else OK, "dead letters", told or "none")
-        for wait in database["waits_for"]:
-            yield Finding(WARNING, "database: waits", wait)
+        yield from _database(database, document["refusal"])
     for error in document["errors"]:
         yield Finding(FAILURE, "unreachable", error)
+
+
+def _database(database: dict[str, Any], refusal: str | None) -> Iterator[Finding]:
+    letters = database["dead_letters"]
+    if letters is None:
+        told = f"not counted: {database['not_counted'].partition(': ')[2]}"
+    else:
+        told = ", ".join(f"{count} {stage}" for stage, count in letters.items())
+    yield Finding(OK, "database", f"answers, at revision {database['revision']}")
+    if refusal:
+        yield Finding(FAILURE, "database: refuses", refusal)
+    yield Finding(WARNING if told else OK, "dead letters", told or "none")
+    for wait in database["waits_for"]:
+        yield Finding(WARNING, "database: waits", wait)
 
 
 def _daemon(daemon: dict[str, Any]) -> Iterator[Finding]:
