@@ -18,7 +18,7 @@ pytestmark = pytest.mark.rabbitmq
 
 INFO = "notifications.info"
 TOPOLOGY = Topology((INFO,))
-EXPIRES = 8000
+EXPIRES = 12000
 
 
 class Expiring:
