@@ -2,7 +2,6 @@
 
 from panko_ingest.amqp.consumer import AmqpConsumer
 from panko_ingest.amqp.inspection import (
-    QueueState,
     inspect,
     our_consumers,
     queue_answers,
@@ -11,6 +10,7 @@ from panko_ingest.amqp.inspection import (
     refused,
 )
 from panko_ingest.amqp.management import Management
+from panko_ingest.amqp.queue_state import QueueState
 from panko_ingest.amqp.tap import Tap
 from panko_ingest.amqp.tls import ANY_NAME_TAKEN, TlsSettings
 from panko_ingest.amqp.topology import Topology

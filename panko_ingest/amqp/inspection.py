@@ -1,7 +1,7 @@
 """Looking at a broker without changing anything."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
@@ -9,6 +9,7 @@ from panko_ingest.amqp import management, queue_limits
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker, is_absent
 from panko_ingest.amqp.management import Management
+from panko_ingest.amqp.queue_state import Known, QueueState
 from panko_ingest.amqp.tls import ANY_NAME_TAKEN
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.amqp.urls import Bus
@@ -16,34 +17,6 @@ from panko_ingest.errors import BrokerError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 
 T = TypeVar("T")
-
-
-class QueueState(NamedTuple):
-    """What a broker tells of a queue: messages that no consumer has in hand, and consumers."""
-
-    name: str
-    messages: int
-    consumers: int
-
-    @property
-    def may_be_unknown(self) -> bool:
-        """Whether it may be but what a broker says of a quorum queue that has no leader to ask."""
-        return not self.messages and not self.consumers
-
-
-class Known(NamedTuple):
-    """What is known of queues besides what AMQP tells.
-
-    :param ours: consumers of ours that each queue has, or that any has; None when that is not known.
-    :param bounded: queues that can't grow without end.
-    """
-
-    ours: Mapping[str, int] | int | None = None
-    bounded: Collection[str] = ()
-
-    def ours_on(self, queue: str) -> int | None:
-        """Return how many consumers of a queue are ours; None when that is not known."""
-        return self.ours.get(queue, 0) if isinstance(self.ours, Mapping) else self.ours
 
 
 def reach(bus: Bus) -> None:

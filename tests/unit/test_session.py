@@ -192,10 +192,11 @@ class BurstLink(Link):
         self.kept_alive = 0
         self.waited = 0.0
         self.delivered = itertools.count(1)
+        self._number = 0
         self._receive: Any = None
 
     def consume(self, channel: Channel, queue: str, *more: Any) -> None:
-        self._receive = more[2]
+        _, self._number, self._receive, *_ = more
         self.read_over = channel
         before = self._clock()
         super().consume(channel, queue, *more)
@@ -203,7 +204,8 @@ class BurstLink(Link):
         self.waited = self._clock() - before
 
     def serve(self, timeout: float) -> bool:
-        self.bring(BURST)
+        if self.read_over.refusal is None:
+            self.bring(BURST)
         return super().serve(timeout)
 
     def keep_alive(self) -> None:
@@ -211,7 +213,7 @@ class BurstLink(Link):
 
     def bring(self, count: int) -> None:
         for tag in itertools.islice(self.delivered, count):
-            self._receive(Delivery(b"{}", queue=QUEUES[0], tag=tag))
+            self._receive(Delivery(b"{}", queue=QUEUES[0], tag=tag, channel=self._number))
 
 
 class SlowHandler(Handler):

@@ -7,7 +7,7 @@ import pytest
 
 from panko_ingest import storage
 from panko_ingest.metrics import Metrics
-from panko_ingest.shared_metrics import SharedMetrics, Totals
+from panko_ingest.shared_metrics import Totals
 from panko_ingest.storage import StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.workers import awake, store_watch
@@ -24,15 +24,16 @@ class Worker:
             monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         self.refusal: Exception | None = None
         self.store = Connection("sqlite://")
-        shared = SharedMetrics()
-        self.metrics = shared.join("ingester-0")
+        self.in_hand: dict[tuple[str, ...], float] = {}
+        self.committed: dict[tuple[str, ...], float] = {(): 0.0}
+        figures = {"messages_in_flight": self.in_hand, "batch_messages_sum": self.committed}
         self.watch = StoreWatch(
-            self.store, self.metrics, lambda: shared.totals("ingester-0"), lambda: False, lambda: self.refusal
+            self.store, Metrics(), lambda: Totals(figures), lambda: False, lambda: self.refusal
         )
 
     def hold(self, messages: int, seconds: int) -> None:
         """Have so many messages in hand for so long."""
-        self.metrics.of_bus("here").messages_in_flight.set(messages)
+        self.in_hand["here",] = messages
         for _ in range(seconds):
             self.now += 1
             self.watch.look()
@@ -50,7 +51,7 @@ def test_messages_that_are_given_back_are_no_sign_that_the_store_takes_any(
         worker.hold(20, seconds=10)
         told = "Nothing was written to the event database for 5 s, 20 messages are in hand: "
         assert caplog.messages == [f"{told}1290: the server is read-only"]
-        worker.metrics.batch_messages.observe(20)
+        worker.committed[()] = 20
         worker.hold(0, seconds=1)
     assert caplog.messages[1:] == ["The event database takes what it was slow to take"]
     worker.store.close()
