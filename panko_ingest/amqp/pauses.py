@@ -11,7 +11,7 @@ _FIRST_LOOK = 1.0
 _LATER_LOOKS = 10.0
 _LONGEST_REFUSAL = 60.0
 # Each look costs the broker a channel and lines of its log, and most of these exchanges are never made.
-_LATER_LOOKS_FOR_EXCHANGES = 60.0
+_LATER_LOOKS_FOR_EXCHANGES = 20.0
 _LATER_LOOKS_FOR_QUEUES = 30.0
 # They have to grow beyond the pauses between two connections, or nothing but the same would be asked again.
 _FIRST_COSTLY = 2.0

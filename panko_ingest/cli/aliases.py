@@ -15,7 +15,7 @@ def dbsync() -> int:
 
 def expirer() -> int:
     """``panko-ingest-expirer``: as ``panko-ingest expire``."""
-    return _run(("expire",), ("--dry-run", "--trust-clock"))
+    return _run(("expire",), ("--dry-run",))
 
 
 def _run(command: Sequence[str], own: Sequence[str]) -> int:

@@ -176,12 +176,12 @@ def database(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     expires = conf.database.event_time_to_live > 0 or conf.expirer.dead_letter_time_to_live > 0
     alone = config.database_url(conf) == config.expirer_database_url(conf)
     with closing(get_connection(config.database_url(conf), conf)) as connection:
-        yield from _database(conf, connection, to_expire=expires and alone)
+        yield from _database(connection, to_expire=expires and alone)
     if expires and not alone:
         yield from expirer_role(conf)
 
 
-def _database(conf: cfg.ConfigOpts, connection: Connection, *, to_expire: bool) -> Iterator[Finding]:
+def _database(connection: Connection, *, to_expire: bool) -> Iterator[Finding]:
     if path := connection.missing_file():
         yield Finding(FAILURE, "database", f"{path} is not there: run `panko-ingest db sync`, which makes it")
         return
@@ -197,7 +197,7 @@ def _database(conf: cfg.ConfigOpts, connection: Connection, *, to_expire: bool) 
         findings = connection.check()
         yield from findings
         if not any(finding.subject == "revision" and finding.level == FAILURE for finding in findings):
-            yield from _rights(conf, connection, to_record=True, to_expire=to_expire)
+            yield from connection.check_rights(to_record=True, to_expire=to_expire)
     except StorageUnavailable as error:
         yield Finding(FAILURE, "database", str(error))
 
@@ -208,21 +208,9 @@ def expirer_role(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         if connection.missing_file():
             return
         try:
-            yield from _rights(conf, connection, to_record=False, to_expire=True)
+            yield from connection.check_rights(to_record=False, to_expire=True)
         except StorageUnavailable as error:
             yield Finding(FAILURE, "[expirer] connection", str(error))
-
-
-def _rights(
-    conf: cfg.ConfigOpts, connection: Connection, *, to_record: bool, to_expire: bool
-) -> Iterator[Finding]:
-    """Look at what the account may do, and where it may expire, whether it would: the clock may be ahead."""
-    findings = connection.check_rights(to_record=to_record, to_expire=to_expire)
-    yield from findings
-    ttls = conf.database.event_time_to_live, conf.expirer.dead_letter_time_to_live
-    may = to_expire and all(finding.level == OK for finding in findings)
-    if may and (doubt := connection.clock_doubt(*ttls)):
-        yield Finding(WARNING, "expiry", f"an expirer that starts now deletes nothing: {doubt}")
 
 
 CHECKS: dict[str, Check] = {

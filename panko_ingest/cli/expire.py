@@ -20,11 +20,6 @@ def add_parser(subparsers: Any) -> None:
         "dead_letter_time_to_live, such as the daemon does every [expirer] interval.",
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing; show what would go")
-    parser.add_argument(
-        "--trust-clock",
-        action="store_true",
-        help="go by the clock although nothing that is stored is of its last seven days",
-    )
     parser.set_defaults(run=run, goes_on=True)
 
 
@@ -33,12 +28,8 @@ def run(conf: cfg.ConfigOpts) -> int:
     with closing(get_connection(config.expirer_database_url(conf), conf)) as connection:
         if conf.command.dry_run:
             _forecast(connection, conf)
-            ttls = conf.database.event_time_to_live, conf.expirer.dead_letter_time_to_live
-            if not conf.command.trust_clock and (doubt := connection.clock_doubt(*ttls)):
-                output.write(f"nothing would be deleted: {doubt}")
             return 0
-        clock = connection.now if conf.command.trust_clock else None
-        return 1 if run_round(connection, conf, output.write, clock=clock).stood_by else 0
+        return 1 if run_round(connection, conf, output.write).stood_by else 0
 
 
 def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:

@@ -271,15 +271,6 @@ class Connection(ABC):
         :raises StorageUnavailable: the server can't be asked.
         """
 
-    def clock_doubt(self, ttl: float, dead_letter_ttl: float) -> str:  # noqa: ARG002 - for those that look
-        """Return why nothing expires by :meth:`now`, though it is old; empty where nothing keeps it.
-
-        :param ttl: of events, in seconds; 0 or less for ever.
-        :param dead_letter_ttl: the same of dead letters.
-        :raises StorageUnavailable: the store can't be asked.
-        """
-        return ""
-
     @abstractmethod
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         """Delete events with ``generated`` before :meth:`now` - ``ttl`` seconds, oldest first.
@@ -309,9 +300,9 @@ class Connection(ABC):
         :param batch_size: events in a transaction; 0 for as many as are deleted in 100 ms.
         :param budget: seconds after which to leave the rest to the next round; None for none.
         :param stopping: ends the round between two batches when it is set.
-        :param clock: returns the time, naive UTC, for which the caller vouches; by default :meth:`now`, as
-            far as anything in the store bears it out.
-        :raises ClockDoubted: nothing does, and something is old by it; nothing was deleted.
+        :param clock: returns the time, naive UTC, for which the caller vouches; by default :meth:`now`.
+        :raises ClockDoubted: that has leapt since it was believed last, nothing in the store bears it out,
+            and something is old by it; nothing was deleted.
         :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
         """
 

@@ -198,9 +198,6 @@ class Connection(base.Connection):
     def now(self) -> datetime.datetime:
         return clocks.now(self.engine, self._settings)
 
-    def clock_doubt(self, ttl: float, dead_letter_ttl: float) -> str:
-        return clocks.doubt(self.engine, self._settings, ttl, dead_letter_ttl)
-
     def clear_expired_data(self, ttl: float, max_count: int | None = None) -> int:
         return deletion.clear_expired_events(self.engine, self._settings, ttl, max_count)
 

@@ -288,7 +288,7 @@ def test_expire_shows_what_would_go_and_deletes_it(conf: Path, ledger: Ledger, b
     assert "100 events from before" in text
     assert ledger.events() == 100
     assert "nothing would be deleted" in text
-    code, text = command(conf, "expire", "--trust-clock")
+    code, text = command(conf, "expire")
     assert (code, ledger.events()) == (0, 0)
     assert text.startswith("100 events with ")
     assert "no event is from before" in command(conf, "expire", "--dry-run")[1]

@@ -89,7 +89,7 @@ def test_what_the_database_refuses_to_a_command_is_told_in_a_line(store: Connect
 
 
 @ON_SERVERS
-@pytest.mark.parametrize("command", ["expire --trust-clock", "db sync"])
+@pytest.mark.parametrize("command", ["expire", "db sync"])
 def test_a_lease_that_the_database_refuses_is_told_in_a_line(
     store: Connection, run: Run, command: str
 ) -> None:
@@ -102,7 +102,7 @@ def test_a_lease_that_the_database_refuses_is_told_in_a_line(
     ("table", "change", "command"),
     [
         ("dead_letter", "DELETE", "dead-letters purge --all"),
-        ("event", "DELETE", "expire --trust-clock"),
+        ("event", "DELETE", "expire"),
         ("panko_ingest_lease", "UPDATE", "db sync"),
     ],
 )

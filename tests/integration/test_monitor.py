@@ -444,32 +444,6 @@ def test_why_an_expirer_can_not_work_is_told_by_status_on_the_host_and_not_by_th
         assert "DELETE on event" in str(json.loads(done.stdout)["expirer"])
 
 
-def test_an_expirer_that_does_not_believe_the_clock_tells_so_until_an_event_of_now_is_stored(
-    tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
-) -> None:
-    sqlite_ledger.connection.record_events(events_of(load(100)))  # of the year 2024
-    more = "[database]\nevent_time_to_live = 1d\n[expirer]\ninterval = 30\n"
-    monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, more, "--only", "expirer")
-    with monitor.daemon.running():
-        monitor.daemon.wait_for_log(
-            "Expiry deletes nothing: it is .* run `panko-ingest expire --trust-clock`"
-        )
-        wait_until(lambda: monitor.says("/readyz", False), 10, "unreadiness")
-        assert not monitor.document("/readyz")["checks"]["expirer"]["ok"]
-        done = subprocess.run(
-            [sys.executable, "-m", "panko_ingest", "--config-file", monitor.daemon.conf, "status"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert "--trust-clock" in done.stdout
-        assert sqlite_ledger.events() == 100
-        sqlite_ledger.connection.record_events([Event("now", "volume.create.end", utc_now(), [])])
-        wait_until(lambda: sqlite_ledger.events() == 1, 60, "the events to expire")
-        wait_until(lambda: monitor.says("/readyz", True), 10, "readiness")
-
-
 def test_an_expirer_whose_round_fails_for_an_unforeseen_reason_tells_it_and_tries_again(
     tmp_path: Path, broker_url: str, sqlite_ledger: Ledger
 ) -> None:

@@ -25,7 +25,7 @@ RECOVERY = 150.0
 """Seconds after the last fault in which everything must be settled."""
 PER_HANG = 130.0
 """More of them for a message that hangs three workers, each of which is killed after 30 s."""
-BINDING = 65.0
+BINDING = 25.0
 """Seconds until what is bound again at the latest, whatever was unbound, also by who never saw it there."""
 PATIENCE = 20.0
 """Seconds until a message is stored that no fault concerns."""

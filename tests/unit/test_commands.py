@@ -73,7 +73,7 @@ def test_expire_tells_what_it_deleted_of_events_and_of_dead_letters(
     conf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     conf.write_text(conf.read_text() + "[expirer]\ndead_letter_time_to_live = 0.000001\n")
-    assert main(["--config-file", str(conf), "expire", "--trust-clock"]) == 0
+    assert main(["--config-file", str(conf), "expire"]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("1 events with 0 traits deleted")
     assert second == "5 dead letters deleted"

@@ -185,24 +185,35 @@ def test_readiness_names_what_of_a_bus_is_refused_and_that_its_batches_are_not_s
     }
 
 
+def in_file(
+    files: SharedMetrics, number: int, *, away: bool = False, connections: int = 0, not_stored: int = 0
+) -> None:
+    if os.fork() == 0:
+        own = files.join(f"ingester-{number}")
+        own.store_away.set(away)
+        own.of_bus("here").connections.set(connections)
+        own.of_bus("here").not_stored.set(not_stored)
+        os._exit(0)
+    os.wait()
+
+
 def test_a_database_that_answers_and_takes_no_rows_is_not_ready_and_no_broker_is_blamed(clock: Clock) -> None:
     files = SharedMetrics()
     verdicts = health_of(SharedState(2, 1), files, Probe(answer))
-    workers = [files.join(f"ingester-{number}") for number in range(2)]
-    workers[1].of_bus("here").connections.set(1)
-    workers[0].store_away.set(True)
+    in_file(files, 0, away=True)
+    in_file(files, 1, connections=1)
     takes_none = "answers, but takes no rows: `panko-ingest status` tells why"
     assert reasons(verdicts.ready()) == {"database": takes_none}
-    workers[1].of_bus("here").connections.set(0)
+    in_file(files, 1)
     assert reasons(verdicts.ready()) == {
         "database": takes_none,
         "broker 1": "vhost nova: not read while the database takes no rows",
     }
     # Where it takes others, it is the bus of the batch that is not stored.
-    workers[1].of_bus("here").connections.set(1)
-    workers[0].of_bus("here").not_stored.set(1)
+    in_file(files, 0, away=True, not_stored=1)
+    in_file(files, 1, connections=1)
     assert list(reasons(verdicts.ready())) == ["broker 1"]
-    workers[1].store_away.set(True)
+    in_file(files, 1, away=True, connections=1)
     assert list(reasons(verdicts.ready())) == ["database", "broker 1"]
 
 

@@ -276,14 +276,23 @@ class BatchTransaction:
         settled: set[int] = set()
         for row in rows:
             found = stored.get(row.message_id, [])
-            if any(is_same(one, row.event_type, row.generated, type_ids[row.event_type]) for one in found):
+            in_the_way = found if left_out else [one for one in found if self._is_in_the_way(one, row)]
+            type_id = type_ids[row.event_type]
+            if (in_the_way and not self._tells_apart) or any(
+                is_same(one, row.event_type, row.generated, type_id) for one in found
+            ):
                 outcome.duplicates.append(row.index)
-            elif in_the_way := found if left_out else [one for one in found if self._is_in_the_way(one, row)]:
+            elif in_the_way:
                 outcome.taken[row.index] = taken_by(in_the_way[0])
             else:
                 continue
             settled.add(row.index)
         return settled
+
+    @property
+    def _tells_apart(self) -> bool:
+        """Whether another event with a message_id is refused; callers of Panko's know duplicates alone."""
+        return self.on_failure is not None or self.replayed is not None
 
     def _is_in_the_way(self, stored: StoredEvent, row: Row) -> bool:
         return self.writer.key_of(row.message_id, stored.id) == self.writer.key(row)

@@ -43,15 +43,15 @@ def _kill_at(spec: str, when: str, call: int, folder: Path) -> None:
                 signal.pause()
 
     @functools.wraps(original)
-    def spoiled(self: Any, *arguments: Any) -> Any:
+    def spoiled(self: Any, *arguments: Any, **named: Any) -> Any:
         if when == "after":
-            result = original(self, *arguments)
+            result = original(self, *arguments, **named)
             if result and next(calls) == call:
                 fall()
             return result
         if any(arguments) and next(calls) == call:
             fall()
-        return original(self, *arguments)
+        return original(self, *arguments, **named)
 
     setattr(owner, name, spoiled)
 

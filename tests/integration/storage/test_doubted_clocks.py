@@ -2,7 +2,6 @@
 
 import datetime
 import time
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +9,6 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
-from panko_ingest.cli.main import main
-from panko_ingest.findings import WARNING
 from panko_ingest.storage import ClockDoubted
 from panko_ingest.storage.database import clocks, mysql, postgresql
 from panko_ingest.storage.database.engine import read_transaction
@@ -84,10 +81,11 @@ def test_a_clock_that_is_ahead_deletes_nothing_makes_no_partitions_and_heals_by_
     store = Connection(url)
     store.record_events([clock.event("now"), clock.event("old", 80)], [make_letter("a")])
     before = starts(store)
+    assert store.expire(TTL).events == 0
     clock.set(365)
 
     for _ in range(2):
-        with pytest.raises(ClockDoubted, match=r"365 days since .*`panko-ingest expire --trust-clock`"):
+        with pytest.raises(ClockDoubted, match=r"leapt by 36[45] days, .* a restart of the daemon"):
             store.expire(TTL)
         with pytest.raises(ClockDoubted):
             store.clear_expired_dead_letters(TTL)
@@ -95,14 +93,13 @@ def test_a_clock_that_is_ahead_deletes_nothing_makes_no_partitions_and_heals_by_
     assert (count(store, "event"), count(store, "dead_letter")) == (2, 1)
     last = max(before, default=None)
     assert all(last and start <= last + datetime.timedelta(days=7) for start in starts(store))
-    assert store.clock_doubt(TTL, TTL)
 
     clock.set(0)
-    assert store.clock_doubt(TTL, TTL) == ""
     assert store.expire(TTL).events == 0
     # A year on, the cloud begins to work again.
     clock.set(365)
-    assert store.clock_doubt(TTL, TTL)
+    with pytest.raises(ClockDoubted):
+        store.expire(TTL)
     store.record_events([clock.event("a year later", -365)])
     assert store.expire(TTL).events == 2
     assert store.clear_expired_dead_letters(TTL) == 1
@@ -134,31 +131,12 @@ def test_a_store_that_was_quiet_for_some_days_is_new_or_is_watched_all_the_time_
     store.close()
 
 
-def test_who_vouches_for_the_time_expires_by_it(
-    url: str, clock: HostClock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_process_that_begins_goes_by_the_clock(url: str, clock: HostClock) -> None:
     store = Connection(url)
     store.record_events([clock.event("now")], [make_letter("a")])
-    conf = tmp_path / "panko-ingest.conf"
-    conf.write_text(
-        f"[database]\nconnection = {url}\nevent_time_to_live = 90d\n"
-        "[expirer]\ndead_letter_time_to_live = 90d\n"
-    )
-    arguments = ["--config-file", str(conf)]
     clock.set(365)
-
-    assert main([*arguments, "expire"]) == 3
-    assert "--trust-clock" in capsys.readouterr().err
-    assert main([*arguments, "expire", "--dry-run"]) == 0
-    assert "nothing would be deleted: it is " in capsys.readouterr().out
-    main([*arguments, "check"])
-    (told,) = [line for line in capsys.readouterr().out.splitlines() if " expiry " in line]
-    assert told.startswith(WARNING)
-    assert "an expirer that starts now deletes nothing" in told
-    assert count(store, "event") == 1
-
-    assert main([*arguments, "expire", "--trust-clock"]) == 0
-    assert (count(store, "event"), count(store, "dead_letter")) == (0, 0)
+    assert store.expire(TTL).events == 1
+    assert store.clear_expired_dead_letters(TTL) == 1
     store.close()
 
 
@@ -186,8 +164,10 @@ def test_the_newest_event_is_found_by_an_index(postgresql_url: str, layout_: str
             plans.append("\n".join(row[0] for row in cursor.fetchall()))
 
     sa.event.listen(store.engine, "before_cursor_execute", explain)
+    assert store.expire(TTL).events == 0
     clock.set(365)
-    assert store.clock_doubt(TTL, TTL)
+    with pytest.raises(ClockDoubted):
+        store.expire(TTL)
     assert plans
     assert "Index" in plans[0]
     assert layout_ == "partitioned" or "Sort" not in plans[0]
