@@ -24,7 +24,8 @@ class RecordResult(NamedTuple):
     """What became of each event given to ``record_events``, by its index in the input.
 
     Every index is in exactly one of the three; ``failed`` holds ``(index, error)`` pairs. A duplicate is an
-    event that is stored; one whose message_id another event has, of another type or time, has failed.
+    event that is stored, or whose message_id is; with ``on_failure`` one whose message_id another event has, of
+    another type or time, has failed instead.
     """
 
     recorded: tuple[int, ...] = ()
@@ -219,8 +220,8 @@ class Connection(ABC):
         """Write events and dead letters in one transaction.
 
         Without ``on_failure`` it behaves as Panko's: all that can be recorded is, then the last
-        error is raised; duplicates are no error, but an event whose message_id another one has fails
-        (``MessageIdTaken``). With it, an event that can never be stored becomes
+        error is raised; duplicates, told by their message_id alone, are no error. With it, an event that
+        can never be stored, and one whose message_id another event has (``MessageIdTaken``), becomes
         the dead letter that ``on_failure(index, error)`` returns, in the same transaction, and
         nothing is raised for it.
 
