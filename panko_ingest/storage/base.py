@@ -24,8 +24,8 @@ class RecordResult(NamedTuple):
     """What became of each event given to ``record_events``, by its index in the input.
 
     Every index is in exactly one of the three; ``failed`` holds ``(index, error)`` pairs. A duplicate is an
-    event that is stored, or whose message_id is; with ``on_failure`` one whose message_id another event has, of
-    another type or time, has failed instead.
+    event that is stored, or whose message_id is; with ``on_failure`` one whose message_id another event has,
+    of another type or time, has failed instead.
     """
 
     recorded: tuple[int, ...] = ()

@@ -80,7 +80,7 @@ def locked(ledger: Ledger) -> Iterator[sqlite3.Connection]:
         yield other
 
 
-# Not a quorum queue that a policy lets expire: nobody tells us of that, and held on to it might drop messages.
+# Not a quorum queue that expires by a policy: nobody tells us of that, and held it might drop messages.
 @pytest.mark.parametrize(
     ("kind", "expiring"),
     [("classic", "argument"), ("classic", "policy"), ("quorum", "argument")],
