@@ -78,8 +78,9 @@ class Worker(cotyledon.Service):
 
     @classmethod
     def number(cls, settings: Settings) -> int:
-        """Return how many of this kind there are to be."""
-        raise NotImplementedError
+        """Return how many of this kind there are to be: one, where the settings have no say in it."""
+        del settings
+        return 1
 
     @classmethod
     def place(cls, worker_id: int) -> str:

@@ -15,7 +15,6 @@ from tests import legacy
 from tests.integration.storage.samples import (
     START,
     count,
-    is_partitioned,
     letter_for,
     make_event,
     make_events,
@@ -47,6 +46,17 @@ def of_another_time(event: Event) -> Event:
 def on_another_day(event: Event) -> Event:
     return dataclasses.replace(event, generated=event.generated + DAY, traits=[])
 
+
+PLAIN = pytest.mark.parametrize(
+    "database_url",
+    [
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+    indirect=True,
+)
+"""Partitions are made by us alone, and written by psycopg's writer alone, which knows their ids."""
 
 OTHERS = pytest.mark.parametrize("other", [of_another_type, of_another_time, on_another_day])
 
@@ -128,9 +138,8 @@ def test_the_same_where_a_batch_is_stored_one_by_one(store: Connection) -> None:
     assert stored(store) == sort_traits([old, new, make_event(4)])
 
 
+@PLAIN
 def test_the_same_with_the_portable_writer(store: Connection) -> None:
-    if is_partitioned(store):
-        pytest.skip("only psycopg's writer knows its ids")
     learned = store._recorder._learn()
     store._recorder._learned = learned._replace(writer=PortableWriter())
     old, new = make_event(1), make_event(2)
@@ -212,11 +221,10 @@ def test_what_had_to_be_changed_to_fit_is_no_other_event_when_it_comes_again(sto
     assert store.record_events([*events, *events], (), letter_for).duplicates == tuple(range(14))
 
 
+@PLAIN
 @SHAPES
 def test_what_panko_has_stored_is_no_other_event_when_it_comes_again(database_url: str, shape: str) -> None:
     store = Connection(database_url)
-    if is_partitioned(store):
-        pytest.skip("made by us")
     with store.engine.begin() as connection:
         legacy.make(connection, shape)
         legacy.fill(connection, shape)
