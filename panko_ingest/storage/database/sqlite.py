@@ -79,8 +79,6 @@ class Database(base.Database):
         else:
             refuse_network_file_system(path)
             engine = create_engine(url, connect_args=arguments, **base.pool_arguments(settings))
-            if not _is_uri(url) or url.query.get("mode", "rwc") == "rwc":
-                event.listen(engine, "do_connect", partial(_make_private_file, path))
 
         def set_up(connection: sqlite3.Connection, _record: Any) -> None:
             # We begin transactions ourselves: the module would begin them too late.
@@ -99,6 +97,9 @@ class Database(base.Database):
 
         if path is not None:
             _follow_file(engine, path)
+            if not _is_uri(url) or url.query.get("mode", "rwc") == "rwc":
+                # After it has looked: a file that we make ourselves has replaced none.
+                event.listen(engine, "do_connect", partial(_make_private_file, path))
         return engine
 
     def missing_file(self, engine: Engine) -> str:
@@ -247,7 +248,7 @@ def _follow_file(engine: Engine, path: Path) -> None:
     last = _Files(None, None)
     log_was_removed = False
 
-    @event.listens_for(engine, "do_connect", insert=True)
+    @event.listens_for(engine, "do_connect")
     def _refuse(*_: object) -> None:
         if log_was_removed:
             # Beside a connection that is still open, another would read a new log by the old one's index.

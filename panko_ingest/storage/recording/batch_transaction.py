@@ -90,6 +90,8 @@ class BatchTransaction:
     on_failure: OnFailure | None
     replayed: int | None
     """Id of a dead letter to delete in the same transaction, if no event fails."""
+    tells_apart: bool
+    """Whether another event with a stored one's message_id is refused, or a duplicate as it is to Panko."""
     limits_may_change: bool = True
     """Whether an event that is refused is worth a look at what the tables can hold by now."""
     recorded: list[int] = field(default_factory=list)
@@ -278,7 +280,7 @@ class BatchTransaction:
             found = stored.get(row.message_id, [])
             in_the_way = found if left_out else [one for one in found if self._is_in_the_way(one, row)]
             type_id = type_ids[row.event_type]
-            if (in_the_way and not self._tells_apart) or any(
+            if (in_the_way and not self.tells_apart) or any(
                 is_same(one, row.event_type, row.generated, type_id) for one in found
             ):
                 outcome.duplicates.append(row.index)
@@ -288,11 +290,6 @@ class BatchTransaction:
                 continue
             settled.add(row.index)
         return settled
-
-    @property
-    def _tells_apart(self) -> bool:
-        """Whether another event with a message_id is refused; callers of Panko's know duplicates alone."""
-        return self.on_failure is not None or self.replayed is not None
 
     def _is_in_the_way(self, stored: StoredEvent, row: Row) -> bool:
         return self.writer.key_of(row.message_id, stored.id) == self.writer.key(row)

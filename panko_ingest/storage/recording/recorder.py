@@ -34,6 +34,16 @@ class _Learned(NamedTuple):
     validator: Validator
 
 
+class _Asked(NamedTuple):
+    """What a caller wants recorded, and how."""
+
+    events: Sequence[Event]
+    tells_apart: bool
+    letters: Sequence[DeadLetter] = ()
+    on_failure: OnFailure | None = None
+    replayed: int | None = None
+
+
 class Recorder:
     """Records batches on one engine. What it must know of the database it learns at the first batch."""
 
@@ -64,7 +74,8 @@ class Recorder:
 
         :param replayed: id of a dead letter to delete in the same transaction, if no event fails.
         """
-        result = self._record(events, letters, on_failure, replayed)
+        tells_apart = on_failure is not None or replayed is not None
+        result = self._record(_Asked(events, tells_apart, letters, on_failure, replayed))
         if result.failed and on_failure is None:
             raise result.failed[-1][1]
         return result
@@ -72,24 +83,19 @@ class Recorder:
     def record_what_can_be(self, events: Sequence[Event]) -> RecordResult:
         """Record events; those that can't be are told, with the reason, and leave nothing behind.
 
+        An event whose message_id another one has here is one that can't be.
+
         :raises StorageUnavailable: the store is away or refuses for reasons of its own.
         """
-        return self._record(events, (), None, None)
+        return self._record(_Asked(events, tells_apart=True))
 
-    def _record(
-        self,
-        events: Sequence[Event],
-        letters: Sequence[DeadLetter],
-        on_failure: OnFailure | None,
-        replayed: int | None,
-        learned: int = 0,
-    ) -> RecordResult:
+    def _record(self, asked: _Asked, learned: int = 0) -> RecordResult:
         writer, validator = run_transaction(self._settings, self._learn, self._count_retry)
-        rows, failures = validator.rows(events)
+        rows, failures = validator.rows(asked.events)
         changes = {row.index: row.changes for row in rows if row.changes}
         if (changes or failures) and learned < _MOST_LEARNED and self._holds_more_now(validator):
             self.forget()
-            return self._record(events, letters, on_failure, replayed, learned + 1)
+            return self._record(asked, learned + 1)
         rows.sort(key=writer.key)
         batch = BatchTransaction(
             self._engine,
@@ -98,9 +104,10 @@ class Recorder:
             validator,
             rows,
             failures,
-            letters,
-            on_failure,
-            replayed,
+            asked.letters,
+            asked.on_failure,
+            asked.replayed,
+            asked.tells_apart,
             # Two sessions of a server may have limits of their own, each unlike what the other told.
             limits_may_change=learned < _MOST_LEARNED,
         )
@@ -108,7 +115,7 @@ class Recorder:
             result = run_transaction(self._settings, batch.store, self._count_retry).result()
         except LimitsChanged:
             self.forget()
-            return self._record(events, letters, on_failure, replayed, learned + 1)
+            return self._record(asked, learned + 1)
         except Exception:
             # Who knows what it is when it comes back: another schema, another layout, other event types.
             self.forget()
