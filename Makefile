@@ -15,8 +15,8 @@ PANKO := $(RUN)/panko
 EVENTS ?= 10000
 # more words for what is run, as in: make test ARGS='-k sqlite'
 ARGS ?=
-# how many run tests at once: on two cores three, as many tests wait for a server most of the time
-PROCESSES ?= 3
+# how many run tests at once: on two cores four, as many tests wait for a server most of the time
+PROCESSES ?= 4
 
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest

@@ -51,13 +51,13 @@ class Expiring:
         return {queue["name"] for queue in self._rabbitmq.queues(self._url)}
 
 
-@pytest.fixture(params=["classic", "quorum"])
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
 
 
-@pytest.fixture(params=["argument", "policy"])
+@pytest.fixture
 def expiring(
     request: pytest.FixtureRequest, kind: str, broker_url: str, rabbitmq: RabbitMQ
 ) -> Iterator[Expiring]:
@@ -83,7 +83,11 @@ def locked(ledger: Ledger) -> Iterator[sqlite3.Connection]:
 # Not a quorum queue that expires by a policy: nobody tells us of that, and held it might drop messages.
 @pytest.mark.parametrize(
     ("kind", "expiring"),
-    [("classic", "argument"), ("classic", "policy"), ("quorum", "argument")],
+    [
+        ("classic", "policy"),
+        ("quorum", "argument"),
+        pytest.param("classic", "argument", marks=pytest.mark.long),
+    ],
     indirect=True,
 )
 def test_it_is_there_after_an_outage_in_which_its_messages_were_given_back(
@@ -109,6 +113,16 @@ def test_it_is_there_after_an_outage_in_which_its_messages_were_given_back(
     assert (reader.opened, reader.lost) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "expiring"),
+    [
+        ("classic", "argument"),
+        ("quorum", "policy"),
+        pytest.param("classic", "policy", marks=pytest.mark.long),
+        pytest.param("quorum", "argument", marks=pytest.mark.long),
+    ],
+    indirect=True,
+)
 def test_it_is_there_after_an_outage_in_which_the_daemon_was_started(
     broker_url: str, expiring: Expiring, ledger: Ledger, locked: sqlite3.Connection
 ) -> None:
