@@ -7,6 +7,7 @@ one before it. No file is needed, so neither a full disk nor a folder that someb
 
 import itertools
 import json
+import math
 import mmap
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ _WORD = 8
 """Bytes of a length or a value, each at a multiple of as many: so none is ever read half written."""
 _HEADER = mmap.PAGESIZE * -(-_PARTS * _WORD // mmap.PAGESIZE)
 _MAP_NORESERVE = 0x4000
+_NOT_THERE = math.nan
 _SALVAGED = "panko_ingest_traits_salvaged_total"
 
 _Labels = tuple[tuple[str, str], ...]
@@ -125,11 +127,16 @@ class SharedMetrics:
         return metrics
 
     def forget(self, place: str) -> None:
-        """Drop the gauges of a process that is no more; its counters stay."""
+        """Drop the gauges of a process that is no more; its counters stay.
+
+        Those of a queue or an exchange are gone, not 0, which would say that it is well: the process in this
+        place may read others.
+        """
         part = self._part(place)
         for key, at in part.records():
-            if self._parse(key).mode.startswith("live"):
-                part.write(at, 0.0)
+            mode, _, labels = self._parse(key)
+            if mode.startswith("live"):
+                part.write(at, _NOT_THERE if "name" in dict(labels) else 0.0)
 
     def exposition(self) -> bytes:
         """Return the metrics of all processes in Prometheus' text format."""
@@ -181,6 +188,8 @@ class SharedMetrics:
             for key, at in part.records():
                 mode, name, labels = self._parse(key)
                 samples, value = found.setdefault(name, {}), part.read(at)
+                if math.isnan(value):
+                    continue
                 before = samples.get(labels, 0.0)
                 samples[labels] = max(before, value) if mode.endswith("max") else before + value
         return found

@@ -51,6 +51,20 @@ def test_a_process_goes_on_with_the_counters_of_the_one_in_its_place_before() ->
     assert shared.totals()["messages_in_flight"] == 5
 
 
+def test_a_queue_that_nobody_reads_any_more_is_not_told_to_be_there() -> None:
+    def work(place: str, queue: str) -> None:
+        shared.join(place).of_bus("here").note_absence(queue, absent=True)
+
+    shared = SharedMetrics()
+    for queue in ("old", "new", "new"):
+        for place in ("ingester-0", "ingester-1"):
+            in_a_process(lambda: work(place, queue))  # noqa: B023 - called at once
+    assert list(shared.totals().by_labels("absent_queues")) == [(("here", "new"), 2.0)]
+    assert '"old"' not in shared.exposition().decode()
+    shared.forget("ingester-0")
+    assert shared.totals().absent_queues() == [("here", "new")]
+
+
 def test_metrics_of_several_processes_add_up() -> None:
     def work(place: str, age: float) -> None:
         own = shared.join(place)
