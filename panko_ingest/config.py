@@ -90,12 +90,19 @@ class Names(types.List):
         :raises ValueError: what stands between two commas can't be a name.
         """
         names = [str(name).strip("\"' ") for name in super().__call__(value)]
-        if any(not name or _NO_NAME.search(name) for name in names):
+        if not all(map(is_name, names)):
             raise ValueError("is no list of names: write them with commas between them, and nothing else")
         return names
 
 
 _NO_NAME = re.compile(r"[\"';\s]")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a text can be a name, or a glob, of a list of them."""
+    # A glob may hold brackets. Around all of a name, or in a part of one, they are those of a list in YAML.
+    is_of_a_list = text.count("[") != text.count("]") or (text[:1] == "[" and text[-1:] == "]")
+    return bool(text) and not is_of_a_list and not _NO_NAME.search(text)
 
 
 def split_at_commas(values: Iterable[str]) -> list[str]:

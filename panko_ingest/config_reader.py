@@ -176,6 +176,16 @@ def _check(conf: cfg.ConfigOpts) -> None:
             for name in config.raw_priorities(conf)
             if name.lower() not in _PRIORITIES
         )
+        exchanges = config.control_exchanges(conf)
+        if not all(map(config.is_name, exchanges)):
+            faults.append(
+                "[notification] notification_control_exchanges: is no list of names: write them with commas "
+                "between them, or one a line, and nothing else"
+            )
+        if conf.notification.pool and not exchanges:
+            faults.append(
+                "[notification] notification_control_exchanges: is empty: nothing would be bound to the pool"
+            )
         faults += _names_too_long(conf)
     if faults:
         raise ConfigError("\n".join(faults))

@@ -58,6 +58,13 @@ def log_to_standard_error(conf: cfg.ConfigOpts) -> None:
             conf.clear_override(name)
     if not conf.debug:
         logging.getLogger().setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_is_no_interrupt)
+
+
+def _is_no_interrupt(record: logging.LogRecord) -> bool:
+    """Leave out that Ctrl-C met a pool of connections at work: who pressed it needs no traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], KeyboardInterrupt))
 
 
 @contextlib.contextmanager

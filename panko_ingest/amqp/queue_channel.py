@@ -155,6 +155,9 @@ class QueueChannel:
             self._absence.succeeded()
             self._channel = self._open() if reads else self._hold()
         except ChannelError as refusal:
+            if self.absent:
+                self.absent = False
+                self._tell_absence(self.queue, False)
             self._refuse(refusal)
             return False
         self._heard_at = self._clock()

@@ -100,8 +100,9 @@ class TopologyKeeper:
         self._differences.pop(name, None)
 
     def stays(self, name: str) -> None:
-        """Take note that a queue is not deleted when its last consumer goes."""
-        self._differences[name] = ""
+        """Take note that a queue is not deleted when its last consumer goes; it may expire all the same."""
+        if self._differences.get(name) != "x-expires":
+            self._differences[name] = ""
 
     def deletes_itself(self, name: str) -> bool | None:
         """Return whether a queue that is there is deleted when its last consumer goes; None: who knows.

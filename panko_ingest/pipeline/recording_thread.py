@@ -11,6 +11,7 @@ from typing import TypeVar
 from panko_ingest import dead_letter, timestamps
 from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
+from panko_ingest.delivery import Delivery
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline.recording_queue import (
     FIRST_PAUSE,
@@ -232,24 +233,32 @@ class RecordingThread:
             events += piece.batch.events[piece.events.start : piece.events.stop]
             letters += piece.batch.dead_letters[piece.letters.start : piece.letters.stop]
 
-        def on_failure(index: int, error: Exception) -> DeadLetter:
+        def source(index: int) -> tuple[Batch, Delivery]:
             piece = next(piece for piece in reversed(pieces) if piece.events and piece.first <= index)
+            return piece.batch, piece.batch.sources[piece.events[index - piece.first]]
+
+        refused: dict[int, DeadLetter] = {}
+
+        def on_failure(index: int, error: Exception) -> DeadLetter:
             event = events[index]
-            delivery = piece.batch.sources[piece.events[index - piece.first]]
-            delivery.is_dead = True
-            letter = dead_letter.from_delivery(
-                delivery,
+            refused[index] = dead_letter.from_delivery(
+                source(index)[1],
                 error,
                 stage="record",
                 message_id=event.message_id,
                 event_type=event.event_type,
             )
-            piece.batch.refused.append(letter)
-            return letter
+            return refused[index]
 
         if not events and not letters:
             return RecordResult((), ())
-        return self._connection.record_events(events, letters, on_failure)
+        result = self._connection.record_events(events, letters, on_failure)
+        # Not before: it is asked in each try of a transaction, and another one may store the event.
+        for index, _ in result.failed:
+            batch, delivery = source(index)
+            delivery.is_dead = True
+            batch.refused.append(refused[index])
+        return result
 
     def _count(self, piece: Piece, result: RecordResult) -> None:
         metrics, batch = self.metrics, piece.batch

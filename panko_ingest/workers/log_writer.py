@@ -12,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+import weakref
 from typing import Any
 
 from panko_ingest import threads
@@ -92,8 +93,9 @@ def _unbuffer_file(handler: logging.FileHandler) -> None:
         # Another kind of stream is a foreign handler's own.
         return _UnbufferedFile(stream) if type(stream) is io.TextIOWrapper else stream
 
-    open_file = handler._open
-    handler._open = lambda: unbuffered(open_file())  # type: ignore[method-assign]
+    # Not the handler itself: its file would stay open when a reload puts another one in its place.
+    open_file, this = type(handler)._open, weakref.ref(handler)
+    handler._open = lambda: unbuffered(open_file(this()))  # type: ignore[method-assign, arg-type]
     handler.stream = unbuffered(handler.stream)
 
 

@@ -155,6 +155,12 @@ class _ForkTimes(list[float]):
     def pop(self, index: Any = -1) -> float:
         return super().pop(index) if self else 0.0
 
+    def __getitem__(self, index: Any) -> Any:
+        try:
+            return super().__getitem__(index)
+        except IndexError:
+            return 0.0
+
 
 class _Fork(Popen):
     """A fork without pipes, which multiprocessing leaves open when it fails."""

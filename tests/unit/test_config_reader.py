@@ -63,6 +63,16 @@ def test_lists_may_be_quoted_as_in_yaml(tmp_path: Path, text: str) -> None:
         ("[event]\ntypes = !*", "types: !* leaves out all"),
         ('[event]\ntypes = ["*"]', "types: is no list of names"),
         ("[event]\ntypes = compute.*;identity.*", "types: is no list of names"),
+        ("[event]\ntypes = [compute.*, identity.*]", "types: is no list of names"),
+        ("[event]\ntypes = [compute.*]", "types: is no list of names"),
+        (
+            "[notification]\nnotification_control_exchanges = [nova, neutron]",
+            "exchanges: is no list of names",
+        ),
+        (
+            "[notification]\npool = audit\nnotification_control_exchanges =",
+            "notification_control_exchanges: is empty",
+        ),
         ("[event]\ntypes = compute.* identity.*", "types: is no list of names"),
         ("[event]\nstore_raw = *", "store_raw: there is no priority *"),
         ("[event]\nstore_raw = warning", "store_raw: there is no priority warning"),
@@ -75,6 +85,11 @@ def test_what_would_store_nothing_or_not_what_was_meant_is_refused(
     with pytest.raises(ConfigError) as refusal:
         read(tmp_path / "x.conf", f"{option}\n")
     assert said in str(refusal.value)
+
+
+def test_a_glob_may_hold_brackets(tmp_path: Path) -> None:
+    conf = read(tmp_path / "x.conf", "[event]\ntypes = compute.[a-i]*, [k-z]*\n")
+    assert conf.event.types == ["compute.[a-i]*", "[k-z]*"]
 
 
 def test_names_that_take_a_line_each_may_also_have_commas_between_them(tmp_path: Path) -> None:

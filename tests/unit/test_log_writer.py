@@ -106,6 +106,15 @@ path.write_text("")
 logging.info("From the beginning")
 """
 
+RELOADED = """
+begin()
+logging.root.handlers.clear()  # as oslo.log does
+begin()
+assert sum(os.path.samefile(path, f"/dev/fd/{number}") for number in map(int, os.listdir("/dev/fd"))
+           if os.path.exists(f"/dev/fd/{number}")) == 1
+logging.info("All is well again")
+"""
+
 
 def run(script: str, path: Path) -> str:
     path.parent.mkdir()
@@ -147,3 +156,7 @@ def test_a_file_that_is_rotated_or_cleared_is_written_from_its_beginning(tmp_pat
     path = tmp_path / "logs/log"
     run(ROTATED, path)
     assert path.read_bytes().decode() == "From the beginning\n"
+
+
+def test_a_reload_leaves_the_file_of_the_log_before_it_closed(tmp_path: Path) -> None:
+    run(RELOADED, tmp_path / "logs/log")

@@ -337,7 +337,8 @@ def test_what_is_held_is_acknowledged_as_soon_as_the_queue_is_read_again(keeping
 def hold_again(reading: Reading, returns: int, header: str = "x-delivery-count") -> None:
     reading.queue.give_back()
     reading.queue.open(reads=False)
-    reading.link.channels[0].deliver(returns=returns, header=header)
+    (channel,) = (one for one in reading.link.channels if one.consumers)
+    channel.deliver(returns=returns, header=header)
     reading.queue.follow(0, hold=True)
 
 
@@ -358,10 +359,9 @@ def test_returns_that_count_towards_no_limit_cost_a_queue_nothing(keeping: Readi
         assert keeping.link.consumers == 1
 
 
-def test_a_queue_that_is_known_to_expire_is_never_left_alone(
-    keeping: Reading, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(TopologyKeeper, "expires", lambda *_: True)
+def test_a_queue_that_is_known_to_expire_is_never_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TopologyKeeper, "_ask_for_difference", lambda *_: "x-expires")
+    keeping = Reading("passive", keeps=True)
     for count in (1, 2, 3, 4):
         hold_again(keeping, count)
         assert keeping.link.consumers == 1
