@@ -93,7 +93,8 @@ def limit(
         return oldest_that_stays
     old = sa.select(sa.literal(1)).where(column < oldest_that_stays).limit(1)
     if retry.read(engine, settings, lambda connection: connection.scalar(old)) is None:
-        return oldest_that_stays
+        # Not by the doubted time all the same: rows may come before what is empty now is dropped.
+        return timestamps.ago(ttl, latest + MOST_BEYOND)
     raise ClockDoubted(
         f"it is {moment:%Y-%m-%d %H:%M} UTC by the clocks of this host and of the database server, which "
         f"have leapt by {(moment - latest).days} days, and nothing in the event database is of that time: if "
@@ -109,7 +110,10 @@ def borne_out(engine: sa.Engine, settings: StorageSettings) -> datetime.datetime
     """
     moment = now(engine, settings)
     latest = _latest(engine, settings, moment)
-    return moment if latest is None else min(moment, latest + MOST_BEYOND)
+    if latest is None or moment - latest <= MOST_BEYOND:
+        _believed[engine] = moment, time.monotonic()
+        return moment
+    return latest + MOST_BEYOND
 
 
 def _latest(

@@ -213,10 +213,14 @@ def _make_private_file(path: Path, *_: object) -> None:
     Its owner is its folder's where root makes it, or the daemon could not open what root's command made.
     """
     with contextlib.suppress(OSError):  # SQLite tells why
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        if os.geteuid() == 0:
-            folder = path.absolute().parent.stat()
-            os.chown(path, folder.st_uid, folder.st_gid)
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            if os.geteuid() == 0:
+                folder = path.absolute().parent.stat()
+                # Not by its name, under which that owner may have put a link to any file by now.
+                os.fchown(file, folder.st_uid, folder.st_gid)
+        finally:
+            os.close(file)
 
 
 class _FilesMixed(sqlite3.OperationalError):

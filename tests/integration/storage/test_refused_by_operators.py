@@ -52,6 +52,30 @@ def test_an_event_that_a_trigger_refuses_fails_alone_on_postgresql(
         assert_one_is_refused(store, others, f"{code}: not this one")
 
 
+@pytest.mark.parametrize("has_traits", [True, False])
+@pytest.mark.parametrize("others", [0, 3, 40])
+def test_an_event_that_a_trigger_of_sqlite_leaves_out_without_a_word_fails_alone(
+    sqlite_url: str, others: int, has_traits: bool
+) -> None:
+    store = Connection(sqlite_url)
+    store.upgrade()
+    store.record_events([make_event(100)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER refuse BEFORE INSERT ON event WHEN new.message_id = 'm0000' "
+            "BEGIN SELECT RAISE(IGNORE); END"
+        )
+    events = make_events(1 + others)
+    if not has_traits:
+        events[0].traits = []
+    result = store.record_events(events, (), letter_for)
+    assert [index for index, _ in result.failed] == [0]
+    assert len(result.recorded) == others
+    assert counts(store)["dead_letter"] == 1
+    assert "m0000" not in stored_ids(store)
+    store.close()
+
+
 @LENGTHS
 @pytest.mark.mariadb
 @pytest.mark.parametrize("number", [1644, 30001])

@@ -13,6 +13,7 @@ from panko_ingest.storage.recording.writers.portable import (
     Key,
     PortableWriter,
     TypeIds,
+    expect_all,
     traits_by_table,
 )
 from panko_ingest.storage.settings import StorageSettings
@@ -23,6 +24,7 @@ _ROWS = 1000
 from a thread that is at work on the next batch."""
 
 _STORED = "SELECT message_id FROM event WHERE message_id IN (SELECT value FROM json_each(?))"
+_STORED_NOW = "SELECT count(*) FROM event WHERE id BETWEEN ? AND ?"
 
 
 def writer_for(_connection: sa.Connection, _settings: StorageSettings) -> PortableWriter:
@@ -54,6 +56,8 @@ class SqliteWriter(PortableWriter):
                 for number, row in enumerate(rows, first)
             ),
         )
+        (stored,) = cursor.execute(_STORED_NOW, (first, first + len(rows) - 1)).fetchone()
+        expect_all(rows, stored)
         for table, traits in traits_by_table(enumerate(rows, first)):
             values: Iterator[tuple[Any, ...]] = (
                 (number, trait[0], trait[2]) for number, found in traits for trait in found
