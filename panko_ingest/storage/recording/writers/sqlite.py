@@ -24,7 +24,6 @@ _ROWS = 1000
 from a thread that is at work on the next batch."""
 
 _STORED = "SELECT message_id FROM event WHERE message_id IN (SELECT value FROM json_each(?))"
-_STORED_NOW = "SELECT count(*) FROM event WHERE id BETWEEN ? AND ?"
 
 
 def writer_for(_connection: sa.Connection, _settings: StorageSettings) -> PortableWriter:
@@ -48,7 +47,7 @@ class SqliteWriter(PortableWriter):
         """Write events of which none is stored; see :class:`PortableWriter`."""
         cursor: Any = connection.connection.cursor()
         (first,) = cursor.execute("SELECT coalesce(max(id), 0) + 1 FROM event").fetchone()
-        _insert(
+        stored = _insert(
             cursor,
             "event (id, message_id, generated, raw, event_type_id)",
             (
@@ -56,7 +55,6 @@ class SqliteWriter(PortableWriter):
                 for number, row in enumerate(rows, first)
             ),
         )
-        (stored,) = cursor.execute(_STORED_NOW, (first, first + len(rows) - 1)).fetchone()
         expect_all(rows, stored)
         for table, traits in traits_by_table(enumerate(rows, first)):
             values: Iterator[tuple[Any, ...]] = (
@@ -67,13 +65,17 @@ class SqliteWriter(PortableWriter):
             _insert(cursor, f"{table.__tablename__} (event_id, key, value)", values)
 
 
-def _insert(cursor: Any, columns: str, values: Iterator[tuple[Any, ...]]) -> None:
+def _insert(cursor: Any, columns: str, values: Iterator[tuple[Any, ...]]) -> int:
+    """Insert rows; return how many were stored."""
+    stored = 0
     marks = f"({','.join('?' * (columns.count(',') + 1))})"
     start = f"INSERT INTO {columns} VALUES "  # noqa: S608 - ours
     while len(part := list(itertools.islice(values, _ROWS))) == _ROWS:
         cursor.execute(start + ",".join([marks] * _ROWS), list(itertools.chain.from_iterable(part)))
+        stored += cursor.rowcount
     # An odd number of rows would be a statement to prepare of its own.
     cursor.executemany(start + marks, part)
+    return stored + (cursor.rowcount if part else 0)
 
 
 def timestamp(moment: datetime.datetime) -> str:
