@@ -101,7 +101,7 @@ _NO_NAME = re.compile(r"[\"';\s]")
 def is_name(text: str) -> bool:
     """Tell whether a text can be a name, or a glob, of a list of them."""
     # A glob may hold brackets. Around all of a name, or in a part of one, they are those of a list in YAML.
-    is_of_a_list = text.count("[") != text.count("]") or (text[:1] == "[" and text[-1:] == "]")
+    is_of_a_list = text.count("[") != text.count("]") or (text[:1] == "[" and text.find("]") == len(text) - 1)
     return bool(text) and not is_of_a_list and not _NO_NAME.search(text)
 
 
