@@ -42,10 +42,19 @@ Times = dict[str, float]
 Send = Callable[[str, bytes], None]
 
 
-def latency(rig: Rig, rate: float, seconds: float, *, buses: int = 1, release: Path | None = None) -> Sample:
+def latency(
+    rig: Rig,
+    rate: float,
+    seconds: float,
+    *,
+    buses: int = 1,
+    workers: int | None = None,
+    release: Path | None = None,
+) -> Sample:
     """Offer events at a steady rate to a daemon with its defaults; return delays in milliseconds.
 
     :param buses: that they are spread over.
+    :param workers: how many; None for the default.
     :param release: the checkout of another release, whose daemon it is.
     """
     bodies = rig.bodies[: max(2, int(rate * seconds))]
@@ -56,12 +65,13 @@ def latency(rig: Rig, rate: float, seconds: float, *, buses: int = 1, release: P
                 bus.declare()
         url = stack.enter_context(rig.store(release))
         store_each_type(url, rig.events())
-        conf = configuration(rig.folder, urls[0], url, rig.database_options + notification(urls, None))
+        conf = configuration(rig.folder, urls[0], url, rig.database_options + notification(urls, workers))
         daemon = Daemon(conf, "--only", "ingester", command=command(release))
         stack.enter_context(daemon.running())
         daemon.wait_until_ready(120)
-        before = _next_transaction(rig)
+        meter, before = rig.meter(daemon.process), _next_transaction(rig)
         found = _observed(url, rate, bodies, publish_to_broker, urls)
+        found = dataclasses.replace(meter.sample(len(bodies)), wall=len(bodies) / rate, more=found.more)
         found.more["transactions_an_event"] = (_next_transaction(rig) - before) / len(bodies)
         daemon.stop()
     return found

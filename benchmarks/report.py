@@ -113,6 +113,9 @@ def _spread(series: Series) -> str:
     return f"{series.rate:,.0f} ({series.lowest:,.0f}..{series.highest:,.0f})"
 
 
+_SMALL = {"p50": 1, "p99": 1, "transactions_an_event": 2}
+
+
 def _costs(series: Series) -> list[str]:
     return [f"{series.micro(party):.0f}" for party in ("ours", "broker", "database")]
 
@@ -305,6 +308,20 @@ def by_workers(steps: Steps) -> str:
         for name in step.rounds[0]
     ]
     return _table(["workers", "events/s", "CPU µs an event: daemon", "broker", "database"], rows)
+
+
+def small_batches(steps: Steps) -> str:
+    """Return the table of what small batches cost by one worker and by two."""
+    if "small-batches" not in steps:
+        return _MISSING
+    step = steps["small-batches"]
+    rows = []
+    for number in (1, 2):
+        series = step.series(f"workers_{number}")
+        figures = (f"{series.median(what):.{places}f}" for what, places in _SMALL.items())
+        rows.append([str(number), *figures, *_costs(series)])
+    headings = ["workers", "p50 ms", "p99 ms", "transactions an event", "CPU µs an event: daemon"]
+    return _table([*headings, "broker", "database"], rows)
 
 
 def catching_up(steps: Steps) -> str:

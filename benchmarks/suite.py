@@ -146,6 +146,17 @@ def workers(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
         yield {f"workers_{number}": end_to_end(rig, number) for number in (1, 2, 4)}
 
 
+def small_batches(rig: Rig, sizes: Sizes) -> Generator[Round, None, None]:
+    """Measure batches that are small for want of messages: of one worker, which has them all, and of two."""
+    numbers = (1, 2)
+    while True:
+        yield {
+            f"workers_{number}": latency.latency(rig, 1000, sizes.seconds, workers=number)
+            for number in numbers
+        }
+        numbers = numbers[::-1]
+
+
 def broker(rig: Rig, _sizes: Sizes) -> Generator[Round, None, None]:
     """Measure what RabbitMQ needs to take a message and to hand it out, for both kinds of queues."""
     while True:
@@ -272,6 +283,9 @@ STEPS: dict[str, Step] = {
         "5 events/s on each of many buses", bus_delays, (0.3, 0.6), depends_on=("count", "seconds")
     ),
     "workers": Step("1, 2 and 4 workers", workers, (0.5, 0.6)),
+    "small-batches": Step(
+        "1,000 events/s, one worker and two", small_batches, (0.3, 0.6), depends_on=("count", "seconds")
+    ),
     "broker": Step("what RabbitMQ needs for a message", broker, (0.5, 0.3), "sqlite"),
 }
 SHORT = ("postgresql", "latency")
