@@ -23,6 +23,8 @@ _TICK = 1.0
 _TURNS = 8
 # A successor that does not consume by then, since a broker is away, does not keep the others waiting.
 _TURN_PATIENCE = 10.0
+# After one that did not: as long as those brokers take that are there.
+_PATIENCE_AFTER_AN_ABSENCE = 2.0
 
 
 class Master:
@@ -54,6 +56,8 @@ class Master:
             self._add(kind)
         # By pid, which the system gives out again: the configuration to make way for.
         self._told_to_stop: dict[int, int] = {}
+        # The last configuration by which a successor has waited in vain.
+        self._waited_in_vain = -1
         self._is_stopping = False
 
     def _add(self, kind: type[Worker]) -> None:
@@ -90,7 +94,7 @@ class Master:
                 slot.beat()
                 if not self._is_stopping:
                     self._give_turns()
-                self._supervisor.tick(self._manager.processes(), self._up_to_date)
+                self._supervisor.tick(self._manager.processes(), self._behind)
                 time.sleep(_TICK)
 
     def _follow_signals(self) -> None:
@@ -144,11 +148,11 @@ class Master:
         slots = map(self._shared.service_slot, SERVICES)
         return [slot for slot in slots if slot.pid not in {0, os.getpid()}]
 
-    def _up_to_date(self) -> bool:
-        """Whether every worker is there, and works by the configuration in force."""
+    def _behind(self) -> int:
+        """Return how many workers are not there, or work by an older configuration than that in force."""
         services = [kind.name for kind, number in self._most.items() if number and kind is not self._ingester]
         slots = [*map(self._shared.service_slot, services), *self._recording_slots()]
-        return all(slot.pid and slot.version == self._live_config.version for slot in slots)
+        return sum(not slot.pid or slot.version != self._live_config.version for slot in slots)
 
     def _recording_slots(self) -> list[Slot]:
         return [self._shared.recording_slot(number) for number in range(self._most[self._ingester])]
@@ -179,9 +183,15 @@ class Master:
         return slot.version < self._told_to_stop.get(slot.pid, 0)
 
     def _is_beginning(self, number: int, recording: Slot) -> bool:
-        if number >= self._live_config.settings.workers or recording.age > _TURN_PATIENCE:
+        if number >= self._live_config.settings.workers:
             return False
-        return any(slot.state is not State.CONSUMING for slot in self._shared.slots(number))
+        if all(slot.state is State.CONSUMING for slot in self._shared.slots(number)):
+            return False
+        version = self._live_config.version
+        if recording.version == version and recording.age > _TURN_PATIENCE:
+            self._waited_in_vain = version
+        patience = _PATIENCE_AFTER_AN_ABSENCE if self._waited_in_vain == version else _TURN_PATIENCE
+        return recording.age <= patience
 
     # -- the end
 

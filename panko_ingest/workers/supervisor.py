@@ -21,8 +21,10 @@ HANG_LIMIT = 30.0
 _STATUS_INTERVAL = 5.0
 _PATIENCE = 1.0
 _LONGEST_TICK = 5.0
-# While we wait for a broker or a database, systemd is to wait with us.
-_START_EXTENSION_USEC = 60_000_000
+# While we wait for a broker or a database, or workers take turns, systemd is to wait with us.
+_EXTENSION_USEC = 60_000_000
+# More than a worker takes to end and to be there again: graceful_shutdown_timeout (60 s), and the pauses.
+_LONGEST_TURN = 90.0
 
 
 class Notifier:
@@ -81,6 +83,8 @@ class Supervisor:
         self._hang_limit = min(HANG_LIMIT, notifier.watchdog_interval / 2 or HANG_LIMIT)
         self._phase = _Phase.STARTING
         self._told_working = False
+        self._reloaded_at = self._got_on_at = 0.0
+        self._behind = 0
         # Signals are heard beside the watch; what they change and what systemd is told go together.
         self._lock = threading.Lock()
         self._status_at = 0.0
@@ -111,21 +115,23 @@ class Supervisor:
                 return
             if accepted:
                 self._phase = _Phase.TAKING_TURNS
+                self._reloaded_at = self._got_on_at = time.monotonic()
+                self._status_at = 0.0
             else:
                 self._notifier.send(*self._become_ready())
 
-    def tick(self, processes: Mapping[int, str], up_to_date: Callable[[], bool]) -> None:
+    def tick(self, processes: Mapping[int, str], behind: Callable[[], int]) -> None:
         """Look at everybody; called about once a second.
 
         :param processes: all that run, by pid, with what the log calls them.
-        :param up_to_date: whether every worker is there, and works by the configuration in force.
+        :param behind: how many workers are not there, or don't work by the configuration in force.
         """
         self._killed &= processes.keys()  # what is stuck in the kernel stays, and is told once
         self._kill_hung()
         self._kill_unheard(processes)
         with self._lock:
             if self._phase is not _Phase.STOPPING:
-                self._notify(up_to_date)
+                self._notify(behind())
 
     def _kill_hung(self) -> None:
         for name, slot in self._shared.occupied():
@@ -156,11 +162,11 @@ class Supervisor:
     def _silence_of(self, slot: Slot) -> float:
         return min(slot.seconds_since_heartbeat, self._awake.seconds())
 
-    def _notify(self, up_to_date: Callable[[], bool]) -> None:
+    def _notify(self, behind: int) -> None:
         slots = self._shared.slots()
         consuming = sum(slot.state is State.CONSUMING for slot in slots)
         states = []
-        working = consuming == len(slots) and up_to_date()
+        working = consuming == len(slots) and not behind
         if working and not self._told_working:
             absent = self._rates.absent_queues
             LOG.info(
@@ -169,20 +175,45 @@ class Supervisor:
                 f"; waiting for queues that are not there: {absent}" if absent else "",
             )
             self._told_working = True
-        # A reload does not wait for brokers: while it lasts, systemd lets nobody correct it.
         if (self._phase is _Phase.STARTING and working) or (
-            self._phase is _Phase.TAKING_TURNS and up_to_date()
+            self._phase is _Phase.TAKING_TURNS and self._turns_end(behind)
         ):
             states += self._become_ready()
-        if self._phase is _Phase.STARTING:
-            states.append(f"EXTEND_TIMEOUT_USEC={_START_EXTENSION_USEC}")
+        waits = ""
+        if self._phase in {_Phase.STARTING, _Phase.TAKING_TURNS}:
+            states.append(f"EXTEND_TIMEOUT_USEC={_EXTENSION_USEC}")
+        if self._phase is _Phase.TAKING_TURNS:
+            waits = f"; the reload waits for {behind} processes"
         if time.monotonic() >= self._status_at:
             self._status_at = time.monotonic() + _STATUS_INTERVAL
-            states.append(f"STATUS={consuming} of {len(slots)} readers consuming; {self._rates.look()}")
+            states.append(
+                f"STATUS={consuming} of {len(slots)} readers consuming; {self._rates.look()}{waits}"
+            )
         if self._notifier.watchdog_interval:
             states.append("WATCHDOG=1")
         if states:
             self._notifier.send(*states)
+
+    def _turns_end(self, behind: int) -> bool:
+        """Tell whether systemd is to wait no longer for a reload: while it does, nobody can correct it.
+
+        A reload does not wait for brokers, nor for a process that can't be ended or started.
+        """
+        now = time.monotonic()
+        if not behind:
+            LOG.info("The reload is done: all processes work by it, after %.0f s", now - self._reloaded_at)
+            return True
+        if behind != self._behind:
+            self._behind, self._got_on_at = behind, now
+        if now - self._got_on_at <= _LONGEST_TURN:
+            return False
+        LOG.warning(
+            "The reload does not get on: %d processes do not work by it yet, for %.0f s; it is told as done, "
+            "so that another one can be tried",
+            behind,
+            now - self._got_on_at,
+        )
+        return True
 
     def _become_ready(self) -> list[str]:
         self._phase = _Phase.READY
