@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -26,6 +27,9 @@ _HANG_LIMIT = 60.0
 _ANSWER_WITHIN = 1.0
 """Seconds that who has asked already may take to read the answer when this ends."""
 
+_END_WITHIN = 1.0
+"""Seconds beyond that which the endpoint may take to hear of the end."""
+
 
 class MonitorService(Worker):
     """Serves a few pages over HTTP to whoever asks; it never changes anything."""
@@ -37,8 +41,22 @@ class MonitorService(Worker):
         """Return how many of this kind there are to be."""
         return 1 if settings.conf.monitor.port else 0
 
+    def _prepare(self) -> None:
+        self._finished = threading.Event()
+
     def run(self) -> None:
         """Serve until :meth:`terminate`."""
+        try:
+            self._serve()
+        finally:
+            self._finished.set()
+
+    def terminate(self) -> None:
+        """Answer who has asked, then return, at the latest in two seconds: the process ends right after."""
+        super().terminate()
+        self._finished.wait(_ANSWER_WITHIN + _END_WITHIN)
+
+    def _serve(self) -> None:
         slot = self._shared.service_slot(self.name)
         if not self.number(self.settings):  # cotyledon would start it again and again if it went
             LOG.info("The monitor rests: [monitor] port is 0")

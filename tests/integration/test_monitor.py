@@ -389,6 +389,39 @@ def test_a_reload_turns_the_monitor_on_and_off(
         assert service.stop() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_who_has_begun_to_ask_is_answered_before_the_monitor_ends(
+    number: signal.Signals, tmp_path: Path, sqlite_ledger: Ledger
+) -> None:
+    slow = (
+        "panko_ingest.workers.endpoint:_PATIENCE_FOR_HEAD=20 panko_ingest.workers.monitor:_ANSWER_WITHIN=20"
+    )
+    environment = {"PYTHONPATH": str(HOOKS), "FAULT_SET": slow}
+    monitor = Monitor(
+        tmp_path,
+        "amqp://guest:guest@127.0.0.1:9/",
+        sqlite_ledger.url,
+        "[notification]\nworkers = 1\n",
+        environment=environment,
+    )
+
+    def hears_nobody() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", monitor.port), 10).close()
+        except OSError:
+            return True
+        return False
+
+    with monitor.daemon.running():
+        wait_until(lambda: monitor.says("/healthz", True), 30, "the monitor")
+        with socket.create_connection(("127.0.0.1", monitor.port), 10) as client:
+            client.sendall(b"GET /healthz HTTP/1.0\r\n")
+            monitor.daemon.signal(number)
+            wait_until(hears_nobody, 30, "an end of listening", interval=0.002)
+            client.sendall(b"\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.0 200 ")
+
+
 def test_a_stopped_worker_is_not_alive(tmp_path: Path, broker_url: str, sqlite_ledger: Ledger) -> None:
     monitor = Monitor(tmp_path, broker_url, sqlite_ledger.url, "[notification]\nworkers = 1\n")
     with Bus(broker_url) as bus, monitor.daemon.running():
