@@ -166,7 +166,7 @@ def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         yield Finding(WARNING, "broker", text)
         return
     daemon, sources = readiness(conf), buses(conf)
-    here = consuming(daemon, len(sources)) if daemon else [None] * len(sources)
+    here = consuming(daemon, len(sources))
     for bus, ours, management in zip(sources, here, management_interfaces(conf, sources), strict=True):
         yield from amqp.inspect(bus, topology(conf), ours, management)
 

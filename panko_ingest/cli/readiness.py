@@ -30,10 +30,11 @@ def readiness(conf: cfg.ConfigOpts) -> dict[str, Any] | None:
 def consuming(daemon: dict[str, Any] | None, buses: int) -> list[int | None]:
     """Return how many consumers of the daemon each queue of each configured bus has; None: not known.
 
-    :param daemon: what /readyz says; None where no daemon runs.
+    :param daemon: what /readyz says; None where no daemon says it, which may run all the same: its monitor is
+        off, starts anew, or is on another host.
     :param buses: how many are configured. A daemon that reads another number of them has not read that yet.
     """
-    found: list[int | None] = daemon["figures"]["consuming"] if daemon else [0] * buses
+    found: list[int | None] = daemon["figures"]["consuming"] if daemon else []
     return found if len(found) == buses else [None] * buses
 
 

@@ -106,6 +106,8 @@ def _queues(
 
 def _document(bus: str, state: amqp.QueueState, ours: int | None, here: int | None) -> dict[str, Any]:
     known = here if ours is None else ours
+    if not state.consumers:
+        known = 0  # of none there are no others
     return {
         "bus": bus,
         "name": state.name,
@@ -154,12 +156,16 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
         if not conf.monitor.port:
             text = "[monitor] port is 0: it can't be asked"
         yield Finding(FAILURE, "daemon", text)
+    unknown = (
+        "the daemon has not read yet which buses are configured now, so have it reload"
+        if daemon
+        else "no daemon can be asked here, and no broker that [notification] management_urls names"
+    )
     names = {queue["bus"] for queue in document["queues"]}
     for queue in document["queues"]:
         others = queue["others"]
         whose = (
-            f"{queue['consumers']}, and whose they are is not known: the daemon has not read yet which buses "
-            "are configured now, so have it reload"
+            f"{queue['consumers']}, and whose they are is not known: {unknown}"
             if others is None
             else f"{queue['consumers'] - others} of ours, {others} of others"
         )

@@ -97,6 +97,23 @@ def test_consumers_are_told_apart_bus_by_bus(
         rabbitmq.drop_vhost(blind)
 
 
+def test_consumers_are_nobodys_while_the_daemon_can_not_be_asked(
+    tmp_path: Path, broker_url: str, ledger: Ledger
+) -> None:
+    conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n")
+    with Bus(broker_url) as bus, Daemon(conf).running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "the daemon's consumer")
+        (queue,) = status(conf)[1]["queues"]
+        assert (queue["consumers"], queue["others"]) == (1, None)
+        text = command(conf, "status")[1]
+    assert "consumers: 1, and whose they are is not known: no daemon can be asked here" in text
+    assert "[notification] management_urls" in text
+    with Bus(broker_url) as bus:
+        wait_until(lambda: not bus.consumers(), 30, "the consumer's end")
+        assert status(conf)[1]["queues"][0]["others"] == 0
+
+
 def others(conf: Path) -> list[str]:
     """Return what ``check`` says of consumers that are not ours."""
     _, found = findings(conf)
