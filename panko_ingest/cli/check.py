@@ -105,20 +105,34 @@ def log(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     path = Path(conf.log_dir or "", conf.log_file or f"{config.PROJECT}.log")
     try:
         folder = path.parent.stat()
-        owner = path.stat().st_uid if path.exists() else folder.st_uid
+        written = path if path.exists() else path.parent
+        writers = _writers(written.stat())
     except OSError as error:
         yield Finding(FAILURE, "log", f"[DEFAULT] log_file, log_dir: {path}: {error.strerror}")
         return
-    if os.geteuid() and not os.access(path if path.exists() else path.parent, os.W_OK):
-        yield Finding(
-            FAILURE, "log", f"[DEFAULT] log_file, log_dir: {path}: user {os.geteuid()} may not write"
-        )
-    elif owner == 0 and folder.st_uid:
-        remedy = f"chown {folder.st_uid} {path}"
-        text = f"{path} is root's, and the daemon can't write it as user {folder.st_uid}: {remedy}"
+    if os.geteuid():
+        if os.access(written, os.W_OK):
+            yield Finding(OK, "log", f"{path}: the daemon writes it, if it runs as this user")
+        else:
+            text = f"[DEFAULT] log_file, log_dir: {path}: user {os.geteuid()} may not write"
+            yield Finding(FAILURE, "log", text)
+    elif set(writers) <= {"user 0"}:
+        # Whose the folder is, that is the daemon's user, where it isn't root's as well.
+        remedy = f"chown {folder.st_uid or 'USER'} {written}"
+        text = f"{path}: only root may write it: a daemon that runs as another user can't: {remedy}"
         yield Finding(WARNING, "log", text)
     else:
-        yield Finding(OK, "log", f"the daemon writes it to {path}")
+        yield Finding(OK, "log", f"{path}: {', '.join(writers)} may write it")
+
+
+def _writers(status: os.stat_result) -> list[str]:
+    """Return in words who may write a file, or make one in a folder, by its owner and mode."""
+    writers = {
+        "anyone": status.st_mode & stat.S_IWOTH,
+        f"user {status.st_uid}": status.st_mode & stat.S_IWUSR,
+        f"group {status.st_gid}": status.st_mode & stat.S_IWGRP,
+    }
+    return [who for who, may in writers.items() if may]
 
 
 def definitions(conf: cfg.ConfigOpts) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """What commands print of what they did, and where they write nothing."""
 
 import datetime
+import json
 import os
 import uuid
 from pathlib import Path
@@ -34,8 +35,56 @@ def test_a_command_writes_nothing_where_the_daemon_writes_its_log(
     folder.mkdir()
     conf.write_text(conf.read_text() + f"[DEFAULT]\nlog_dir = {folder}\nlog_file = daemon.log\n")
     main(["--config-file", str(conf), "check"])
-    assert f"the daemon writes it to {folder}/daemon.log" in capsys.readouterr().out
+    assert f"{folder}/daemon.log" in capsys.readouterr().out
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "level", "text"),
+    [
+        (0, 0o755, "warning", "only root may write it: a daemon that runs as another user can't"),
+        (0, 0o775, "ok", "user 0, group 0 may write it"),
+        (65534, 0o755, "ok", "user 65534 may write it"),
+        (65534, 0o777, "ok", "anyone, user 65534, group 0 may write it"),
+    ],
+)
+def test_root_is_told_who_may_write_the_log(
+    conf: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    owner: int,
+    mode: int,
+    level: str,
+    text: str,
+) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    conf.write_text(conf.read_text() + f"[DEFAULT]\nlog_dir = {folder}\nlog_file = daemon.log\n")
+    if os.geteuid() == 0:
+        os.chown(folder, owner, 0)
+        folder.chmod(mode)
+    else:
+        level, text = "ok", "the daemon writes it, if it runs as this user"
+    main(["--config-file", str(conf), "check", "--json"])
+    (found,) = [one for one in json.loads(capsys.readouterr().out) if one["subject"] == "log"]
+    assert found == {"level": level, "subject": "log", "text": found["text"]}
+    assert f"{folder}/daemon.log: {text}" in found["text"]
+
+
+def test_a_log_that_root_has_made_in_the_daemons_folder_is_told_with_what_to_do(
+    conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "log"
+    folder.mkdir()
+    (folder / "daemon.log").touch(mode=0o644)
+    conf.write_text(conf.read_text() + f"[DEFAULT]\nlog_dir = {folder}\nlog_file = daemon.log\n")
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+        told = f"a daemon that runs as another user can't: chown 65534 {folder}/daemon.log"
+    else:
+        told = f"{folder}/daemon.log: the daemon writes it, if it runs as this user"
+    main(["--config-file", str(conf), "check", "--json"])
+    assert told in capsys.readouterr().out
 
 
 def test_check_finds_that_the_log_can_not_be_written(
