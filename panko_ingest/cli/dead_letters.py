@@ -9,7 +9,7 @@ from typing import Any
 from oslo_config import cfg
 
 from panko_ingest import storage
-from panko_ingest.cli import arguments, output
+from panko_ingest.cli import arguments, output, progress
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import STAGES, ConfigError
 from panko_ingest.pipeline import MessageProcessor
@@ -17,6 +17,7 @@ from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, St
 from panko_ingest.workers.from_config import event_converter, message_processor
 
 _COLUMNS = ("id", "last_at", "attempts", "stage", "error", "event_type", "message_id", "queue", "size")
+_PROGRESS_FROM = 100
 _SHOWN = (
     "stage", "error_class", "error", "message_id", "event_type", "exchange", "routing_key", "queue",
     "content_type", "content_encoding", "redacted",
@@ -139,19 +140,23 @@ def replay(conf: cfg.ConfigOpts) -> int:
     processor = message_processor(conf, event_converter(conf))
     replayed, stayed = 0, []
     with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
-        for stored in _stored(connection, _chosen(conf.command, connection)):
-            try:
-                event = _event(processor, stored.letter)
-                if not dry_run:
-                    connection.replay_dead_letter(stored.id, event)
-            except storage.StorageUnavailable:
-                raise
-            except _NoEvent as error:
-                stayed.append((stored.id, str(error)))
-            except Exception as error:  # noqa: BLE001 - one that the store refuses keeps no other back
-                stayed.append((stored.id, f"{type(error).__name__}: {error}"))
-            else:
-                replayed += 1
+        which = _chosen(conf.command, connection)
+        total = connection.count_dead_letters(which)
+        with progress.shown("replaying", worthwhile=total >= _PROGRESS_FROM) as tell:
+            for number, stored in enumerate(_stored(connection, which), 1):
+                try:
+                    event = _event(processor, stored.letter)
+                    if not dry_run:
+                        connection.replay_dead_letter(stored.id, event)
+                except storage.StorageUnavailable:
+                    raise
+                except _NoEvent as error:
+                    stayed.append((stored.id, str(error)))
+                except Exception as error:  # noqa: BLE001 - one that the store refuses keeps no other back
+                    stayed.append((stored.id, f"{type(error).__name__}: {error}"))
+                else:
+                    replayed += 1
+                tell(number, total)
     if stayed:
         output.table(("id", "reason"), stayed)
     would = "would be " if dry_run else ""

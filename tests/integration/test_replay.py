@@ -1,6 +1,10 @@
 """``panko-ingest dead-letters replay``, on every database."""
 
+import contextlib
 import json
+import os
+import pty
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +16,7 @@ from panko_ingest.cli.main import main
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import ConvertError
 from panko_ingest.storage import DeadLetterFilter
+from tests.daemon import COMMAND
 from tests.ledger import Ledger
 
 Run = Callable[..., tuple[int, str]]
@@ -109,3 +114,32 @@ def test_a_redacted_letter_is_replayed_as_it_is(run: Run, ledger: Ledger, letter
     assert sum(item.letter.redacted for item in stored if item) == 3
     run("--all")
     assert ledger.events() == 3
+
+
+def test_on_a_terminal_many_that_are_replayed_tell_how_far_it_is(tmp_path: Path, sqlite_url: str) -> None:
+    ledger = Ledger(sqlite_url)
+    error = ConvertError("a definition was wrong")
+    ledger.connection.record_events(
+        [], [dead_letter.from_delivery(delivery(), error, stage="convert") for _ in range(200)]
+    )
+    conf = tmp_path / "panko-ingest.conf"
+    conf.write_text(f"[database]\nconnection = {sqlite_url}\n")
+    terminal, end = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "--config-file", conf, "dead-letters", "replay", "--all"],
+        stdout=subprocess.PIPE,
+        stderr=end,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
+        text=True,
+    ) as replaying:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # the terminal's other end is closed
+            while more := os.read(terminal, 65536):
+                shown += more
+        os.close(terminal)
+        assert replaying.stdout is not None
+        assert replaying.stdout.read() == "200 dead letters replayed, 0 left\n"
+    assert b"replaying" in shown
+    assert b"100%" in shown
+    ledger.close()
