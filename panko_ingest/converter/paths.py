@@ -74,6 +74,8 @@ def _as_ceilometer_compares(expression: JSONPath) -> JSONPath:
     if op in _COMPARISONS:
         # null is a word like any other to jsonpath-rw
         return _Comparison(target, op, "null" if wanted is None else wanted)
+    if op == "=~" and not isinstance(wanted, str):
+        raise ValueError("behind =~ stands a pattern in quotes")
     if op == "=~" and wanted.startswith(_AT_BEGINNING):
         return _Match(target, op, re.compile(wanted.removeprefix(_AT_BEGINNING)))
     return expression

@@ -345,3 +345,12 @@ def test_plugins_know_keys_without_the_quotes_that_a_jsonpath_needs(tmp_path: Pa
 """
     payload = {"nova_object.data": {"state": "active"}, "a b": [{"*": 1}]}
     assert values(converter(tmp_path, text), notification("x", payload))["t"] == 3
+
+
+@pytest.mark.parametrize("wanted", ["5", "5.5", "true"])
+def test_a_pattern_that_is_not_in_quotes_is_refused_by_what_it_is(tmp_path: Path, wanted: str) -> None:
+    text = f"- event_type: x\n  traits:\n    t:\n      fields: payload.a[?(@.b =~ {wanted})].c\n"
+    with pytest.raises(DefinitionError) as refused:
+        converter(tmp_path, text)
+    path = f"'payload.a[?(@.b =~ {wanted})].c'"
+    assert f"trait t: {path} is no JSONPath: behind =~ stands a pattern in quotes" in str(refused.value)
