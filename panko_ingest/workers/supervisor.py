@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -84,7 +85,7 @@ class Supervisor:
         self._phase = _Phase.STARTING
         self._told_working = False
         self._reloaded_at = self._got_on_at = 0.0
-        self._behind = 0
+        self._least_behind = 0
         # Signals are heard beside the watch; what they change and what systemd is told go together.
         self._lock = threading.Lock()
         self._status_at = 0.0
@@ -116,6 +117,7 @@ class Supervisor:
             if accepted:
                 self._phase = _Phase.TAKING_TURNS
                 self._reloaded_at = self._got_on_at = time.monotonic()
+                self._least_behind = sys.maxsize
                 self._status_at = 0.0
             else:
                 self._notifier.send(*self._become_ready())
@@ -203,8 +205,8 @@ class Supervisor:
         if not behind:
             LOG.info("The reload is done: all processes work by it, after %.0f s", now - self._reloaded_at)
             return True
-        if behind != self._behind:
-            self._behind, self._got_on_at = behind, now
+        if behind < self._least_behind:  # or one that dies again and again would seem to get on
+            self._least_behind, self._got_on_at = behind, now
         if now - self._got_on_at <= _LONGEST_TURN:
             return False
         LOG.warning(

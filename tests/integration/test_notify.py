@@ -242,6 +242,40 @@ def test_a_reload_whose_turns_do_not_get_on_is_told_and_keeps_no_other_from_bein
         wait_until(lambda: stuck.pid not in {worker.pid for worker in service.workers}, 30, "its end")
 
 
+def test_workers_that_die_of_a_new_configuration_again_and_again_keep_no_reload_open(
+    tmp_path: Path, broker_url: str, sqlite_url: str, notify: NotifySocket
+) -> None:
+    Ledger(sqlite_url).close()
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    # Who asks for totals, as a worker does every second, dies the third time, and so was seen at work.
+    faults = {
+        **hooks("supervisor:_LONGEST_TURN=12"),
+        "FAULT_KILL": "panko_ingest.shared_metrics:SharedMetrics.totals",
+        "FAULT_KILL_WHEN": "before",
+        "FAULT_KILL_CALL": "3",
+        "FAULT_KILL_FOLDER": str(deaths),
+    }
+    service = daemon(conf, notify, **faults)
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        notify.wait_for("READY=1")
+        survivor = service.workers[1].pid
+        # It is told every five seconds: by then those that are to live have asked more often than thrice.
+        seen = len(notify.received)
+        wait_until(lambda: str(notify.received[seen:]).count("STATUS=") == 2, 30, "some time")
+        for number in range(200):
+            (deaths / str(number)).touch()
+        urls = f"messaging_urls = {broker_url}\nmessaging_urls = amqp://guest:guest@127.0.0.1:9/\n"
+        conf.write_text(f"{conf.read_text()}{urls}")
+        before = len(notify.received)
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: "READY=1" in [state for _, state in notify.received[before:]], 40, "READY=1")
+        service.wait_for_log("The reload does not get on")
+        assert survivor in {worker.pid for worker in service.workers}, "nobody would read"
+
+
 def test_a_daemon_that_was_paused_as_a_whole_goes_on_with_all_its_workers(
     tmp_path: Path, broker_url: str, sqlite_url: str, notify: NotifySocket
 ) -> None:
