@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -79,9 +80,22 @@ def interval(text: str) -> float:
 
 def count(text: str) -> int:
     """Return a number from 0 upwards."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 upwards")
+    if not text.isdecimal() or len(text) > len(str(sys.maxsize)) or int(text) > sys.maxsize:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number from 0 upwards, of 64 bits")
     return int(text)
+
+
+def rate(text: str) -> float:
+    """Return how many times a second something is to be done: more than none, and once a day at least."""
+    try:
+        times = float(text)
+    except ValueError:
+        times = math.nan
+    if not 1 / config.SECONDS["d"] <= times < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of times a second: write for example 100 or 0.5"
+        )
+    return times
 
 
 def filled(text: str) -> str:

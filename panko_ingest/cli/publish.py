@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="send N in all, over and over, each with a message_id and a timestamp of its own",
     )
-    parser.add_argument("--rate", type=float, metavar="N", help="send at most N a second")
+    parser.add_argument("--rate", type=arguments.rate, metavar="N", help="send at most N a second")
     parser.add_argument(
         "--create",
         action="store_true",

@@ -73,3 +73,17 @@ def test_an_age_that_begins_before_any_calendar_is_refused(text: str) -> None:
     for understand in (arguments.age, arguments.moment):
         with pytest.raises(argparse.ArgumentTypeError, match="begins before any calendar"):
             understand(text)
+
+
+@pytest.mark.parametrize("text", ["-1", "1.5", "many", str(2**63), "9" * 5000])
+def test_what_nothing_can_be_counted_to_is_no_number(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no number from 0 upwards"):
+        arguments.count(text)
+    assert arguments.count(str(2**63 - 1)) == 2**63 - 1
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "inf", "1e-300", "fast"])
+def test_a_rate_that_would_be_none_or_let_everything_through_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is no number of times a second"):
+        arguments.rate(text)
+    assert arguments.rate("0.5") == 0.5
