@@ -4,6 +4,9 @@ from panko_ingest.delivery import Delivery
 
 # A delivery limit may be as low.
 _COUNTED = 3
+# A queue deals out in turn what came back: of more messages, each is held too seldom to be worn out.
+# What is remembered of so many takes 250 kB.
+_REMEMBERED = 1000
 
 
 class Retention:
@@ -19,7 +22,7 @@ class Retention:
         self.expires = False
         """Whether the broker tells that the queue is deleted after some time without a consumer."""
         self._counts = False
-        self._held = (b"", 0, 0)
+        self._held: dict[bytes, tuple[int, int]] = {}
 
     @property
     def needs_consumer(self) -> bool:
@@ -31,13 +34,16 @@ class Retention:
 
         One that never grows is its publisher's.
         """
-        (digest, returns, failures), self._held = self._held, (held.digest(), held.returns, held.failures)
-        is_the_same = digest == self._held[0]
-        if held.failures >= _COUNTED or (is_the_same and failures < held.failures):
+        digest = held.digest()
+        returns, failures = self._held.pop(digest, (held.returns, held.failures))
+        self._held[digest] = held.returns, held.failures
+        if len(self._held) > _REMEMBERED:
+            del self._held[next(iter(self._held))]
+        if held.failures >= _COUNTED or failures < held.failures:
             self._counts = True
-        return is_the_same and returns < held.returns
+        return returns < held.returns
 
     def forget(self) -> None:
         """Forget what is known: the queue may be another one when it is found next."""
         self.expires = self._counts = False
-        self._held = (b"", 0, 0)
+        self._held.clear()

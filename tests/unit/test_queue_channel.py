@@ -1,6 +1,7 @@
 """One queue of a session, beside a link that shows at each moment which consumers the queue has."""
 
 import itertools
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -243,6 +244,38 @@ def test_counts_of_several_messages_make_it_no_quorum_queue(reading: Reading) ->
         reading.queue.give_back()
         reading.link.channels[0].deliver(returns=count, body=b"%d" % count)
         assert reading.queue.clings
+
+
+@pytest.mark.parametrize("several", [2, 20])
+def test_counts_of_several_messages_that_are_held_in_turn_are_those_of_a_quorum_queue(
+    reading: Reading, several: int
+) -> None:
+    held = [(count, b"%d" % number) for count in (1, 2) for number in range(several)]
+    for count, message in held[: several + 1]:
+        assert reading.queue.clings
+        reading.queue.give_back()
+        reading.link.channels[0].deliver(returns=count, body=message)
+    assert not reading.queue.clings
+
+
+def test_counts_that_a_publisher_wrote_to_messages_that_are_held_in_turn_make_it_no_quorum_queue(
+    reading: Reading,
+) -> None:
+    for count in [1, 2, 1, 2, 1, 2]:
+        reading.queue.give_back()
+        reading.link.channels[0].deliver(returns=count, body=b"%d" % count)
+        assert reading.queue.clings
+
+
+def test_what_is_known_of_messages_that_were_held_is_bounded(reading: Reading) -> None:
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            held = Delivery(b"%d" % number, headers={"x-delivery-count": 1}, redelivered=True)
+            reading.retention.note(held)
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_count_that_grows_with_each_return_is_that_of_a_quorum_queue(reading: Reading) -> None:
