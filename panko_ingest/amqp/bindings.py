@@ -1,6 +1,7 @@
 """Keeping the queue of the pool bound to every control exchange, whatever becomes of these."""
 
 import logging
+import random
 from collections.abc import Callable, Iterator
 
 from amqp.exceptions import AMQPError, ChannelError, RecoverableConnectionError
@@ -12,6 +13,8 @@ LOG = logging.getLogger(__name__)
 
 # An exchange that was deleted and made again has lost its bindings, of which nobody is told.
 _BIND_AGAIN = 10.0
+# The one worker that looks after that may have no connection; the others need not cost the broker as much.
+_BIND_AGAIN_BESIDES = 300.0
 # Seconds that one step may take of the time in which deliveries are waited for.
 _TURN = 0.2
 _COST = "the connection was lost over it: "
@@ -64,8 +67,8 @@ class Bindings:
     """Binds each exchange at its own pace: what is absent or refused holds up no other.
 
     :param costly: what is known from the sessions before.
-    :param again: look for what is not there, and bind what is bound already, again and again; one worker of a
-        daemon is enough for it.
+    :param again: look for what is not there, and bind what is bound already, again and again, and tell where
+        nothing is there; one worker of a daemon is enough for it, and the others do so but seldom.
     :param tell: called with an exchange, and why the broker refuses to bind it, None when it does not;
         returns whether that is news.
     :param tell_unbound: called with the queue, and why nothing gets into it, None when something does;
@@ -140,10 +143,9 @@ class Bindings:
         else:
             self._note_absent(exchange)
             pause = self._looking[exchange].failed()
-        if self._again:
-            self._at[exchange] = self._clock() + pause
-        else:
-            del self._at[exchange]
+        if not self._again:
+            pause = _BIND_AGAIN_BESIDES * random.uniform(0.5, 1.0)  # not all workers at once
+        self._at[exchange] = self._clock() + pause
 
     def _note_there(self, exchange: str) -> None:
         self._absent.discard(exchange)
