@@ -99,9 +99,15 @@ class Bindings:
         self._where = where
         self._at: dict[str, float] = {}
         self._absent: set[str] = set()
+        self._there: set[str] = set()
         self._looking = {name: pauses.absent_exchange(clock) for name in self._exchanges}
         self._refused = {name: pauses.refused(clock) for name in self._exchanges}
         self.start_over()
+
+    @property
+    def none_is_known(self) -> bool:
+        """Whether there are exchanges to bind, and none of them is known to be there."""
+        return bool(self._exchanges) and not self._there
 
     def start_over(self) -> None:
         """Bind what is there at the next step, as the queue may be a new one; what cost connections last."""
@@ -149,10 +155,12 @@ class Bindings:
 
     def _note_there(self, exchange: str) -> None:
         self._absent.discard(exchange)
+        self._there.add(exchange)
         self._tell_unbound(self._pool, None)
 
     def _note_absent(self, exchange: str) -> None:
         self._absent.add(exchange)
+        self._there.discard(exchange)
         if not self._again or len(self._absent) < len(self._exchanges):
             return
         reason = (

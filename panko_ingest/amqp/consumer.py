@@ -31,7 +31,8 @@ _BEAT_INTERVAL = 1.0
 _SAY_AGAIN = 60.0
 # A store that answers sooner is not away, but just asked for the first time.
 _HOLD_AFTER = 3.0
-# A broker that lets us in may be one that was reset, or that a load balancer led us to, without the queues.
+# A broker that lets us in may be one that was reset, or that a load balancer led us to, without the queues,
+# or without the exchanges of the pool.
 _ASTRAY_AFTER = 60.0
 _LATER_ASTRAY = 960.0
 _SEVERAL = 2
@@ -222,7 +223,7 @@ class AmqpConsumer:
         return not session.give_back()
 
     def _is_astray(self, session: Session) -> bool:
-        """Tell whether to leave a broker for the next one of the bus, which may have the queues."""
+        """Tell whether to leave a broker for the next one of the bus, which may have what we read."""
         since = session.useless_since
         if since is None:
             self._astray_after = _ASTRAY_AFTER
@@ -232,7 +233,7 @@ class AmqpConsumer:
             return False
         LOG.log(
             logging.WARNING if self._astray_after == _ASTRAY_AFTER else logging.INFO,
-            "%s: none of the queues could be read here for %.0f s: trying the next broker of the bus",
+            "%s: nothing could be read here for %.0f s: trying the next broker of the bus",
             self._where,
             useless_for,
         )

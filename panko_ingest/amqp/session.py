@@ -133,7 +133,8 @@ class Session:
         """Whether nothing is read before the store answers; queues have consumers only where they must."""
         self._renews_at = 0.0
         self.useless_since: float | None = tools.clock()
-        """Since when the broker has let us read none of the queues, though the store takes events."""
+        """Since when the broker has had nothing for us to read, though the store takes events."""
+        self._received = False
         self._asks_on_at = tools.clock() + pauses.READ_FIRST
         self._missing: list[str] = []
         self._keeper = TopologyKeeper(tools.topology, link, tools.beat, tools.told)
@@ -191,7 +192,8 @@ class Session:
         """
         self._holding = self._holding and not self._handler.ready()
         self._open_queues()
-        if self._holding or any(queue.is_open for queue in self._queues):
+        may_get_any = self._received or not self._bindings.none_is_known
+        if self._holding or (may_get_any and any(queue.is_open for queue in self._queues)):
             self.useless_since = None
         elif self.useless_since is None:
             self.useless_since = self._tools.clock()
@@ -244,6 +246,7 @@ class Session:
         if not self._stopping:
             # Only laid by, as it may come before an answer, which has its time.
             self._arrived.append(delivery)
+            self._received = True
 
     def _pass_on(self) -> None:
         """Pass on what has arrived, but for what would take too long: some messages take seconds each."""

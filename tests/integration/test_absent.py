@@ -99,6 +99,29 @@ def test_a_broker_that_has_none_of_the_queues_is_left_for_the_next_one_of_its_bu
     rabbitmq.drop_vhost(stray_url)
 
 
+def test_a_broker_at_which_nothing_gets_into_the_pools_queue_is_left_for_the_next_one_of_its_bus(
+    rabbitmq: RabbitMQ, broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumer, "_ASTRAY_AFTER", 3.0)
+    stray_url = rabbitmq.create_vhost()
+    (full,), (stray,) = parse(broker_url).brokers, parse(stray_url).brokers
+    topology = Topology((INFO,), exchanges=("nova", "made later"), pool="ours")
+    with Bus(broker_url) as bus:
+        reader = Reader(broker_url, topology, ledger.connection)
+        reader.consumer.bus = dataclasses.replace(reader.consumer.bus, brokers=(stray, full))
+        reader.consumer._brokers = [full, stray]
+        with reader.running():
+            reader.wait_until_consuming()
+            bus.declare()
+            wait_until(lambda: bus.consumers("ours"), 30, "a consumer where there is an exchange")
+            beats = reader.beats
+            wait_until(lambda: reader.beats > beats + 10, 20, "some turns without a message")
+            bus.publish([body()])
+            wait_until(ledger.events, 30, "the event of the broker that has it")
+    assert (reader.opened, reader.lost) == (2, 0)
+    rabbitmq.drop_vhost(stray_url)
+
+
 def test_the_only_broker_of_a_bus_is_not_left_for_what_it_has_not(
     broker_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
