@@ -25,15 +25,16 @@ IS_STREAM = (
 CONSUMER_TIMEOUT = "x-consumer-timeout"
 """The argument of a consumer that wants a time limit of its own."""
 
-_ABSENT = re.compile("(NOT_FOUND - )?no (queue|exchange) '")
 
-
-def is_absent(error: object) -> bool:
+def is_absent(error: object, what: str = "queue|exchange") -> bool:
     """Tell whether a broker says that a queue or an exchange is not there, and nothing else.
+
+    :param what: ``queue`` or ``exchange``, where one of the other kind does not count.
 
     By the same number it refuses a queue that is there, and whose node is down or whose process has ended.
     """
-    return isinstance(error, NotFound) and bool(_ABSENT.match(str(error.reply_text)))
+    absent = f"(NOT_FOUND - )?no ({what}) '"
+    return isinstance(error, NotFound) and bool(re.match(absent, str(error.reply_text)))
 
 
 class Channel(Protocol):

@@ -82,8 +82,8 @@ class QueueChannel:
         timeout: float,
     ) -> None:
         self.queue = queue
-        self.absent = False
-        """Whether it was looked for and is not there."""
+        self.absent = absence.failed_last
+        """Whether it was looked for last, be it in a session before, and is not there."""
         self._link = link
         self._keeper = keeper
         self._backoff = backoff

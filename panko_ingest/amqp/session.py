@@ -330,7 +330,8 @@ class Session:
             channel.close()
 
     def _look_after(self) -> None:
-        self._bindings.step()
+        if not any(queue.absent for queue in self._queues):
+            self._bindings.step()
         self._warn_of_other_consumers()
         if self._tools.clock() < self._renews_at:
             return

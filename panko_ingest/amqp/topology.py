@@ -164,13 +164,13 @@ class TopologyKeeper:
     def bind(self, exchange: str) -> bool:
         """Bind the queue of the pool to an exchange; return False where that is not there.
 
-        :raises ChannelError: the broker refuses; its text says why.
+        :raises ChannelError: the broker refuses, or has no such queue; its text says why.
         """
         try:
             for key in self._topology.queues:
                 self._ask("queue_bind", self._topology.pool, exchange, key)
         except NotFound as error:
-            if not is_absent(error):
+            if not is_absent(error, "exchange"):
                 raise
             return False
         return True

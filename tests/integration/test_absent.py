@@ -1,13 +1,18 @@
 """What is not at the broker, queues or exchanges, is told, and waited for in the right place."""
 
+import contextlib
 import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from amqp.exceptions import ChannelError
 
 from panko_ingest.amqp import Topology, consumer, parse
+from panko_ingest.amqp.amqp_link import AmqpLink
+from panko_ingest.amqp.link import Waker
+from panko_ingest.amqp.topology import TopologyKeeper
 from tests.bodies import body
 from tests.bus import Bus
 from tests.integration.test_monitor import Monitor, bus_name
@@ -79,6 +84,38 @@ def test_a_pool_that_nothing_gets_into_is_told_and_not_ready_until_it_is_bound(
         bus.publish([body()], exchange="nowa")
         wait_until(lambda: ledger.events() == 1, 30, "the event")
         assert monitor.daemon.log.count("bound to nothing") == 1
+
+
+def test_a_pools_queue_that_is_waited_for_tells_nothing_of_exchanges(
+    broker_url: str, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    topology = Topology((INFO,), exchanges=("nova", "cinder"), pool="ours", declare="passive")
+    with Bus(broker_url) as bus:
+        bus.declare()
+        with Reader(broker_url, topology, ledger.connection).running() as reader:
+            wait_until(lambda: "waiting for queues that are not there: ours" in caplog.text, 20, "the wait")
+            beats = reader.beats
+            wait_until(lambda: reader.beats > beats + 10, 20, "some turns")
+            bus.channel().queue_declare("ours", durable=True, auto_delete=False)
+            wait_until(lambda: bus.consumers("ours"), 30, "a consumer")
+            beats = reader.beats
+            wait_until(lambda: reader.beats > beats + 2, 20, "one more turn")
+            bus.publish([body()])
+            wait_until(ledger.events, 20, "the event")
+    assert "bound to nothing" not in caplog.text
+
+
+def test_a_queue_that_goes_while_it_is_bound_makes_no_exchange_absent(broker_url: str) -> None:
+    topology = Topology((INFO,), exchanges=("nova",), pool="ours")
+    (broker,) = parse(broker_url).brokers
+    with Bus(broker_url) as bus, contextlib.closing(AmqpLink(broker, {}, Waker())) as link:
+        bus.declare()
+        keeper = TopologyKeeper(topology, link)
+        with pytest.raises(ChannelError, match="no queue 'ours'"):
+            keeper.bind("nova")
+        assert keeper.find("ours")
+        assert keeper.bind("nova")
+        assert not keeper.bind("cinder")
 
 
 def test_a_broker_that_has_none_of_the_queues_is_left_for_the_next_one_of_its_bus(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from amqp.exceptions import PreconditionFailed
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from panko_ingest.amqp import AmqpConsumer, parse
 from panko_ingest.amqp.amqp_link import IO_TIMEOUT
@@ -178,6 +178,49 @@ def test_a_queue_is_read_though_many_others_hang() -> None:
     while clock.now < Clock().now + 3600:
         clock.advance(next(steps))
     assert read_for[ANSWERING[0]] * 0.1 > 3600 / 5
+
+
+class LosingLink(Link):
+    """A link whose broker answers a question about a queue by an error, and which is lost after that."""
+
+    def __init__(self, clock: Clock, answer: Exception) -> None:
+        super().__init__(clock)
+        self._answer = answer
+
+    def channel(self, *, spare: bool = False) -> Channel:
+        channel = super().channel(spare=spare)
+
+        def declare(*_: object, **__: object) -> None:
+            raise self._answer
+
+        channel.queue_declare = declare  # type: ignore[method-assign]
+        return channel
+
+    def serve(self, timeout: float) -> bool:
+        super().serve(timeout)
+        raise ConnectionResetError("reset by peer")
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_queue_that_was_absent_at_the_connection_before_and_is_refused_now_is_not_told_as_absent() -> None:
+    clock, told = Clock(), dict[str, bool]()
+    absent = NotFound("NOT_FOUND - no queue 'notifications.0' in vhost '/'")
+    refused = AccessRefused("ACCESS_REFUSED - read access to queue 'notifications.0' refused")
+    links = itertools.chain([LosingLink(clock, absent)], itertools.repeat(LosingLink(clock, refused)))
+    consumer = AmqpConsumer(
+        parse("rabbit://broker/"),
+        Topology(QUEUES[:1]),
+        Handler(),
+        on_absence=told.__setitem__,
+        connect=lambda: next(links),  # type: ignore[arg-type,return-value]
+        clock=clock,
+    )
+    steps = consumer.steps()
+    while clock.now < Clock().now + 120:
+        clock.advance(next(steps))
+    assert told == {QUEUES[0]: False}
 
 
 BURST = 10
