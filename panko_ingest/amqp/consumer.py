@@ -255,7 +255,10 @@ class AmqpConsumer:
         """
         if self.bus.virtual_url is not None:
             return VirtualLink(self.bus.virtual_url, self._waker)
-        self._brokers = self._brokers or self.bus.shuffled()
+        if not self._brokers:
+            self._brokers = self.bus.shuffled()
+            if str(self._brokers[-1]) == self._where:  # the one that was tried last
+                self._brokers.reverse()
         broker = self._brokers.pop()
         self._where = str(broker)
         opening = threads.call(

@@ -1,5 +1,8 @@
 """One consumer whose brokers are away, over an hour of a clock that the test moves."""
 
+import contextlib
+import itertools
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -81,3 +84,23 @@ def test_a_broker_that_goes_again_is_news_again_and_counts_as_lost(caplog: pytes
     away = True
     trying.run(40)
     assert caplog.text.count("Connection refused") == 2
+
+
+def test_the_broker_that_was_tried_last_is_not_the_next_one(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    with contextlib.ExitStack() as bound:
+        sockets = [bound.enter_context(socket.socket()) for _ in range(2)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))  # and listens to nobody
+        places = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+        steps = AmqpConsumer(
+            parse(f"rabbit://{','.join(places)}/"),
+            Topology(("notifications.info",)),
+            Handler(),
+            clock=clock,
+        ).steps()
+        while len(caplog.messages) < 30:
+            clock.advance(61 if next(steps) else 0)  # each failure is told, as a minute has passed
+    tried = [place for message in caplog.messages for place in places if message.startswith(place)]
+    assert all(before != after for before, after in itertools.pairwise(tried))
+    assert len(tried) == 30
