@@ -89,7 +89,7 @@ class Bindings:
         where: str,
     ) -> None:
         self._pool = topology.pool or ""
-        self._exchanges = topology.exchanges if topology.pool and topology.declare != "never" else ()
+        self._exchanges = topology.bound_to
         self._keeper = keeper
         self._costly = costly
         self._again = again

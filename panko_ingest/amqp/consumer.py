@@ -192,14 +192,18 @@ class AmqpConsumer:
             self._sessions.failed()
 
     def _must_hold(self) -> bool:
-        """Return whether to connect also while the store is away, for the queues to have a consumer."""
+        """Return whether to connect also while the store is away.
+
+        It is for the queues to have a consumer, and for the pool's to be bound to exchanges that come.
+        """
         if not self._tools.looks_after or self.bus.virtual_url is not None:
             return False
         now = self._clock()
         self._away_since = now if self._away_since is None else self._away_since
         if now < self._away_since + _HOLD_AFTER:
             return False
-        return any(retention.needs_consumer for retention in self._tools.retentions.values())
+        retained = any(retention.needs_consumer for retention in self._tools.retentions.values())
+        return retained or bool(self._tools.topology.bound_to)
 
     def _say_kept_out(self, why: str) -> None:
         """Say why a broker can't be reached, or keeps us out: where that is news, and then once a minute."""

@@ -210,10 +210,12 @@ class Session:
     def give_back(self) -> bool:
         """Give back what is in hand and read nothing before the store answers, if the connection is to stay.
 
-        :returns: whether it is: a queue may be deleted, with all that it holds, when its last consumer goes.
+        :returns: whether it is: a queue may be deleted, with all that it holds, when its last consumer goes,
+            and an exchange may come that the pool's is to be bound to.
         :raises LINK_ERRORS: the connection is lost.
         """
-        if not any(queue.clings or (queue.is_open and queue.keeps) for queue in self._queues):
+        binds = self._tools.looks_after and self._tools.topology.bound_to and not self._link.is_virtual
+        if not binds and not any(queue.clings or (queue.is_open and queue.keeps) for queue in self._queues):
             return False
         self._holding = True
         self._arrived.clear()

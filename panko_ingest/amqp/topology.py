@@ -49,6 +49,11 @@ class Topology:
         """The queues to consume from."""
         return [self.pool] if self.pool else list(self.queues)
 
+    @property
+    def bound_to(self) -> Sequence[str]:
+        """The exchanges that the queue of the pool is to be bound to by us."""
+        return self.exchanges if self.pool and self.declare != "never" else ()
+
 
 class TopologyKeeper:
     """Looks after a topology on one connection: finds its queues, makes and binds the pool's.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from panko_ingest.amqp import Topology, consumer, parse
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.link import Waker
 from panko_ingest.amqp.topology import TopologyKeeper
+from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.bodies import body
 from tests.bus import Bus
 from tests.integration.test_monitor import Monitor, bus_name
@@ -116,6 +118,33 @@ def test_a_queue_that_goes_while_it_is_bound_makes_no_exchange_absent(broker_url
         assert keeper.find("ours")
         assert keeper.bind("nova")
         assert not keeper.bind("cinder")
+
+
+def test_an_exchange_is_bound_also_when_the_store_is_away_and_nobody_reads_the_pools_queue(
+    rabbitmq: RabbitMQ, broker_url: str, ledger: Ledger, impatient: Connection
+) -> None:
+    topology = Topology((INFO,), exchanges=("nova", "cinder"), pool="ours", queue_type="quorum")
+    bindings = f"queues/{broker_url.rpartition('/')[2]}/ours/bindings"
+    with (
+        Bus(broker_url) as bus,
+        contextlib.closing(
+            sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
+        ) as other,
+        Reader(broker_url, topology, impatient, hold_limit=1.0).running() as reader,
+    ):
+        reader.wait_until_consuming()
+        other.execute("BEGIN EXCLUSIVE")
+        bus.publish([body()], "ours", exchange="")
+        wait_until(lambda: not bus.consumers("ours") and bus.count("ours") == 1, 30, "it left alone")
+        bus.declare(exchange="cinder")
+        wait_until(
+            lambda: "cinder" in {item["source"] for item in rabbitmq.api("GET", bindings)}, 30, "the binding"
+        )
+        bus.publish([body()], exchange="cinder")
+        assert not bus.consumers("ours")
+        other.execute("ROLLBACK")
+        wait_until(lambda: ledger.events() == 2, 30, "the events")
+    assert (reader.opened, reader.lost) == (1, 0)
 
 
 def test_a_broker_that_has_none_of_the_queues_is_left_for_the_next_one_of_its_bus(

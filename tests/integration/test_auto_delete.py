@@ -6,9 +6,8 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from oslo_config import cfg
 
-from panko_ingest import breaker, config
+from panko_ingest import breaker
 from panko_ingest.amqp import Topology, queue_channel
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.bodies import body
@@ -79,22 +78,16 @@ def test_a_count_that_a_publisher_wrote_does_not_make_it_one_that_stays(
 
 
 def test_a_quorum_queue_of_several_messages_is_left_alone_before_one_of_them_is_dropped(
-    broker_url: str, bus: Bus, ledger: Ledger
+    broker_url: str, bus: Bus, ledger: Ledger, impatient: Connection
 ) -> None:
     topology = Topology(("quorum",), declare="never")
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": 6}
     bus.channel().queue_declare("quorum", durable=True, auto_delete=False, arguments=arguments)
-    conf = cfg.ConfigOpts()
-    config.register_opts(conf)
-    conf([], default_config_files=[], default_config_dirs=[])
-    conf.set_override("lock_timeout", 0.1, group="database")
-    conf.set_override("max_retries", 0, group="database")
     with (
-        contextlib.closing(Connection(ledger.url, conf)) as store,
         contextlib.closing(
             sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
         ) as other,
-        Reader(broker_url, topology, store, hold_limit=1.0).running() as reader,
+        Reader(broker_url, topology, impatient, hold_limit=1.0).running() as reader,
     ):
         reader.wait_until_consuming()
         other.execute("BEGIN EXCLUSIVE")
