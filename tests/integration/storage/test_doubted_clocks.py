@@ -36,10 +36,11 @@ class HostClock:
         for kind, now in self._servers.items():
             self._monkeypatch.setattr(kind, "now", f"({now} + {ahead.total_seconds()})")
 
-    def event(self, name: str, days_ago: float = 0.0) -> Event:
+    def event(self, name: str, days_ago: float = 0.0, service: str = "volume.block1@lvm") -> Event:
         """Return an event of a publisher whose clock is right."""
         generated = self._right() - datetime.timedelta(days=days_ago)
-        return Event(name, "volume.create.end", generated, [Trait("size", Trait.INT_TYPE, 4)])
+        traits = [Trait("size", Trait.INT_TYPE, 4), Trait("service", Trait.TEXT_TYPE, service)]
+        return Event(name, "volume.create.end", generated, traits)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def starts(store: Connection) -> list[datetime.date]:
         return [one.start for one in partitions.found(connection) if one.start]
 
 
-def test_a_clock_that_is_ahead_deletes_nothing_makes_no_partitions_and_heals_by_an_event_of_then(
+def test_a_clock_that_is_ahead_deletes_nothing_makes_no_partitions_and_heals_by_events_of_then(
     url: str, clock: HostClock
 ) -> None:
     store = Connection(url)
@@ -100,9 +101,71 @@ def test_a_clock_that_is_ahead_deletes_nothing_makes_no_partitions_and_heals_by_
     clock.set(365)
     with pytest.raises(ClockDoubted):
         store.expire(TTL)
-    store.record_events([clock.event("a year later", -365)])
+    store.record_events(
+        [clock.event("a year later", -365), clock.event("of the network", -364, "network.ctl1")]
+    )
     assert store.expire(TTL).events == 2
     assert store.clear_expired_dead_letters(TTL) == 1
+    store.close()
+
+
+def test_one_publisher_that_is_ahead_bears_out_no_clock_of_ours(url: str, clock: HostClock) -> None:
+    store = Connection(url)
+    store.record_events([clock.event("now"), clock.event("of the network", 1, "network.ctl1")])
+    store.record_events([clock.event("old", 80)], [make_letter("a")])
+    assert store.expire(TTL).events == 0
+    # Definitions may take the host off the trait of some types.
+    ahead = [clock.event(f"m{days}", -days / 2, "compute.cmp3") for days in range(100)]
+    store.record_events([*ahead, clock.event("m", -30, "compute")])
+
+    clock.set(30)
+    with pytest.raises(ClockDoubted, match="two services"):
+        store.expire(TTL)
+    store.record_events([], [make_letter("stored by the clock in doubt")])
+    with pytest.raises(ClockDoubted):
+        store.expire(TTL)
+    store.record_events([clock.event("also then", -29.5, "network.ctl1")])
+    assert store.expire(TTL).events == 1
+    store.close()
+
+
+def test_by_a_clock_in_doubt_dead_letters_bear_no_witness(url: str, clock: HostClock) -> None:
+    store = Connection(url)
+    store.record_events([], [make_letter("now")])
+    assert store.clear_expired_dead_letters(TTL) == 0
+    clock.set(365)
+    store.record_events([], [make_letter("then")])
+    with pytest.raises(ClockDoubted):
+        store.clear_expired_dead_letters(TTL)
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_a_clock_in_doubt_drops_no_empty_partition_in_which_events_of_now_belong(
+    postgresql_url: str, clock: HostClock
+) -> None:
+    store = layout(postgresql_url, "partitioned")
+    store.upgrade()
+    assert store.expire(TTL).events == 0
+    before = starts(store)
+    clock.set(365)
+    assert store.expire(TTL).partitions == ()
+    assert set(before) <= set(starts(store))
+    assert store.record_events([clock.event("now")]).recorded == (0,)
+    store.close()
+
+
+@pytest.mark.postgresql
+def test_a_clock_that_leaps_where_nothing_expires_makes_no_partitions_up_to_then(
+    postgresql_url: str, clock: HostClock
+) -> None:
+    store = layout(postgresql_url, "partitioned")
+    store.upgrade()
+    store.expire(0)
+    last = max(starts(store))
+    clock.set(365)
+    store.expire(0)
+    assert max(starts(store)) <= last + datetime.timedelta(days=14)
     store.close()
 
 
