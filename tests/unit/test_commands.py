@@ -105,6 +105,30 @@ def test_what_root_makes_of_sqlite_belongs_to_whom_its_folder_belongs_to(conf: P
     assert (folder / "ours.sqlite").stat().st_uid == folder.stat().st_uid
 
 
+def test_root_gives_away_what_it_made_and_not_what_a_link_in_its_place_leads_to(
+    conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, roots, who = tmp_path / "state", tmp_path / "of-root", os.geteuid()
+    folder.mkdir()
+    roots.touch()
+    if who == 0:
+        os.chown(folder, 65534, 65534)
+    file = folder / "ours.sqlite"
+
+    def whoever_owns_the_folder_is_quick() -> int:
+        if file.exists() and not file.is_symlink():
+            file.rename(folder / "made")
+            file.symlink_to(roots)
+        return who
+
+    monkeypatch.setattr(os, "geteuid", whoever_owns_the_folder_is_quick)
+    conf.write_text(f"[database]\nconnection = sqlite:///{file}\n")
+    main(["--config-file", str(conf), "db", "sync"])
+    assert file.is_symlink()
+    assert roots.stat().st_uid == who
+    assert (folder / "made").stat().st_uid == folder.stat().st_uid
+
+
 def test_a_list_of_dead_letters_says_that_there_are_more(
     conf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
