@@ -33,7 +33,7 @@ from panko_ingest.storage.recording.dead_letters import (
     write_dead_letters_that_can_be,
 )
 from panko_ingest.storage.recording.event_types import EventTypes
-from panko_ingest.storage.recording.stored_events import StoredEvent, is_same, look_up, taken_by
+from panko_ingest.storage.recording.stored_events import is_same, look_up, taken_by
 from panko_ingest.storage.recording.validation import Row, Validator
 from panko_ingest.storage.recording.writers.driver import driver_connection
 from panko_ingest.storage.recording.writers.portable import Key, PortableWriter, TypeIds
@@ -276,20 +276,26 @@ class BatchTransaction:
             return set()
         stored = look_up(connection, {row.message_id for row in rows})
         settled: set[int] = set()
+        others: list[Row] = []
         for row in rows:
-            found = stored.get(row.message_id, [])
-            in_the_way = found if left_out else [one for one in found if self._is_in_the_way(one, row)]
             type_id = type_ids[row.event_type]
-            if (in_the_way and not self.tells_apart) or any(
-                is_same(one, row.event_type, row.generated, type_id) for one in found
-            ):
+            found = stored.get(row.message_id, [])
+            if any(is_same(one, row.event_type, row.generated, type_id) for one in found):
                 outcome.duplicates.append(row.index)
-            elif in_the_way:
+                settled.add(row.index)
+            elif found:
+                others.append(row)
+        keeps_out = self.writer.keeps_out(connection) if others and left_out else self._has_its_key
+        for row in others:
+            in_the_way = [one for one in stored[row.message_id] if keeps_out(row, one.id)]
+            if not in_the_way:
+                continue
+            if self.tells_apart:
                 outcome.taken[row.index] = taken_by(in_the_way[0])
             else:
-                continue
+                outcome.duplicates.append(row.index)
             settled.add(row.index)
         return settled
 
-    def _is_in_the_way(self, stored: StoredEvent, row: Row) -> bool:
-        return self.writer.key_of(row.message_id, stored.id) == self.writer.key(row)
+    def _has_its_key(self, row: Row, event_id: int) -> bool:
+        return self.writer.key_of(row.message_id, event_id) == self.writer.key(row)

@@ -73,6 +73,12 @@ class Partition(NamedTuple):
             return PLAIN_SUFFIX if self.plain else "first"
         return "last" if self.end is None else f"p{self.start:%Y%m%d}"
 
+    def holds(self, event_id: int) -> bool:
+        """Tell whether an event of that id is in it."""
+        return (self.start is None or first_id(self.start) <= event_id) and (
+            self.end is None or event_id < first_id(self.end)
+        )
+
 
 def first_id(day: datetime.date) -> int:
     """Return the smallest id that an event of a day can have."""

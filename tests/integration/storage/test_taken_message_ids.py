@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from panko_ingest.storage import EventFilter, MessageIdTaken, RecordResult
+from panko_ingest.storage import EventFilter, MessageIdTaken, RecordResult, StorageError
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.recording.writers.portable import PortableWriter
@@ -59,6 +59,9 @@ PLAIN = pytest.mark.parametrize(
 """Partitions are made by us alone, and written by psycopg's writer alone, which knows their ids."""
 
 OTHERS = pytest.mark.parametrize("other", [of_another_type, of_another_time, on_another_day])
+
+
+IDS_OF_MARCH = "SELECT id FROM event WHERE generated > '2026-03-02'"
 
 
 def sort_traits(events: list[Event]) -> list[Event]:
@@ -197,6 +200,54 @@ def test_each_partition_may_have_the_message_id_and_each_event_has_its_own_trait
         [4, 5, 6, 7],
     )
     assert stored(store) == sort_traits(months)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("database_url", ["partitioned"], indirect=True)
+@pytest.mark.parametrize("length", [1, 30], ids=["one event", "a batch"])
+def test_what_a_trigger_leaves_out_is_not_told_as_stored_in_another_partition(
+    store: Connection, length: int
+) -> None:
+    stored_before = [
+        dataclasses.replace(event, generated=event.generated - 60 * DAY) for event in make_events(length)
+    ]
+    store.record_events(stored_before)
+    execute(
+        store,
+        "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "IF NEW.message_id ~ '^m00' THEN RETURN NULL; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER leave_out BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION leave_out()",
+    )
+    with pytest.raises(StorageError, match="did not store it, and gave no reason"):
+        store.record_events(make_events(length))
+    result = store.record_events([*make_events(length), *stored_before], (), letter_for)
+    assert result.duplicates == tuple(range(length, 2 * length))
+    assert [index for index, _ in result.failed] == [*range(length)]
+    assert {type(error) for _, error in result.failed} == {StorageError}
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("database_url", ["partitioned"], indirect=True)
+@pytest.mark.parametrize("length", [1, 30], ids=["one event", "a batch"])
+def test_what_met_an_event_that_expires_then_is_stored_beside_that_of_another_partition(
+    store: Connection, length: int
+) -> None:
+    far = [dataclasses.replace(event, generated=event.generated - 60 * DAY) for event in make_events(length)]
+    near = [on_another_day(event) for event in make_events(length)]
+    store.record_events([*far, *near])
+    store.record_events(far)  # PostgreSQL's writer has learnt then
+    others = sa.create_engine(store.engine.url, poolclass=sa.NullPool)
+
+    def expire(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT event.message_id"):
+            with others.begin() as connection:
+                for table in ("trait_text", "trait_int", "trait_float", "trait_datetime"):
+                    connection.execute(sa.text(f"DELETE FROM {table} WHERE event_id IN ({IDS_OF_MARCH})"))
+                connection.execute(sa.text(f"DELETE FROM event WHERE id IN ({IDS_OF_MARCH})"))
+
+    sa.event.listen(store.engine, "before_cursor_execute", expire)
+    assert store.record_events(make_events(length)).recorded == tuple(range(length))
+    assert stored(store) == sort_traits([*far, *make_events(length)])
 
 
 # What comes again.

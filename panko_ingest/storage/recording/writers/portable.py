@@ -3,7 +3,7 @@
 It serves MySQL, MariaDB before 10.5, and databases reached by another driver than the usual one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +24,9 @@ TypeIds = Mapping[str, int]
 
 Key = str | tuple[str, int]
 """What at most one stored event can have: its message_id, or that and its day."""
+
+KeepsOut = Callable[[Row, int], bool]
+"""Whether an event, by its id, keeps out a row that has its message_id."""
 
 Numbered = Iterable[tuple[int, Row]]
 """Rows, each with the id of its event."""
@@ -48,6 +51,10 @@ class PortableWriter:
     def key_of(self, message_id: str, event_id: int) -> Key:  # noqa: ARG002 - where days have events of their own
         """Return the key of a stored event."""
         return message_id
+
+    def keeps_out(self, connection: sa.Connection) -> KeepsOut:  # noqa: ARG002 - where there are partitions
+        """Return what tells whether a stored event of a row's message_id keeps it from being stored."""
+        return lambda row, event_id: True  # noqa: ARG005 - any does
 
     def write(self, connection: sa.Connection, rows: Sequence[Row], type_ids: TypeIds) -> set[Key]:
         """Write the events that are not stored yet, with their traits, in the quickest way.

@@ -12,6 +12,7 @@ from panko_ingest.storage.recording.sql_text import array_text, copy_of_events, 
 from panko_ingest.storage.recording.validation import Row
 from panko_ingest.storage.recording.writers import references
 from panko_ingest.storage.recording.writers.portable import (
+    KeepsOut,
     Key,
     Numbered,
     PortableWriter,
@@ -203,6 +204,13 @@ class PartitionedWriter(PostgresqlWriter):
     def key_of(self, message_id: str, event_id: int) -> Key:
         """Return the key of a stored event."""
         return message_id, event_id >> partitions.SEQUENCE_BITS
+
+    def keeps_out(self, connection: sa.Connection) -> KeepsOut:
+        """Return what tells whether a stored event is in the partition into which a row goes."""
+        there = partitions.found(connection)
+        return lambda row, event_id: any(
+            one.holds(event_id) and one.holds(partitions.first_id(row.generated)) for one in there
+        )
 
     def _id(self, number: int, row: Row) -> int:
         return partitions.first_id(row.generated) | number
