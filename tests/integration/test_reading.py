@@ -21,6 +21,7 @@ from panko_ingest.storage import (
 )
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
+from tests import legacy
 from tests.waiting import wait_until
 
 START = datetime.datetime(2026, 3, 1, 12, 0, 0, 250_000)
@@ -304,6 +305,38 @@ def test_a_list_longer_than_a_page_is_read_to_its_end_page_by_page(
     assert ids(empty, limit=20) == [event.message_id for event in EVENTS[:20]]
     traits = list(empty.get_traits("compute.instance.update", "disk_gb"))
     assert [one.value for one in traits] == list(range(1, 60, 2))
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+@pytest.mark.parametrize("missing", ["message_id", "generated"])
+@pytest.mark.parametrize(
+    "database_url",
+    [
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+    indirect=True,
+)
+def test_a_long_list_has_each_event_of_adopted_tables_that_lacks_its_id_or_its_time(
+    database_url: str, missing: str, direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("panko_ingest.storage.reading.events.PAGE_SIZE", 7)
+    store = Connection(database_url)
+    with store.engine.begin() as session:
+        legacy.make(session, "panko")
+    store.upgrade("0001")
+    store.record_events(EVENTS)
+    column = store.engine.dialect.identifier_preparer.quote(missing)
+    # Those without an id, of one time, are level.
+    some = EVENTS[4:16:4] if missing == "message_id" else EVENTS[4:14]
+    without = ", ".join(f"'{event.message_id}'" for event in some)
+    with store.engine.begin() as session:
+        session.exec_driver_sql(f"UPDATE event SET {column} = NULL WHERE message_id IN ({without})")
+    for key in ("message_id", "generated"):
+        found = store.get_events(EventFilter(), {"sort": [(key, direction)]})
+        assert sorted(trait(event, "disk_gb") for event in found) == [*range(len(EVENTS))]
+    store.close()
 
 
 def test_events_are_counted_by_type_within_a_time(

@@ -101,26 +101,35 @@ def _times(reader: ReadAccess, message_id: str) -> list[datetime.datetime]:
 
 
 def _behind(
-    sort: Sort, position: Mapping[str, Any], *, nulls_last: bool, first: bool = True
+    sort: Sort, position: Mapping[str, Any], *, nulls_last: bool, nulls: bool = True
 ) -> sa.ColumnElement[bool]:
     """Return the condition for all that comes after a position.
 
-    Tables that were adopted, and not rewritten yet, may have rows without an id.
+    Tables that were adopted, and not rewritten yet, may have rows without an id or a time.
 
     :param nulls_last: whether the database puts those behind all others when it sorts upwards.
+    :param nulls: whether there may be such rows, by the first column of the sort.
     """
     (key, direction), *rest = sort
     column, value = _COLUMNS[key], position[key]
     nulls_behind = nulls_last == (direction == "asc")
+    beyond: sa.ColumnElement[bool]
     if value is None:
-        return sa.false() if nulls_behind else column.is_not(None)
-    beyond: sa.ColumnElement[bool] = column > value if direction == "asc" else column < value
-    if not rest:
-        # Nothing but a plain range of its first column is read from an index.
-        return sa.or_(beyond, column.is_(None)) if nulls_behind and not first else beyond
-    # Said twice so that every planner gets a plain range of the index from the first half.
-    within = column >= value if direction == "asc" else column <= value
-    return sa.and_(within, sa.or_(beyond, _behind(rest, position, nulls_last=nulls_last, first=False)))
+        beyond = sa.false() if nulls_behind else column.is_not(None)
+        if not rest:
+            return beyond
+        return sa.or_(beyond, sa.and_(column.is_(None), _behind(rest, position, nulls_last=nulls_last)))
+    beyond = column > value if direction == "asc" else column < value
+    if rest:
+        # Said twice so that every planner gets a plain range of the index from the first half.
+        within = column >= value if direction == "asc" else column <= value
+        beyond = sa.and_(within, sa.or_(beyond, _behind(rest, position, nulls_last=nulls_last)))
+    # Nothing but a plain range of its first column is read from an index.
+    return sa.or_(beyond, column.is_(None)) if nulls_behind and nulls else beyond
+
+
+def _has_nulls(reader: ReadAccess, key: str) -> bool:
+    return bool(list(reader.values(sa.select(sa.literal(1)).where(_COLUMNS[key].is_(None)).limit(1))))
 
 
 def pages(
@@ -137,8 +146,13 @@ def pages(
     ordered = statement.order_by(*columns).limit(size)
     key, direction = sort[0]
     nulls_last = reader.database.nulls_last
+    # Partitions are made by us alone, and have none.
+    nulls = None if nulls_last == (direction == "asc") and not first_day else False
     while size:
-        page = ordered if after is None else ordered.where(_behind(sort, after, nulls_last=nulls_last))
+        page = ordered
+        if after is not None:
+            nulls = _has_nulls(reader, key) if nulls is None else nulls
+            page = page.where(_behind(sort, after, nulls_last=nulls_last, nulls=nulls))
         # Who left a time that is none did not choose the id by its day.
         if first_day and key == "generated" and after and not isinstance(after[key], FarTime):
             start, end = (after[key], None) if direction == "asc" else (None, after[key])
