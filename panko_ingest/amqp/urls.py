@@ -19,6 +19,14 @@ _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 _FURTHER_SCHEME = re.compile(rf"[;,]\s*({_SCHEME})://")
 _LARGEST_PORT = 65535
 _TLS_FILES = {"ssl_ca_file", "ssl_cert_file", "ssl_key_file"}
+_TLS_OPTIONS = _TLS_FILES | {
+    "ssl",
+    "ssl_version",
+    "ssl_enforce_hostname_verification",
+    "ssl_strict_certificates",
+}
+_NO_NEWER_THAN_OURS = {"sslv2", "sslv3", "sslv23", "tlsv1", "tlsv1_1", "tlsv1_2"}
+"""Values of oslo.messaging's ``ssl_version`` that ask for no more than TLS 1.2, which is the least here."""
 _LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -196,10 +204,12 @@ def _options(text: str) -> dict[str, str]:
     for written, value in parse_qsl(text, keep_blank_values=True):
         name = written.strip().lower()
         of_tls = "ssl" in name or "tls" in name
-        if of_tls and name != "ssl" and not name.startswith("ssl_"):
+        if of_tls and name not in _TLS_OPTIONS:
             raise ConfigError(
-                f"transport_url: no option {name!r}: those of TLS are ssl, ssl_ca_file and so on"
+                f"transport_url: no option {name!r}: those of TLS are {', '.join(sorted(_TLS_OPTIONS))}"
             )
+        if name == "ssl_version" and value.strip() and value.strip().lower() not in _NO_NEWER_THAN_OURS:
+            raise ConfigError("transport_url: leave ssl_version out: it is TLS 1.2 or a newer one, always")
         if name == "ssl" and name in found:
             raise ConfigError("transport_url: ssl is there more than once")
         if of_tls and not value.strip():

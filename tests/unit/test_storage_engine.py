@@ -136,6 +136,7 @@ def test_options_of_tls_that_say_nothing_clear_are_refused_by_name_alone(options
     ("lines", "fault"),
     [
         ("[client]\nssl-mode = VERIFY_CA", "ssl-mode of .* is not known here"),
+        ("[client]\ntls-version = TLSv1.3", "tls-version of .* is not known here"),
         ("[client]\nssl-ca =", "ssl_ca of .* is blank"),
         ("password secret\n[client]", "can't be parsed"),
     ],

@@ -88,6 +88,10 @@ def test_a_url_can_ask_for_tls_of_all_its_hosts(url: str) -> None:
         ("rabbit://u:s3cret@h/?SSL_CA_FILE=%20", "ssl_ca_file is blank"),
         ("rabbit://u:s3cret@h/?rabbit_use_ssl=true", "no option 'rabbit_use_ssl'"),
         ("rabbit://u:s3cret@h/?tls=true", "no option 'tls'"),
+        ("rabbit://u:s3cret@h/?ssl=1&ssl_ca=/ca", "no option 'ssl_ca': .*, ssl_ca_file, "),
+        ("rabbit://u:s3cret@h/?ssl=1&ssl_enforce_fips_mode=true", "no option 'ssl_enforce_fips_mode'"),
+        ("rabbit://u:s3cret@h/?ssl=1&ssl_version=TLSv1_3", "leave ssl_version out"),
+        ("rabbit://u:s3cret@h/?ssl=1&ssl_version=1.3", "leave ssl_version out"),
     ],
 )
 def test_what_can_only_mean_tls_is_never_taken_for_none(url: str, fault: str) -> None:

@@ -188,7 +188,7 @@ def _from_file(query: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
         if name in _OPTIONS - {"ssl_disabled"}:
             # A flag may stand there without a value.
             found[name] = parser.get(group, key) if value else "" if name in _TEXTS else "true"
-        elif name.startswith("ssl"):
+        elif name.startswith(("ssl", "tls")):
             raise _fault(f"{key} of {file} is not known here: ask for TLS by ssl_ca, ssl_verify_identity")
     if blank := [name for name, value in found.items() if not value]:
         raise _fault(f"{', '.join(blank)} of {file} is blank")
