@@ -27,6 +27,13 @@ from panko_ingest.timestamps import utc_now
 
 LOG = logging.getLogger(__name__)
 
+# Of a row or a statement, before or after: one may keep events from being deleted, another keep a copy.
+_SEE_DELETED = (
+    "SELECT format('the trigger %%I of %%s', tgname, tgrelid::regclass) FROM pg_trigger "
+    "WHERE tgrelid = ANY(%s::regclass[]) AND NOT tgisinternal AND tgtype & 8 <> 0 "
+    "AND tgenabled IN ('O', 'A') ORDER BY tgrelid LIMIT 1"
+)
+
 T = TypeVar("T")
 
 LOCK_TIMEOUT = 0.1
@@ -151,12 +158,17 @@ def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
     What an administrator has detached is not ours to drop.
 
     :returns: False where another expirer was quicker.
+    :raises StorageUnavailable: a trigger is to see what is deleted, and would not.
     """
     with write_transaction(engine) as connection:
         lock_tables(connection)
         if not set(old) <= set(partitions.found(connection)):
             return False
-        for name in partitions.attached(connection, EVENT_TABLES[::-1], old):
+        names = partitions.attached(connection, EVENT_TABLES[::-1], old)
+        seen_by = connection.exec_driver_sql(_SEE_DELETED, ([*EVENT_TABLES, *names],)).scalar()
+        if seen_by is not None:
+            raise StorageUnavailable(f"{seen_by} is to see each that is deleted", operator=True)
+        for name in names:
             connection.exec_driver_sql(f"DROP TABLE {name}")
         _detach_remains(connection, old[-1].end or datetime.date.max)
         make(connection, [Partition(None, old[-1].end)])

@@ -359,6 +359,37 @@ def test_events_expire_in_batches_where_a_trigger_keeps_tables_from_being_change
     assert "can't be dropped; their events are deleted in batches: P0001: not without a ticket" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("table", "keep"), [("event", "RETURN NULL"), ("trait_int", "RAISE EXCEPTION 'a legal hold'")]
+)
+def test_events_expire_in_batches_where_a_trigger_is_to_see_each_that_is_deleted(
+    store: Connection, caplog: pytest.LogCaptureFixture, table: str, keep: str
+) -> None:
+    store.record_events([event("older", 4), event("old", 3), event("young", 0)])
+    key = {"event": "id"}.get(table, "event_id")
+    held = f"(SELECT id FROM event WHERE message_id = 'old' AND id = OLD.{key})"
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN IF EXISTS {held} THEN {keep}; END IF; RETURN OLD; END $$"
+        )
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER hold BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION hold()"
+        )
+
+    report = store.expire(DAY, clock=noon)
+
+    assert (report.events, report.partitions) == (1, ())
+    assert stored_ids(store) == ["old", "young"]
+    assert (
+        f"can't be dropped; their events are deleted in batches: the trigger hold of {table}" in caplog.text
+    )
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table} DISABLE TRIGGER hold")
+    assert "p20260307" in store.expire(DAY, clock=noon).partitions
+    assert stored_ids(store) == ["young"]
+
+
 def test_an_event_of_the_last_partition_that_another_table_refers_to_keeps_no_other_from_expiry(
     store: Connection,
 ) -> None:
