@@ -160,6 +160,10 @@ class Database:
         """Return what lets our role add rows to a table where no rule admits any; empty where one may."""
         return ""
 
+    def may_hide_events(self, connection: Connection) -> bool:  # noqa: ARG002 - for those that can
+        """Tell whether rules of the server may keep our role from seeing some of the events' rows."""
+        return False
+
     def check_references_now(self, connection: Connection) -> None:
         """Let this transaction's statements be refused at once, not at COMMIT, for a broken constraint."""
 

@@ -177,6 +177,29 @@ def test_batches_are_stored_where_policies_forbid_copy_and_check_tells_what_it_c
 
 
 @pytest.mark.postgresql
+@pytest.mark.parametrize(
+    "hold", ["FOR ALL USING", "FOR SELECT USING (true); CREATE POLICY b ON event FOR DELETE USING"]
+)
+def test_events_that_a_policy_holds_back_from_expiry_keep_their_traits(
+    restricted_url: str, hold: str
+) -> None:
+    execute(
+        restricted_url,
+        "ALTER TABLE event ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY anything ON event FOR INSERT WITH CHECK (true)",
+        f"CREATE POLICY a ON event {hold} (message_id NOT IN ('m0000', 'm0004'))",
+    )
+    owners = Connection(restricted_url.replace("restricted@", "postgres@"))
+    with closing(owners), closing(Connection(restricted_url)) as store:
+        owners.record_events(make_events(5))
+        assert store.expire(1.0).events == 3
+        store.clear()
+        assert stored(owners) == [
+            dataclasses.replace(event, traits=sorted(event.traits)) for event in make_events(5)[::4]
+        ]
+
+
+@pytest.mark.postgresql
 def test_a_policy_that_comes_while_events_are_recorded_stops_them_no_longer_than_until_the_next_try(
     restricted_url: str,
 ) -> None:
