@@ -81,8 +81,7 @@ def clear(engine: sa.Engine, settings: StorageSettings) -> None:
 
     if newest is not None:
         delete_in_batches(engine, settings, delete, AtOnce())
-    if not partitioned:  # those were never without their events; adopted tables may have been
-        delete_lost_traits(engine, settings, AtOnce())
+    delete_lost_traits(engine, settings, AtOnce())
     _delete_unused_event_types(engine, settings)
 
 
@@ -92,8 +91,12 @@ def delete_lost_traits(engine: sa.Engine, settings: StorageSettings, pace: AtOnc
     They belong to none: tables that were adopted may have no references. One statement looks at both, so that
     an event that is committed meanwhile is there with its traits, or neither is.
     """
-    # The traits of an event that we must not see would pass for lost.
-    if read(engine, settings, lambda connection: databases.of(connection).may_hide_events(connection)):
+
+    def would_pass_for_lost(connection: sa.Connection) -> bool:
+        # Those of an event that we must not see, or that an administrator has just detached.
+        return databases.of(connection).may_hide_events(connection) or partitions.exist(connection)
+
+    if read(engine, settings, would_pass_for_lost):
         return 0
     oldest = sa.select(sa.func.coalesce(sa.func.min(Event.id), _NO_EVENT)).scalar_subquery()
     newest = sa.select(sa.func.coalesce(sa.func.max(Event.id), -1)).scalar_subquery()

@@ -266,6 +266,20 @@ def test_a_day_that_is_detached_from_events_alone_is_told_and_keeps_no_other_fro
     assert not [one for one in store.check() if one.level == "failure" and "detached" in one.text]
 
 
+@pytest.mark.parametrize("days_ago", [3, 0], ids=["the oldest", "the newest"])
+def test_traits_stay_while_an_administrator_has_detached_their_events_and_not_yet_them(
+    store: Connection, days_ago: int
+) -> None:
+    store.record_events([event("kept", days_ago), event("other", 1)])
+    name = f"p{NOON - datetime.timedelta(days=days_ago):%Y%m%d}"
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE event DETACH PARTITION event_{name}")
+    assert store.expire(30 * DAY, clock=noon).traits == 0
+    store.clear()
+    aside = f"SELECT message_id, value FROM event_{name} e JOIN trait_int_{name} t ON t.event_id = e.id"
+    assert rows(store, aside) == [("kept", 4)]
+
+
 @pytest.mark.parametrize(
     ("put_aside", "aside"),
     [
