@@ -22,6 +22,7 @@ from panko_ingest import (
     log_setup,
     option_lines,
     processors,
+    redaction,
 )
 from panko_ingest.cli import failures, output
 from panko_ingest.cli.readiness import consuming, readiness
@@ -86,9 +87,17 @@ def configuration(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         text = f"{closed}: this user may not read it, and what is in it is not known here: run check as root"
         yield Finding(WARNING, "configuration", text)
     for path in paths:
-        if Path(path).stat().st_mode & stat.S_IROTH:
+        if Path(path).stat().st_mode & stat.S_IROTH and _holds_passwords(path):
             text = f"{path} holds passwords and anyone may read it: chmod o-r {path}"
             yield Finding(WARNING, "configuration", text)
+
+
+def _holds_passwords(path: str) -> bool:
+    content = Path(path).read_bytes()
+    try:
+        return redaction.overwrite(content) != content
+    except redaction.TooMuchText:  # nobody can tell
+        return True
 
 
 def log(conf: cfg.ConfigOpts) -> Iterator[Finding]:
@@ -199,10 +208,12 @@ def _database(connection: Connection, *, to_expire: bool) -> Iterator[Finding]:
     if path := connection.missing_file():
         yield Finding(FAILURE, "database", f"{path} is not there: run `panko-ingest db sync`, which makes it")
         return
+    told = ""
     try:
         connection.ping()
     except StorageUnavailable as error:
-        yield Finding(FAILURE, "database", str(error))
+        told = str(error)
+        yield Finding(FAILURE, "database", told)
         if not error.operator:
             return
     else:
@@ -213,7 +224,8 @@ def _database(connection: Connection, *, to_expire: bool) -> Iterator[Finding]:
         if not any(finding.subject == "revision" and finding.level == FAILURE for finding in findings):
             yield from connection.check_rights(to_record=True, to_expire=to_expire)
     except StorageUnavailable as error:
-        yield Finding(FAILURE, "database", str(error))
+        if str(error) != told:
+            yield Finding(FAILURE, "database", str(error))
 
 
 def expirer_role(conf: cfg.ConfigOpts) -> Iterator[Finding]:

@@ -308,3 +308,16 @@ def test_expire_shows_what_would_go_and_deletes_it(conf: Path, ledger: Ledger, b
     assert (code, ledger.events()) == (0, 0)
     assert text.startswith("100 events with ")
     assert "no event is from before" in command(conf, "expire", "--dry-run")[1]
+
+
+@pytest.mark.postgresql
+def test_check_tells_once_that_the_database_does_not_let_us_in(tmp_path: Path, postgresql_url: str) -> None:
+    stranger = tmp_path / "stranger.conf"
+    stranger.write_text(
+        f"[database]\nconnection = {postgresql_url.replace('postgres@', 'stranger:SECRET-1@')}\n"
+    )
+    code, found = findings(stranger)
+    assert code == 1
+    assert [level for level, text in found["database"] if 'role "stranger" does not exist' in text] == [
+        "failure"
+    ]

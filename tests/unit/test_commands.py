@@ -165,3 +165,15 @@ def test_what_is_to_be_copied_from_a_terminal_is_whole_however_narrow_it_is(
     assert set(whole) <= set(line.split("  "))
     assert len(line.rstrip()) <= max(width, len("  ".join(whole)))
     assert ("ppp" in line) == (width > 100)
+
+
+@pytest.mark.parametrize(
+    ("line", "holds"), [("", False), ("[DEFAULT]\ntransport_url = rabbit://guest:SECRET-1@rabbit1/\n", True)]
+)
+def test_check_tells_that_anyone_may_read_passwords_only_where_there_are_any(
+    line: str, holds: bool, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf.write_text(conf.read_text() + line)
+    conf.chmod(0o644)
+    main(["--config-file", str(conf), "check"])
+    assert (f"chmod o-r {conf}" in capsys.readouterr().out) == holds
