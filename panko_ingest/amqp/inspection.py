@@ -7,7 +7,7 @@ from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
 from panko_ingest.amqp import management, queue_limits
 from panko_ingest.amqp.amqp_link import AmqpLink
-from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker, is_absent
+from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker, is_absent, words
 from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.queue_state import Known, QueueState
 from panko_ingest.amqp.tls import ANY_NAME_TAKEN
@@ -45,7 +45,7 @@ def queue_answers(bus: Bus, names: Sequence[str]) -> dict[str, QueueState | str]
         return {}
     answers = _visit(bus, lambda link: {name: _ask(link, name) for name in names})
     return {
-        name: _words(answer) if isinstance(answer, Exception) else answer
+        name: words(answer) if isinstance(answer, Exception) else answer
         for name, answer in answers.items()
         if not is_absent(answer)
     }
@@ -133,19 +133,10 @@ def _visit(bus: Bus, look: Callable[[AmqpLink], T]) -> T:
                 link.close()
         except LINK_ERRORS as error:
             why = broker.tls and broker.tls.explain(broker.host, broker.port, error)
-            reasons.append(f"{broker}: {why or _words(error)}")
+            reasons.append(f"{broker}: {why or words(error)}")
         finally:
             waker.close()
     raise BrokerError("; ".join(reasons))
-
-
-def _words(error: BaseException) -> str:
-    return str(
-        getattr(error, "reply_text", None)
-        or getattr(error, "strerror", None)
-        or error
-        or type(error).__name__
-    )
 
 
 def _states(link: AmqpLink, names: Sequence[str]) -> Iterator[QueueState]:
@@ -171,7 +162,7 @@ def _ask(link: AmqpLink, queue: str) -> QueueState | Exception:
 def _why_not_read(bus: Bus, link: AmqpLink, queue: str) -> str | None:
     state = _ask(link, queue)
     if isinstance(state, Exception):
-        return None if is_absent(state) else _words(state)
+        return None if is_absent(state) else words(state)
     return IS_STREAM if _is_stream(link, queue) else _why_unknown(bus, state)
 
 
@@ -213,7 +204,7 @@ def _look(bus: Bus, link: AmqpLink, topology: Topology, known: Known) -> Iterato
         elif isinstance(state, AccessRefused):
             yield _lacking(f"queue {name}", "read", name)
         elif not is_absent(state):
-            yield Finding(FAILURE, f"queue {name}", f"can't be read: {_words(state)}")
+            yield Finding(FAILURE, f"queue {name}", f"can't be read: {words(state)}")
         else:
             text = "not there: the daemon waits until a publisher (or you) creates it"
             yield Finding(WARNING, f"queue {name}", text)
@@ -262,7 +253,7 @@ def _pool_as_it_is(keeper: TopologyKeeper, name: str) -> Iterator[Finding]:
     try:
         difference = keeper.make_pool(name)
     except ChannelError as error:
-        yield Finding(FAILURE, f"queue {name}", f"can't be made or used: {_words(error)}")
+        yield Finding(FAILURE, f"queue {name}", f"can't be made or used: {words(error)}")
         return
     if difference:
         text = f"is used as it is, though it differs from what the daemon would make: {difference}"
@@ -274,7 +265,7 @@ def _pool_to_be(link: AmqpLink, name: str) -> Iterator[Finding]:
     if isinstance(refusal, AccessRefused):
         yield _lacking(f"queue {name}", "configure", name)
     elif refusal is not None and "queue limit" in str(refusal):
-        yield Finding(FAILURE, f"queue {name}", f"not there, and can't be made: {_words(refusal)}")
+        yield Finding(FAILURE, f"queue {name}", f"not there, and can't be made: {words(refusal)}")
     else:
         yield Finding(OK, f"queue {name}", "not there yet: the daemon creates it")
 

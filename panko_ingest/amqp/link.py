@@ -37,6 +37,16 @@ def is_absent(error: object, what: str = "queue|exchange") -> bool:
     return isinstance(error, NotFound) and bool(re.match(absent, str(error.reply_text)))
 
 
+def words(error: BaseException) -> str:
+    """Return what an error says, without the numbers that a library puts around it."""
+    return str(
+        getattr(error, "reply_text", None)
+        or getattr(error, "strerror", None)
+        or error
+        or type(error).__name__
+    )
+
+
 class Channel(Protocol):
     """One channel of a connection; method names and errors are py-amqp's.
 

@@ -13,7 +13,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 
 from panko_ingest import exact_json
 from panko_ingest.amqp import framing
-from panko_ingest.amqp.link import LINK_ERRORS, is_absent
+from panko_ingest.amqp.link import LINK_ERRORS, is_absent, words
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError
 
@@ -82,7 +82,7 @@ class Publisher:
                 self._connection.release()
             else:
                 return
-        raise BrokerError(f"can't reach the broker at {self._name}: {reason}") from reason
+        raise BrokerError(f"can't reach the broker at {self._name}: {reason and words(reason)}") from reason
 
     def send(self, body: bytes, *, exchange: str, routing_key: str) -> None:
         """Publish one enveloped notification, and wait until the broker has it.

@@ -8,7 +8,7 @@ from typing import Any
 from amqp.exceptions import AccessRefused, NotFound
 
 from panko_ingest.amqp.amqp_link import AmqpLink
-from panko_ingest.amqp.link import LINK_ERRORS, Waker
+from panko_ingest.amqp.link import LINK_ERRORS, Waker, words
 from panko_ingest.amqp.urls import Bus
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import BrokerError, ConfigError
@@ -47,7 +47,7 @@ class Tap:
             self._channel = self._listen(exchanges, keys)
         except LINK_ERRORS as error:
             self.close()
-            raise BrokerError(f"{bus.name}: can't listen: {error}") from error
+            raise BrokerError(f"{bus.name}: can't listen: {words(error)}") from error
 
     def read(self, timeout: float) -> Delivery | None:
         """Return the next message; None where none comes for so many seconds.
@@ -62,7 +62,7 @@ class Tap:
             delivery = self._received.popleft()
             self._channel.basic_ack(delivery.tag)
         except LINK_ERRORS as error:
-            raise BrokerError(f"{self._name}: the connection is lost: {error}") from error
+            raise BrokerError(f"{self._name}: the connection is lost: {words(error)}") from error
         return delivery
 
     def close(self) -> None:
@@ -76,7 +76,8 @@ class Tap:
             try:
                 return AmqpLink(broker, {"connection_name": "panko-ingest tap"}, self._waker)
             except LINK_ERRORS as error:
-                reasons.append(f"{broker}: {error}")
+                why = broker.tls and broker.tls.explain(broker.host, broker.port, error)
+                reasons.append(f"{broker}: {why or words(error)}")
         self._waker.close()
         raise BrokerError("; ".join(reasons))
 

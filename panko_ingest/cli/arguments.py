@@ -65,7 +65,12 @@ def seconds(text: str) -> float:
     """Return the seconds that text such as ``90``, ``90s`` or ``2m`` names."""
     if re.fullmatch(r"\d+(?:\.\d+)?", text.strip()):
         return float(text)
-    return age(text).total_seconds()
+    try:
+        return age(text).total_seconds()
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no length of time: write for example 90, 90s or 2m"
+        ) from None
 
 
 def interval(text: str) -> float:

@@ -78,11 +78,14 @@ def _tell_where(taps: Sequence[amqp.Tap], exchanges: Sequence[str]) -> None:
     """
     why = {name: [tap.left_out.get(name) for tap in taps] for name in exchanges}
     count = sum(reasons.count(None) for reasons in why.values())
+    names: dict[str, list[str]] = {}
+    for name, reasons in why.items():
+        if reasons[0] is not None and None not in reasons:
+            names.setdefault(reasons[0], []).append(name)
+    left_out = [f"{', '.join(exchanges)}: {reason}" for reason, exchanges in names.items()]
     if not count:
-        told = "; ".join(f"{name}: {reasons[0]}" for name, reasons in why.items())
-        raise BrokerError(f"there is no exchange to listen to: {told}")
-    left_out = [f"; not to {name}: {reasons[0]}" for name, reasons in why.items() if None not in reasons]
-    output.tell(f"listening to {count} exchanges{''.join(left_out)}")
+        raise BrokerError(f"there is no exchange to listen to: {'; '.join(left_out)}")
+    output.tell("; not to ".join([f"listening to {count} exchanges", *left_out]))
     sys.stderr.flush()
 
 

@@ -181,14 +181,13 @@ def test_exchanges_that_can_not_be_listened_to_are_named_and_cost_no_others(
 ) -> None:
     bus.declare(exchange="secret")
     vhost = urlsplit(broker_url).path[1:]
+    exchanges = ("typo", "secret", "nova", "misspelt")
     rabbitmq.ctl("add_user", "listener", "listener")
     try:
         rabbitmq.ctl("set_permissions", "-p", vhost, "listener", ".*", ".*", "^(?!secret).*")
         config.write_text(config.read_text().replace("guest:guest@", "listener:listener@"))
         done = subprocess.run(
-            command(
-                config, "tap", "--exchange=typo", "--exchange=secret", "--exchange=nova", "--timeout=0.2s"
-            ),
+            command(config, "tap", *(f"--exchange={name}" for name in exchanges), "--timeout=0.2s"),
             capture_output=True,
             text=True,
             timeout=30,
@@ -198,8 +197,20 @@ def test_exchanges_that_can_not_be_listened_to_are_named_and_cost_no_others(
         rabbitmq.ctl("delete_user", "listener")
     assert done.returncode == 0
     assert done.stderr == (
-        "listening to 1 exchanges; not to typo: it is not there; not to secret: the account may not read it\n"
+        "listening to 1 exchanges; not to typo, misspelt: it is not there; "
+        "not to secret: the account may not read it\n"
     )
+
+
+@pytest.mark.parametrize("words", [["tap"], ["publish", "-"]])
+def test_who_is_not_let_in_reads_what_the_broker_says_and_no_numbers(config: Path, words: list[str]) -> None:
+    config.write_text(config.read_text().replace("guest:guest@", "guest:SECRET-1@"))
+    done = subprocess.run(
+        command(config, *words), input="{}", capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 3
+    assert ": ACCESS_REFUSED - Login was refused" in done.stderr
+    assert "(0, 0)" not in done.stderr
 
 
 def test_the_name_of_an_exchange_is_bounded(config: Path) -> None:
@@ -505,7 +516,7 @@ def test_a_timeout_that_is_no_time_is_refused(config: Path, name: str, length: s
         command(config, name, f"--timeout={length}"), capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 2
-    assert f"--timeout: {length!r} is no age" in done.stderr
+    assert f"--timeout: {length!r} is no length of time" in done.stderr
 
 
 def test_a_drain_without_a_broker_or_tables_ends_with_3(

@@ -58,7 +58,7 @@ def test_seconds_may_have_a_unit(text: str, length: float) -> None:
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-1", "1e9", "soon", ""])
 def test_what_is_no_length_of_time_is_no_number_of_seconds(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is no age"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no length of time: write for example 90,"):
         arguments.seconds(text)
 
 
