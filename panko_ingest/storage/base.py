@@ -153,7 +153,10 @@ class Connection(ABC):
 
     @abstractmethod
     def sync_obstacles(self) -> tuple[list[str], list[str]]:
-        """Return what ``upgrade`` would refuse, with what mends it, and who has the tables in use now."""
+        """Return what ``upgrade`` would refuse, with what mends it, and who has the tables in use now.
+
+        :raises ConfigError: the partitions that are configured can't be, as ``upgrade`` says as well.
+        """
 
     @abstractmethod
     def current_revision(self) -> str | None:

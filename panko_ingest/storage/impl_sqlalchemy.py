@@ -114,6 +114,8 @@ class Connection(base.Connection):
         return revisions.pending_rewrites(self.engine, dry_run=dry_run)
 
     def sync_obstacles(self) -> tuple[list[str], list[str]]:
+        partition_ddl.refuse(self.engine, self._settings)
+
         def look(connection: sa.Connection) -> tuple[list[str], list[str]]:
             users = databases.of(connection).table_users(connection, EVENT_TABLES, 1.0)
             return revisions.obstacles(connection), list(users)

@@ -177,3 +177,13 @@ def test_check_tells_that_anyone_may_read_passwords_only_where_there_are_any(
     conf.chmod(0o644)
     main(["--config-file", str(conf), "check"])
     assert (f"chmod o-r {conf}" in capsys.readouterr().out) == holds
+
+
+def test_a_dry_run_of_db_sync_refuses_what_db_sync_refuses(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf.write_text(conf.read_text() + "partition_by = day\n")
+    command = ["--config-file", str(conf), "db", "sync"]
+    assert main([*command, "--dry-run"]) == main(command) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == second == "panko-ingest: [database] partition_by: day needs PostgreSQL: set none"
