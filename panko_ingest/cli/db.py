@@ -32,10 +32,17 @@ def add_parser(subparsers: Any) -> None:
     _add_sync(actions)
     _add_partition(actions)
     _add_merge(actions)
-    action = actions.add_parser("current", help="show the revision that the schema is at")
+    action = actions.add_parser(
+        "current",
+        help="show the revision that the schema is at",
+        description="Show the revision that the schema is at. Exit code 1: this release can't work with it.",
+    )
     action.set_defaults(run=current)
     action = actions.add_parser(
-        "check", help="look at the schema and the server's settings; exit code 1 if anything was found"
+        "check",
+        help="look at the schema and the server's settings; exit code 1 if anything was found",
+        description="Look at the schema, what is in it, and those settings of the server on which it depends "
+        "whether events last. Exit code 1: something is not as it should be.",
     )
     action.set_defaults(run=check)
 

@@ -28,7 +28,12 @@ def add_parser(subparsers: Any) -> None:
     """Add the command to the command line."""
     parser = subparsers.add_parser("dead-letters", help="look at the messages that could not become events")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    action = actions.add_parser("list", help="list them, the one seen last first")
+    action = actions.add_parser(
+        "list",
+        help="list them, the one seen last first",
+        description="List the messages that could not become events, the one seen last first, each with the "
+        "reason.",
+    )
     _add_filters(action)
     arguments.add_limit(action, 100)
     arguments.add_format(action, "csv")
@@ -58,7 +63,12 @@ def add_parser(subparsers: Any) -> None:
     action.add_argument("--all", action="store_true", help="replay all of them")
     action.add_argument("--dry-run", action="store_true", help="only convert them")
     action.set_defaults(run=replay, goes_on=True)
-    action = actions.add_parser("purge", help="delete them")
+    action = actions.add_parser(
+        "purge",
+        help="delete them",
+        description="Delete dead letters: those that all the filters name, or all of them with --all and no "
+        "filter.",
+    )
     _add_filters(action)
     action.add_argument("--all", action="store_true", help="delete all of them")
     action.add_argument("--dry-run", action="store_true", help="only count them")

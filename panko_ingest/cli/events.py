@@ -55,7 +55,12 @@ def add_parser(subparsers: Any) -> None:
     action.set_defaults(run=show)
     _add_follow(actions)
     _add_timelines(actions)
-    action = actions.add_parser("types", help="list the types of the events")
+    action = actions.add_parser(
+        "types",
+        help="list the types of the events",
+        description="List the types of the events that are stored, with --since or --until those of which "
+        "there is one of that time.",
+    )
     like = "only types like this: 'compute.*'"
     action.add_argument("types", nargs="*", type=arguments.filled, metavar="GLOB", help=like)
     action.add_argument("--traits", action="store_true", help="also list the traits that events of each have")
@@ -93,8 +98,8 @@ def _add_follow(actions: Any) -> None:
     action = actions.add_parser(
         "follow",
         help="show events as they are stored",
-        description="Show each event from now on, soon after it is committed, until Ctrl-C. While the "
-        "database is away it is tried again, and nothing is missed.",
+        description="Show each event from now on, soon after it is committed, until Ctrl-C. When the "
+        "database is away meanwhile, it is tried again, and nothing is missed.",
     )
     arguments.add_filters(action)
     action.add_argument(
@@ -142,8 +147,6 @@ def list_events(conf: cfg.ConfigOpts) -> int:
     connection = storage.get_connection_from_config(conf)
     types = _types_like(connection, command.type)
     nothing = command.type and not types
-    if nothing:
-        output.tell(f"no events of a type like {', '.join(command.type)} are stored")
     event_filter = storage.EventFilter(
         start_timestamp=command.since,
         end_timestamp=command.until,
@@ -230,7 +233,8 @@ def show_types(conf: cfg.ConfigOpts) -> int:
     if command.traits and counts_events:
         raise ConfigError("events types: --traits goes with neither --count nor --since and --until")
     connection = storage.get_connection_from_config(conf)
-    types = _types_like(connection, command.types or ["*"])
+    globs = command.types
+    types = _types_like(connection, globs) if globs else list(connection.get_event_types())
     columns = ["event_type"]
     rows: list[tuple[object, ...]] = [(name,) for name in types]
     if command.traits:
@@ -262,7 +266,7 @@ def follow(conf: cfg.ConfigOpts) -> int:
     _get_events(connection, event_filter, {"limit": 0})  # tells a filter that makes no sense
     follower = connection.follow(event_filter)
     write = _writer(command)
-    shown, pause = 0, 0.0
+    shown, pause, answered = 0, 0.0, False
     while command.count is None or shown < command.count:
         try:
             for event in follower.poll():
@@ -273,11 +277,13 @@ def follow(conf: cfg.ConfigOpts) -> int:
                 if shown == command.count:
                     break
         except storage.StorageUnavailable as error:
+            if not answered:  # a wrong password is not waited for
+                raise
             if not pause:
                 sys.stderr.write(f"panko-ingest: {escaped_error(error)}; trying until it is back\n")
             pause = min(_LONGEST_PAUSE, 2 * pause or command.interval)
         else:
-            pause = 0.0
+            pause, answered = 0.0, True
         sys.stdout.flush()
         if command.count is None or shown < command.count:
             time.sleep(pause or command.interval)
@@ -376,7 +382,12 @@ def matches(name: str, globs: list[str]) -> bool:
 
 def _types_like(connection: storage.Connection, globs: list[str]) -> list[str]:
     """Return the event types that are stored and match one of the globs; none without globs."""
-    return [name for name in connection.get_event_types() if matches(name, globs)] if globs else []
+    if not globs:
+        return []
+    types = [name for name in connection.get_event_types() if matches(name, globs)]
+    if not types:
+        output.tell(f"no events of a type like {', '.join(globs)} are stored")
+    return types
 
 
 def _get_events(

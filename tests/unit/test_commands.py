@@ -187,3 +187,13 @@ def test_a_dry_run_of_db_sync_refuses_what_db_sync_refuses(
     assert main([*command, "--dry-run"]) == main(command) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == second == "panko-ingest: [database] partition_by: day needs PostgreSQL: set none"
+
+
+def test_follow_ends_where_the_database_does_not_answer_at_the_beginning(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf.write_text("[database]\nconnection = mysql://panko:SECRET-1@127.0.0.1:1/panko\n")
+    assert main(["--config-file", str(conf), "events", "follow", "--count", "1"]) == 3
+    told = capsys.readouterr().err
+    assert "Connection refused" in told
+    assert "trying" not in told
