@@ -1,6 +1,6 @@
 """``panko-ingest convert``: shows what the event definitions make of notifications, and stores nothing."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from oslo_config import cfg
@@ -46,8 +46,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     if command.diff:
         return _show_differences(conversion, _Conversion(conf, command.diff), command)
     results = (
-        _describe(source, body, conversion.result(body))
-        for source, body in arguments.notifications(command.files)
+        _describe(source, body, conversion.result(body)) for source, body in _notifications(command.files)
     )
     failed = False
 
@@ -63,6 +62,16 @@ def run(conf: cfg.ConfigOpts) -> int:
         for result in watched():
             _show(result, conversion.path)
     return int(failed)
+
+
+def _notifications(files: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the notifications in some files, and say it where there is none."""
+    found = False
+    for notification in arguments.notifications(files):
+        found = True
+        yield notification
+    if not found:
+        output.tell(f"no notifications in {', '.join(files)}")
 
 
 class _Result:
@@ -151,7 +160,7 @@ def _show(result: dict[str, Any], path: str) -> None:
 def _show_differences(conversion: _Conversion, other: _Conversion, command: Any) -> int:
     changes = [
         change
-        for source, body in arguments.notifications(command.files)
+        for source, body in _notifications(command.files)
         if (change := _difference(source, conversion.result(body), other.result(body)))
     ]
     if command.json:

@@ -28,7 +28,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], whole: Collecti
     """Write rows under their columns' names: drawn on a terminal, else a line each, nothing cut off.
 
     :param whole: columns that are kept whole on a narrow terminal, so that their values can be copied; then
-        each row is one line, for which the other columns are cut, or left out where they have no room.
+        each row is one line, for which the other columns are cut, or left out where they have no room, which
+        is told.
     """
     if sys.stdout.isatty():
         # As Text, so that brackets in a value are no markup.
@@ -62,6 +63,9 @@ def _draw_lines(columns: Sequence[str], texts: Sequence[Sequence[Text]], whole: 
     kept = [Column(columns[place], overflow="ellipsis", no_wrap=columns[place] in whole) for place in places]
     drawn = Table(*kept, header_style="bold", box=None, pad_edge=False)
     _draw(console, drawn, ([row[place] for place in places] for row in texts))
+    if left_out := [name for place, name in enumerate(columns) if place not in places]:
+        sys.stdout.flush()
+        tell(f"the terminal is too narrow for {', '.join(left_out)}: a pipe and --format have everything")
 
 
 def _draw(console: Console, drawn: Table, texts: Iterable[Sequence[Text]]) -> None:

@@ -161,10 +161,12 @@ def test_what_is_to_be_copied_from_a_terminal_is_whole_however_narrow_it_is(
     whole = ["2026-01-01 00:00:00", "compute.instance.resize.confirm.end", str(uuid.uuid4())]
     columns = ("generated", "event_type", "message_id", "project_id", "user_id")
     output.table(columns, [[*whole, "p" * 32, None]], columns[:3])
-    _, line = capsys.readouterr().out.splitlines()
+    shown = capsys.readouterr()
+    _, line = shown.out.splitlines()
     assert set(whole) <= set(line.split("  "))
     assert len(line.rstrip()) <= max(width, len("  ".join(whole)))
     assert ("ppp" in line) == (width > 100)
+    assert ("too narrow for project_id, user_id: a pipe" in shown.err) == (width <= 100)
 
 
 @pytest.mark.parametrize(
@@ -197,3 +199,11 @@ def test_follow_ends_where_the_database_does_not_answer_at_the_beginning(
     told = capsys.readouterr().err
     assert "Connection refused" in told
     assert "trying" not in told
+
+
+@pytest.mark.parametrize("command", ["list --type", "types"])
+def test_that_no_event_is_of_such_a_type_is_told(
+    command: str, conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config-file", str(conf), "events", *command.split(), "none.*"]) == 0
+    assert capsys.readouterr().err == "no events of a type like none.* are stored\n"

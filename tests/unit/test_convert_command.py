@@ -186,3 +186,10 @@ def test_definitions_that_are_nowhere_are_refused_with_the_options_name(
     (folder / "panko-ingest.conf").write_text("[event]\ndefinitions_cfg_file = nowhere.yaml\n")
     assert run(write(folder, "n.json", INNER)) == 2
     assert "[event] definitions_cfg_file: nowhere.yaml is neither beside" in capsys.readouterr().err
+
+
+def test_a_file_without_notifications_is_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, "empty", "\n")
+    for options in (["--json"], [], ["--diff", "other.yaml"]):
+        assert run(*options, "empty") == 0
+        assert capsys.readouterr().err == "no notifications in empty\n"
