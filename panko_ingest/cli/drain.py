@@ -3,7 +3,8 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
@@ -25,6 +26,11 @@ from panko_ingest.workers.from_config import (
     topology,
 )
 
+_SELDOM = {
+    "events_duplicate": "stored already",
+    "dead_letters": "dead letters",
+    "messages_dropped": "dropped by configuration",
+}
 _LOOK_INTERVAL = 0.5
 _PATIENCE = 3.0
 # For each broker of a bus, as it may be away, and for each queue, as it may hang.
@@ -52,11 +58,7 @@ def run(conf: cfg.ConfigOpts) -> int:
         connection.ping()
         drain = _Drain(conf, connection)
         drain.run(conf.command.timeout)
-    count = drain.metrics.registry.get_sample_value
-    told = [
-        f"{count(f'panko_ingest_{name}_total') or 0:.0f}" for name in ("messages_received", "events_recorded")
-    ]
-    output.write(f"{told[0]} messages read, {told[1]} events stored")
+    output.write(", ".join(_counted(drain.metrics)))
     for (where, name), reason in drain.refused.items():
         output.tell(f"{name}: is not read at {where}: {reason}")
     states = drain.states.values()
@@ -76,6 +78,18 @@ def run(conf: cfg.ConfigOpts) -> int:
         raise BrokerError(f"{'; '.join(drain.away)}: what waits there is not known")
     is_left = drain.without_queues or drain.in_hand or drain.refused
     return int(bool(is_left) or any(state.messages for state in states))
+
+
+def _counted(metrics: Metrics) -> Iterator[str]:
+    """Yield what became of the messages; what happens seldom only where it did."""
+    counts: Counter[str] = Counter()
+    for sample in (sample for metric in metrics.registry.collect() for sample in metric.samples):
+        counts[sample.name] += int(sample.value)
+    yield f"{counts['panko_ingest_messages_received_total']} messages read"
+    yield f"{counts['panko_ingest_events_recorded_total']} events stored"
+    for name, words in _SELDOM.items():
+        if count := counts[f"panko_ingest_{name}_total"]:
+            yield f"{count} {words}"
 
 
 class _Drain:

@@ -287,7 +287,7 @@ def test_draining_ends_when_the_queues_are_empty_and_all_is_committed(config: Pa
     bus.publish([b"no JSON"])
     done = drain(config)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "3001 messages read, 3000 events stored\n"
+    assert done.stdout == "3001 messages read, 3000 events stored, 1 dead letters\n"
     assert bus.count("notifications.info") == 0
     again = drain(config)
     assert (again.returncode, again.stdout) == (0, "0 messages read, 0 events stored\n")

@@ -207,3 +207,15 @@ def test_that_no_event_is_of_such_a_type_is_told(
 ) -> None:
     assert main(["--config-file", str(conf), "events", *command.split(), "none.*"]) == 0
     assert capsys.readouterr().err == "no events of a type like none.* are stored\n"
+
+
+def test_a_file_that_is_no_database_is_not_said_to_be_mended_by_db_sync(
+    conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "letter.txt").write_text("Dear operator, I am a text of some length and no database.")
+    conf.write_text(f"[database]\nconnection = sqlite:///{tmp_path}/letter.txt\n")
+    for command in (["db", "sync"], ["events", "list"]):
+        assert main(["--config-file", str(conf), *command]) == 3
+        told = capsys.readouterr().err
+        assert "is not a database (let [database] connection name another file" in told
+        assert "db sync" not in told
