@@ -564,6 +564,7 @@ VALUES: dict[str, Callable[[Steps], str]] = {
     "delay": delay,
     "growth": growth,
     "by_workers": by_workers,
+    "small_batches": small_batches,
     "memory": memory,
     "aims": table_of_aims,
     "queues": queues,

