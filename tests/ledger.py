@@ -1,8 +1,10 @@
 """Comparing what is stored with what was published, row for row."""
 
+import contextlib
 import datetime
+import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,14 @@ class Ledger:
     def close(self) -> None:
         """Give back the connections."""
         self.connection.close()
+
+    @contextlib.contextmanager
+    def other_writer(self) -> Iterator[sqlite3.Connection]:
+        """Yield another connection to a SQLite database, which begins and ends what it is told to."""
+        with contextlib.closing(
+            sqlite3.connect(self.url.removeprefix("sqlite:///"), isolation_level=None)
+        ) as other:
+            yield other
 
     def events(self) -> int:
         """Return how many events are stored."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -127,9 +126,7 @@ def test_an_exchange_is_bound_also_when_the_store_is_away_and_nobody_reads_the_p
     bindings = f"queues/{broker_url.rpartition('/')[2]}/ours/bindings"
     with (
         Bus(broker_url) as bus,
-        contextlib.closing(
-            sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
-        ) as other,
+        ledger.other_writer() as other,
         Reader(broker_url, topology, impatient, hold_limit=1.0).running() as reader,
     ):
         reader.wait_until_consuming()

@@ -1,7 +1,5 @@
 """A queue that is deleted when its last consumer goes (oslo's amqp_auto_delete) is never without one."""
 
-import contextlib
-import sqlite3
 import uuid
 from collections.abc import Iterator
 
@@ -62,9 +60,7 @@ def test_a_count_that_a_publisher_wrote_does_not_make_it_one_that_stays(
 ) -> None:
     topology = Topology((INFO,), declare="never")
     with (
-        contextlib.closing(
-            sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
-        ) as other,
+        ledger.other_writer() as other,
         Reader(broker_url, topology, ledger.connection, hold_limit=2.0).running() as reader,
     ):
         reader.wait_until_consuming()
@@ -84,9 +80,7 @@ def test_a_quorum_queue_of_several_messages_is_left_alone_before_one_of_them_is_
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": 6}
     bus.channel().queue_declare("quorum", durable=True, auto_delete=False, arguments=arguments)
     with (
-        contextlib.closing(
-            sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
-        ) as other,
+        ledger.other_writer() as other,
         Reader(broker_url, topology, impatient, hold_limit=1.0).running() as reader,
     ):
         reader.wait_until_consuming()
@@ -191,9 +185,7 @@ def test_it_is_not_deleted_when_its_messages_are_given_back_until_the_store_answ
     url: str, bus: Bus, ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
-        contextlib.closing(
-            sqlite3.connect(ledger.url.removeprefix("sqlite:///"), isolation_level=None)
-        ) as other,
+        ledger.other_writer() as other,
         Reader(url, TOPOLOGY, ledger.connection, hold_limit=11.0).running() as reader,
     ):
         reader.wait_until_consuming()

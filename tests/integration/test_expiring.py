@@ -1,6 +1,5 @@
 """A queue that expires without a consumer is not left without one while the store is away."""
 
-import contextlib
 import sqlite3
 from collections.abc import Iterator
 
@@ -74,8 +73,7 @@ def expiring(
 @pytest.fixture
 def locked(ledger: Ledger) -> Iterator[sqlite3.Connection]:
     """A connection that keeps everybody else from writing until it rolls back."""
-    path = ledger.url.removeprefix("sqlite:///")
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with ledger.other_writer() as other:
         other.execute("BEGIN EXCLUSIVE")
         yield other
 
