@@ -251,7 +251,7 @@ def test_events_that_a_trigger_keeps_end_no_round_late_and_keep_no_others(
         report = store.expire(DAY, batch_size=10, budget=30, clock=now)
         assert (report.events, report.backlog) == (number, 30)
         assert report.seconds < 15
-    (told,) = [one.message for one in caplog.records if "trigger" in one.message]
+    (told,) = [one.message for one in caplog.records if "rows stay" in one.message]
     assert told.startswith("30 expired rows stay")
     store.record_events([event("younger", held[-1].generated + datetime.timedelta(seconds=1))])
     assert store.clear_expired_data(DAY, 1) == 1
