@@ -34,7 +34,7 @@ $(BIN)/python -m tests.compatibility
 endef
 
 .PHONY: help test-queries run walk-through walk-through-cluster test lint venv services fuzz test-constraints test-floors test-pythons \
-    test-bookworm test-trixie test-forky test-counters forky test-systemd test-faults simulate soak \
+    test-bookworm test-trixie test-forky test-counters forky test-systemd test-repeats test-faults simulate soak \
     test-concurrency test-upgrade \
     test-panko test-differential \
     bench bench-full bench-catch-up bench-buses bench-report bench-storage bench-reading bench-expire bench-convert bench-metrics \
@@ -131,6 +131,10 @@ test-systemd: venv services ## the service on a fresh Debian 12 that a real syst
 
 test-concurrency: venv services ## four writers and an expirer at once for a minute, on each database
 	$(PYTEST) -m long tests/integration/storage/test_concurrency.py $(ARGS)
+
+test-repeats: venv services ## the larger sizes and further repeats of integration tests that make test leaves out
+	$(PYTEST) --numprocesses $(PROCESSES) --dist worksteal -m long tests/integration \
+	    $(addprefix --ignore tests/integration/,storage/test_queries.py storage/test_concurrency.py test_refusals.py) $(ARGS)
 
 test-upgrade: venv services ## two releases on one database while its schema is upgraded
 	$(PYTEST) -m long tests/acceptance/test_rolling_upgrade.py $(ARGS)

@@ -336,7 +336,7 @@ def test_draining_tells_what_is_left_when_its_time_is_over(
     store.close()
 
 
-@pytest.mark.parametrize("waiting", [300, 3000])
+@pytest.mark.parametrize("waiting", [pytest.param(300, marks=pytest.mark.long), 3000])
 @pytest.mark.parametrize(
     ("kind", "lock", "free"),
     [

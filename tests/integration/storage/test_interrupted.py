@@ -42,7 +42,9 @@ def stop(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
     assert (process.returncode, output, errors) == (ended, "", said)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_a_replay_that_is_stopped_is_ended_by_the_next(
     store: Connection, tmp_path: Path, number: signal.Signals
 ) -> None:
