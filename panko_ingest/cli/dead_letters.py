@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from oslo_config import cfg
@@ -13,11 +12,14 @@ from panko_ingest.cli import arguments, output, progress
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import STAGES, ConfigError
 from panko_ingest.pipeline import MessageProcessor
-from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, Event, StoredDeadLetter
+from panko_ingest.storage.models import DeadLetterSummary, Event, StoredDeadLetter
 from panko_ingest.workers.from_config import event_converter, message_processor
 
 _COLUMNS = ("id", "last_at", "attempts", "stage", "error", "event_type", "message_id", "queue", "size")
 _PROGRESS_FROM = 100
+_REPLAYED_AT_ONCE = 100
+_BYTES_AT_ONCE = 32 * 1024 * 1024
+"""Held by what is stored in one transaction, unless a single message holds more."""
 _SHOWN = (
     "stage", "error_class", "error", "message_id", "event_type", "exchange", "routing_key", "queue",
     "content_type", "content_encoding", "redacted",
@@ -56,8 +58,8 @@ def add_parser(subparsers: Any) -> None:
         "replay",
         help="convert them again, with the configuration of now",
         description="Decode and convert the delivered bytes again. What becomes an event is stored, and its "
-        "dead letter deleted in the same transaction; what does not stays and is listed with its "
-        "reason. Exit code 1: some stayed.",
+        "dead letter deleted in the same transaction, a hundred at once; what does not stays and is listed "
+        "with its reason. Exit code 1: some stayed.",
     )
     _add_filters(action)
     action.add_argument("--all", action="store_true", help="replay all of them")
@@ -146,60 +148,66 @@ def purge(conf: cfg.ConfigOpts) -> int:
 
 def replay(conf: cfg.ConfigOpts) -> int:
     """Convert dead letters again and store what became events; exit code 1 if some stayed."""
-    dry_run = conf.command.dry_run
     processor = message_processor(conf, event_converter(conf))
-    replayed, stayed = 0, []
     with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
         which = _chosen(conf.command, connection)
         total = connection.count_dead_letters(which)
+        replay = _Replay(connection, processor, dry_run=conf.command.dry_run)
         with progress.shown("replaying", worthwhile=total >= _PROGRESS_FROM) as tell:
-            for number, stored in enumerate(_stored(connection, which), 1):
-                try:
-                    event = _event(processor, stored.letter)
-                    if not dry_run:
-                        connection.replay_dead_letter(stored.id, event)
-                except storage.StorageUnavailable:
-                    raise
-                except _NoEvent as error:
-                    stayed.append((stored.id, str(error)))
-                except Exception as error:  # noqa: BLE001 - one that the store refuses keeps no other back
-                    stayed.append((stored.id, f"{type(error).__name__}: {error}"))
-                else:
-                    replayed += 1
+            for number, stored in enumerate(connection.get_stored_dead_letters(which), 1):
+                if replay.add(stored):
+                    replay.store()
                 tell(number, total)
-    if stayed:
-        output.table(("id", "reason"), stayed)
-    would = "would be " if dry_run else ""
-    output.write(f"{replayed} dead letters {would}replayed, {len(stayed)} {would}left")
-    return 1 if stayed else 0
+            replay.store()
+    if replay.stayed:
+        output.table(("id", "reason"), replay.stayed)
+    would = "would be " if conf.command.dry_run else ""
+    output.write(f"{replay.replayed} dead letters {would}replayed, {len(replay.stayed)} {would}left")
+    return 1 if replay.stayed else 0
 
 
-class _NoEvent(Exception):
-    """It does not become an event today, either."""
+class _Replay:
+    """Converts dead letters again, and stores what becomes of them, many in one transaction."""
 
+    def __init__(self, connection: storage.Connection, processor: MessageProcessor, *, dry_run: bool) -> None:
+        self._connection = connection
+        self._processor = processor
+        self._dry_run = dry_run
+        self._events: dict[int, Event] = {}
+        self._bytes = 0
+        self.replayed = 0
+        self.stayed: list[tuple[int, str]] = []
+        """The ids of those that become no event today, either, each with the reason."""
 
-def _stored(connection: storage.Connection, which: storage.DeadLetterFilter) -> Iterator[StoredDeadLetter]:
-    for summary in connection.get_dead_letters(which):
-        stored = connection.get_dead_letter(summary.id)
-        if stored is not None:  # or somebody else replayed or purged it meanwhile
-            yield stored
-
-
-def _event(processor: MessageProcessor, letter: DeadLetter) -> Event:
-    outcome = processor.process(
-        Delivery(
+    def add(self, stored: StoredDeadLetter) -> bool:
+        """Convert one; return whether it is time to store."""
+        letter = stored.letter
+        delivery = Delivery(
             letter.body,
             content_type=letter.content_type,
             content_encoding=letter.content_encoding,
             headers=letter.headers,
             queue=letter.queue,
         )
-    )
-    if outcome is None:
-        raise _NoEvent("its event type is not to be stored ([event] types, drop_unmatched_notifications)")
-    if isinstance(outcome, DeadLetter):
-        raise _NoEvent(f"{outcome.error_class}: {outcome.error}")
-    return outcome
+        outcome = self._processor.process(delivery)
+        if isinstance(outcome, Event):
+            self._events[stored.id] = outcome
+            self._bytes += delivery.bytes_held
+        elif outcome is None:
+            reason = "its event type is not to be stored ([event] types, drop_unmatched_notifications)"
+            self.stayed.append((stored.id, reason))
+        else:
+            self.stayed.append((stored.id, f"{outcome.error_class}: {outcome.error}"))
+        return len(self._events) >= _REPLAYED_AT_ONCE or self._bytes >= _BYTES_AT_ONCE
+
+    def store(self) -> None:
+        """Store the events at hand, and delete their letters, unless it is but a trial."""
+        if not self._events:
+            return
+        refused = {} if self._dry_run else self._connection.replay_dead_letters(self._events)
+        self.stayed += [(letter, f"{type(error).__name__}: {error}") for letter, error in refused.items()]
+        self.replayed += len(self._events) - len(refused)
+        self._events, self._bytes = {}, 0
 
 
 def _chosen(command: Any, connection: storage.Connection) -> storage.DeadLetterFilter:

@@ -344,13 +344,18 @@ class Connection(ABC):
         """Return one dead letter with its body; None where there is none with this id."""
 
     @abstractmethod
-    def replay_dead_letter(self, letter_id: int, event: Event) -> None:
-        """Store the event that a dead letter has become, and delete the letter, in one transaction.
+    def get_stored_dead_letters(self, which: DeadLetterFilter) -> Iterable[StoredDeadLetter]:
+        """Yield dead letters with their bodies, the one seen last first."""
+
+    @abstractmethod
+    def replay_dead_letters(self, events: Mapping[int, Event]) -> dict[int, Exception]:
+        """Store the events that dead letters have become, and delete these letters, in one transaction.
 
         An event that is stored already is no error, and neither is a letter that is gone.
 
-        :raises StorageError: the event can't be stored; the letter stays.
-        :raises StorageUnavailable: the store is away; the letter stays.
+        :param events: by the letters' ids.
+        :returns: of those events that can't be stored, by their letters' ids, the reason; these letters stay.
+        :raises StorageUnavailable: the store is away; all letters stay.
         """
 
     @abstractmethod

@@ -245,8 +245,13 @@ class Connection(base.Connection):
     def get_dead_letter(self, letter_id: int) -> StoredDeadLetter | None:
         return dead_letters.get(self._reader, letter_id)
 
-    def replay_dead_letter(self, letter_id: int, event: Event) -> None:
-        self._recorder.record([event], (), None, replayed=letter_id)
+    def get_stored_dead_letters(self, which: DeadLetterFilter) -> Iterator[StoredDeadLetter]:
+        return dead_letters.stored(self._reader, which)
+
+    def replay_dead_letters(self, events: Mapping[int, Event]) -> dict[int, Exception]:
+        letters = list(events)
+        result = self._recorder.record_what_can_be(list(events.values()), replayed=letters)
+        return {letters[index]: error for index, error in result.failed}
 
     def count_dead_letters(self, which: DeadLetterFilter) -> int:
         return dead_letters.count(self._reader, which)

@@ -128,7 +128,7 @@ def test_only_dead_letters_that_the_filter_chooses_are_purged(
 def test_dead_letters_are_deleted_no_more_bytes_at_once_than_a_cluster_takes(
     store: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("panko_ingest.storage.reading.dead_letters._PURGE_BYTES", 3 * len(letter(0).body))
+    monkeypatch.setattr("panko_ingest.storage.reading.dead_letters._MOST_BYTES", 3 * len(letter(0).body))
     statements: list[str] = []
     sa.event.listen(store.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
     ways: list[Callable[[], int]] = [

@@ -14,8 +14,8 @@ from panko_ingest.storage.tables import DeadLetter as DeadLetterRow
 
 _BATCH = 200
 _PURGE_BATCH = 2000
-_PURGE_BYTES = 32 * 1024 * 1024
-"""Of bodies that are deleted in one transaction, which on a cluster holds them, and may be too large."""
+_MOST_BYTES = 32 * 1024 * 1024
+"""Of bodies that are read at once, or deleted in one transaction, which on a cluster holds them."""
 _FIELDS = [field.name for field in fields(DeadLetter)]
 _SUMMARY = [field.name for field in fields(DeadLetterSummary)]
 
@@ -27,6 +27,13 @@ def summaries(
 
     :raises StorageUnavailable: the store can't be read.
     """
+    for page in _pages(reader, which, limit):
+        yield from page
+
+
+def _pages(
+    reader: ReadAccess, which: DeadLetterFilter, limit: int | None
+) -> Iterator[list[DeadLetterSummary]]:
     columns = [getattr(DeadLetterRow, name) for name in _SUMMARY if name != "size"]
     statement = (
         sa.select(*columns, sa.func.length(DeadLetterRow.body).label("size"))
@@ -38,7 +45,7 @@ def summaries(
     while remaining is None or remaining > 0:
         size = _BATCH if remaining is None else min(_BATCH, remaining)
         rows = reader.rows(statement.where(*after).limit(size))
-        yield from (DeadLetterSummary(**row._mapping) for row in rows)
+        yield [DeadLetterSummary(**row._mapping) for row in rows]
         if len(rows) < size:
             return
         remaining = None if remaining is None else remaining - size
@@ -54,14 +61,34 @@ def get(reader: ReadAccess, letter_id: int) -> StoredDeadLetter | None:
 
     :raises StorageUnavailable: the store can't be read.
     """
+    return next(iter(_with_bodies(reader, [request_values.integer(letter_id, "id")])), None)
+
+
+def stored(reader: ReadAccess, which: DeadLetterFilter) -> Iterator[StoredDeadLetter]:
+    """Yield dead letters with their bodies, the one seen last first.
+
+    They are read several at once. Of those that are gone by then nothing is yielded.
+
+    :raises StorageUnavailable: the store can't be read.
+    """
+    for page in _pages(reader, which, None):
+        pending = page
+        while pending:
+            number = fitting([summary.size for summary in pending])
+            ids = [summary.id for summary in pending[:number]]
+            found = {letter.id: letter for letter in _with_bodies(reader, ids)}
+            yield from (found[one] for one in ids if one in found)
+            pending = pending[number:]
+
+
+def _with_bodies(reader: ReadAccess, ids: Sequence[int]) -> list[StoredDeadLetter]:
     columns = [getattr(DeadLetterRow, name) for name in ("id", "first_at", "last_at", "attempts", *_FIELDS)]
-    for row in reader.rows(
-        sa.select(*columns).where(DeadLetterRow.id == request_values.integer(letter_id, "id"))
-    ):
+    found = []
+    for row in reader.rows(sa.select(*columns).where(DeadLetterRow.id.in_(ids))):
         values = dict(row._mapping)
         letter = DeadLetter(**{name: values.pop(name) for name in _FIELDS})
-        return StoredDeadLetter(**values, letter=letter)
-    return None
+        found.append(StoredDeadLetter(**values, letter=letter))
+    return found
 
 
 def count(reader: ReadAccess, which: DeadLetterFilter) -> int:
@@ -110,8 +137,8 @@ def delete(reader: ReadAccess, which: DeadLetterFilter) -> int:
 
 
 def fitting(sizes: Sequence[int]) -> int:
-    """Return how many dead letters of these sizes, in bytes, go in one transaction: one at least."""
-    return max(1, sum(total <= _PURGE_BYTES for total in accumulate(sizes)))
+    """Return how many dead letters of these sizes, in bytes, are dealt with at once: one at least."""
+    return max(1, sum(total <= _MOST_BYTES for total in accumulate(sizes)))
 
 
 def _by_id(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:

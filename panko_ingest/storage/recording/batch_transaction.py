@@ -28,7 +28,7 @@ from panko_ingest.storage.database.pooling import connections_made, may_be_anoth
 from panko_ingest.storage.models import DeadLetter
 from panko_ingest.storage.recording import probe
 from panko_ingest.storage.recording.dead_letters import (
-    delete_dead_letter,
+    delete_dead_letters,
     write_dead_letters,
     write_dead_letters_that_can_be,
 )
@@ -88,8 +88,8 @@ class BatchTransaction:
     """Those that can't be, which was found before."""
     letters: Sequence[DeadLetter]
     on_failure: OnFailure | None
-    replayed: int | None
-    """Id of a dead letter to delete in the same transaction, if no event fails."""
+    replayed: Sequence[int]
+    """Of events that dead letters became, the letters' ids: each is deleted if its event is stored."""
     tells_apart: bool
     """Whether another event with a stored one's message_id is refused, or a duplicate as it is to Panko."""
     limits_may_change: bool = True
@@ -131,7 +131,7 @@ class BatchTransaction:
             0 < len(rows) <= self.writer.most_directly
             and not self.letters
             and not self.failures
-            and self.replayed is None
+            and not self.replayed
             and len({row.message_id for row in rows}) == len(rows)
         )
 
@@ -177,8 +177,10 @@ class BatchTransaction:
                 letters += [self.on_failure(index, error) for index, error in outcome.refused.items()]
             write_letters = write_dead_letters if at_once else write_dead_letters_that_can_be
             write_letters(connection, letters, self.validator)
-            if self.replayed is not None and not outcome.refused:
-                delete_dead_letter(connection, self.replayed)
+            refused = outcome.refused
+            delete_dead_letters(
+                connection, [letter for index, letter in enumerate(self.replayed) if index not in refused]
+            )
         return outcome
 
     def _type_ids(self, at_once: bool, outcome: Outcome) -> TypeIds:

@@ -68,9 +68,10 @@ def write_dead_letters_that_can_be(
         raise StorageUnavailable(what, operator=True) from error
 
 
-def delete_dead_letter(connection: sa.Connection, letter_id: int) -> None:
-    """Delete a dead letter; one that is gone already is no error."""
-    connection.execute(sa.delete(DeadLetter).where(DeadLetter.id == letter_id))
+def delete_dead_letters(connection: sa.Connection, ids: Sequence[int]) -> None:
+    """Delete dead letters; one that is gone already is no error."""
+    if ids:
+        connection.execute(sa.delete(DeadLetter).where(DeadLetter.id.in_(ids)))
 
 
 def _append(connection: sa.Connection, digest: bytes, start: int, part: bytes) -> None:

@@ -41,7 +41,7 @@ class _Asked(NamedTuple):
     tells_apart: bool
     letters: Sequence[DeadLetter] = ()
     on_failure: OnFailure | None = None
-    replayed: int | None = None
+    replayed: Sequence[int] = ()
 
 
 class Recorder:
@@ -68,26 +68,23 @@ class Recorder:
         events: Sequence[Event],
         letters: Sequence[DeadLetter],
         on_failure: OnFailure | None,
-        replayed: int | None = None,
     ) -> RecordResult:
-        """Record a batch; see ``Connection.record_events``.
-
-        :param replayed: id of a dead letter to delete in the same transaction, if no event fails.
-        """
-        tells_apart = on_failure is not None or replayed is not None
-        result = self._record(_Asked(events, tells_apart, letters, on_failure, replayed))
+        """Record a batch; see ``Connection.record_events``."""
+        result = self._record(_Asked(events, on_failure is not None, letters, on_failure))
         if result.failed and on_failure is None:
             raise result.failed[-1][1]
         return result
 
-    def record_what_can_be(self, events: Sequence[Event]) -> RecordResult:
+    def record_what_can_be(self, events: Sequence[Event], replayed: Sequence[int] = ()) -> RecordResult:
         """Record events; those that can't be are told, with the reason, and leave nothing behind.
 
         An event whose message_id another one has here is one that can't be.
 
+        :param replayed: ids of the dead letters that became these events, or none; each is deleted in the
+            transaction that its event is recorded in.
         :raises StorageUnavailable: the store is away or refuses for reasons of its own.
         """
-        return self._record(_Asked(events, tells_apart=True))
+        return self._record(_Asked(events, tells_apart=True, replayed=replayed))
 
     def _record(self, asked: _Asked, learned: int = 0) -> RecordResult:
         writer, validator = run_transaction(self._settings, self._learn, self._count_retry)

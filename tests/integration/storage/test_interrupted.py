@@ -49,7 +49,7 @@ def test_a_replay_that_is_stopped_is_ended_by_the_next(
     store: Connection, tmp_path: Path, number: signal.Signals
 ) -> None:
     url = store.engine.url.render_as_string(hide_password=False)
-    letters = 800
+    letters = 2000
     store.record_events([], [letter(one) for one in range(letters)])
     process = command(tmp_path, url, "dead-letters", "replay", "--all")
     wait_until(lambda: count(store, "event") > 0, 60, "the first events")

@@ -167,11 +167,29 @@ def test_a_dead_letter_stays_when_what_it_became_has_the_message_id_of_another_e
 ) -> None:
     store.record_events([make_event(1)], [make_letter("a")])
     ((letter,),) = rows(store, "SELECT id FROM dead_letter")
-    with pytest.raises(MessageIdTaken):
-        store.replay_dead_letter(letter, of_another_type(make_event(1)))
+    refused = store.replay_dead_letters({letter: of_another_type(make_event(1))})
+    assert isinstance(refused.pop(letter), MessageIdTaken)
     assert count(store, "dead_letter") == 1
-    store.replay_dead_letter(letter, make_event(1))
+    assert store.replay_dead_letters({letter: make_event(1)}) == refused == {}
     assert count(store, "dead_letter") == 0
+
+
+def test_of_dead_letters_replayed_at_once_those_stay_whose_events_are_refused(store: Connection) -> None:
+    store.record_events([make_event(1)], [make_letter(name) for name in "abcd"])
+    first, second, third, fourth = sorted(letter for (letter,) in rows(store, "SELECT id FROM dead_letter"))
+    events = {
+        first: make_event(2),
+        second: of_another_type(make_event(1)),
+        third: make_event(2),  # the same one once more, by another queue
+        fourth: of_another_type(make_event(2)),
+    }
+    refused = store.replay_dead_letters(events)
+    assert {letter: type(error) for letter, error in refused.items()} == {
+        second: MessageIdTaken,
+        fourth: MessageIdTaken,
+    }
+    assert rows(store, "SELECT id FROM dead_letter ORDER BY id") == [(second,), (fourth,)]
+    assert stored(store) == sort_traits([make_event(1), make_event(2)])
 
 
 @pytest.mark.postgresql
