@@ -17,6 +17,8 @@ EVENTS ?= 10000
 ARGS ?=
 # how many run tests at once: on two cores four, as many tests wait for a server most of the time
 PROCESSES ?= 4
+# Tests start the program some hundred times, each time compiling it anew where Python may not keep what it compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 PIP_INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt
 PYTEST := PANKO_INGEST_REQUIRE_SERVICES=1 $(BIN)/pytest

@@ -16,6 +16,7 @@ from panko_ingest.converter import EventConverter
 from panko_ingest.notification import Notification
 from panko_ingest.storage import tables
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from tests import schema_copies
 
 _TRAIT_TABLES: tuple[Any, ...] = (
     tables.TraitText,
@@ -42,7 +43,7 @@ class Ledger:
     def __init__(self, url: str, definitions: Path | None = None) -> None:
         self.url = url
         self.connection = Connection(url)
-        self.connection.upgrade()
+        schema_copies.make(self.connection)
         path = definitions or resources.path("etc", "event_definitions.yaml")
         self._converter = EventConverter.from_file(str(path))
         self._engine = self.connection.engine

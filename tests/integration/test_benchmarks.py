@@ -25,10 +25,11 @@ def rig() -> Iterator[Rig]:
     "name",
     [
         "postgresql",
-        "latency",
         "by-hand",
-        "backlog",
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("queues", "buses", "bus-delays")),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("latency", "backlog", "queues", "buses", "bus-delays")
+        ),
     ],
 )
 def test_a_round_of_a_benchmark_measures_all_that_its_step_compares(rig: Rig, name: str) -> None:
@@ -75,9 +76,9 @@ def test_a_benchmark_without_the_disk_that_it_needs_is_left_out(
     [
         "sqlite",
         pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
+        pytest.param("mariadb", marks=[pytest.mark.mariadb, pytest.mark.long]),
         pytest.param("partitions", marks=pytest.mark.postgresql),
-        pytest.param("days", marks=pytest.mark.postgresql),
+        pytest.param("days", marks=[pytest.mark.postgresql, pytest.mark.long]),
     ],
 )
 def test_retention_is_measured(part: str, capsys: pytest.CaptureFixture[str]) -> None:

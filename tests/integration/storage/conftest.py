@@ -8,6 +8,7 @@ import pytest
 from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.schema import partition_ddl
+from tests import schema_copies
 
 PARTITIONED_ON = datetime.date(2026, 3, 5)
 """The day on which the partitioned database was made, by month."""
@@ -31,17 +32,21 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def partitioned_url(postgresql_url: str) -> str:
     """URL of a PostgreSQL database whose tables are partitioned."""
     store = Connection(postgresql_url)
+    schema_copies.make(store, _partitioned)
+    store.close()
+    return postgresql_url
+
+
+def _partitioned(store: Connection) -> None:
     store.upgrade()
     with write_transaction(store.engine) as connection:
         partition_ddl.create(connection, "month", PARTITIONED_ON)
-    store.close()
-    return postgresql_url
 
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Connection]:
     """An empty store, on each kind of database in turn."""
     connection = Connection(database_url)
-    connection.upgrade()
+    schema_copies.make(connection)
     yield connection
     connection.close()
