@@ -28,11 +28,16 @@ from panko_ingest.timestamps import utc_now
 LOG = logging.getLogger(__name__)
 
 # Of a row or a statement, before or after: one may keep events from being deleted, another keep a copy.
-_SEE_DELETED = (
-    "SELECT format('the trigger %%I of %%s', tgname, tgrelid::regclass) FROM pg_trigger "
-    "WHERE tgrelid = ANY(%s::regclass[]) AND NOT tgisinternal AND tgtype & 8 <> 0 "
-    "AND tgenabled IN ('O', 'A') ORDER BY tgrelid LIMIT 1"
-)
+_SEE_DELETED = """
+SELECT format('the trigger %%I of %%s', tgname, tgrelid::regclass) FROM pg_trigger
+WHERE tgrelid = ANY(%(tables)s::regclass[]) AND NOT tgisinternal AND tgtype & 8 <> 0
+AND tgenabled IN ('O', 'A')
+UNION SELECT format('the rule %%I of %%s', rulename, ev_class::regclass) FROM pg_rewrite
+WHERE ev_class = ANY(%(tables)s::regclass[]) AND ev_type = '4' AND ev_enabled IN ('O', 'A')
+UNION SELECT format('the row-level security of %%s', name) FROM unnest(%(tables)s::regclass[]) AS name
+WHERE row_security_active(name::oid)
+ORDER BY 1 LIMIT 1
+"""
 
 T = TypeVar("T")
 
@@ -158,14 +163,14 @@ def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
     What an administrator has detached is not ours to drop.
 
     :returns: False where another expirer was quicker.
-    :raises StorageUnavailable: a trigger is to see what is deleted, and would not.
+    :raises StorageUnavailable: a trigger, a rule or a policy is to see what is deleted, and would not.
     """
     with write_transaction(engine) as connection:
         lock_tables(connection)
         if not set(old) <= set(partitions.found(connection)):
             return False
         names = partitions.attached(connection, EVENT_TABLES[::-1], old)
-        seen_by = connection.exec_driver_sql(_SEE_DELETED, ([*EVENT_TABLES, *names],)).scalar()
+        seen_by = connection.exec_driver_sql(_SEE_DELETED, {"tables": [*EVENT_TABLES, *names]}).scalar()
         if seen_by is not None:
             raise StorageUnavailable(f"{seen_by} is to see each that is deleted", operator=True)
         for name in names:

@@ -404,6 +404,56 @@ def test_events_expire_in_batches_where_a_trigger_is_to_see_each_that_is_deleted
     assert stored_ids(store) == ["young"]
 
 
+@pytest.mark.parametrize("table", ["event", "trait_int"])
+def test_events_expire_in_batches_where_a_rule_is_to_see_each_that_is_deleted(
+    store: Connection, caplog: pytest.LogCaptureFixture, table: str
+) -> None:
+    store.record_events([event("older", 4), event("old", 3), event("young", 0)])
+    key = {"event": "id"}.get(table, "event_id")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE copied (id bigint)")
+        connection.exec_driver_sql(
+            f"CREATE RULE copy AS ON DELETE TO {table} DO ALSO INSERT INTO copied VALUES (OLD.{key})"
+        )
+
+    report = store.expire(DAY, clock=noon)
+
+    assert (report.events, report.partitions) == (2, ())
+    assert stored_ids(store) == ["young"]
+    assert count(store, "copied") == 2
+    assert f"their events are deleted in batches: the rule copy of {table}" in caplog.text
+
+
+def test_events_expire_in_batches_where_a_policy_may_hold_them_back_from_the_tables_owner(
+    store: Connection, postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.record_events([event("held", 4), event("old", 3), event("young", 0)])
+    owner = f"owner_{postgresql_url.rpartition('_')[2]}"
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {owner} LOGIN")
+        connection.exec_driver_sql(f"GRANT CREATE ON SCHEMA public TO {owner}")
+        for (table,) in rows(
+            store,
+            "SELECT relname FROM pg_class WHERE relname ~ '^(event|trait|panko)' "
+            "AND relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace",
+        ):
+            connection.exec_driver_sql(f"ALTER TABLE {table} OWNER TO {owner}")
+        connection.exec_driver_sql(f"ALTER SEQUENCE event_id_seq OWNER TO {owner}")
+        connection.exec_driver_sql("ALTER TABLE event ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        connection.exec_driver_sql("CREATE POLICY rest ON event USING (true)")
+        connection.exec_driver_sql(
+            "CREATE POLICY hold ON event AS RESTRICTIVE FOR DELETE USING (message_id <> 'held')"
+        )
+    expirer = Connection(postgresql_url.replace("postgres@", f"{owner}@"))
+
+    report = expirer.expire(DAY, clock=noon)
+
+    assert (report.events, report.partitions) == (1, ())
+    assert stored_ids(store) == ["held", "young"]
+    assert "deleted in batches: the row-level security of event" in caplog.text
+    expirer.close()
+
+
 def test_an_event_of_the_last_partition_that_another_table_refers_to_keeps_no_other_from_expiry(
     store: Connection,
 ) -> None:
