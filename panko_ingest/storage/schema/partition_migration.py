@@ -37,6 +37,8 @@ _PATIENCE = 600.0
 _SAY_AGAIN = 10.0
 _DAY = datetime.timedelta(days=1)
 _MOST_AHEAD = 7 * _DAY
+_LATEST = datetime.date.max
+"""The day for what other programs left beyond it: infinity, and years of which an id has no room."""
 
 # What goes by the name or the number of a table would stay with the plain one.
 _IN_THE_WAY = """
@@ -111,8 +113,8 @@ class _Migration:
         if newest >> SEQUENCE_BITS:
             raise StorageUnavailable(f"db partition: event.id has reached {newest}, too many", operator=True)
         many = connection.exec_driver_sql(
-            "SELECT generated FROM event ORDER BY generated DESC OFFSET %s LIMIT 1",
-            (partition_ddl.MOST_MOVED,),
+            "SELECT least(generated, %s) FROM event ORDER BY generated DESC OFFSET %s LIMIT 1",
+            (_LATEST - _DAY, partition_ddl.MOST_MOVED),
         ).scalar()
         first_day = max(today, many.date() if many else today) + _DAY
         if first_day > today + _MOST_AHEAD:
@@ -198,7 +200,7 @@ def _move(connection: sa.Connection, first_day: datetime.date) -> None:
     connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
     connection.exec_driver_sql("SET LOCAL enable_hashjoin = off")
     connection.exec_driver_sql("SET LOCAL enable_mergejoin = off")
-    new_id = partitions.id_in_sql("event.id")
+    new_id = partitions.id_in_sql("event.id", f"least(generated, '{_LATEST}')")
     for table in EVENT_TABLES[1:]:
         connection.exec_driver_sql(
             f"UPDATE {table} AS trait SET event_id = {new_id} FROM event_{PLAIN_SUFFIX} AS event "  # noqa: S608

@@ -90,9 +90,9 @@ def id_after(day: datetime.date) -> int:
     return first_id(day) + (1 << SEQUENCE_BITS)
 
 
-def id_in_sql(number: str) -> str:
+def id_in_sql(number: str, generated: str = "generated") -> str:
     """Return the id of an event in SQL, by its ``generated`` and its number, as ``first_id`` has it."""
-    return f"((generated::date - date '0001-01-01' + 1)::bigint << {SEQUENCE_BITS} | {number})"
+    return f"(({generated}::date - date '0001-01-01' + 1)::bigint << {SEQUENCE_BITS} | {number})"
 
 
 NEW_ID = id_in_sql(f"nextval('{SEQUENCE}')")

@@ -388,6 +388,40 @@ def test_what_would_stay_with_the_old_part_of_the_tables_keeps_them_plain(
     store.close()
 
 
+@pytest.mark.parametrize("time", ["infinity", "30000-01-01", "9999-12-31 23:59:59.999999"])
+def test_an_event_of_a_time_beyond_the_calendar_stays_when_tables_are_partitioned(
+    postgresql_url: str, time: str
+) -> None:
+    store = filled(postgresql_url, 10)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE event SET generated = '{time}' WHERE message_id = 'm00003'")
+        connection.exec_driver_sql("UPDATE event SET generated = '-infinity' WHERE message_id = 'm00004'")
+    before = list(store.get_events(EventFilter()))
+
+    store.partition("day", ignore)
+
+    assert list(store.get_events(EventFilter())) == before
+    store.expire(86400, clock=lambda: NOW + datetime.timedelta(days=20))
+    assert rows(store, "SELECT to_regclass('event_plain')") == [(None,)]
+    (left,) = store.get_events(EventFilter())
+    assert (left.message_id, len(left.traits)) == ("m00003", 2)
+    assert left.generated == datetime.datetime.max
+    store.close()
+
+
+def test_many_events_of_a_time_beyond_the_calendar_are_refused_in_words(postgresql_url: str) -> None:
+    store = filled(postgresql_url, 0)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO event_type (\"desc\") VALUES ('t')")
+        connection.exec_driver_sql(
+            "INSERT INTO event (message_id, generated, raw, event_type_id) "
+            "SELECT 'm' || n, 'infinity', '{}', event_type.id FROM event_type, generate_series(0, 10000) AS n"
+        )
+    with pytest.raises(StorageUnavailable, match="more than 10000 events are of 9999-12-30 or later"):
+        store.partition("day", ignore)
+    store.close()
+
+
 @pytest.mark.parametrize("shape", legacy.SHAPES)
 def test_tables_of_panko_are_partitioned_once_they_are_adopted(postgresql_url: str, shape: str) -> None:
     store = connect(postgresql_url, event_time_to_live="300d")
