@@ -118,7 +118,8 @@ class Connection(base.Connection):
 
         def look(connection: sa.Connection) -> tuple[list[str], list[str]]:
             users = databases.of(connection).table_users(connection, EVENT_TABLES, 1.0)
-            return revisions.obstacles(connection), list(users)
+            found = revisions.obstacles(connection) + partition_ddl.obstacles(connection, self._settings)
+            return found, list(users)
 
         return read(self.engine, self._settings, look)
 

@@ -88,19 +88,38 @@ def refuse(engine: sa.Engine, settings: StorageSettings) -> None:
         raise ConfigError(reason)
 
 
+def obstacles(connection: sa.Connection, settings: StorageSettings) -> list[str]:
+    """Return what keeps :func:`sync` from putting partitioned tables in the place of plain ones."""
+    width = settings.partition_by
+    there = width != "none" and connection.exec_driver_sql("SELECT to_regclass('event')").scalar()
+    if not there or partitions.exist(connection):
+        return []
+    if _hold_events(connection):
+        # `db partition` needs the newest revision, to which `db sync` has to lead first.
+        return [_refusal(width)] if revisions.is_newest(connection) else []
+    return [why] if (why := partition_parents.obstacle(connection)) else []
+
+
+def _hold_events(connection: sa.Connection) -> bool:
+    return bool(connection.exec_driver_sql("SELECT exists(SELECT FROM event)").scalar())
+
+
+def _refusal(width: str) -> str:
+    return (
+        f"[database] partition_by: {width}, but the plain tables hold events already, and only empty "
+        "ones can be replaced: run `panko-ingest db partition`"
+    )
+
+
 def create(connection: sa.Connection, width: str, today: datetime.date) -> None:
     """Put partitioned tables in the place of plain ones.
 
-    :raises StorageUnavailable: the plain ones hold events.
+    :raises StorageUnavailable: the plain ones hold events, or something of others' hangs on them.
     """
     lock_tables(connection)
-    if connection.exec_driver_sql("SELECT exists(SELECT FROM event)").scalar():
-        raise StorageUnavailable(
-            f"[database] partition_by: {width}, but the plain tables hold events already, and only empty "
-            "ones can be replaced: run `panko-ingest db partition`",
-            operator=True,
-        )
-    partition_parents.exchange(connection)
+    if _hold_events(connection):
+        raise StorageUnavailable(_refusal(width), operator=True)
+    partition_parents.exchange(connection, "db sync")
     for table in reversed(EVENT_TABLES):
         connection.exec_driver_sql(f"DROP TABLE {table}_{partitions.PLAIN_SUFFIX}")
     make(connection, partitions.at_first(width, today))

@@ -40,22 +40,6 @@ _MOST_AHEAD = 7 * _DAY
 _LATEST = datetime.date.max
 """The day for what other programs left beyond it: infinity, and years of which an id has no room."""
 
-# What goes by the name or the number of a table would stay with the plain one.
-_IN_THE_WAY = """
-SELECT format('view %%s', ev_class::regclass) FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
-WHERE classid = 'pg_rewrite'::regclass AND refclassid = 'pg_class'::regclass
-AND refobjid = ANY(%(tables)s::regclass[])
-UNION SELECT format('trigger %%I on %%s', tgname, tgrelid::regclass) FROM pg_trigger
-WHERE tgrelid = ANY(%(tables)s::regclass[]) AND NOT tgisinternal
-UNION SELECT format('policy %%I on %%s', polname, polrelid::regclass) FROM pg_policy
-WHERE polrelid = ANY(%(tables)s::regclass[])
-UNION SELECT format('publication %%I of %%s', pubname, prrelid::regclass) FROM pg_publication_rel
-JOIN pg_publication p ON p.oid = prpubid WHERE prrelid = ANY(%(tables)s::regclass[])
-UNION SELECT format('reference from %%s', conrelid::regclass) FROM pg_constraint
-WHERE contype = 'f' AND confrelid = ANY(%(tables)s::regclass[]) AND conrelid <> ALL(%(tables)s::regclass[])
-ORDER BY 1
-"""
-
 _CONSTRAINT = "SELECT convalidated FROM pg_constraint WHERE conrelid = %s::regclass AND conname = %s"
 
 
@@ -102,13 +86,8 @@ class _Migration:
                 "`panko-ingest db sync` without --postpone-rewrites first",
                 operator=True,
             )
-        found = connection.exec_driver_sql(_IN_THE_WAY, {"tables": list(EVENT_TABLES)}).scalars().all()
-        if found:
-            raise StorageUnavailable(
-                f"db partition: {', '.join(found)}: would stay with the old part of the tables: drop it, "
-                "and make it again afterwards",
-                operator=True,
-            )
+        if why := partition_parents.obstacle(connection):
+            raise StorageUnavailable(f"db partition: {why}", operator=True)
         newest = int(connection.exec_driver_sql("SELECT coalesce(max(id), 0) FROM event").scalar_one())
         if newest >> SEQUENCE_BITS:
             raise StorageUnavailable(f"db partition: event.id has reached {newest}, too many", operator=True)
@@ -160,7 +139,7 @@ class _Migration:
         """Let partitioned tables take the place of the plain ones, which become their first partition."""
         with write_transaction(self._engine) as connection:
             partition_ddl.lock_tables(connection)
-            partition_parents.exchange(connection)
+            partition_parents.exchange(connection, "db partition")
             for table in EVENT_TABLES:
                 plain = f"{table}_{PLAIN_SUFFIX}"
                 connection.exec_driver_sql(

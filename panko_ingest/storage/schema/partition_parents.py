@@ -22,9 +22,39 @@ BEGIN
 END $$
 """
 
+# What goes by the name or the number of a table would stay with the plain one. All that depends on it is
+# asked for, of whatever kind, but what is made anew: its columns' defaults, constraints and indexes.
+_WOULD_STAY = """
+WITH plain AS (
+    SELECT * FROM pg_class WHERE oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
+)
+SELECT concat_ws(' ', type, identity) FROM pg_depend d
+JOIN plain ON refclassid = 'pg_class'::regclass AND refobjid = plain.oid
+    OR refclassid = 'pg_type'::regclass AND refobjid = plain.reltype
+LEFT JOIN pg_class c ON classid = 'pg_class'::regclass AND c.oid = objid
+LEFT JOIN pg_constraint k ON classid = 'pg_constraint'::regclass AND k.oid = objid
+LEFT JOIN pg_rewrite v ON classid = 'pg_rewrite'::regclass AND v.oid = objid AND rulename = '_RETURN',
+LATERAL pg_identify_object(
+    CASE WHEN v.oid IS NULL THEN classid ELSE 'pg_class'::regclass END, coalesce(v.ev_class, objid),
+    CASE WHEN v.oid IS NULL THEN objsubid ELSE 0 END
+)
+WHERE deptype IN ('n', 'a') AND classid <> 'pg_attrdef'::regclass
+AND coalesce(c.relkind NOT IN ('i', 'S'), true)
+AND coalesce(
+    conrelid NOT IN (SELECT oid FROM plain) OR contype = 'x'
+    OR contype = 'c' AND NOT convalidated AND conname <> %(ours)s, true)
+UNION SELECT format('row-level security of %%s', oid::regclass) FROM plain WHERE relrowsecurity
+UNION SELECT format('replica identity of %%s by %%s', indrelid::regclass, indexrelid::regclass)
+FROM pg_index JOIN plain ON plain.oid = indrelid AND relreplident = 'i'
+WHERE indisreplident AND NOT indisprimary
+ORDER BY 1
+"""
+
+# A reference of anybody else's keeps the tables from being dropped, as it should.
 _REFERENCES = (
     "SELECT format('ALTER TABLE %%I DROP CONSTRAINT %%I', relname, conname) FROM pg_constraint "
-    "JOIN pg_class c ON c.oid = conrelid WHERE contype = 'f' AND confrelid = 'event'::regclass"
+    "JOIN pg_class c ON c.oid = conrelid WHERE contype = 'f' AND confrelid = 'event'::regclass "
+    "AND conrelid = ANY(%s::regclass[])"
 )
 
 # Unique ones would need the id in them.
@@ -84,12 +114,26 @@ def act_as_owner(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
 
 
-def exchange(connection: sa.Connection) -> None:
+def obstacle(connection: sa.Connection) -> str | None:
+    """Return what of others' hangs on the plain tables, and what to do; None where nothing does."""
+    found = connection.exec_driver_sql(_WOULD_STAY, {"tables": list(EVENT_TABLES), "ours": PLAIN_IDS})
+    if not (told := ", ".join(found.scalars())):
+        return None
+    return (
+        f"{told}: would stay with the old part of the tables: drop or disable it, and do it again afterwards"
+    )
+
+
+def exchange(connection: sa.Connection, command: str) -> None:
     """Set the plain tables aside and put partitioned ones, without a partition yet, in their place.
 
     The tables must be locked. Traits refer to no event afterwards.
+
+    :raises StorageUnavailable: in the name of ``command``: something of others' hangs on the plain ones.
     """
-    for statement in _all(connection, _REFERENCES):
+    if why := obstacle(connection):
+        raise StorageUnavailable(f"{command}: {why}", operator=True)
+    for statement in _all(connection, _REFERENCES, list(EVENT_TABLES)):
         connection.exec_driver_sql(statement)
     connection.exec_driver_sql(_OWN_IDS)
     _free_the_sequence(connection)
@@ -121,5 +165,5 @@ def _exchange_one(connection: sa.Connection, table: str) -> None:
         connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
-def _all(connection: sa.Connection, statement: str, *values: str) -> Sequence[str]:
+def _all(connection: sa.Connection, statement: str, *values: str | list[str]) -> Sequence[str]:
     return connection.exec_driver_sql(statement, values or ()).scalars().all()

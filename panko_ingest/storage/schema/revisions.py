@@ -57,6 +57,11 @@ def current(engine: sa.Engine) -> str | None:
     return read(engine, _PATIENT, _revision)
 
 
+def is_newest(connection: sa.Connection) -> bool:
+    """Tell whether there is nothing to upgrade."""
+    return _revision(connection) == head()
+
+
 def schema_state(engine: sa.Engine) -> SchemaState:
     """Return the state of a schema that this release can work with.
 

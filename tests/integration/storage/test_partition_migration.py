@@ -368,12 +368,38 @@ def test_a_writer_that_has_its_ids_but_has_written_nothing_yet_loses_no_event(po
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("CREATE VIEW mine AS SELECT count(*) FROM event", "view mine"),
+        ("CREATE VIEW mine AS SELECT count(*) FROM event", "view public.mine"),
+        ("CREATE MATERIALIZED VIEW mine AS SELECT id FROM event", "materialized view public.mine"),
         (
             "CREATE TABLE notes (event_id bigint REFERENCES event (id))",
-            "reference from notes",
+            "table constraint notes_event_id_fkey on public.notes",
         ),
-        ("CREATE PUBLICATION copy FOR TABLE event", "publication copy of event"),
+        (
+            "CREATE PUBLICATION copy FOR TABLE event",
+            "publication relation public.event in publication copy",
+        ),
+        ("CREATE RULE copy AS ON UPDATE TO event DO ALSO NOTHING", "rule copy on public.event"),
+        ("ALTER TABLE trait_text ENABLE ROW LEVEL SECURITY", "row-level security of trait_text"),
+        (
+            "CREATE FUNCTION mine() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM event; END",
+            r"function public.mine\(\)",
+        ),
+        (
+            "CREATE FUNCTION mine(event) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            r"function public.mine\(public.event\)",
+        ),
+        (
+            "ALTER TABLE event ADD CONSTRAINT mine CHECK (message_id <> 'm00003') NOT VALID",
+            "table constraint mine on public.event",
+        ),
+        (
+            "ALTER TABLE event ADD CONSTRAINT mine EXCLUDE (message_id WITH =)",
+            "table constraint mine on public.event",
+        ),
+        (
+            "ALTER TABLE event REPLICA IDENTITY USING INDEX uq_event_message_id",
+            "replica identity of event by uq_event_message_id",
+        ),
     ],
 )
 def test_what_would_stay_with_the_old_part_of_the_tables_keeps_them_plain(
@@ -382,8 +408,73 @@ def test_what_would_stay_with_the_old_part_of_the_tables_keeps_them_plain(
     store = filled(postgresql_url, 10)
     with store.engine.begin() as connection:
         connection.exec_driver_sql(statement)
-    with pytest.raises(StorageUnavailable, match=f"{words}: would stay"):
+    with pytest.raises(StorageUnavailable, match=f"^db partition: {words}: would stay"):
         store.partition("day", ignore)
+    assert not is_partitioned(store)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "words", "remedy"),
+    [
+        ("CREATE VIEW mine AS SELECT FROM event", "view public.mine", "DROP VIEW mine"),
+        (
+            "CREATE TABLE hold (event_id bigint REFERENCES event)",
+            "table constraint hold_event_id_fkey on public.hold",
+            "DROP TABLE hold",
+        ),
+        (
+            "CREATE TRIGGER mine BEFORE DELETE ON event EXECUTE FUNCTION tsvector_update_trigger()",
+            "trigger mine on public.event",
+            "DROP TRIGGER mine ON event",
+        ),
+        (
+            "CREATE POLICY mine ON trait_text USING (true)",
+            "policy mine on public.trait_text",
+            "DROP POLICY mine ON trait_text",
+        ),
+    ],
+)
+def test_what_is_made_while_the_tables_are_read_is_seen_before_they_change_places(
+    postgresql_url: str, statement: str, words: str, remedy: str
+) -> None:
+    store = filled(postgresql_url, 10)
+    made: list[str] = []
+
+    def make(_done: int, _total: int) -> None:
+        if not made:
+            made.append(statement)
+            with store.engine.begin() as connection:
+                connection.exec_driver_sql(statement)
+
+    with pytest.raises(StorageUnavailable, match=f"^db partition: {words}: would stay"):
+        store.partition("day", make)
+    assert not is_partitioned(store)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(remedy)
+    store.partition("day", make)
+    assert is_partitioned(store)
+    assert len(stored_ids(store)) == 10
+    store.close()
+
+
+def test_a_view_that_is_not_committed_yet_is_seen_before_the_tables_change_places(
+    postgresql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = filled(postgresql_url, 10)
+    made: list[str] = []
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(postgresql_url) as other:
+
+        def tell(_done: int, _total: int) -> None:
+            if not made:
+                made.append("view")
+                other.execute("CREATE VIEW mine AS SELECT FROM event")
+
+        partitioning = pool.submit(store.partition, "day", tell)
+        wait_until(lambda: "waits for the tables" in caplog.text, 30, "the exchange to wait for the view")
+        other.commit()
+        with pytest.raises(StorageUnavailable, match=r"view public\.mine: would stay"):
+            partitioning.result(60)
     assert not is_partitioned(store)
     store.close()
 

@@ -6,11 +6,13 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 import sqlalchemy as sa
 
+from panko_ingest.cli.main import main
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import EventFilter, InvalidMarker, StorageUnavailable
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
@@ -19,7 +21,7 @@ from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import partition_ddl, partitions
 from panko_ingest.storage.schema.partitions import Partition
 from panko_ingest.storage.tables import EVENT_TABLES
-from tests.integration.storage.samples import connect, count, letter_for, rows, stored_ids
+from tests.integration.storage.samples import connect, count, is_partitioned, letter_for, rows, stored_ids
 from tests.waiting import wait_until
 
 DAY = 86400.0
@@ -123,6 +125,87 @@ def test_tables_that_hold_events_are_not_replaced(postgresql_url: str) -> None:
     with pytest.raises(StorageUnavailable, match="hold events already"):
         store.upgrade()
     assert stored_ids(plain) == ["a"]
+    plain.close()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "told", "remedy"),
+    [
+        (
+            "CREATE TABLE hold (event_id bigint REFERENCES event)",
+            "table constraint hold_event_id_fkey on public.hold",
+            "DROP TABLE hold",
+        ),
+        (
+            "CREATE TRIGGER mine BEFORE DELETE ON trait_int EXECUTE FUNCTION tsvector_update_trigger()",
+            "trigger mine on public.trait_int",
+            "DROP TRIGGER mine ON trait_int",
+        ),
+        (
+            "CREATE POLICY mine ON event USING (true)",
+            "policy mine on public.event",
+            "DROP POLICY mine ON event",
+        ),
+        (
+            "ALTER TABLE event ENABLE ROW LEVEL SECURITY",
+            "row-level security of event",
+            "ALTER TABLE event DISABLE ROW LEVEL SECURITY",
+        ),
+        (
+            "CREATE PUBLICATION mine FOR TABLE trait_text",
+            "publication relation public.trait_text in publication mine",
+            "DROP PUBLICATION mine",
+        ),
+        (
+            "CREATE RULE mine AS ON DELETE TO event DO INSTEAD NOTHING",
+            "rule mine on public.event",
+            "DROP RULE mine ON event",
+        ),
+        ("CREATE VIEW mine AS SELECT FROM event", "view public.mine", "DROP VIEW mine"),
+    ],
+)
+def test_empty_tables_on_which_something_of_an_operators_hangs_are_not_replaced(
+    postgresql_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    statement: str,
+    told: str,
+    remedy: str,
+) -> None:
+    plain = Connection(postgresql_url)
+    plain.upgrade()
+    with plain.engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+    conf = tmp_path / "panko-ingest.conf"
+    conf.write_text(
+        f"[database]\nconnection = {postgresql_url}\npartition_by = week\nevent_time_to_live = 90d\n"
+    )
+    store = connect(postgresql_url, partition_by="week", event_time_to_live="90d")
+
+    with pytest.raises(StorageUnavailable, match=f"^db sync: {told}: would stay") as refused:
+        store.upgrade()
+    assert refused.value.operator
+    assert main(["--config-file", str(conf), "db", "sync", "--dry-run"]) == 1
+    assert f"it would be refused: {told}: would stay" in capsys.readouterr().out
+    assert main(["--config-file", str(conf), "db", "sync"]) == 3
+    assert not is_partitioned(store)
+    with plain.engine.begin() as connection:
+        connection.exec_driver_sql(remedy)  # so it is still there
+    store.upgrade()
+    assert is_partitioned(store)
+    plain.close()
+    store.close()
+
+
+def test_a_dry_run_of_db_sync_refuses_to_replace_tables_that_hold_events(postgresql_url: str) -> None:
+    plain = Connection(postgresql_url)
+    plain.upgrade()
+    store = connect(postgresql_url, partition_by="week", event_time_to_live="90d")
+    assert store.sync_obstacles() == ([], [])
+    plain.record_events([event("a", 0)])
+    ((told,), _) = store.sync_obstacles()
+    assert "run `panko-ingest db partition`" in told
     plain.close()
     store.close()
 
