@@ -120,9 +120,9 @@ def create(connection: sa.Connection, width: str, today: datetime.date) -> None:
     if _hold_events(connection):
         raise StorageUnavailable(_refusal(width), operator=True)
     partition_parents.exchange(connection, "db sync")
+    make(connection, partitions.at_first(width, today), like=partitions.PLAIN_SUFFIX)
     for table in reversed(EVENT_TABLES):
         connection.exec_driver_sql(f"DROP TABLE {table}_{partitions.PLAIN_SUFFIX}")
-    make(connection, partitions.at_first(width, today))
 
 
 def split(engine: sa.Engine, width: str, today: datetime.date, most_moved: int | None = MOST_MOVED) -> int:
@@ -212,16 +212,23 @@ def _detach_remains(connection: sa.Connection, end: datetime.date) -> None:
             LOG.warning("Detached %s, as event_%s is detached, too", names, one.suffix)
 
 
-def make(connection: sa.Connection, new: Sequence[Partition]) -> None:
-    """Make new partitions of all tables."""
+def make(connection: sa.Connection, new: Sequence[Partition], like: str = "last") -> None:
+    """Make new partitions of all tables.
+
+    :param like: suffix of those whose storage parameters they get: partitioned tables can have none.
+    """
+    storage = {table: partition_parents.storage(connection, f"{table}_{like}") for table in EVENT_TABLES}
+    identities = {table: partition_parents.identity(connection, table) for table in EVENT_TABLES}
     for partition in new:
         start = "MINVALUE" if partition.start is None else first_id(partition.start)
         end = "MAXVALUE" if partition.end is None else first_id(partition.end)
         suffix = partition.suffix if partition.start else _free(connection, partition.suffix)
         for table in EVENT_TABLES:
             connection.exec_driver_sql(
-                f"CREATE TABLE {table}_{suffix} PARTITION OF {table} FOR VALUES FROM ({start}) TO ({end})"
+                f"CREATE TABLE {table}_{suffix} PARTITION OF {table} FOR VALUES FROM ({start}) TO ({end}) "
+                f"{storage[table]}"
             )
+            connection.exec_driver_sql(f"ALTER TABLE {table}_{suffix} REPLICA IDENTITY {identities[table]}")
         # Unique within the partition: PostgreSQL keeps no index over all of them.
         connection.exec_driver_sql(f"CREATE UNIQUE INDEX ON event_{suffix} (message_id)")
 

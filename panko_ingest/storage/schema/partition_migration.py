@@ -147,7 +147,7 @@ class _Migration:
                     f"FOR VALUES FROM (MINVALUE) TO ({first_id(first_day)})"
                 )
                 connection.exec_driver_sql(f"ALTER TABLE {plain} DROP CONSTRAINT {PLAIN_IDS}")
-            partition_ddl.make(connection, [Partition(first_day, None)])
+            partition_ddl.make(connection, [Partition(first_day, None)], like=PLAIN_SUFFIX)
             _move(connection, first_day)
         LOG.info("The tables are partitioned; ids lead to days from %s on", first_day)
         return True

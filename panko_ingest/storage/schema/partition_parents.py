@@ -68,6 +68,9 @@ _INDEX_NAMES = (
     "AND (indisprimary OR NOT indisunique)"
 )
 
+# With defaults, compression and whatever else a release of PostgreSQL has of a column.
+_COLUMNS = "INCLUDING ALL EXCLUDING CONSTRAINTS EXCLUDING INDEXES EXCLUDING IDENTITY EXCLUDING STATISTICS"
+
 _CONSTRAINTS = (
     "SELECT format('ALTER TABLE %%I ADD CONSTRAINT %%I %%s', %s::text, conname, pg_get_constraintdef(oid)) "
     "FROM pg_constraint WHERE conrelid = %s::regclass AND contype IN ('p', 'c', 'f') AND convalidated "
@@ -91,6 +94,20 @@ SELECT format('GRANT %%s %%s ON %%I TO %%s%%s', privilege_type, columns, %(table
               CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
               CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
 FROM granted
+"""
+
+_IDENTITY = (
+    "SELECT CASE relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' ELSE 'DEFAULT' END "
+    "FROM pg_class WHERE oid = %s::regclass"
+)
+
+_STORAGE = """
+SELECT 'WITH (' || string_agg(format('%%s%%I = %%L', prefix, split_part(option, '=', 1),
+                                     substr(option, strpos(option, '=') + 1)), ', ') || ')'
+FROM pg_class c, LATERAL (
+    SELECT '' AS prefix, unnest(reloptions) AS option
+    UNION ALL SELECT 'toast.', unnest(t.reloptions) FROM pg_class t WHERE t.oid = c.reltoastrelid
+) AS options WHERE c.oid = to_regclass(%s)
 """
 
 
@@ -142,6 +159,16 @@ def exchange(connection: sa.Connection, command: str) -> None:
     connection.exec_driver_sql("ALTER TABLE event ALTER id SET DEFAULT panko_ingest_own_ids()")
 
 
+def identity(connection: sa.Connection, table: str) -> str:
+    """Return by what logical replication knows a table's rows, as ``REPLICA IDENTITY`` takes it."""
+    return str(_all(connection, _IDENTITY, table)[0])
+
+
+def storage(connection: sa.Connection, table: str) -> str:
+    """Return the ``WITH (...)`` of a table; nothing where it has none, or is not there."""
+    return _all(connection, _STORAGE, table)[0] or ""
+
+
 def _free_the_sequence(connection: sa.Connection) -> None:
     """Let the numbers of plain ids go on as those of ids by day."""
     name = connection.exec_driver_sql("SELECT pg_get_serial_sequence('event', 'id')::regclass").scalar()
@@ -159,7 +186,10 @@ def _exchange_one(connection: sa.Connection, table: str) -> None:
     for name in _all(connection, _INDEX_NAMES, table):
         connection.exec_driver_sql(f'ALTER INDEX "{name}" RENAME TO "{name[:57]}_{PLAIN_SUFFIX}"')
     connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {plain}")
-    connection.exec_driver_sql(f"CREATE TABLE {table} (LIKE {plain}) PARTITION BY RANGE ({KEYS[table]})")
+    connection.exec_driver_sql(
+        f"CREATE TABLE {table} (LIKE {plain} {_COLUMNS}) PARTITION BY RANGE ({KEYS[table]})"
+    )
+    connection.exec_driver_sql(f"ALTER TABLE {table} REPLICA IDENTITY {identity(connection, plain)}")
     rights = connection.exec_driver_sql(_RIGHTS, {"plain": plain, "table": table}).scalars().all()
     for statement in [*made_anew, *rights]:
         connection.exec_driver_sql(statement, execution_options={"no_parameters": True})

@@ -17,6 +17,7 @@ from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.tables import EVENT_TABLES
 from tests import legacy
 from tests.integration.storage.samples import connect, letter_for, rows, stored_ids
 from tests.services import PostgreSQL
@@ -476,6 +477,66 @@ def test_a_view_that_is_not_committed_yet_is_seen_before_the_tables_change_place
         with pytest.raises(StorageUnavailable, match=r"view public\.mine: would stay"):
             partitioning.result(60)
     assert not is_partitioned(store)
+    store.close()
+
+
+def test_published_tables_stay_published_and_expire_after_they_were_partitioned(postgresql_url: str) -> None:
+    store = filled(postgresql_url, 10)
+    with store.engine.begin() as connection:
+        for table in EVENT_TABLES[1:]:
+            connection.exec_driver_sql(f"ALTER TABLE {table} REPLICA IDENTITY FULL")
+        connection.exec_driver_sql("CREATE PUBLICATION everything FOR ALL TABLES")
+
+    store.record_events([event_of_tomorrow()])
+    store.partition("day", ignore)
+
+    later = NOW + datetime.timedelta(days=10)
+    store.record_events([Event("old", "t", later - datetime.timedelta(hours=30), [Trait("size", 2, 1)])])
+    # What the limit cuts goes row by row.
+    store.expire(86400, clock=lambda: later)
+    assert stored_ids(store) == []
+    identities = (
+        "SELECT DISTINCT relreplident::text FROM pg_class WHERE relname ~ '^trait' AND relkind IN ('r', 'p')"
+    )
+    assert rows(store, identities) == [("f",)]
+    store.close()
+
+
+def test_new_partitions_are_stored_as_the_plain_tables_were(postgresql_url: str) -> None:
+    store = filled(postgresql_url, 10)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "ALTER TABLE event SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01, "
+            "toast.autovacuum_enabled = off)"
+        )
+
+    store.partition("day", ignore)
+    store.expire(86400, clock=lambda: NOW + datetime.timedelta(days=20))
+
+    stored = "SELECT DISTINCT c.reloptions::text, t.reloptions::text FROM pg_class c JOIN pg_class t "
+    stored += "ON t.oid = c.reltoastrelid WHERE c.relname ~ '^event_(first|p|last)'"
+    options = "{fillfactor=70,autovacuum_vacuum_scale_factor=0.01}"
+    assert rows(store, stored) == [(options, "{autovacuum_enabled=off}")]
+    assert rows(store, "SELECT to_regclass('event_plain')") == [(None,)]
+    store.close()
+
+
+def test_columns_keep_the_defaults_and_the_compression_that_an_operator_gave_them(
+    postgresql_url: str,
+) -> None:
+    store = filled(postgresql_url, 10)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE event ADD received timestamptz NOT NULL DEFAULT now()")
+        connection.exec_driver_sql("ALTER TABLE event ALTER raw SET COMPRESSION lz4")
+
+    store.partition("day", ignore)
+
+    assert len(store.record_events(events(10, 10), on_failure=letter_for).recorded) == 10
+    compressions = (
+        "SELECT DISTINCT attcompression::text FROM pg_attribute JOIN pg_class c ON c.oid = attrelid "
+        "WHERE attname = 'raw' AND relkind IN ('r', 'p') AND relname ~ '^event'"
+    )
+    assert rows(store, compressions) == [("l",)]
     store.close()
 
 

@@ -198,6 +198,28 @@ def test_empty_tables_on_which_something_of_an_operators_hangs_are_not_replaced(
     store.close()
 
 
+def test_partitions_in_the_place_of_empty_tables_are_stored_and_published_as_those_were(
+    postgresql_url: str,
+) -> None:
+    plain = Connection(postgresql_url)
+    plain.upgrade()
+    with plain.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE trait_text SET (fillfactor = 70)")
+        connection.exec_driver_sql("ALTER TABLE trait_text REPLICA IDENTITY FULL")
+    store = connect(postgresql_url, partition_by="week", event_time_to_live="90d")
+
+    store.upgrade()
+
+    found = rows(
+        store,
+        "SELECT DISTINCT relkind::text, reloptions::text, relreplident::text FROM pg_class "
+        "WHERE relname ~ '^trait_text' AND relkind IN ('r', 'p')",
+    )
+    assert sorted(found, key=str) == [("p", None, "f"), ("r", "{fillfactor=70}", "f")]
+    plain.close()
+    store.close()
+
+
 def test_a_dry_run_of_db_sync_refuses_to_replace_tables_that_hold_events(postgresql_url: str) -> None:
     plain = Connection(postgresql_url)
     plain.upgrade()
