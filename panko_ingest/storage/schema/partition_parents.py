@@ -96,6 +96,16 @@ SELECT format('GRANT %%s %%s ON %%I TO %%s%%s', privilege_type, columns, %(table
 FROM granted
 """
 
+# Whoever may use the tables uses their parts through them, under policies that only they have.
+_RIGHTS_TO_PARTS = """
+SELECT DISTINCT format('REVOKE ALL ON %%I FROM %%s CASCADE', relname,
+                       CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
+FROM pg_class c, LATERAL (
+    SELECT (aclexplode(relacl)).grantee
+    UNION SELECT (aclexplode(attacl)).grantee FROM pg_attribute WHERE attrelid = c.oid
+) AS granted WHERE c.oid = %s::regclass AND grantee <> relowner
+"""
+
 _IDENTITY = (
     "SELECT CASE relreplident WHEN 'f' THEN 'FULL' WHEN 'n' THEN 'NOTHING' ELSE 'DEFAULT' END "
     "FROM pg_class WHERE oid = %s::regclass"
@@ -191,7 +201,7 @@ def _exchange_one(connection: sa.Connection, table: str) -> None:
     )
     connection.exec_driver_sql(f"ALTER TABLE {table} REPLICA IDENTITY {identity(connection, plain)}")
     rights = connection.exec_driver_sql(_RIGHTS, {"plain": plain, "table": table}).scalars().all()
-    for statement in [*made_anew, *rights]:
+    for statement in [*made_anew, *rights, *_all(connection, _RIGHTS_TO_PARTS, plain)]:
         connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 

@@ -540,6 +540,30 @@ def test_columns_keep_the_defaults_and_the_compression_that_an_operator_gave_the
     store.close()
 
 
+def test_nobody_reads_the_old_part_of_the_tables_past_a_policy_that_is_made_again(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    store = filled(postgresql_url, 10)
+    reader = f"reader_{postgresql_url.rpartition('_')[2]}"
+    postgresql.execute(f"CREATE ROLE {reader} LOGIN")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"GRANT SELECT ON event, event_type TO {reader} WITH GRANT OPTION")
+        connection.exec_driver_sql(f"GRANT SELECT (event_id) ON trait_text TO {reader}")
+
+    store.partition("day", ignore)
+
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE event ENABLE ROW LEVEL SECURITY")
+        connection.exec_driver_sql("CREATE POLICY a_few ON event USING (message_id < 'm00003')")
+    with psycopg.connect(postgresql_url.replace("postgres@", f"{reader}@"), autocommit=True) as other:
+        assert other.execute("SELECT count(*) FROM event").fetchone() == (3,)
+        assert other.execute("SELECT count(event_id) FROM trait_text").fetchone() == (10,)
+        for look in ("SELECT count(*) FROM event_plain", "SELECT count(event_id) FROM trait_text_plain"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                other.execute(look.encode())
+    store.close()
+
+
 @pytest.mark.parametrize("time", ["infinity", "30000-01-01", "9999-12-31 23:59:59.999999"])
 def test_an_event_of_a_time_beyond_the_calendar_stays_when_tables_are_partitioned(
     postgresql_url: str, time: str
