@@ -59,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
         help="convert them again, with the configuration of now",
         description="Decode and convert the delivered bytes again. What becomes an event is stored, and its "
         "dead letter deleted in the same transaction, a hundred at once; what does not stays and is listed "
-        "with its reason. Exit code 1: some stayed.",
+        "with its reason, as does what the database keeps. Exit code 1: some stayed.",
     )
     _add_filters(action)
     action.add_argument("--all", action="store_true", help="replay all of them")
@@ -69,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
         "purge",
         help="delete them",
         description="Delete dead letters: those that all the filters name, or all of them with --all and no "
-        "filter.",
+        "filter. Exit code 1: the database keeps some, by a trigger or a reference of somebody else's.",
     )
     _add_filters(action)
     action.add_argument("--all", action="store_true", help="delete all of them")
@@ -136,14 +136,16 @@ def show(conf: cfg.ConfigOpts) -> int:
 
 
 def purge(conf: cfg.ConfigOpts) -> int:
-    """Delete dead letters."""
+    """Delete dead letters; exit code 1 if the database keeps some."""
     connection = storage.get_connection_from_config(conf)
     which = _chosen(conf.command, connection)
     if conf.command.dry_run:
         output.write(f"{connection.count_dead_letters(which)} dead letters would be deleted")
-    else:
-        output.write(f"{connection.delete_dead_letters(which)} dead letters deleted")
-    return 0
+        return 0
+    done = connection.delete_dead_letters(which)
+    kept = f", {done.kept} kept by the database: {done.why}" if done.kept else ""
+    output.write(f"{done.deleted} dead letters deleted{kept}")
+    return 1 if done.kept else 0
 
 
 def replay(conf: cfg.ConfigOpts) -> int:

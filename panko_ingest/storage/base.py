@@ -33,6 +33,14 @@ class RecordResult(NamedTuple):
     failed: tuple[tuple[int, Exception], ...] = ()
 
 
+class PurgedDeadLetters(NamedTuple):
+    """How many dead letters were deleted, and how many a trigger or a reference keeps, and why."""
+
+    deleted: int
+    kept: int = 0
+    why: str = ""
+
+
 @dataclass
 class Merged:
     """What came of a merge: events and dead letters that were there, and those that are new here.
@@ -349,12 +357,13 @@ class Connection(ABC):
 
     @abstractmethod
     def replay_dead_letters(self, events: Mapping[int, Event]) -> dict[int, Exception]:
-        """Store the events that dead letters have become, and delete these letters, in one transaction.
+        """Store the events that dead letters have become, each with its letter's deletion, many at once.
 
         An event that is stored already is no error, and neither is a letter that is gone.
 
         :param events: by the letters' ids.
-        :returns: of those events that can't be stored, by their letters' ids, the reason; these letters stay.
+        :returns: of those events that can't be stored, and of those letters that the database keeps, by the
+            letters' ids, the reason; these letters stay, and their events are not stored.
         :raises StorageUnavailable: the store is away; all letters stay.
         """
 
@@ -367,8 +376,11 @@ class Connection(ABC):
         """Return how many dead letters there are of each stage, no stage without any."""
 
     @abstractmethod
-    def delete_dead_letters(self, which: DeadLetterFilter) -> int:
-        """Delete dead letters and return how many."""
+    def delete_dead_letters(self, which: DeadLetterFilter) -> PurgedDeadLetters:
+        """Delete dead letters, but for those that the database keeps, many in one transaction.
+
+        :raises StorageUnavailable: the store can't be written to; what was deleted before stays so.
+        """
 
     @classmethod
     def get_capabilities(cls) -> dict[str, Any]:

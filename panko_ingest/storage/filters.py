@@ -68,3 +68,7 @@ class DeadLetterFilter:
     error: str | None = None
     seen_since: datetime.datetime | None = None
     seen_before: datetime.datetime | None = None
+
+    def __post_init__(self) -> None:
+        """Keep the ids, which may come from an iterator: without them the filter names all."""
+        object.__setattr__(self, "ids", tuple(self.ids))

@@ -16,6 +16,7 @@ from panko_ingest.findings import Finding
 from panko_ingest.storage import base, merging
 from panko_ingest.storage.base import (
     Merged,
+    PurgedDeadLetters,
     RecordResult,
     SchemaState,
     Statistics,
@@ -250,9 +251,7 @@ class Connection(base.Connection):
         return dead_letters.stored(self._reader, which)
 
     def replay_dead_letters(self, events: Mapping[int, Event]) -> dict[int, Exception]:
-        letters = list(events)
-        result = self._recorder.record_what_can_be(list(events.values()), replayed=letters)
-        return {letters[index]: error for index, error in result.failed}
+        return self._recorder.replay(events)
 
     def count_dead_letters(self, which: DeadLetterFilter) -> int:
         return dead_letters.count(self._reader, which)
@@ -260,5 +259,5 @@ class Connection(base.Connection):
     def count_dead_letters_by_stage(self) -> dict[str, int]:
         return dead_letters.count_by_stage(self._reader)
 
-    def delete_dead_letters(self, which: DeadLetterFilter) -> int:
-        return dead_letters.delete(self._reader, which)
+    def delete_dead_letters(self, which: DeadLetterFilter) -> PurgedDeadLetters:
+        return deletion.purge(self.engine, self._settings, which)

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest.storage import DeadLetterFilter, InvalidRequest, tables
+from panko_ingest.storage.expiry.batches import AtOnce
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter
 from panko_ingest.storage.recording import dead_letters as recording
@@ -116,13 +117,14 @@ def test_a_dead_letter_is_shown_with_the_bytes_that_were_delivered(store: Connec
 def test_only_dead_letters_that_the_filter_chooses_are_purged(
     store: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("panko_ingest.storage.reading.dead_letters._PURGE_BATCH", 2)
-    assert store.delete_dead_letters(DeadLetterFilter(stage="decode")) == 3
+    monkeypatch.setattr(AtOnce, "_rows", 2)
+    assert store.delete_dead_letters(DeadLetterFilter(stage="decode")) == (3, 0, "")
     assert found(store, DeadLetterFilter()) == ["m4", "m2", "m0"]
     ids = [summary.id for summary in store.get_dead_letters(DeadLetterFilter())]
-    assert store.delete_dead_letters(DeadLetterFilter(ids=ids[:1])) == 1
-    assert store.delete_dead_letters(DeadLetterFilter()) == 2
-    assert store.delete_dead_letters(DeadLetterFilter()) == 0
+    assert store.delete_dead_letters(DeadLetterFilter(ids=iter(ids[:1]))).deleted == 1  # type: ignore[arg-type]
+    assert found(store, DeadLetterFilter()) == ["m2", "m0"]
+    assert store.delete_dead_letters(DeadLetterFilter()).deleted == 2
+    assert store.delete_dead_letters(DeadLetterFilter()).deleted == 0
 
 
 def test_dead_letters_are_deleted_no_more_bytes_at_once_than_a_cluster_takes(
@@ -132,7 +134,7 @@ def test_dead_letters_are_deleted_no_more_bytes_at_once_than_a_cluster_takes(
     statements: list[str] = []
     sa.event.listen(store.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
     ways: list[Callable[[], int]] = [
-        lambda: store.delete_dead_letters(DeadLetterFilter()),
+        lambda: store.delete_dead_letters(DeadLetterFilter()).deleted,
         lambda: store.clear_expired_dead_letters(0),
     ]
     for delete in ways:
@@ -146,10 +148,10 @@ def test_purging_by_a_filter_looks_at_each_dead_letter_once(
     store: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.record_events([], [letter(number) for number in range(100)])
-    monkeypatch.setattr("panko_ingest.storage.reading.dead_letters._PURGE_BATCH", 10)
+    monkeypatch.setattr(AtOnce, "_rows", 10)
     statements: list[str] = []
     sa.event.listen(store.engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
-    assert store.delete_dead_letters(DeadLetterFilter(stage="decode")) == 50
+    assert store.delete_dead_letters(DeadLetterFilter(stage="decode")).deleted == 50
     assert sum("DELETE" in one for one in statements) == 10
     assert store.count_dead_letters(DeadLetterFilter()) == 50
 

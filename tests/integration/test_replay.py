@@ -17,6 +17,7 @@ from panko_ingest.delivery import Delivery
 from panko_ingest.errors import ConvertError
 from panko_ingest.storage import DeadLetterFilter
 from tests.daemon import COMMAND
+from tests.integration.storage.samples import legal_hold
 from tests.ledger import Ledger
 
 Run = Callable[..., tuple[int, str]]
@@ -77,6 +78,19 @@ def test_dead_letters_that_can_be_converted_now_become_events_and_the_rest_stay(
     assert "DecodeError" in output
     ledger.assert_holds([item.body for item in letters])
     assert ledger.dead_letters() == 1
+
+
+def test_a_dead_letter_that_the_database_keeps_is_listed_and_keeps_no_other(
+    run: Run, ledger: Ledger, letters: list[Delivery]
+) -> None:
+    found = ledger.connection.get_dead_letters(DeadLetterFilter())
+    held = next(summary.id for summary in found if summary.size > len(b"{"))
+    with legal_hold(ledger.connection, f"id = {held}", "dead_letter"):
+        code, output = run("--all")
+    assert code == 1
+    assert "2 dead letters replayed, 2 left" in output
+    assert "foreign key" in output.lower()
+    assert (ledger.events(), ledger.dead_letters()) == (2, 2)
 
 
 def test_replaying_dead_letters_again_changes_nothing(

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from panko_ingest import foreign_text
 from panko_ingest.storage.database import error_classes
-from panko_ingest.storage.errors import ErrorClass, StorageConflict, StorageUnavailable
+from panko_ingest.storage.errors import ErrorClass, StorageConflict, StorageError, StorageUnavailable
 
 LOG = foreign_text.logger_about_messages(__name__)
 
@@ -104,6 +104,8 @@ def raise_if_none_passes(
 
 def as_refusal(error: Exception) -> Exception:
     """Return what the caller gets to see for an event that can't be stored."""
+    if isinstance(error, StorageError):
+        return error
     if error_classes.classify(error) is None:
         LOG.error("Unforeseen error while an event was recorded: it fails alone", exc_info=error)
         return error

@@ -68,7 +68,8 @@ class DeletedBatch(NamedTuple):
 class Deleted(NamedTuple):
     """What batches deleted; ``finished`` tells that nothing was left.
 
-    ``start`` is where to go on another time: those before it are kept, or were deleted.
+    ``start`` is where to go on another time: those before it are kept, or were deleted. ``kept`` rows were
+    met in the last look at all that there is, and ``why``.
     """
 
     rows: int = 0
@@ -76,6 +77,8 @@ class Deleted(NamedTuple):
     batches: int = 0
     finished: bool = False
     start: Any = None
+    kept: int = 0
+    why: str = ""
 
 
 DeleteBatch = Callable[[sa.Connection, int, Any], DeletedBatch]
@@ -129,10 +132,13 @@ def delete_in_batches(
     pace: AtOnce,
     most: int | None = None,
     start: Any = None,
+    *,
+    warn: bool = True,
 ) -> Deleted:
     """Delete until no more can be, or ``pace`` says that it is enough, or ``most`` rows are gone.
 
     :param start: behind which to begin; the oldest by default.
+    :param warn: whether the log is to tell of rows that the database keeps.
     """
     delete_one = partial(_delete_one, engine, settings, delete)
     done, left, ended, passed_over = Deleted(), most or None, False, start is not None
@@ -176,13 +182,13 @@ def delete_in_batches(
         if not ended and left != 0:
             gone, kept = (0, 0) if at_end else (gone, kept)
             pace.rest(batch, spent)
-    if kept and engine not in _told:
+    if kept and warn and engine not in _told:
         _told.add(engine)
         LOG.warning(
             "%d expired rows stay, as the database keeps them, now and in later rounds: %s", kept, why
         )
     # Also where none was kept: until the end is reached, nobody knows of those that were passed over.
-    return done._replace(start=start if kept or passed_over else None)
+    return done._replace(start=start if kept or passed_over else None, kept=kept, why=why)
 
 
 def _delete_one(

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from panko_ingest import timestamps
 from panko_ingest.storage import request_values
+from panko_ingest.storage.base import PurgedDeadLetters
 from panko_ingest.storage.database import base as databases, clocks, error_classes, fault_search
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import read, run_transaction
@@ -25,6 +26,7 @@ from panko_ingest.storage.expiry.batches import (
     UntilStopped,
     delete_in_batches,
 )
+from panko_ingest.storage.filters import DeadLetterFilter
 from panko_ingest.storage.reading import dead_letters
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.settings import StorageSettings
@@ -33,6 +35,7 @@ from panko_ingest.storage.tables import TRAITS, DeadLetter, Event, EventType
 LOG = logging.getLogger(__name__)
 
 _NO_EVENT = 2**63 - 1
+_SIZE = sa.func.length(DeadLetter.body).label("size")
 
 T = TypeVar("T")
 
@@ -61,6 +64,23 @@ def clear_expired_dead_letters(
     limit = clocks.limit(engine, settings, ttl, DeadLetter.last_at, clock)
     delete = partial(_delete_dead_letters, limit=limit)
     return delete_in_batches(engine, settings, delete, UntilStopped(budget, stopping)).rows
+
+
+def purge(engine: sa.Engine, settings: StorageSettings, which: DeadLetterFilter) -> PurgedDeadLetters:
+    """Delete dead letters of whatever age; see ``Connection.delete_dead_letters``."""
+    delete = partial(_purge, by_id=dead_letters.by_id(which), conditions=dead_letters.conditions(which))
+    try:
+        done = delete_in_batches(engine, settings, delete, _OneLook(), warn=False)
+    except sa.exc.SQLAlchemyError as error:
+        # What is the store's own has become StorageUnavailable in there.
+        raise error_classes.refused(error) from error
+    return PurgedDeadLetters(done.rows, done.kept, done.why)
+
+
+class _OneLook(AtOnce):
+    """Each row is looked at once: to find it by what no index has may take long."""
+
+    most_passes = 1
 
 
 def clear(engine: sa.Engine, settings: StorageSettings) -> None:
@@ -245,32 +265,46 @@ def _delete_by_ids(connection: sa.Connection, ids: Sequence[int]) -> tuple[int, 
     return delete(connection, Event.__tablename__, "id", ids), traits
 
 
-def _delete_dead_letters(
+def _purge(
     connection: sa.Connection,
     count: int,
-    start: tuple[datetime.datetime, int] | None,
+    start: Any,
     *,
-    limit: datetime.datetime,
+    by_id: list[sa.ColumnElement[bool]],
+    conditions: list[sa.ColumnElement[bool]],
 ) -> DeletedBatch:
-    size = sa.func.length(DeadLetter.body).label("size")
-    oldest = sa.select(DeadLetter.id, DeadLetter.last_at, size).where(DeadLetter.last_at < limit)
+    look = sa.select(DeadLetter.id, _SIZE).where(*by_id).order_by(DeadLetter.id).limit(count)
+    look = look if start is None else look.where(DeadLetter.id > start.id)
+    return _delete_letters(connection, connection.execute(look).all(), conditions)
+
+
+def _delete_dead_letters(
+    connection: sa.Connection, count: int, start: Any, *, limit: datetime.datetime
+) -> DeletedBatch:
+    old = DeadLetter.last_at < limit
+    oldest = sa.select(DeadLetter.id, DeadLetter.last_at, _SIZE).where(old)
     if start is not None:
-        later = sa.or_(DeadLetter.last_at > start[0], DeadLetter.id > start[1])
-        oldest = oldest.where(DeadLetter.last_at >= start[0], later)
+        later = sa.or_(DeadLetter.last_at > start.last_at, DeadLetter.id > start.id)
+        oldest = oldest.where(DeadLetter.last_at >= start.last_at, later)
     found = connection.execute(oldest.order_by(DeadLetter.last_at, DeadLetter.id).limit(count)).all()
+    # One that has come again meanwhile is not old any more.
+    return _delete_letters(connection, found, [old])
+
+
+def _delete_letters(
+    connection: sa.Connection, found: Sequence[Any], conditions: list[sa.ColumnElement[bool]]
+) -> DeletedBatch:
+    """Delete so many of those that were found as are deleted at once, and that meet the conditions."""
     if not found:
         return DeletedBatch()
     some = found[: dead_letters.fitting([row.size for row in found])]
-    cut = len(some) < len(found)
-    found = some
     # In order of id, as the writers hold them.
-    ids = sorted(row.id for row in found)
-    # One that has come again meanwhile is not old any more.
-    old = sa.delete(DeadLetter).where(DeadLetter.last_at < limit)
+    ids = sorted(row.id for row in some)
+    delete = sa.delete(DeadLetter).where(*conditions)
     done, why = _delete_where_allowed(
-        connection, ids, lambda some: connection.execute(old.where(DeadLetter.id.in_(some))).rowcount
+        connection, ids, lambda part: connection.execute(delete.where(DeadLetter.id.in_(part))).rowcount
     )
     rows = sum(done)
-    kept = _still_there(connection, DeadLetter.id, ids, DeadLetter.last_at < limit) if rows < len(ids) else []
-    last = (found[-1].last_at, found[-1].id)
-    return DeletedBatch(len(ids), rows, last=last, kept=len(kept), why=why, cut=cut)
+    kept = _still_there(connection, DeadLetter.id, ids, *conditions) if rows < len(ids) else []
+    cut = len(some) < len(found)
+    return DeletedBatch(len(ids), rows, last=some[-1], kept=len(kept), why=why, cut=cut)

@@ -1,4 +1,4 @@
-"""Reading and deleting dead letters; what writes them is the recording of a batch."""
+"""Reading dead letters; what writes them is the recording of a batch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
@@ -13,7 +13,6 @@ from panko_ingest.storage.reading.read_access import ReadAccess
 from panko_ingest.storage.tables import DeadLetter as DeadLetterRow
 
 _BATCH = 200
-_PURGE_BATCH = 2000
 _MOST_BYTES = 32 * 1024 * 1024
 """Of bodies that are read at once, or deleted in one transaction, which on a cluster holds them."""
 _FIELDS = [field.name for field in fields(DeadLetter)]
@@ -37,7 +36,7 @@ def _pages(
     columns = [getattr(DeadLetterRow, name) for name in _SUMMARY if name != "size"]
     statement = (
         sa.select(*columns, sa.func.length(DeadLetterRow.body).label("size"))
-        .where(*_conditions(which))
+        .where(*conditions(which))
         .order_by(DeadLetterRow.last_at.desc(), DeadLetterRow.id.desc())
     )
     after: list[sa.ColumnElement[bool]] = []
@@ -96,7 +95,7 @@ def count(reader: ReadAccess, which: DeadLetterFilter) -> int:
 
     :raises StorageUnavailable: the store can't be read.
     """
-    statement = sa.select(sa.func.count()).select_from(DeadLetterRow).where(*_conditions(which))
+    statement = sa.select(sa.func.count()).select_from(DeadLetterRow).where(*conditions(which))
     (number,) = reader.values(statement)
     return int(number)
 
@@ -111,61 +110,38 @@ def count_by_stage(reader: ReadAccess) -> dict[str, int]:
     return {row.stage: row.number for row in found}
 
 
-def delete(reader: ReadAccess, which: DeadLetterFilter) -> int:
-    """Delete dead letters, a few thousand a transaction, and return how many.
-
-    Each row is looked at once: the next transaction goes on behind the last one's.
-
-    :raises StorageUnavailable: the store can't be written to; what was deleted before stays so.
-    """
-    conditions = _conditions(which)
-    deleted, last = 0, -1
-    while True:
-        batch = (
-            sa.select(DeadLetterRow.id, sa.func.length(DeadLetterRow.body).label("size"))
-            .where(DeadLetterRow.id > last)
-            .order_by(DeadLetterRow.id)
-            .limit(_PURGE_BATCH)
-        )
-        rows = reader.rows(batch.where(*_by_id(which)))
-        if not rows:
-            return deleted
-        ids = [row.id for row in rows[: fitting([row.size for row in rows])]]
-        these = DeadLetterRow.id.between(ids[0], ids[-1])
-        deleted += reader.delete(sa.delete(DeadLetterRow).where(these, *conditions))
-        last = ids[-1]
-
-
 def fitting(sizes: Sequence[int]) -> int:
     """Return how many dead letters of these sizes, in bytes, are dealt with at once: one at least."""
     return max(1, sum(total <= _MOST_BYTES for total in accumulate(sizes)))
 
 
-def _by_id(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+def by_id(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+    """Return that part of a filter which an index serves."""
     ids = [request_values.integer(one, "id") for one in which.ids]
     return [DeadLetterRow.id.in_(ids)] if ids else []
 
 
-def _conditions(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+def conditions(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
+    """Return all of a filter."""
     row = DeadLetterRow
-    conditions = _by_id(which)
+    found = by_id(which)
     if which.stage is not None:
-        conditions.append(row.stage == request_values.filled(which.stage, "stage"))
+        found.append(row.stage == request_values.filled(which.stage, "stage"))
     if which.event_type is not None:
         glob = _like(request_values.filled(which.event_type, "type"))
-        conditions.append(row.event_type.like(glob, escape="~"))
+        found.append(row.event_type.like(glob, escape="~"))
     if which.error is not None:
         error = request_values.filled(which.error, "error")
-        conditions.append(
+        found.append(
             sa.or_(
                 row.error_class.contains(error, autoescape=True), row.error.contains(error, autoescape=True)
             )
         )
     if which.seen_since is not None:
-        conditions.append(row.last_at >= request_values.moment(which.seen_since, "seen_since"))
+        found.append(row.last_at >= request_values.moment(which.seen_since, "seen_since"))
     if which.seen_before is not None:
-        conditions.append(row.last_at < request_values.moment(which.seen_before, "seen_before"))
-    return conditions
+        found.append(row.last_at < request_values.moment(which.seen_before, "seen_before"))
+    return found
 
 
 def _like(glob: str) -> str:

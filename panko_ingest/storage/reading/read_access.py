@@ -9,7 +9,6 @@ from sqlalchemy import exc
 
 from panko_ingest.storage.database import base as databases, error_classes
 from panko_ingest.storage.database.base import Database
-from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.settings import StorageSettings
 
@@ -48,15 +47,6 @@ class ReadAccess:
     def values(self, statement: sa.Executable) -> Sequence[Any]:
         """Return the first column of all rows of one statement."""
         return self.read(lambda connection: connection.scalars(statement).all())
-
-    def delete(self, statement: sa.Delete) -> int:
-        """Run one deletion in a transaction of its own, and return how many rows it took."""
-
-        def once() -> int:
-            with write_transaction(self.engine) as connection:
-                return connection.execute(statement).rowcount
-
-        return self._run(once)
 
     def _run(self, once: Callable[[], T]) -> T:
         try:

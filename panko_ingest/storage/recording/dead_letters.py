@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from panko_ingest import exact_json
 from panko_ingest.storage.database import base as databases, clocks, fault_search
 from panko_ingest.storage.database.error_classes import describe
-from panko_ingest.storage.errors import StorageUnavailable
+from panko_ingest.storage.errors import StorageError, StorageUnavailable
 from panko_ingest.storage.models import MAX_NAME, DeadLetter as Letter
 from panko_ingest.storage.recording.validation import Validator
 from panko_ingest.storage.tables import DeadLetter, PreciseTimestamp
@@ -69,9 +69,16 @@ def write_dead_letters_that_can_be(
 
 
 def delete_dead_letters(connection: sa.Connection, ids: Sequence[int]) -> None:
-    """Delete dead letters; one that is gone already is no error."""
-    if ids:
-        connection.execute(sa.delete(DeadLetter).where(DeadLetter.id.in_(ids)))
+    """Delete dead letters; one that is gone already is no error.
+
+    :raises StorageError: a trigger or a rule keeps one without a word.
+    """
+    if not ids:
+        return
+    these = DeadLetter.id.in_(ids)
+    deleted = connection.execute(sa.delete(DeadLetter).where(these)).rowcount
+    if deleted != len(ids) and connection.scalars(sa.select(DeadLetter.id).where(these).limit(1)).first():
+        raise StorageError("a trigger keeps the dead letter without a word")
 
 
 def _append(connection: sa.Connection, digest: bytes, start: int, part: bytes) -> None:

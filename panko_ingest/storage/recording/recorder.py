@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -75,16 +75,31 @@ class Recorder:
             raise result.failed[-1][1]
         return result
 
-    def record_what_can_be(self, events: Sequence[Event], replayed: Sequence[int] = ()) -> RecordResult:
+    def record_what_can_be(self, events: Sequence[Event]) -> RecordResult:
         """Record events; those that can't be are told, with the reason, and leave nothing behind.
 
         An event whose message_id another one has here is one that can't be.
 
-        :param replayed: ids of the dead letters that became these events, or none; each is deleted in the
-            transaction that its event is recorded in.
         :raises StorageUnavailable: the store is away or refuses for reasons of its own.
         """
-        return self._record(_Asked(events, tells_apart=True, replayed=replayed))
+        return self._record(_Asked(events, tells_apart=True))
+
+    def replay(self, events: Mapping[int, Event]) -> dict[int, Exception]:
+        """Record what dead letters have become; see ``Connection.replay_dead_letters``."""
+        letters = list(events)
+        try:
+            result = self._record(_Asked(list(events.values()), tells_apart=True, replayed=letters))
+        except Exception as error:
+            if not fault_search.may_be_a_rows(error):
+                raise
+            # No event's, which are told one by one: a letter is kept, and none of the events is stored.
+            if len(letters) == 1:
+                return {letters[0]: fault_search.as_refusal(error)}
+            middle = len(letters) // 2
+            halves = (letters[:middle], letters[middle:])
+            first, second = (self.replay({letter: events[letter] for letter in half}) for half in halves)
+            return first | second
+        return {letters[index]: error for index, error in result.failed}
 
     def _record(self, asked: _Asked, learned: int = 0) -> RecordResult:
         writer, validator = run_transaction(self._settings, self._learn, self._count_retry)

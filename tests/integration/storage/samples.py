@@ -124,3 +124,52 @@ def another_writer_of(message_id: str, store: Connection) -> Iterator[sa.Connect
         )
         yield connection
         connection.rollback()
+
+
+def keep(
+    store: Connection,
+    table: str,
+    condition: str,
+    on_sqlite: str = "RAISE(IGNORE)",
+    on_postgresql: str = "RETURN NULL",
+) -> None:
+    """Have a trigger keep some rows of a table, without a word unless told otherwise."""
+    with store.engine.begin() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql(
+                f"CREATE TRIGGER hold_{table} BEFORE DELETE ON {table} WHEN {condition} "
+                f"BEGIN SELECT {on_sqlite}; END"
+            )
+            return
+        connection.exec_driver_sql(
+            f"CREATE FUNCTION hold_{table}() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN IF {condition} THEN {on_postgresql}; END IF; RETURN OLD; END $$"
+        )
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER hold BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION hold_{table}()"
+        )
+
+
+WHERE_TRIGGERS_CAN_KEEP_ROWS = pytest.mark.parametrize(
+    "database_url",
+    [
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("partitioned", marks=pytest.mark.postgresql),
+    ],
+    indirect=True,
+)
+
+
+@contextlib.contextmanager
+def legal_hold(store: Connection, condition: str, table: str = "event", more: str = "") -> Iterator[None]:
+    """Have a table of an operator's refer to some rows."""
+    with store.engine.begin() as connection:
+        column = "INTEGER" if connection.dialect.name == "sqlite" else "BIGINT"
+        connection.exec_driver_sql(f"CREATE TABLE legal_hold (id {column} REFERENCES {table} (id) {more})")
+        connection.exec_driver_sql(f"INSERT INTO legal_hold SELECT id FROM {table} WHERE {condition}")
+    try:
+        yield
+    finally:
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE legal_hold")

@@ -1,13 +1,12 @@
 """Retention: what is too old goes, whole and nothing else, whatever happens meanwhile."""
 
-import contextlib
 import datetime
 import itertools
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -20,9 +19,12 @@ from panko_ingest.storage import EventFilter, ExpiryReport
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from tests.integration.storage.samples import (
+    WHERE_TRIGGERS_CAN_KEEP_ROWS,
     connect,
     count,
     counts,
+    keep,
+    legal_hold,
     letter_for,
     make_events,
     rows,
@@ -200,41 +202,6 @@ def test_clear_expired_data_deletes_one_batch_or_all(store: Connection) -> None:
     assert lost_halves(store) == {}
 
 
-def keep(
-    store: Connection,
-    table: str,
-    condition: str,
-    on_sqlite: str = "RAISE(IGNORE)",
-    on_postgresql: str = "RETURN NULL",
-) -> None:
-    """Have a trigger keep some rows of a table, without a word unless told otherwise."""
-    with store.engine.begin() as connection:
-        if connection.dialect.name == "sqlite":
-            connection.exec_driver_sql(
-                f"CREATE TRIGGER hold_{table} BEFORE DELETE ON {table} WHEN {condition} "
-                f"BEGIN SELECT {on_sqlite}; END"
-            )
-            return
-        connection.exec_driver_sql(
-            f"CREATE FUNCTION hold_{table}() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$ BEGIN IF {condition} THEN {on_postgresql}; END IF; RETURN OLD; END $$"
-        )
-        connection.exec_driver_sql(
-            f"CREATE TRIGGER hold BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION hold_{table}()"
-        )
-
-
-WHERE_TRIGGERS_CAN_KEEP_ROWS = pytest.mark.parametrize(
-    "database_url",
-    [
-        "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("partitioned", marks=pytest.mark.postgresql),
-    ],
-    indirect=True,
-)
-
-
 @WHERE_TRIGGERS_CAN_KEEP_ROWS
 @pytest.mark.parametrize("same_moment", [False, True], ids=["in a row", "of one moment"])
 def test_events_that_a_trigger_keeps_end_no_round_late_and_keep_no_others(
@@ -259,20 +226,6 @@ def test_events_that_a_trigger_keeps_end_no_round_late_and_keep_no_others(
     store.clear()
     assert count(store, "event") == 30
     assert lost_halves(store) == {}
-
-
-@contextlib.contextmanager
-def legal_hold(store: Connection, condition: str, table: str = "event", more: str = "") -> Iterator[None]:
-    """Have a table of an operator's refer to some rows."""
-    with store.engine.begin() as connection:
-        column = "INTEGER" if connection.dialect.name == "sqlite" else "BIGINT"
-        connection.exec_driver_sql(f"CREATE TABLE legal_hold (id {column} REFERENCES {table} (id) {more})")
-        connection.exec_driver_sql(f"INSERT INTO legal_hold SELECT id FROM {table} WHERE {condition}")
-    try:
-        yield
-    finally:
-        with store.engine.begin() as connection:
-            connection.exec_driver_sql("DROP TABLE legal_hold")
 
 
 def test_events_that_another_table_refers_to_stay_whole_and_keep_no_others(
