@@ -35,6 +35,11 @@ _MYSQL_TYPES = {
 _MB_A_SECOND, _ROWS_A_SECOND = 12, 200_000
 # What is counted in about a second.
 _MB_TO_COUNT = 200
+_PANKOS_INDEXES = {
+    "ix_event_message_id", "idx_event_message_id", "ix_event_type_id", "ix_event_generated",
+    "ix_trait_text_event_id_key", "ix_trait_int_event_id_key", "ix_trait_float_event_id_key",
+    "ix_trait_datetime_event_id_key",
+}  # fmt: skip
 _ADOPTED = ("event_type", "event", "trait_text", "trait_int", "trait_float", "trait_datetime")
 
 
@@ -109,6 +114,8 @@ def obstacles(connection: sa.Connection) -> Iterator[str]:
                     f"{count} rows of {table.name} have no {column.name}, and nothing could read them: "
                     f"{_mend(connection, table, column.name)}"
                 )
+        if connection.dialect.name == "sqlite" and _differs_on_sqlite(connection, table):
+            yield from _lost_on_sqlite(connection, table)
 
 
 def _mend(connection: sa.Connection, table: sa.Table, name: str) -> str:
@@ -184,7 +191,12 @@ def _missing_indexes(connection: sa.Connection, table: sa.Table) -> Iterator[Any
         ours = [str(index.name) for index in table.indexes]
         for name in connection.scalars(unfinished, {"table": table.name, "ours": ours}).all():
             yield f"DROP INDEX {name}"
-    present = {index["name"] for index in sa.inspect(connection).get_indexes(table.name)}
+    if connection.dialect.name == "sqlite":
+        # SQLAlchemy warns of an operator's index of an expression there.
+        statement = sa.text("SELECT name FROM sqlite_master WHERE type = 'index'")
+        present = set(connection.scalars(statement))
+    else:
+        present = {index["name"] for index in sa.inspect(connection).get_indexes(table.name)}
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
         if index.name not in present:
             # It keeps no writer out.
@@ -359,17 +371,51 @@ def _differs_on_sqlite(connection: sa.Connection, table: sa.Table) -> bool:
     return str(live).replace('"', "").split() != wanted.replace('"', "").split()
 
 
+def _lost_on_sqlite(connection: sa.Connection, table: sa.Table) -> Iterator[str]:
+    """Yield what is an operator's own in a table, and no table that is made anew could have."""
+    inspector = sa.inspect(connection)
+    for column in inspector.get_columns(table.name):
+        if column["name"] not in table.columns:
+            name = _quote(connection, column["name"])
+            yield (
+                f"the column {name} of {table.name} is none of ours and would be lost: keep it in a table of "
+                f"your own, then ALTER TABLE {table.name} DROP COLUMN {name}"
+            )
+    for check in inspector.get_check_constraints(table.name):
+        yield (
+            f"the table {table.name} has a check that is none of ours and would be lost, "
+            f"{check['sqltext']}: make the table without it, and a trigger in its place"
+        )
+
+
+def _own_on_sqlite(connection: sa.Connection, table: sa.Table) -> list[str]:
+    """Return the statements that make the operator's own indexes and triggers of a table."""
+    # The name of a trigger's table is kept as it was written.
+    statement = sa.text(
+        "SELECT name, sql FROM sqlite_master WHERE tbl_name = :name COLLATE NOCASE "
+        "AND type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY rowid"
+    )
+    others = _PANKOS_INDEXES | {str(index.name) for index in table.indexes}
+    return [sql for name, sql in connection.execute(statement, {"name": table.name}) if name not in others]
+
+
 def _make_anew(connection: sa.Connection, table: sa.Table) -> None:
     """Copy a table into one of the right shape, in the order of steps that SQLite documents."""
+    own = _own_on_sqlite(connection, table)
     new = table.to_metadata(table.metadata, name=f"new_{table.name}")
     names = [column.name for column in table.columns]
     op.execute(sa.schema.CreateTable(new))
     source = [sa.func.coalesce(table.c.raw, "{}") if name == "raw" else table.c[name] for name in names]
     connection.execute(new.insert().from_select(names, sa.select(*source)))
     op.execute(sa.schema.DropTable(table))
+    # Else a view or a trigger that names the table, which is not there at this moment, is an error.
+    connection.exec_driver_sql("PRAGMA legacy_alter_table = ON")
     op.rename_table(new.name, table.name)
+    connection.exec_driver_sql("PRAGMA legacy_alter_table = OFF")
     for index in sorted(table.indexes, key=lambda index: str(index.name)):
         op.execute(sa.schema.CreateIndex(index))
+    for statement in own:
+        connection.exec_driver_sql(statement)
 
 
 def _size(connection: sa.Connection, table: str) -> str:

@@ -305,7 +305,7 @@ def test_missing_values_are_found_beforehand_and_mended_by_the_statement_that_is
         connection.exec_driver_sql("UPDATE event SET message_id = NULL WHERE id IN (7, 8)")
         connection.exec_driver_sql("UPDATE event SET event_type_id = NULL WHERE id = 9")
     for postpone in (False, True):
-        texts = [finding.text for finding in store.check() if finding.subject == "missing values"]
+        texts = [finding.text for finding in store.check() if finding.subject == "adoption"]
         assert [text.partition(",")[0] for text in texts] == [
             "2 rows of event have no message_id",
             "1 rows of event have no event_type_id",
@@ -643,3 +643,84 @@ def test_ids_that_run_out_are_found(store: Connection) -> None:
     store.upgrade(postpone_rewrites=True)
     found = {finding.subject: finding.level for finding in store.check()}
     assert found["ids"] == ("ok" if store.engine.dialect.name == "sqlite" else "warning")
+
+
+ADOPTERS_OWN = [
+    "CREATE TRIGGER keep BEFORE DELETE ON Event WHEN old.id = 7 BEGIN SELECT RAISE(ABORT, ':held 5%'); END",
+    "CREATE TRIGGER follow AFTER INSERT ON trait_text BEGIN INSERT INTO seen SELECT id FROM event; END",
+    "CREATE TRIGGER held AFTER INSERT ON legal_hold BEGIN UPDATE event SET raw = raw WHERE id = new.id; END",
+    "CREATE INDEX by_value ON trait_text (value, key)",
+    "CREATE INDEX by_lower_case ON trait_text (key COLLATE NOCASE, lower(value)) WHERE value <> ''",
+    'CREATE UNIQUE INDEX once ON event_type ("desc")',
+    "CREATE VIEW texts AS SELECT message_id, key, value FROM event JOIN trait_text ON id = event_id",
+    "CREATE TABLE legal_hold (id INTEGER REFERENCES event (id))",
+]
+
+
+def test_what_an_operator_has_of_his_own_on_tables_of_sqlite_is_there_when_they_are_adopted(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    with contextlib.closing(Connection(sqlite_url)) as store:
+        before = adopted(store, "panko")
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE seen (id INTEGER)")
+            for statement in ADOPTERS_OWN[-1:] + ADOPTERS_OWN[:-1]:
+                connection.exec_driver_sql(statement)
+            connection.exec_driver_sql("INSERT INTO legal_hold VALUES (8)")
+        store.upgrade()
+        assert content(store) == before
+        with store.engine.begin() as connection:
+            made = connection.exec_driver_sql("SELECT sql FROM sqlite_master").scalars().all()
+            assert set(ADOPTERS_OWN) <= set(made)
+            assert connection.exec_driver_sql("SELECT count(*) FROM texts").scalar() == 400
+        for number, word in ((7, ":held 5%"), (8, "FOREIGN KEY")):
+            with pytest.raises(sa.exc.IntegrityError, match=word), store.engine.begin() as connection:
+                legacy.forget(connection, f"8f7c3a1e-0000-4000-8000-{number:012}")
+        store.record_events([make_event(1)])
+        for name in ("texts", "seen", "legal_hold"):
+            with store.engine.begin() as connection:
+                kind = "VIEW" if name == "texts" else "TABLE"
+                connection.exec_driver_sql(f"DROP {kind} {name}")
+        with store.engine.begin() as connection:
+            for name in ("keep", "follow"):
+                connection.exec_driver_sql(f"DROP TRIGGER {name}")
+            for name in ("by_value", "by_lower_case", "once"):
+                connection.exec_driver_sql(f"DROP INDEX {name}")
+        with contextlib.closing(Connection(f"sqlite:///{tmp_path}/empty.sqlite")) as empty:
+            empty.upgrade()
+            assert snapshot(store.engine) == snapshot(empty.engine)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            "ALTER TABLE event ADD COLUMN region TEXT",
+            "the column region of event is none of ours and would be lost",
+        ),
+        (
+            "CREATE TABLE trait_float (event_id INTEGER, key TEXT, value FLOAT, CHECK (value < 1000))",
+            "the table trait_float has a check that is none of ours and would be lost, value < 1000",
+        ),
+    ],
+)
+def test_what_no_adopted_table_of_sqlite_could_keep_is_told_before_anything_is_done(
+    sqlite_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str, words: str
+) -> None:
+    with contextlib.closing(Connection(sqlite_url)) as store:
+        adopted(store, "panko")
+        with store.engine.begin() as connection:
+            if change.startswith("CREATE"):
+                connection.exec_driver_sql("DROP TABLE trait_float")
+            connection.exec_driver_sql(change)
+        before = snapshot(store.engine)
+        (tmp_path / "panko-ingest.conf").write_text(f"[database]\nconnection = {sqlite_url}\n")
+        arguments = ["--config-file", str(tmp_path / "panko-ingest.conf"), "db", "sync"]
+        assert main([*arguments, "--dry-run"]) == 1
+        assert f"it would be refused: {words}" in capsys.readouterr().out
+        assert main(arguments) == 3
+        assert words in capsys.readouterr().err
+        assert snapshot(store.engine) == before
+        store.upgrade(postpone_rewrites=True)
+        with pytest.raises(StorageUnavailable, match=words):
+            store.upgrade()

@@ -53,7 +53,7 @@ def check(engine: sa.Engine) -> list[Finding]:
             findings.append(Finding(OK, "connection", how))
         findings += databases.of(connection).check(connection)
         findings += _clock(connection)
-        findings += [Finding(FAILURE, "missing values", text) for text in revisions.obstacles(connection)]
+        findings += [Finding(FAILURE, "adoption", text) for text in revisions.obstacles(connection)]
         findings += _table_users(connection)
         if findings[0].level != FAILURE:
             findings += leases.check(connection)
