@@ -23,6 +23,8 @@ def parse(value: Any) -> datetime.datetime:
         return _parse_common(value) or _parse_iso_8601(value)
     if isinstance(value, datetime.datetime):
         return value if value.tzinfo is None else _utc(value.replace(tzinfo=None), value.utcoffset())
+    if isinstance(value, str):
+        return parse(str.__str__(value))
     raise ValueError(f"{type(value).__name__} is no ISO 8601 time")
 
 

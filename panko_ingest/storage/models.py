@@ -118,7 +118,7 @@ class Event:
     """One thing that happened in the cloud.
 
     ``generated`` is naive UTC; ``raw`` is ``{}`` or the notification in Ceilometer's shape.
-    None may be given for no traits and for no raw, as to Panko's.
+    Any iterable of traits may be given, and None for none of them and for no raw, as to Panko's.
     """
 
     message_id: str
@@ -133,9 +133,9 @@ class Event:
     PRIMARY_KEY = "message_id"
 
     def __post_init__(self) -> None:
-        """Put what is empty in the place of None."""
-        if self.traits is None:
-            self.traits = []
+        """Put what is empty in the place of None, and a list in that of an iterator."""
+        if self.traits.__class__ is not list:
+            self.traits = list(self.traits or ())
         if self.raw is None:
             self.raw = {}
 

@@ -70,7 +70,8 @@ class Recorder:
         on_failure: OnFailure | None,
     ) -> RecordResult:
         """Record a batch; see ``Connection.record_events``."""
-        result = self._record(_Asked(events, on_failure is not None, letters, on_failure))
+        # Which an iterator would give once, and another try may need again.
+        result = self._record(_Asked(list(events), on_failure is not None, list(letters), on_failure))
         if result.failed and on_failure is None:
             raise result.failed[-1][1]
         return result

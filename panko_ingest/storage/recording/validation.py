@@ -82,6 +82,9 @@ class Validator:
 
     def _plain_row(self, index: int, event: Event) -> Row | None:
         """Return the row of an event in which all is as it should be; None for any other."""
+        if event.traits.__class__ is not list:
+            # An iterator gives them once, and they are looked at more often, also by another try.
+            event.traits = list(event.traits or ())
         row = Row(index, event.message_id, event.event_type, event.generated)
         if not self._plain_event(event) or not self._plain_keys(event) or not self._sort_traits(event, row):
             return None
@@ -180,9 +183,9 @@ class Validator:
         return row
 
     def _name(self, event: Event, column: str, length: int) -> str:
-        value = getattr(event, column)
-        if type(value) is not str:
-            raise StorageError(f"{column} is a {type(value).__name__}, not text")
+        value = _exact_text(getattr(event, column))
+        if value is None:
+            raise StorageError(f"{column} is a {type(getattr(event, column)).__name__}, not text")
         if len(value) > length:
             raise StorageError(f"{column} has {len(value)} characters; the column takes {length}")
         if self._bad_characters.search(value):
@@ -229,9 +232,10 @@ class Validator:
         columns = {_INT: row.ints, _FLOAT: row.floats, _DATETIME: row.datetimes}
         columns.get(dtype, row.texts).append(Trait(key, dtype, value))
 
-    def _key(self, name: Any, reasons: list[dict[str, str]]) -> str:
-        if type(name) is not str:
-            raise _Unstorable(f"dropped: its name is a {type(name).__name__}, not text")
+    def _key(self, given: Any, reasons: list[dict[str, str]]) -> str:
+        name = _exact_text(given)
+        if name is None:
+            raise _Unstorable(f"dropped: its name is a {type(given).__name__}, not text")
         if len(name) > self.limits.key:
             raise _Unstorable(
                 f"dropped: its name has {len(name)} characters; the column takes {self.limits.key}"
@@ -259,7 +263,9 @@ class Validator:
         return converted
 
     def _text_value(self, key: str, value: Any, reasons: list[dict[str, str]]) -> str:
-        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+        text = _exact_text(value)
+        if text is None:
+            text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
         if len(text) > self.limits.text:
             reasons.append({"trait": key, "reason": f"trimmed from {len(text)} characters"})
             text = text[: self.limits.text]
@@ -289,6 +295,11 @@ class Validator:
             except TypeError:
                 pass  # what JSON text can say and orjson can't: integers beyond 64 bits, lone surrogates
         return json.dumps(_clean(raw), separators=(",", ":"), default=str)
+
+
+def _exact_text(value: Any) -> str | None:
+    """Return a text as what it holds, whatever a subclass shows in its place; None for what is no text."""
+    return str.__str__(value) if isinstance(value, str) else None
 
 
 def _with_reasons(raw: Any, reasons: list[dict[str, str]]) -> dict[str, Any]:

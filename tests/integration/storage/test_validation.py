@@ -1,8 +1,10 @@
 """Whatever an event holds: it is stored, with what its database can't hold salvaged and named."""
 
+import contextlib
 import datetime
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
@@ -315,3 +317,60 @@ def test_the_database_has_the_last_word_on_what_fits(store: Connection) -> None:
     assert [row for row in rows(store, "SELECT message_id FROM event") if len(row[0]) > 50] == []
     with store.engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM trait_text")) == 0
+
+
+class Shouted(str):
+    """A text that shows something else than it holds."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.upper()
+
+
+def test_events_that_were_read_can_be_recorded_elsewhere(store: Connection, tmp_path: Path) -> None:
+    store.record_events([make_event(1)])
+    read = list(store.get_events(EventFilter()))
+    assert store.record_events(read).duplicates == (0,)
+    with contextlib.closing(Connection(f"sqlite:///{tmp_path}/elsewhere.sqlite")) as other:
+        other.upgrade()
+        assert other.record_events(read).recorded == (0,)
+        assert list(other.get_events(EventFilter())) == read
+
+
+def test_a_text_of_a_class_of_its_own_is_stored_as_what_it_holds(store: Connection) -> None:
+    for number, name in ((1, "new"), (2, "new"), (3, "state")):
+        event = make_event(number, Trait(Shouted("word"), Trait.TEXT_TYPE, Shouted("said")))
+        event.message_id, event.event_type = Shouted(event.message_id), Shouted("volume.create.end")
+        event.traits.append(Trait(Shouted(f"{name}_2"), Trait.INT_TYPE, number))
+        time: Any = Shouted(event.generated.isoformat())
+        read = record(store, replace(event, generated=time))
+        assert read == replace(event, traits=sorted(event.traits))
+        assert "_salvaged" not in read.raw
+
+
+@pytest.mark.parametrize("assigned", [False, True], ids=["given", "assigned"])
+@pytest.mark.parametrize("kind", [iter, tuple, dict.fromkeys])
+def test_traits_of_any_iterable_are_stored(store: Connection, kind: Any, *, assigned: bool) -> None:
+    whole = make_event(1)
+    event = replace(whole, traits=None if assigned else kind(whole.traits))  # type: ignore[arg-type]
+    if assigned:
+        event.traits = kind(whole.traits)
+    assert record(store, event).traits == sorted(whole.traits)
+    assert event.serialize() == whole.serialize()
+
+
+def test_events_of_an_iterator_are_stored_also_when_they_are_tried_again(store: Connection) -> None:
+    # The second makes us look whether the tables hold more by now.
+    events = [make_event(1), make_event(2, Trait("long", Trait.TEXT_TYPE, "x" * 300))]
+    with store.engine.begin() as connection:
+        widen = {
+            "postgresql": "ALTER TABLE trait_text ALTER COLUMN value TYPE VARCHAR(400)",
+            "mysql": "ALTER TABLE trait_text MODIFY value VARCHAR(400)",
+        }
+        store.record_events([make_event(3)])
+        if connection.dialect.name in widen:
+            connection.execute(sa.text(widen[connection.dialect.name]))
+    result = store.record_events(iter(events))  # type: ignore[arg-type]
+    assert result.recorded == (0, 1)
+    assert stored_ids(store) == ["m0001", "m0002", "m0003"]
