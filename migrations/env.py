@@ -18,7 +18,8 @@ def main() -> None:
         _migrate(connection)
         return
     url = context.get_x_argument(as_dictionary=True).get("url")
-    with revisions.migrating(url or config.database_url(config_reader.prepare_service([]))) as connection:
+    url = url or config.database_url(config_reader.prepare_service([])).url
+    with revisions.migrating(url) as connection:
         _migrate(connection)
 
 

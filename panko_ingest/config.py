@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from oslo_config import cfg, types
 from oslo_log import _options as log_options, log
@@ -634,23 +634,31 @@ def raw_priorities(conf: cfg.ConfigOpts) -> list[str]:
     return split_at_commas(conf.event.store_raw)
 
 
-def database_url(conf: cfg.ConfigOpts) -> str:
+class DatabaseUrl(NamedTuple):
+    """The URL of a database, and the option that names it."""
+
+    option: str
+    url: str
+
+
+def database_url(conf: cfg.ConfigOpts) -> DatabaseUrl:
     """Return the URL of the event database.
 
     :raises ConfigError: none is set.
     """
-    url = conf.database.connection or conf.database.event_connection
-    if not url:
-        raise ConfigError("[database] connection is not set: write postgresql://user:password@host/panko")
-    return str(url)
+    for name in ("connection", "event_connection"):
+        if url := conf.database[name]:
+            return DatabaseUrl(f"[database] {name}", str(url))
+    raise ConfigError("[database] connection is not set: write postgresql://user:password@host/panko")
 
 
-def expirer_database_url(conf: cfg.ConfigOpts) -> str:
+def expirer_database_url(conf: cfg.ConfigOpts) -> DatabaseUrl:
     """Return the URL of the event database for the expirer.
 
     :raises ConfigError: none is set.
     """
-    return conf.expirer.connection or database_url(conf)
+    url = conf.expirer.connection
+    return DatabaseUrl("[expirer] connection", str(url)) if url else database_url(conf)
 
 
 def queue_names(topics: Iterable[str], priorities: Iterable[str]) -> list[str]:

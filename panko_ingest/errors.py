@@ -15,6 +15,14 @@ class ConfigError(PankoIngestError):
     """The configuration can't be used: name the option and what to change. Exit code 2."""
 
 
+class DatabaseUrlError(ConfigError):
+    """The URL of a database can't be used: ``fault`` says why, ``option`` where it stands."""
+
+    def __init__(self, fault: str, option: str = "[database] connection") -> None:
+        super().__init__(f"{option}: {fault}")
+        self.fault = fault
+
+
 class MessageError(PankoIngestError):
     """This one message can never become an event: dead-letter it and go on.
 

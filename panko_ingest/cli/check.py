@@ -29,7 +29,7 @@ from panko_ingest.cli.readiness import consuming, readiness
 from panko_ingest.converter import EventConverter
 from panko_ingest.errors import ConfigError, DefinitionError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
-from panko_ingest.storage import Connection, StorageUnavailable, get_connection
+from panko_ingest.storage import Connection, StorageUnavailable, get_connection_from_config
 from panko_ingest.workers.from_config import buses, management_interfaces, topology
 
 _MAX_HOLD_SHARE = 0.5
@@ -197,8 +197,8 @@ def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
 def database(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     """Look at the event database, by the account of the ingest workers and by that of the expirer."""
     expires = conf.database.event_time_to_live > 0 or conf.expirer.dead_letter_time_to_live > 0
-    alone = config.database_url(conf) == config.expirer_database_url(conf)
-    with closing(get_connection(config.database_url(conf), conf)) as connection:
+    alone = config.database_url(conf).url == config.expirer_database_url(conf).url
+    with closing(get_connection_from_config(conf)) as connection:
         yield from _database(connection, to_expire=expires and alone)
     if expires and not alone:
         yield from expirer_role(conf)
@@ -230,7 +230,7 @@ def _database(connection: Connection, *, to_expire: bool) -> Iterator[Finding]:
 
 def expirer_role(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     """Look at what the expirer's account may do in the event database."""
-    with closing(get_connection(config.expirer_database_url(conf), conf)) as connection:
+    with closing(get_connection_from_config(conf, expires=True)) as connection:
         if connection.missing_file():
             return
         try:

@@ -178,7 +178,7 @@ def check(conf: cfg.ConfigOpts) -> int:
 
 def partition(conf: cfg.ConfigOpts) -> int:
     """Make plain tables partitioned."""
-    connection = storage.get_connection(config.expirer_database_url(conf), conf)
+    connection = storage.get_connection_from_config(conf, expires=True)
     width = conf.command.partition_by
     with progress.shown("reading the tables") as show:
         connection.partition(width, show)
@@ -255,7 +255,7 @@ def _url_of_configuration(name: str, text: str) -> str:
         try:
             option_lines.check([copy.name], {"database": urls})
             other([], default_config_files=[copy.name], default_config_dirs=[], use_env=False)
-            return config.database_url(other)
+            return config.database_url(other).url
         except cfg.Error as error:
             reason = option_lines.told(error)
         except ConfigError as error:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import DatabaseUrlError
 from panko_ingest.findings import Finding
 from panko_ingest.storage.base import (
     Connection,
@@ -59,14 +59,12 @@ def get_connection(url: str, conf: "ConfigOpts | None" = None) -> Connection:
     """
     if "://" not in url:
         # It may be anything, also a password in the wrong place: it is not repeated.
-        raise ConfigError("[database] connection: is no URL: write postgresql://user:password@host/panko")
+        raise DatabaseUrlError("is no URL: write postgresql://user:password@host/panko")
     scheme = url.partition(":")[0].partition("+")[0]
     driver = _driver(scheme)
     if driver is None:
         known = sorted({entry_point.name for entry_point in entry_points(group=_DRIVERS)})
-        raise ConfigError(
-            f"[database] connection: no storage driver for {scheme!r}; installed: {', '.join(known)}"
-        )
+        raise DatabaseUrlError(f"no storage driver for {scheme!r}; installed: {', '.join(known)}")
     return driver(url, conf)
 
 
@@ -78,11 +76,16 @@ def _driver(scheme: str) -> type[Connection] | None:
     return None
 
 
-def get_connection_from_config(conf: Any) -> Connection:
+def get_connection_from_config(conf: Any, *, expires: bool = False) -> Connection:
     """Return a connection to the store that ``[database] connection`` (or event_connection) names.
 
-    :raises ConfigError: neither option is set, or the driver is missing.
+    :param expires: by the expirer's own account, where ``[expirer] connection`` names one.
+    :raises ConfigError: no option is set, or the URL can't be used.
     """
     from panko_ingest import config  # noqa: PLC0415 - a library user needs no options of ours
 
-    return get_connection(config.database_url(conf), conf)
+    option, url = (config.expirer_database_url if expires else config.database_url)(conf)
+    try:
+        return get_connection(url, conf)
+    except DatabaseUrlError as error:
+        raise DatabaseUrlError(error.fault, option) from error

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
 
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import ConfigError, DatabaseUrlError
 from panko_ingest.storage.database import base as databases, error_classes, fault_search
 from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
@@ -191,7 +191,7 @@ def _is_a_values(error: Exception) -> bool:
 
 
 def _unusable(error: ConfigError) -> ConfigError:
-    return ConfigError(f"db merge: --from: {str(error).removeprefix('[database] connection: ')}")
+    return DatabaseUrlError(error.fault, "db merge: --from") if isinstance(error, DatabaseUrlError) else error
 
 
 def _unavailable(error: Exception) -> StorageUnavailable:

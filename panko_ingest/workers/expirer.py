@@ -10,9 +10,14 @@ from collections.abc import Callable
 
 from oslo_config import cfg
 
-from panko_ingest import config
 from panko_ingest.metrics import Metrics
-from panko_ingest.storage import ClockDoubted, Connection, ExpiryReport, StorageUnavailable, get_connection
+from panko_ingest.storage import (
+    ClockDoubted,
+    Connection,
+    ExpiryReport,
+    StorageUnavailable,
+    get_connection_from_config,
+)
 from panko_ingest.workers.live_config import Settings
 from panko_ingest.workers.worker import Worker
 
@@ -78,7 +83,7 @@ class ExpirerService(Worker):
     def _work(self) -> None:
         interval = self._conf.expirer.interval
         metrics = self._shared_metrics.join(self.place(self.worker_id))
-        connection = get_connection(config.expirer_database_url(self._conf), self._conf)
+        connection = get_connection_from_config(self._conf, expires=True)
         # Hosts that were started together need not begin together.
         pause = random.uniform(0, min(interval, 10.0))
         while not self._stopping.wait(pause):

@@ -11,7 +11,7 @@ from panko_ingest import amqp, config, ineffective_options, log_setup, resources
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.errors import ConfigError
 from panko_ingest.shared_state import check_size
-from panko_ingest.storage import get_connection
+from panko_ingest.storage import get_connection_from_config
 from panko_ingest.workers import from_config
 
 LOG = logging.getLogger(__name__)
@@ -90,8 +90,8 @@ def validate(conf: cfg.ConfigOpts) -> Settings:
     check_size(conf.notification.workers, len(buses))
     for tls in {broker.tls for bus in buses for broker in bus.brokers if broker.tls}:
         tls.check()
-    for url in {config.database_url(conf), config.expirer_database_url(conf)}:
-        get_connection(url, conf).close()
+    for expires in (False, True):
+        get_connection_from_config(conf, expires=expires).close()
     TypeFilter(conf.event.types)
     definitions = config.find_definitions(conf)
     converter = from_config.event_converter(conf, str(definitions))

@@ -9,8 +9,8 @@ from http import HTTPStatus
 
 import orjson
 
-from panko_ingest import __version__, amqp, config, threads
-from panko_ingest.storage import get_connection
+from panko_ingest import __version__, amqp, threads
+from panko_ingest.storage import get_connection_from_config
 from panko_ingest.workers.endpoint import Endpoint, Page
 from panko_ingest.workers.from_config import topology
 from panko_ingest.workers.health import PROBE_INTERVAL, Health, Probe, Verdict, WatchedBus
@@ -80,8 +80,7 @@ class MonitorService(Worker):
     def _watch(self) -> Health:
         conf = self._conf
         ingests = conf.command.only != "expirer"
-        url = config.database_url(conf) if ingests else config.expirer_database_url(conf)
-        connection = get_connection(url, conf)
+        connection = get_connection_from_config(conf, expires=not ingests)
         database = Probe(connection.ping)
         watched = {
             bus.name: WatchedBus(bus.title, Probe(partial(self._reach, bus))) for bus in self.settings.buses

@@ -204,5 +204,5 @@ def test_old_names_on_which_security_hangs_are_read(conf: cfg.ConfigOpts, tmp_pa
     assert bus.brokers[0].tls == TlsSettings("/ca", "/c", "/k", strict=sys.version_info >= (3, 13))
     assert bus.brokers[0].login_method == "EXTERNAL"
     assert conf.oslo_messaging_notifications.topics == ["a", "b"]
-    assert config.database_url(conf) == "sqlite://"
+    assert config.database_url(conf).url == "sqlite://"
     assert (conf.database.max_retries, conf.database.connection_recycle_time) == (3, 60)

@@ -322,3 +322,40 @@ def test_what_a_path_that_is_no_file_is_refused_for_is_one_line(
 ) -> None:
     line = refusal("panko-ingest", ["--config-file", "~"], capsys, monkeypatch)
     assert line == f"panko-ingest: {home}: Is a directory"
+
+
+@pytest.mark.parametrize(
+    "command", ["expire", "check", "serve --only expirer", "db partition --partition-by week"]
+)
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("postgres//x", "is no URL"),
+        (f"postgresql://u:{SECRET}@nohost:99999/db", "99999 is no port"),
+        ("foo://x/y", "no storage driver for 'foo'"),
+        ("mysql://u@h/", "names no database"),
+        ("postgresql://u@h/d?sslmod=require", "has no option 'sslmod'"),
+    ],
+)
+def test_a_url_of_the_expirers_is_refused_by_the_option_that_holds_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, url: str, fault: str
+) -> None:
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text(
+        f"[database]\nconnection = sqlite:///{tmp_path}/events.sqlite\nevent_time_to_live = 90d\n"
+        f"[expirer]\nconnection = {url}\n"
+    )
+    code = main.main(["--config-file", str(path), *command.split()])
+    told = "".join(capfd.readouterr())
+    assert (code, "[database]" in told, SECRET in told) == (1 if command == "check" else 2, False, False)
+    assert "[expirer] connection: " in told
+    assert fault in told
+
+
+def test_an_old_name_of_the_databases_url_is_the_one_that_is_told(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text("[database]\nevent_connection = foo://x/y\n")
+    assert main.main(["--config-file", str(path), "db", "check"]) == 2
+    assert "[database] event_connection: no storage driver for 'foo'" in capfd.readouterr().err

@@ -15,7 +15,7 @@ from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.pool import StaticPool
 
 from panko_ingest import threads
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import DatabaseUrlError
 from panko_ingest.storage.database import base, error_classes, pooling, registry
 from panko_ingest.storage.settings import StorageSettings
 
@@ -48,22 +48,22 @@ def make_engine(url: str, settings: StorageSettings) -> Engine:
     database = registry.find(parsed.get_backend_name())
     try:
         if parsed.get_dialect().is_async:
-            raise ConfigError(_other_driver(parsed, database, "is asynchronous"))
+            raise DatabaseUrlError(_other_driver(parsed, database, "is asynchronous"))
         if database.no_other_driver and parsed.get_driver_name() != database.driver:
-            raise ConfigError(_other_driver(parsed, database, "is not ours"))
+            raise DatabaseUrlError(_other_driver(parsed, database, "is not ours"))
         engine = database.create_engine(parsed, settings)
     except ModuleNotFoundError as error:
         if not database.driver:
-            raise ConfigError(f"[database] connection: no driver for {parsed.drivername!r}") from error
+            raise DatabaseUrlError(f"no driver for {parsed.drivername!r}") from error
         if parsed.get_driver_name() != database.driver:
-            raise ConfigError(_other_driver(parsed, database, "is not installed")) from error
-        raise ConfigError(
-            f"[database] connection: the driver {error.name} is not installed: pip install '{database.extra}'"
+            raise DatabaseUrlError(_other_driver(parsed, database, "is not installed")) from error
+        raise DatabaseUrlError(
+            f"the driver {error.name} is not installed: pip install '{database.extra}'"
         ) from error
     except exc.NoSuchModuleError as error:
-        raise ConfigError(f"[database] connection: no driver for {parsed.drivername!r}") from error
+        raise DatabaseUrlError(f"no driver for {parsed.drivername!r}") from error
     except (exc.ArgumentError, ValueError):
-        raise ConfigError(f"[database] connection: {_option_at_fault(parsed)} can't be used") from None
+        raise DatabaseUrlError(f"{_option_at_fault(parsed)} can't be used") from None
     base.attach(engine, database)
     event.listen(engine, "handle_error", _drop_connections_that_cannot_write)
     pooling.count_connections(engine)
@@ -123,22 +123,22 @@ def _parse(url: str) -> URL:
         wanted = "postgresql://user:password@host/panko"
         if _HOSTS.search(url):
             wanted = "several hosts as postgresql://user:password@/panko?host=host1:5432&host=host2:5432"
-        raise ConfigError(f"[database] connection: is no URL: write {wanted}") from None
+        raise DatabaseUrlError(f"is no URL: write {wanted}") from None
     if "%00" in url or (parsed.port is not None and not 0 < parsed.port <= _LAST_PORT):
         fault = "%00 stands in it" if "%00" in url else f"{parsed.port} is no port"
-        raise ConfigError(f"[database] connection: {fault}")
+        raise DatabaseUrlError(f"{fault}")
     rest = _ACCOUNT.sub("", url, count=1)
     of_a_file = parsed.get_backend_name() == "sqlite" and not parsed.host
     if "@" in rest and not of_a_file:
         # What stands before the last @ may be a part of the password, and would be shown as host or database.
-        raise ConfigError(
-            "[database] connection: an @ stands after the host: write %40 for it, and in user and password "
+        raise DatabaseUrlError(
+            "an @ stands after the host: write %40 for it, and in user and password "
             "%2F for /, %3F for ?, %23 for # and %3A for :"
         )
     for name, value in parse_qsl(rest.partition("?")[2], keep_blank_values=True):
         if not value.strip() and name.lower().startswith("ssl"):
             # SQLAlchemy leaves it out, and with it the TLS that it asks for.
-            raise ConfigError(f"[database] connection: {name} is blank")
+            raise DatabaseUrlError(f"{name} is blank")
     return parsed
 
 
@@ -152,10 +152,7 @@ def _with_driver(url: URL) -> URL:
 def _other_driver(url: URL, database: base.Database, fault: str) -> str:
     backend = url.get_backend_name()
     ours = f", for {database.driver} of {database.extra}" if database.extra else ""
-    return (
-        f"[database] connection: the driver of {url.drivername}:// {fault}: "
-        f"write {backend}:// in its place{ours}"
-    )
+    return f"the driver of {url.drivername}:// {fault}: write {backend}:// in its place{ours}"
 
 
 def _option_at_fault(url: URL) -> str:

@@ -85,7 +85,7 @@ def unavailable(error: BaseException) -> StorageUnavailable:
     if help_ := remedy(error):
         text += f" ({help_})"
     elif operator and any(database.refuses_login(original(error)) for database in databases()):
-        text += " (check user, password and name of the database in [database] connection)"
+        text += " (check user, password and name of the database in its URL)"
     elif operator:
         text += " (is the schema there and the role allowed to use it? `panko-ingest db sync` makes it)"
     return StorageUnavailable(text, operator=operator)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import DatabaseUrlError
 from panko_ingest.findings import OK, WARNING, Finding
 from panko_ingest.storage.database import base, galera, mysql_driver, mysql_sessions, pooling
 from panko_ingest.storage.database.base import Code
@@ -116,7 +116,7 @@ class Database(base.Database):
         """Return an engine whose sessions are strict and have time limits."""
         elsewhere = {"database", "db", "read_default_file", "read_default_group"}
         if not url.database and url.query.keys().isdisjoint(elsewhere):
-            raise ConfigError("[database] connection: names no database: write mysql://...@host/panko")
+            raise DatabaseUrlError("names no database: write mysql://...@host/panko")
         # Names and values may hold any character, whatever an old URL says.
         url = url.update_query_dict({"charset": "utf8mb4"})
         arguments: dict[str, Any] = {"connect_timeout": pooling.CONNECT_TIMEOUT}
@@ -149,7 +149,7 @@ class Database(base.Database):
         def set_up(connection: Any, record: Any) -> None:
             with connection.cursor() as cursor:
                 if encrypted and not _cipher(cursor):
-                    raise ConfigError(f"[database] connection: {mysql_driver.NO_TLS}")
+                    raise DatabaseUrlError(f"{mysql_driver.NO_TLS}")
                 if mysql_sessions.set_up(connection, cursor, settings):
                     record.info[pooling.ANY_SERVER] = True
             # SQLAlchemy does so next, and would not close what a node that left its Galera cluster refuses.

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from sqlalchemy import Engine, event
 
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import DatabaseUrlError
 
 NO_TLS = "ssl_* ask for TLS, which the server does not offer: turn it on there, or leave them out"
 
@@ -204,5 +204,5 @@ def _flag(given: Mapping[str, str], name: str) -> bool | None:
     return _FLAGS[given[name].lower()]
 
 
-def _fault(text: str) -> ConfigError:
-    return ConfigError(f"[database] connection: {text}")
+def _fault(text: str) -> DatabaseUrlError:
+    return DatabaseUrlError(text)

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import DatabaseUrlError
 from panko_ingest.storage.settings import StorageSettings
 
 SQL_MODE = "STRICT_TRANS_TABLES,STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION"
@@ -52,8 +52,8 @@ def set_up(connection: Any, cursor: Any, settings: StorageSettings) -> bool:
         if str(its) != value:
             cursor.execute(f"SET SESSION {name} = {value}")
     if "STRICT_ALL_TABLES" not in sql_mode:
-        raise ConfigError(
-            f"[database] connection: the server keeps sql_mode {sql_mode!r}; a strict one is needed, or "
+        raise DatabaseUrlError(
+            f"the server keeps sql_mode {sql_mode!r}; a strict one is needed, or "
             "values that don't fit would be changed in silence"
         )
     if "MariaDB" not in version:

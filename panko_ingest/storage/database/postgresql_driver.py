@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import URL
 
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import DatabaseUrlError
 from panko_ingest.storage import far_times
 from panko_ingest.storage.database.watch import Watch
 from panko_ingest.storage.errors import StorageConflict
@@ -67,11 +67,11 @@ def refuse_unknown_options(url: URL) -> None:
 
     known = {option.keyword.decode() for option in Conninfo.get_defaults()}
     for name in url.query.keys() - known:
-        raise ConfigError(f"[database] connection: PostgreSQL's library has no option {name!r}")
+        raise DatabaseUrlError(f"PostgreSQL's library has no option {name!r}")
     for name, values in _VALUES.items():
         value = url.query.get(name)
         if value is not None and not (isinstance(value, str) and values.fullmatch(value)):
-            raise ConfigError(f"[database] connection: the value of {name} can't be used")
+            raise DatabaseUrlError(f"the value of {name} can't be used")
 
 
 def asks_for_tls(url: URL) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.pool import StaticPool
 from sqlalchemy.util import asbool
 
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import DatabaseUrlError
 from panko_ingest.findings import FAILURE, OK, Finding
 from panko_ingest.storage.database import base, pooling
 from panko_ingest.storage.database.base import Code
@@ -203,8 +203,8 @@ def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mount
         if folder.is_relative_to(mount) and len(mount.parts) >= len(best.parts):
             best, kind = mount, after.split()[0]
     if kind in _NETWORK_FILE_SYSTEMS:
-        raise ConfigError(
-            f"[database] connection: {path} is on a network file system ({kind} at {best}), where "
+        raise DatabaseUrlError(
+            f"{path} is on a network file system ({kind} at {best}), where "
             "SQLite loses data: use a local file, or PostgreSQL or MariaDB"
         )
 
@@ -314,8 +314,8 @@ def _is_uri(url: URL) -> bool:
     """
     told = asbool(url.query.get("uri", "false"))
     if told != str(url.database).startswith("file:") or ("mode" in url.query and not told):
-        raise ConfigError(
-            "[database] connection: a file: URI, and mode, take uri=true, which takes a file: URI: write "
+        raise DatabaseUrlError(
+            "a file: URI, and mode, take uri=true, which takes a file: URI: write "
             "sqlite:///file:/path?uri=true"
         )
     return told
