@@ -59,7 +59,10 @@ from panko_ingest.storage.tables import EVENT_TABLES
 
 
 class Connection(base.Connection):
-    """Events in PostgreSQL, MariaDB, MySQL or SQLite. Threads may share one; processes may not."""
+    """Events in PostgreSQL, MariaDB, MySQL or SQLite. Threads may share one; processes may not.
+
+    A database in memory has one connection, which threads use in turns.
+    """
 
     CAPABILITIES: ClassVar[dict[str, Any]] = {"events": {"query": {"simple": True}}}
     STORAGE_CAPABILITIES: ClassVar[dict[str, Any]] = {"storage": {"production_ready": True}}

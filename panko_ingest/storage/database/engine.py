@@ -12,7 +12,6 @@ from urllib.parse import parse_qsl
 from sqlalchemy import Connection, Engine, event, exc, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import ExceptionContext
-from sqlalchemy.pool import StaticPool
 
 from panko_ingest import threads
 from panko_ingest.errors import DatabaseUrlError
@@ -67,7 +66,7 @@ def make_engine(url: str, settings: StorageSettings) -> Engine:
     base.attach(engine, database)
     event.listen(engine, "handle_error", _drop_connections_that_cannot_write)
     pooling.count_connections(engine)
-    if not isinstance(engine.pool, StaticPool):
+    if not isinstance(engine.pool, pooling.OneConnection):
         threads.in_children(engine, lambda engine: engine.dispose(close=False))
         pooling.ping_idle_connections(engine)
         pooling.close_what_comes_back_late(engine)

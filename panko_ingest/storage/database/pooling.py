@@ -1,12 +1,15 @@
 """What our pools do beside SQLAlchemy's, whatever the driver."""
 
+import collections
 import contextlib
+import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event, exc
+from sqlalchemy.pool import ConnectionPoolEntry, SingletonThreadPool
 
 CONNECT_TIMEOUT = 10
 """Seconds to wait for a database server to answer."""
@@ -16,6 +19,58 @@ IDLE = 5.0
 
 One that broke sooner is found by its first statement, and the transaction is run again.
 """
+
+
+class OneConnection(SingletonThreadPool):
+    """The one connection to a database in memory, which is gone with it: threads use it in turns.
+
+    Within a thread, who asks for it again gets it beside those who have it, as SQLAlchemy's own pool does.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._record: ConnectionPoolEntry | None = None
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: collections.deque[threading.Event] = collections.deque()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        # Of a lock of Python's, threads that want it all the time leave others nothing.
+        turn = threading.Event()
+        with self._lock:
+            if self._taken:
+                self._waiting.append(turn)
+            else:
+                self._taken = True
+                turn.set()
+        try:
+            turn.wait()
+            self._record = self._record or self._create_connection()
+        except BaseException:
+            self._give_up(turn)
+            raise
+        self._all_conns.add(self._record)
+        return self._record
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        self._end_turn()
+
+    def _give_up(self, turn: threading.Event) -> None:
+        with self._lock:
+            waits = turn in self._waiting
+            if waits:
+                self._waiting.remove(turn)
+        if not waits:
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._taken = False
+
 
 _made: weakref.WeakKeyDictionary[Engine, int] = weakref.WeakKeyDictionary()
 

@@ -14,7 +14,6 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.pool import StaticPool
 from sqlalchemy.util import asbool
 
 from panko_ingest.errors import DatabaseUrlError
@@ -75,7 +74,8 @@ class Database(base.Database):
         path = _file(url)
         if path is None:
             arguments["check_same_thread"] = False
-            engine = create_engine(url, poolclass=StaticPool, connect_args=arguments, hide_parameters=True)
+            pool = pooling.OneConnection
+            engine = create_engine(url, poolclass=pool, connect_args=arguments, hide_parameters=True)
         else:
             refuse_network_file_system(path)
             engine = create_engine(url, connect_args=arguments, **base.pool_arguments(settings))

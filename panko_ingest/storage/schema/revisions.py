@@ -21,7 +21,7 @@ from alembic.util.exc import CommandError
 
 from panko_ingest import resources
 from panko_ingest.storage.base import SchemaState
-from panko_ingest.storage.database import base as databases, leases
+from panko_ingest.storage.database import base as databases, leases, pooling
 from panko_ingest.storage.database.engine import make_engine, read_transaction
 from panko_ingest.storage.database.error_classes import classify, unavailable
 from panko_ingest.storage.database.retry import read
@@ -239,7 +239,7 @@ _PATIENT = StorageSettings(statement_timeout=0)
 
 def _patient(engine: sa.Engine) -> sa.Engine:
     """Return an engine whose statements may take hours; a database in memory has but one connection."""
-    if isinstance(engine.pool, sa.pool.StaticPool):
+    if isinstance(engine.pool, pooling.OneConnection):
         return engine
     return make_engine(engine.url.render_as_string(hide_password=False), _PATIENT)
 

@@ -19,7 +19,7 @@ from panko_ingest.storage import EventFilter, RecordResult
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.tables import TRAITS
 from tests.integration.storage.hammer import WINDOW, event, is_old
-from tests.integration.storage.samples import count, counts, make_event, rows
+from tests.integration.storage.samples import count, counts, make_event, make_events, rows
 from tests.services import MariaDB, PgBouncer, PostgreSQL
 from tests.waiting import wait_until
 
@@ -248,3 +248,32 @@ def test_the_same_events_at_the_same_time_are_stored_once(store: Connection, dat
     assert counts(store)["event"] == counts(store)["trait_text"] == 200
     for one in stores:
         one.close()
+
+
+def test_threads_share_a_database_in_memory_by_turns() -> None:
+    with contextlib.closing(Connection("sqlite://")) as store, ThreadPoolExecutor(5) as pool:
+        store.upgrade()
+
+        def write(start: int) -> int:
+            batches = (make_events(5, first) for first in range(start, start + 200, 5))
+            return sum(len(store.record_events(batch).recorded) for batch in batches)
+
+        def read() -> None:
+            while not written.is_set():
+                list(store.get_event_types())
+                list(store.get_events(EventFilter(), {"limit": 5}))
+
+        written = threading.Event()
+        readers = [pool.submit(read) for _ in range(2)]
+        try:
+            assert list(pool.map(write, (0, 1000, 2000))) == [200, 200, 200]
+        finally:
+            written.set()
+        for reader in readers:
+            reader.result()
+        events = list(store.get_events(EventFilter()))
+        assert len(events) == 600
+        assert all(len(event.traits) == 4 for event in events)
+        with store.engine.connect():
+            assert count(store, "event") == 600
+        assert pool.submit(count, store, "event").result(timeout=10) == 600
