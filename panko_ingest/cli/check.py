@@ -206,7 +206,10 @@ def database(conf: cfg.ConfigOpts) -> Iterator[Finding]:
 
 def _database(connection: Connection, *, to_expire: bool) -> Iterator[Finding]:
     if path := connection.missing_file():
-        yield Finding(FAILURE, "database", f"{path} is not there: run `panko-ingest db sync`, which makes it")
+        folder = Path(path).absolute().parent
+        first = "" if folder.is_dir() else f"make its folder {folder}, for the daemon's user, then "
+        text = f"{path} is not there: {first}run `panko-ingest db sync`, which makes it"
+        yield Finding(FAILURE, "database", text)
         return
     told = ""
     try:

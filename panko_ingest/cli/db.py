@@ -121,7 +121,11 @@ def sync(conf: cfg.ConfigOpts) -> int:
     """Bring the schema to the newest revision."""
     connection = storage.get_connection_from_config(conf)
     dry = conf.command.dry_run
-    if dry and (path := connection.missing_file()):
+    path = connection.missing_file()
+    if path and not (folder := Path(path).absolute().parent).is_dir():
+        why = f"db sync: {path} can't be made: make its folder {folder}, for the daemon's user, first"
+        raise storage.StorageUnavailable(why, operator=True)
+    if dry and path:
         output.write(f"{path} would be made; nothing was changed")
         return 0
     before = connection.current_revision()

@@ -131,3 +131,17 @@ def test_a_question_that_fails_as_nobody_foresaw_tells_so_and_not_that_time_is_o
     asked = Asked("it", lambda: 1 / 0, patience=30)
     assert asked.answer() is None
     assert asked.error == "it: ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize("command", ["db sync", "db sync --dry-run", "check"])
+def test_a_file_of_sqlite_in_a_folder_that_is_absent_is_told_by_the_folder(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text(
+        "[DEFAULT]\ntransport_url = rabbit://127.0.0.1:1/\n"
+        f"[database]\nconnection = sqlite:///{tmp_path}/absent/events.sqlite\n"
+    )
+    assert main(["--config-file", str(path), *command.split()]) == (1 if command == "check" else 3)
+    assert f"make its folder {tmp_path}/absent, for the daemon's user" in "".join(capfd.readouterr())
+    assert not (tmp_path / "absent").exists()
