@@ -89,7 +89,14 @@ class Delivery:
         """Return the SHA-256 that names this message in ``dead_letter``, the same at every redelivery."""
         digest = hashlib.sha256()
         for part in (self.queue, self.content_type or "", self.content_encoding or ""):
-            digest.update(part.encode("utf-8", "surrogateescape"))
+            digest.update(_bytes(part))
             digest.update(b"\0")
         digest.update(self.body)
         return digest.digest()
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a pair of UTF-16, which JSON of a virtual transport may have
+        return text.encode("utf-8", "backslashreplace")

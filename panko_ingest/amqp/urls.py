@@ -15,6 +15,8 @@ from panko_ingest.config import MAX_HEARTBEAT, MAX_NAME
 from panko_ingest.errors import ConfigError
 
 _AMQP_SCHEMES = {"rabbit": False, "amqp": False, "pyamqp": False, "amqps": True, "kombu": False}
+_EMBEDDED = re.compile(r"filesystem|(sqla|sqlalchemy)\+.+")
+"""What kombu emulates without a server. Its others need libraries that are not here, and lose messages."""
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 _FURTHER_SCHEME = re.compile(rf"[;,]\s*({_SCHEME})://")
 _LARGEST_PORT = 65535
@@ -113,7 +115,8 @@ def parse(
 
     ``rabbit://user:password@host:5672,user:password@host2:5672/vhost`` as oslo.messaging writes it,
     where a host without credentials takes those of the one before it; ``amqp://`` and ``amqps://``
-    as kombu writes it (hosts may be separated by ``;`` too); any other scheme is a virtual transport.
+    as kombu writes it (hosts may be separated by ``;`` too); ``sqla+...://`` and ``filesystem://`` are
+    virtual transports.
     Options after ``?`` (ssl and those that begin so; login_method and heartbeat, or what oslo.messaging calls
     these) come before the keywords, which are the defaults. A file for TLS asks for TLS, if ``ssl`` does not
     forbid it; ``amqps://`` does for all hosts or for none.
@@ -127,8 +130,8 @@ def parse(
         # What is no scheme may be all of the URL up to a second one, and is shown nowhere.
         raise ConfigError("transport_url: no URL: write rabbit://user:password@host:5672/vhost")
     if scheme.partition("+")[0].lower() not in _AMQP_SCHEMES:
-        if scheme.partition("+")[0] not in TRANSPORT_ALIASES:
-            raise ConfigError("transport_url: the scheme is not known: write rabbit:// or amqps://")
+        if not _EMBEDDED.fullmatch(scheme):
+            raise ConfigError(f"transport_url: {_why_not_read(scheme)}")
         return Bus(name=f"{scheme}://", virtual_url=url)
 
     # kombu repeats the scheme before every host
@@ -177,6 +180,17 @@ def parse(
         raise ConfigError(f"transport_url: the login_method is none of {', '.join(_LOGIN_METHODS)}")
     name = ",".join(broker.address for broker in brokers)
     return Bus(name=f"{name}/{quote(template.vhost, safe='')}", brokers=tuple(brokers))
+
+
+def _why_not_read(scheme: str) -> str:
+    """Return why no bus has a scheme, which is not shown where it may be a part of a password."""
+    name = scheme.partition("+")[0]
+    if name not in {"kafka", *TRANSPORT_ALIASES}:
+        return "the scheme is not known: write rabbit:// or amqps://"
+    return (
+        f"nothing is read from {name}://: write rabbit:// or amqps://, of a RabbitMQ that services publish "
+        "their notifications to ([oslo_messaging_notifications] transport_url of theirs)"
+    )
 
 
 def _is_of_tls(schemes: Sequence[str]) -> bool:

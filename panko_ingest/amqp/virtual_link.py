@@ -1,21 +1,55 @@
-"""A connection over a transport that kombu emulates: filesystem, memory, sqlalchemy and others."""
+"""A connection over a transport that kombu emulates: filesystem or sqlalchemy."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from kombu.connection import Connection
+from kombu.exceptions import OperationalError
 
-from panko_ingest.amqp.link import Waker
+from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.delivery import Delivery
 
 _POLL = 0.2
 
 
+@contextlib.contextmanager
+def _errors_of_a_link() -> Iterator[None]:
+    """Let whatever goes wrong end the connection, and nothing more.
+
+    What is no message raises anything, as do libraries beneath kombu; only its first line is safe to log, as
+    SQLAlchemy puts statements with their parameters behind it.
+    """
+    try:
+        yield
+    except LINK_ERRORS:
+        raise
+    except Exception as error:
+        text, _, _ = str(error).partition("\n")
+        raise OperationalError(f"{type(error).__name__}: {text}") from error
+
+
+class _Channel:
+    """A channel of kombu's whose errors are those of a link."""
+
+    refusal = None
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        return _errors_of_a_link()(getattr(self._channel, name))
+
+
 class VirtualLink:
-    """A connection over an emulated transport."""
+    """A connection over an emulated transport.
+
+    :raises LINK_ERRORS: it can't be used; so do the methods.
+    """
 
     is_virtual = True
 
+    @_errors_of_a_link()
     def __init__(self, url: str, waker: Waker) -> None:
         self._waker = waker
         self.client = Connection(url)
@@ -24,12 +58,12 @@ class VirtualLink:
         self._transport.polling_interval = _POLL
         self._connection = self._transport.establish_connection()
 
+    @_errors_of_a_link()
     def channel(self, *, spare: bool = False) -> Any:  # noqa: ARG002
         """Open a channel."""
-        channel = self._transport.create_channel(self._connection)
-        channel.refusal = None
-        return channel
+        return _Channel(self._transport.create_channel(self._connection))
 
+    @_errors_of_a_link()
     def serve(self, timeout: float) -> bool:
         """Wait for one message at most and dispatch it; return whether one came."""
         self._waker.clear()
@@ -74,6 +108,7 @@ class VirtualLink:
 
         channel.basic_consume(queue, False, on_message, tag)
 
+    @_errors_of_a_link()
     def close(self) -> None:
         """Close the connection; what was not acknowledged goes back where the transport can."""
         self._transport.close_connection(self._connection)

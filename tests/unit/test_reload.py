@@ -90,6 +90,10 @@ def test_a_good_configuration_comes_into_force(path: Path, live_config: LiveConf
             "sqla+sqlite:// is an embedded",
         ),
         (
+            "messaging_urls = rabbit://one/\nmessaging_urls = kafka://u:SECRET@kafka1:9092/",
+            "transport_url: nothing is read from kafka://",
+        ),
+        (
             "messaging_urls = rabbit://a:SECRET@one/v\nmessaging_urls = rabbit://b:SECRET@one:5672/v",
             "[notification] messaging_urls: one:5672/v is there more than once",
         ),

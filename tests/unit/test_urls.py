@@ -3,6 +3,7 @@ from urllib.parse import quote
 
 import pytest
 from hypothesis import given, strategies as st
+from kombu.transport import TRANSPORT_ALIASES
 
 from panko_ingest.amqp.tls import TlsSettings
 from panko_ingest.amqp.urls import parse
@@ -129,10 +130,22 @@ def test_each_broker_gets_a_context_and_a_server_name_of_its_own() -> None:
     assert one["context"] is not two["context"]
 
 
-def test_a_url_of_another_scheme_is_a_virtual_transport() -> None:
-    bus = parse("filesystem://")
-    assert bus.virtual_url == "filesystem://"
+@pytest.mark.parametrize("url", ["filesystem://", "sqla+sqlite:///bus.sqlite", "sqlalchemy+sqlite:///b"])
+def test_a_url_of_a_transport_that_needs_no_server_is_a_virtual_one(url: str) -> None:
+    bus = parse(url)
+    assert bus.virtual_url == url
     assert not bus.brokers
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted({"kafka", *TRANSPORT_ALIASES} - {"amqp", "amqps", "pyamqp", "filesystem"}),
+)
+def test_a_url_that_only_kombu_or_oslo_messaging_reads_is_refused_by_its_scheme(name: str) -> None:
+    for scheme in (name, f"{name}+s3cret") if name not in ("sqla", "sqlalchemy") else (name,):
+        with pytest.raises(ConfigError, match=f"^transport_url: nothing is read from {name}://: ") as refused:
+            parse(f"{scheme}://u:s3cret@h:9092/")
+        assert "s3cret" not in str(refused.value)
 
 
 def test_no_text_of_a_bus_holds_the_password() -> None:
