@@ -354,7 +354,8 @@ OSLO_MESSAGING_RABBIT_OPTS = [
         default=60,
         min=0,
         max=MAX_HEARTBEAT,
-        help="Seconds without a sign of life after which a broker counts as dead. 0: no heartbeat.",
+        help="Seconds without a sign of life after which a broker counts as dead. 0: no heartbeat. "
+        "Less than 12 counts as 12, as nothing is sent while a message is converted.",
     ),
 ]
 

@@ -182,7 +182,8 @@ class AmqpConsumer:
         elif loss is not None and link is None:
             self._say_kept_out(f"{self._where}: {type(loss).__name__}: {loss}")
         elif loss is not None:
-            LOG.warning("%s: %s: %s", self._where, type(loss).__name__, loss)
+            why = session.why_lost() if session else ""
+            LOG.warning("%s: %s: %s%s", self._where, type(loss).__name__, loss, why)
             self._on_lost()
         if session is None:
             self._connecting.failed()

@@ -39,6 +39,9 @@ _LARGEST_BEFORE_TUNING = 128 * 1024
 # at each return of the message.
 _UNBOUND_BY_BROKERS = {1, 2}  # methods and headers
 _LARGEST_UNBOUND = 16 * 1024 * 1024
+# The shortest heartbeat that a broker is told. It hangs up after two that it missed, and nothing is sent
+# while a message is converted: one that outlasts them would come again for ever. 30 s of it count as a hang.
+_PATIENCE = 24
 _CLOSES = {spec.Connection.Close, spec.Channel.Close}
 _TEXT_OF_CLOSE = 7  # where it begins, behind class, method, code and its length
 
@@ -238,6 +241,8 @@ class Connection(_Bounded, _Legible, pyamqp.Connection):
     """py-amqp's connection over transports and channels of ours, whose deliveries go to receivers."""
 
     Channel = Channel
+    client_heartbeat: int | None
+    heartbeat: int
     callbacks: Mapping[str, Any] = {}
     """Receivers on channel 0, which this is: none, whatever a broker delivers there."""
 
@@ -279,7 +284,14 @@ class Connection(_Bounded, _Legible, pyamqp.Connection):
 
     def _on_tune(self, channel_max: int, frame_max: int, heartbeat: int) -> None:
         # No more than we ask for, or the broker says how much of our memory its frames, and our buffer, take.
-        super()._on_tune(channel_max, min(frame_max or self.frame_max, self.frame_max), heartbeat)
+        frame_max = min(frame_max or self.frame_max, self.frame_max)
+        asked = self.client_heartbeat or 0
+        if asked:
+            self.client_heartbeat = max(asked, _PATIENCE)
+        super()._on_tune(channel_max, frame_max, heartbeat and max(heartbeat, _PATIENCE))
+        if self.heartbeat == _PATIENCE:
+            # A broker beats twice in the time that it was told: we need not be as patient as it is to be.
+            self.heartbeat = max(min(asked, heartbeat or asked), _PATIENCE // 2)
 
     def Transport(  # noqa: N802 - py-amqp's name for its factory
         self,

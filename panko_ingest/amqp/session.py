@@ -29,6 +29,8 @@ _DRAIN_WAIT = 0.05
 _ASKING = 1.0
 # Seconds for which deliveries are passed on in a step, as neither heartbeats nor acks go out meanwhile.
 _PASSING_ON = 1.0
+# Seconds of converting after which, and in which, the loss of a connection is put down to it.
+_LONG = 5.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
 _NONE_IS_THERE = "none of them is: nothing was published yet, or vhost, topics or priorities are others"
@@ -129,6 +131,8 @@ class Session:
         self._where = where
         self._stopping = False
         self._arrived: deque[Delivery] = deque()
+        self._slow = ("", 0.0, 0.0)
+        """The queue of the last message that took long, for how many seconds, and when it was converted."""
         self._holding = not self._handler.ready()
         """Whether nothing is read before the store answers; queues have consumers only where they must."""
         self._renews_at = 0.0
@@ -243,6 +247,13 @@ class Session:
         self._settle(eager=True)
         return done
 
+    def why_lost(self) -> str:
+        """Return what the loss of the connection is put down to beside its error; blank for nothing."""
+        queue, seconds, at = self._slow
+        if seconds < _LONG or self._tools.clock() > at + _LONG:
+            return ""
+        return f"; it was lost while a message of queue {queue!r} was converted for {seconds:.0f} s"
+
     def _receive(self, delivery: Delivery) -> None:
         # What arrives while stopping is left unacknowledged: the broker gives it to another.
         if not self._stopping:
@@ -255,12 +266,14 @@ class Session:
         arrived, accept, clock = self._arrived, self._handler.accept, self._tools.clock
         # What came over a channel before can't be acknowledged any more, and comes again.
         open_ones = {queue.number for queue in self._queues}
-        late = clock() + _PASSING_ON
+        began = clock()
+        late = began + _PASSING_ON
         while arrived:
             delivery = arrived.popleft()
             if delivery.channel in open_ones:
                 accept(delivery)
                 if clock() > late:
+                    self._slow = delivery.queue, clock() - began, clock()
                     return
 
     def _rotated(self) -> Iterator[QueueChannel]:

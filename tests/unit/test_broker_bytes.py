@@ -222,7 +222,7 @@ def test_a_large_message_over_a_slow_line_is_a_sign_of_life(
         clock.advance(9)
         connection.heartbeat_tick()
     for _ in range(2):
-        clock.advance(11)
+        clock.advance(13)
         with contextlib.suppress(ConnectionResetError):
             connection.handle_available()
     with pytest.raises(ConnectionForced, match="heartbeats missed"):
