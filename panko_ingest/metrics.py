@@ -6,6 +6,7 @@ processes. Everything is counted once a batch; what may be counted for a single 
 came back often, is rare.
 """
 
+import json
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -17,6 +18,8 @@ _MESSAGE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 
 _LAG_SECONDS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0)
 _ROUND_SECONDS = (0.01, 0.1, 1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 _MAX_SALVAGED_SIZE = 32 * 1024
+_SALVAGED_BESIDE_NAMES = 112
+"""Bytes that a metric of a salvaged trait takes beside its names, as JSON: the rest of its key, its value."""
 _BATCH_SIZES = (1, 10, 50, 100, 250, 500, 1000, 2000, 5000)
 
 KINDS = ("ingester", "expirer", "monitor")
@@ -53,11 +56,11 @@ class Metrics:
     def count_salvaged(self, event_type: str, trait: str) -> None:
         """Count a trait that conversion salvaged.
 
-        Names come from publishers: beyond so much text they are left out, and other metrics keep their room.
+        Names come from publishers: where they take too much room they are left out, and others keep theirs.
         """
         pair = event_type, trait
         if pair not in self._salvaged_pairs:
-            if self._salvaged_size + len(ascii(pair)) > _MAX_SALVAGED_SIZE:
+            if self._salvaged_size + _size(pair) > _MAX_SALVAGED_SIZE:
                 pair = "", ""
             else:
                 self.note_salvaged(pair)
@@ -66,7 +69,7 @@ class Metrics:
     def note_salvaged(self, pair: tuple[str, str]) -> None:
         """Note that there is a metric of an event type and a trait, whoever made it."""
         self._salvaged_pairs.add(pair)
-        self._salvaged_size += len(ascii(pair))
+        self._salvaged_size += _size(pair)
 
     def of_bus(self, bus: str) -> "BusMetrics":
         """Return those metrics of one bus that the thread that reads it keeps up to date."""
@@ -115,7 +118,8 @@ class Metrics:
         self.salvaged = self._counter(
             "traits_salvaged",
             "Traits trimmed, changed or dropped so that their event could be stored, by the stage that "
-            "did it: convert, which tells event type and trait (as far as 32 KiB of names go), or record.",
+            "did it: convert, which tells event type and trait (of some 200, of fewer with long names), or "
+            "record.",
             "stage",
             "event_type",
             "trait",
@@ -265,6 +269,10 @@ class Metrics:
         )
         for kind in KINDS:
             self.lost_workers.labels(kind)
+
+
+def _size(pair: tuple[str, str]) -> int:
+    return _SALVAGED_BESIDE_NAMES + len(json.dumps(pair))
 
 
 class BusMetrics:

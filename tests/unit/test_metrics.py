@@ -10,6 +10,7 @@ from prometheus_client import values
 
 from panko_ingest.metrics import Metrics
 from panko_ingest.shared_metrics import SharedMetrics
+from panko_ingest.shared_state import MAX_BUSES
 from tests.waiting import wait_until
 
 
@@ -164,6 +165,28 @@ def test_names_of_publishers_leave_room_for_all_other_metrics(character: str) ->
     totals = shared.totals()
     assert totals["traits_salvaged_total"] == 20 * 2000
     assert totals["broker_refusals"] == 100
+
+
+@pytest.mark.parametrize("character", ["a", "é", "\x1f", "😀"])
+def test_short_names_of_publishers_leave_room_for_all_queues_of_as_many_buses_as_there_may_be(
+    character: str,
+) -> None:
+    shared = SharedMetrics()
+
+    def work() -> None:
+        own = shared.join("ingester-0")
+        for number in range(5000):
+            own.count_salvaged(f"{number}", character)
+        for bus in range(MAX_BUSES):
+            gauges = own.of_bus(f"{'rabbit1.internal:5671,' * 3}/service{bus}")
+            for number in range(14):
+                gauges.note_refusal(f"versioned_notifications.{number}", "locked")
+                gauges.note_absence(f"versioned_notifications.{number}", absent=True)
+
+    in_a_process(work)
+    assert shared.totals()["traits_salvaged_total"] == 5000
+    assert shared.totals()["broker_refusals"] == MAX_BUSES * 14
+    assert len(shared.totals().absent_queues()) == MAX_BUSES * 14
 
 
 def test_histograms_count_up_over_their_buckets() -> None:
