@@ -234,7 +234,8 @@ class Channel(_Bounded, _Legible, pyamqp.Channel):
 
     def _on_basic_cancel(self, consumer_tag: str) -> None:
         self._remove_tag(consumer_tag)
-        self.refusal = ConsumerCancelled(consumer_tag, spec.Basic.Cancel)
+        # Without its tag, which is another each time: what is told of a queue would always be news.
+        self.refusal = ConsumerCancelled("the broker ended the consumer", spec.Basic.Cancel)
 
 
 class Connection(_Bounded, _Legible, pyamqp.Connection):

@@ -19,6 +19,8 @@ LOG = logging.getLogger(__name__)
 # A quorum queue of RabbitMQ 3.10 that is deleted and at once made again tells its consumers nothing, counts
 # them as consumers of the new queue, and its messages never come.
 _RENEW_AFTER = 60.0
+# Seconds in which the same refusal is no news to the log, though the queue was read in between.
+_SAY_AGAIN = 60.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -101,6 +103,8 @@ class QueueChannel:
         self._timeout: float | None = timeout
         self._channel: OpenChannel | None = None
         self._heard_at = 0.0
+        self._said = ("", 0.0)
+        """What the log was told last of why the queue is not read, and when."""
 
     @property
     def is_open(self) -> bool:
@@ -305,8 +309,10 @@ class QueueChannel:
 
     def _give_up(self, backoff: Backoff, error: Exception, why: str = "") -> None:
         """Tell why the queue is not read, the log only where that is news, and when it is tried again."""
-        pause = backoff.failed()
-        if self._tell(self.queue, f"{why}{error}"):
+        pause, text, now = backoff.failed(), f"{why}{error}", self._clock()
+        said, at = self._said
+        if self._tell(self.queue, text) and (text != said or now >= at + _SAY_AGAIN):
+            self._said = text, now
             LOG.warning(
                 "%s: queue %r is not read: %s%s: %s; trying again in %.0f s, later each time",
                 self._where,

@@ -580,6 +580,20 @@ def test_messages_that_only_the_newer_counter_counts_are_read_one_by_one_and_non
     newest_rabbitmq.drop_vhost(url)
 
 
+def test_a_consumer_that_is_ended_again_and_again_is_told_once(
+    broker_url: str, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Bus(broker_url) as bus:
+        bus.declare(INFO)
+        with Reader(broker_url, Topology((INFO,)), ledger.connection).running():
+            for _ in range(4):
+                wait_until(lambda: bus.consumers() == 1, 20, "a consumer")
+                bus.delete(INFO)
+                bus.declare(INFO)
+            wait_until(lambda: bus.consumers() == 1, 20, "a consumer")
+    assert caplog.text.count("is not read: ConsumerCancelled") == 1
+
+
 def test_a_consumer_asks_for_the_time_that_the_operator_says(
     broker_url: str, rabbitmq: RabbitMQ, bus: Bus, ledger: Ledger
 ) -> None:

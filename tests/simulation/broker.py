@@ -343,7 +343,7 @@ class Channel:
         self.link.arrive(lambda: self._notice_cancel(consumer))
 
     def _notice_cancel(self, consumer: Consumer) -> None:
-        self.refusal = ConsumerCancelled(consumer.tag, (60, 30))
+        self.refusal = ConsumerCancelled("the broker ended the consumer", (60, 30))
 
     def forget(self, queue: Queue) -> list[Message]:
         """Drop what is unacknowledged of a queue that is gone; its tags may still be acknowledged."""

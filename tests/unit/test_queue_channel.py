@@ -152,9 +152,12 @@ class Reading:
 
     def delete(self) -> None:
         self.link.has_queue = False
+        self.cancel()
+
+    def cancel(self) -> None:
         for channel in self.link.channels:
             if channel.consumers:
-                channel.refusal = ConsumerCancelled("tag")
+                channel.refusal = ConsumerCancelled("the broker ended the consumer", (60, 30))
 
     def renew(self) -> None:
         self.clock.advance(100)
@@ -373,6 +376,16 @@ def hold_again(reading: Reading, returns: int, header: str = "x-delivery-count")
     (channel,) = (one for one in reading.link.channels if one.consumers)
     channel.deliver(returns=returns, header=header)
     reading.queue.follow(0, hold=True)
+
+
+def test_a_consumer_that_is_ended_again_and_again_is_told_once_a_minute(
+    reading: Reading, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(120):
+        reading.cancel()
+        reading.try_for(1)
+    assert 2 <= caplog.text.count("is not read: ConsumerCancelled") <= 3
+    assert [reason is None for reason in reading.refusals][:4] == [False, True, False, True]
 
 
 @pytest.mark.parametrize("counts", [(1, 2), (3,)])
