@@ -58,6 +58,7 @@ class IngestService(Worker):
             self._occupy(recording_slot, math.inf)
             self._finished.set()
             self._stopping.wait()
+            recording_slot.clear()
             return
         slots = [self._shared.bus_slot(self.worker_id, bus) for bus in range(len(self.settings.buses))]
         self._occupy(recording_slot, _recording_hang_limit(self._conf))

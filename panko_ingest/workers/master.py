@@ -107,19 +107,21 @@ class Master:
 
     def _worker_died(self, service_id: Any, number: int, code: int) -> None:
         kind = self._services[service_id]
+        # Who ends in good order leaves its slot before, whoever told it to.
+        lost = code != 0 or (kind is self._ingester and self._shared.recording_slot(number).pid != 0)
         LOG.log(
-            logging.WARNING if code else logging.DEBUG,
+            logging.WARNING if lost else logging.DEBUG,
             "%s-%d ended %s",
             kind.name,
             number,
             f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}",
         )
         self._shared_metrics.forget(kind.place(number))
-        if code:
+        if lost:
             self._metrics.lost_workers.labels(kind.name).inc()
         if kind is self._ingester:
             self._shared.record_death(number)
-            if code:
+            if lost:
                 self._shared.count_death()
         else:
             self._shared.service_slot(kind.name).clear()

@@ -147,6 +147,8 @@ class Deadly(TraitPlugin):
                 os.kill(os.getpid(), signal.SIGKILL)
             if value == "exit":
                 sys.exit()
+            if value == "leave":
+                os._exit(0)
             while value == "hang":
                 pass
             if value == "hang in C":
@@ -182,6 +184,7 @@ def plugin_folder(tmp_path: Path) -> Path:
     [
         ("exit", 30),
         ("die", 30),
+        ("leave", 30),
         pytest.param("hang", 10, marks=pytest.mark.long),
         pytest.param("hang in C", 30, marks=pytest.mark.long),
     ],
@@ -204,6 +207,8 @@ def test_a_message_that_kills_whoever_converts_it_is_found_out(
         assert service.stop() == 0
         assert bus.count() == 0
     assert ledger.stages() == {"convert" if effect == "exit" else "crash": 1}
+    if effect == "leave":
+        assert "WARNING panko_ingest.workers.master [-] ingester-0 ended with exit code 0" in service.log
     if effect.startswith("hang"):  # the first time it is delivered nobody has a reason to note it down
         killed = re.findall(r"made no progress for \d+ s: killing it", service.log)
         assert len(killed) >= CRASHES_BEFORE_DEAD_LETTER + 1
