@@ -25,6 +25,9 @@ MAX_BUSES = 32
 SERVICES = ("master", "expirer", "monitor")
 """The processes of the daemon that there is one of at most, beside its ingest workers."""
 
+DEATHS_REMEMBERED = 8
+"""Deaths of workers of which it is known when they were."""
+
 _SUSPECTS = 128
 _Digest = ctypes.c_ubyte * DIGEST_SIZE
 
@@ -135,6 +138,7 @@ class _Memory(ctypes.Structure):
         ("workers", ctypes.c_uint32),
         ("buses", ctypes.c_uint32),
         ("deaths", ctypes.c_uint32),
+        ("died_at", ctypes.c_double * DEATHS_REMEMBERED),
         ("services", Slot * len(SERVICES)),
         ("ingesters", (Slot * (MAX_BUSES + 1)) * MAX_WORKERS),
         ("suspects", _Suspect * _SUSPECTS),
@@ -223,7 +227,14 @@ class SharedState:
 
     def count_death(self) -> None:
         """Count a worker that ended otherwise than in good order. Called by the master only."""
-        self._memory.deaths += 1
+        memory = self._memory
+        memory.died_at[memory.deaths % DEATHS_REMEMBERED] = time.monotonic()
+        memory.deaths += 1
+
+    def deaths_within(self, seconds: float) -> int:
+        """Return how many of these there were lately; a few at most are remembered."""
+        since = time.monotonic() - seconds
+        return sum(moment > since for moment in self._memory.died_at[: self.deaths])
 
     def record_death(self, worker: int) -> None:
         """Count what a dead worker was converting, and clear its slots. Called by the master only."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from panko_ingest import threads
 from panko_ingest.errors import PankoIngestError
 from panko_ingest.shared_metrics import SharedMetrics, Totals
-from panko_ingest.shared_state import SharedState, Slot, State
+from panko_ingest.shared_state import DEATHS_REMEMBERED, SharedState, Slot, State
 from panko_ingest.workers.awake import Awake
 from panko_ingest.workers.rates import Rates
 from panko_ingest.workers.supervisor import HANG_LIMIT
@@ -22,6 +22,7 @@ PROBE_INTERVAL = 5.0
 _LONGEST_WITHOUT_HEARTBEAT = HANG_LIMIT / 3
 _LONGEST_UNWRITTEN = 10.0
 _LONGEST_VACANT = 15.0  # the master may wait for 5 s before it replaces a worker
+_MOST_DEATHS = 2  # of ingest workers within a minute
 
 
 class Verdict(NamedTuple):
@@ -184,12 +185,19 @@ class Health:
             ok, text = _bus(totals, name, bus.probe.verdict(awake), takes_none)
             subjects[f"broker {number}"] = ok, f"{bus.title}: {text}"
         if self._buses:
+            subjects["workers"] = self._workers()
             subjects["recording"] = _recording(totals)
             subjects["flood breaker"] = self._breaker(totals)
             subjects["lag"] = self._lag(totals)
         if self._expires:
             subjects["expirer"] = self._expirer()
         return Verdict(subjects)
+
+    def _workers(self) -> tuple[bool, str]:
+        # Each is replaced within seconds, so that nobody would miss one in a loop.
+        deaths = self._shared.deaths_within(60)
+        text = f"{deaths}{' or more' * (deaths == DEATHS_REMEMBERED)} died within a minute"
+        return (False, f"{text}: the log tells how") if deaths > _MOST_DEATHS else (True, text)
 
     def _expirer(self) -> tuple[bool, str]:
         if (gone_for := self._expirer_gone_for()) > _LONGEST_VACANT:

@@ -164,6 +164,22 @@ def test_readiness_names_everything_that_is_not_as_it_should_be(clock: Clock) ->
     assert verdicts.ready().ok
 
 
+def test_readiness_tells_of_workers_that_die_again_and_again_though_each_is_replaced(clock: Clock) -> None:
+    shared, files = SharedState(1, 1), SharedMetrics()
+    verdicts = health_of(shared, files, Probe(answer))
+    in_files(files, lag=0.0, connections=1, breakers=0)
+    for deaths in range(3):
+        assert verdicts.ready().subjects["workers"] == (True, f"{deaths} died within a minute")
+        clock.now += 5
+        shared.count_death()
+    assert reasons(verdicts.ready()) == {"workers": "3 died within a minute: the log tells how"}
+    clock.now += 51
+    assert verdicts.ready().subjects["workers"][0]
+    for _ in range(100):
+        shared.count_death()
+    assert reasons(verdicts.ready())["workers"].startswith("8 or more died")
+
+
 def test_readiness_names_what_of_a_bus_is_refused_and_that_its_batches_are_not_stored(clock: Clock) -> None:
     files = SharedMetrics()
     verdicts = health_of(SharedState(1, 1), files, Probe(answer))
