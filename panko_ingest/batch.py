@@ -28,6 +28,8 @@ class Batch:
     """When the recording thread got it, on the same clock as ``opened_at``."""
     session: int = 0
     """The session of its bus in which it can be acknowledged."""
+    alone: bool = False
+    """Whether it is of one message that a worker may die of, and shares its transaction with none."""
 
     @property
     def oldest(self) -> datetime.datetime | None:

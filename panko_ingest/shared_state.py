@@ -2,9 +2,13 @@
 
 The master makes the shared state before it forks. Each thread that must not stand still has a slot: the
 master's own, the expirer's, the monitor's, and of each ingest worker the bus threads and the recording
-thread. It leaves its heartbeat there and, while a bus thread converts a message that was delivered before,
-that message's digest. When a worker dies, the master counts the digest it left behind: a message that
-kills or hangs whoever converts it is so found out, also on queues that count no deliveries.
+thread. It leaves its heartbeat there and, while it converts or stores a message that was delivered before,
+that message's digest. When a worker dies, the master notes down the digests it left behind: a message that
+kills or hangs whoever converts or stores it is so found out, also on queues that count no deliveries.
+
+Where a worker left several, nobody knows which one it was. They become suspects all the same, and a suspect
+is only looked at when its worker has nothing else in hand (``pipeline/solitude.py``): what a worker dies of
+then is known. So no message becomes a dead letter since it was near another one that kills.
 """
 
 import ctypes
@@ -69,6 +73,7 @@ class Slot(ctypes.Structure):
         ("_begun", ctypes.c_double),
         ("_state", ctypes.c_uint8),
         ("_holds", ctypes.c_bool),
+        ("_hung", ctypes.c_bool),
         ("_digest", _Digest),
     )
 
@@ -76,14 +81,14 @@ class Slot(ctypes.Structure):
         """Begin: the heartbeat counts from now."""
         self._heartbeat = self._begun = time.monotonic()
         self.hang_limit, self.version = hang_limit, version
-        self._state, self._holds = State.WAITING, False
+        self._state, self._holds, self._hung = State.WAITING, False, False
         self.pid = pid  # last: whoever sees it sees a heartbeat of now
 
     def clear(self) -> None:
         """End: nobody waits for a heartbeat any more."""
         self._heartbeat = time.monotonic()
         self.pid = 0
-        self._state, self._holds = State.OFF, False
+        self._state, self._holds, self._hung = State.OFF, False, False
 
     def beat(self, consuming: bool = True) -> None:
         """Leave a heartbeat."""
@@ -91,13 +96,22 @@ class Slot(ctypes.Structure):
         self._heartbeat = time.monotonic()
 
     def hold(self, digest: bytes) -> None:
-        """Say which message is being converted."""
+        """Say which message is being converted, or stored."""
         self._digest[:] = digest
         self._holds = True
 
     def release(self) -> None:
-        """Say that the message was converted."""
+        """Say that it was."""
         self._holds = False
+
+    def note_hang(self) -> None:
+        """Say that the thread hangs, for which its process is going to be killed."""
+        self._hung = True
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the process was killed since this thread hung."""
+        return bool(self._hung)
 
     @property
     def state(self) -> State:
@@ -106,7 +120,7 @@ class Slot(ctypes.Structure):
 
     @property
     def held(self) -> bytes | None:
-        """The digest of the message that is being converted."""
+        """The digest of the message that is being converted, or stored."""
         return bytes(self._digest) if self._holds else None
 
     @property
@@ -126,9 +140,18 @@ class Slot(ctypes.Structure):
 
 
 class _Suspect(ctypes.Structure):
-    """A message that workers died of, and how many."""
+    """A message that workers may have died of.
 
-    _fields_ = (("crashes", ctypes.c_uint32), ("digest", _Digest))
+    ``deaths`` are those of workers that held it, ``crashes`` those of which it must be the reason, as they
+    held no other, and ``conversions`` those among these that did not get as far as to store it.
+    """
+
+    _fields_ = (
+        ("deaths", ctypes.c_uint32),
+        ("crashes", ctypes.c_uint32),
+        ("conversions", ctypes.c_uint32),
+        ("digest", _Digest),
+    )
 
 
 class _Memory(ctypes.Structure):
@@ -236,16 +259,28 @@ class SharedState:
         since = time.monotonic() - seconds
         return sum(moment > since for moment in self._memory.died_at[: self.deaths])
 
+    def note_hang(self, pid: int, silence: float) -> None:
+        """Note down which threads of a process hang, before it is killed for it. Called by the master only.
+
+        :param silence: seconds without a heartbeat that make one suspicious.
+        """
+        for _, slot in self.occupied():
+            if slot.pid == pid and slot.seconds_since_heartbeat > silence:
+                slot.note_hang()
+
     def record_death(self, worker: int) -> None:
-        """Count what a dead worker was converting, and clear its slots. Called by the master only."""
-        self.recording_slot(worker).clear()
-        for bus in range(MAX_BUSES):
-            slot = self.bus_slot(worker, bus)
-            digest = slot.held
-            if slot.pid or digest is not None:
-                slot.clear()
-            if digest is not None:
-                self._count(digest)
+        """Note down what a dead worker held, and clear its slots. Called by the master only."""
+        recording = self.recording_slot(worker)
+        slots = [slot for slot in (*self._bus_slots(worker), recording) if slot.pid or slot.held is not None]
+        hung = [slot for slot in slots if slot.hangs]
+        held = {slot.held: slot is not recording for slot in hung or slots if slot.held is not None}
+        for digest, converting in held.items():
+            self._note(digest, alone=len(held) == 1, converting=converting)
+        for slot in (*slots, recording):
+            slot.clear()
+
+    def _bus_slots(self, worker: int) -> list[Slot]:
+        return [self.bus_slot(worker, bus) for bus in range(MAX_BUSES)]
 
     def is_poison(self, digest: bytes, returns: int = 0) -> bool:
         """Whether so many workers died of this message that it is to be converted no more.
@@ -253,19 +288,38 @@ class SharedState:
         :param returns: how often the broker counted that it came back.
         """
         suspect = self._suspect(digest)
-        crashes = suspect.crashes if suspect else 0
+        if suspect is None or not suspect.crashes:
+            return False
         # At its first delivery nobody noted it down. A broker that counts drops it when that is too often.
-        unnoted = crashes > 0 and returns > crashes
-        return bool(crashes + unnoted >= CRASHES_BEFORE_DEAD_LETTER)
+        unnoted = returns > suspect.deaths
+        return bool(suspect.deaths + unnoted >= CRASHES_BEFORE_DEAD_LETTER)
+
+    @property
+    def has_suspects(self) -> bool:
+        """Whether there is any message that a worker may have died of."""
+        return bool(self._memory.suspects[0].deaths)
+
+    def is_suspect(self, digest: bytes) -> bool:
+        """Whether a worker may have died of this message."""
+        return self._suspect(digest) is not None
+
+    def may_be_read(self, digest: bytes) -> bool:
+        """Whether what is in a message killed nobody, but only the storing of its event."""
+        suspect = self._suspect(digest)
+        return suspect is None or not (
+            suspect.conversions or suspect.deaths > CRASHES_BEFORE_DEAD_LETTER  # not even as a dead letter
+        )
 
     def _suspect(self, digest: bytes) -> _Suspect | None:
         suspects = self._memory.suspects
-        return next((one for one in suspects if one.crashes and bytes(one.digest) == digest), None)
+        return next((one for one in suspects if one.deaths and bytes(one.digest) == digest), None)
 
-    def _count(self, digest: bytes) -> None:
+    def _note(self, digest: bytes, *, alone: bool, converting: bool) -> None:
         suspect = self._suspect(digest)
         if suspect is None:  # a full table gives up the one that fewest workers died of
-            suspect = min(self._memory.suspects, key=lambda one: int(one.crashes))
-            suspect.crashes = 0
+            suspect = min(self._memory.suspects, key=lambda one: int(one.deaths))
+            suspect.deaths = suspect.crashes = suspect.conversions = 0
             suspect.digest[:] = digest
-        suspect.crashes += 1
+        suspect.deaths += 1
+        suspect.crashes += alone
+        suspect.conversions += alone and converting

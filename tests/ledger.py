@@ -86,6 +86,11 @@ class Ledger:
         with self._engine.connect() as connection:
             return dict(Counter(connection.execute(sqlalchemy.select(tables.DeadLetter.stage)).scalars()))
 
+    def letters(self) -> list[bytes]:
+        """Return the bodies of the dead letters."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(sqlalchemy.select(tables.DeadLetter.body)).scalars())
+
     def expected(self, bodies: Iterable[bytes]) -> set[Row]:
         """Return the trait rows that the bodies must become."""
         rows: set[Row] = set()

@@ -9,6 +9,7 @@ from panko_ingest.pipeline.bus_pipeline import BusPipeline
 from panko_ingest.pipeline.flow_control import Budget, FlowControl
 from panko_ingest.pipeline.processor import MessageProcessor, PoisonGuard
 from panko_ingest.pipeline.recording_thread import RecordingThread
+from panko_ingest.pipeline.solitude import Solitude
 
 __all__ = [
     "Budget",
@@ -17,4 +18,5 @@ __all__ = [
     "MessageProcessor",
     "PoisonGuard",
     "RecordingThread",
+    "Solitude",
 ]

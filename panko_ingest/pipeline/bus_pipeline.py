@@ -16,6 +16,7 @@ from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline.flow_control import FlowControl
 from panko_ingest.pipeline.processor import MessageProcessor
 from panko_ingest.pipeline.recording_thread import RecordingThread
+from panko_ingest.pipeline.solitude import Solitude
 
 LOG = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class BusPipeline:
 
     :param flow: says how much may be in hand.
     :param hold_limit: seconds that a batch may wait for the store before it is given back.
+    :param solitude: that of the worker: what it may die of is handled when there is nothing else in hand.
     :param bus: what the metrics call it.
     """
 
@@ -45,6 +47,7 @@ class BusPipeline:
         metrics: Metrics,
         *,
         hold_limit: float,
+        solitude: Solitude | None = None,
         bus: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,6 +71,15 @@ class BusPipeline:
         self._say_breaker_at = 0.0
         self._say_large_at = 0.0
         self._was_open = False
+        self._accepting = False
+        self._laid_aside: deque[Delivery] = deque()
+        self._solitude = Solitude(clock) if solitude is None else solitude
+        self._solitude.join(self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in hand, but for what is laid aside. Callable from any thread."""
+        return not self._accepting and not self._flow.messages
 
     def ready(self) -> bool:
         """Whether a batch would be recorded now."""
@@ -82,7 +94,9 @@ class BusPipeline:
         self.session += 1
         self._batcher.take()
         self._outstanding.clear()
+        self._laid_aside.clear()
         self._flow.reset()
+        self._solitude.leave(self)
         while not self._settled.empty():
             self._settled.get()
         self._measure()
@@ -94,6 +108,8 @@ class BusPipeline:
     def prefetch(self, queue: str) -> int:
         """Return how many unacknowledged messages a queue may send now."""
         prefetch = self._flow.prefetch(queue)
+        if self._laid_aside or self._solitude.is_of_another(self):
+            return 0
         if self._breaker.open:
             self._say_breaker()
             return prefetch if self._breaker.probe_due else 0
@@ -104,7 +120,20 @@ class BusPipeline:
         self._flow.following(queue, prefetch)
 
     def accept(self, delivery: Delivery) -> None:
-        """Convert a delivery and put it into the batch."""
+        """Take a delivery: convert it and put it into the batch, unless that would endanger others."""
+        self._accepting = True  # before looking at the others, who look at this before they begin
+        another = self._solitude.had_by
+        if another is None and not delivery.redelivered:
+            self._take(delivery)
+        elif another not in (None, self) or self._processor.suspects(delivery):
+            self._laid_aside.append(delivery)
+        else:
+            self._take(delivery, alone=self._flow.after_death)
+        self._accepting = False
+
+    def _take(self, delivery: Delivery, *, alone: bool = False) -> None:
+        if alone:
+            self._hand_over()
         started = 0.0 if self._batcher.filling.deliveries else time.perf_counter()
         outcome = self._processor.process(delivery)
         if started:
@@ -113,8 +142,9 @@ class BusPipeline:
         returns = delivery.returns
         if returns >= _NEAR_LIMIT:
             self._metrics.near_limit.inc()
-        exceeded = self._flow.received(delivery.queue, delivery.bytes_held, returns)
-        if is_full:
+        exceeded = self._flow.received(delivery.queue, delivery.bytes_held, returns, delivery.redelivered)
+        if is_full or alone:
+            self._batcher.filling.alone = alone
             self._hand_over()
         if exceeded:
             LOG.info(
@@ -130,6 +160,8 @@ class BusPipeline:
 
         :param eager: nothing more is at hand, so an idle recording thread may get what there is.
         """
+        if eager and self._laid_aside and self.idle and self._solitude.ask(self):
+            self._take(self._laid_aside.popleft(), alone=True)
         if self._batcher.due or self._flow.waits_for_acks or (eager and self.waiting()):
             self._hand_over()
         settled = []
@@ -141,6 +173,8 @@ class BusPipeline:
             self._flow.settled(Counter(delivery.queue for delivery in batch.deliveries), batch.size)
             self._judge(batch)
             settled.append(batch)
+        if self.idle and not self._laid_aside:
+            self._solitude.leave(self)
         if self._clock() >= self._measure_at:
             self._measure()
         return settled
@@ -156,6 +190,7 @@ class BusPipeline:
 
     def flush(self) -> bool:
         """Hand over what is left; return whether nothing is outstanding."""
+        self._laid_aside.clear()
         self._hand_over()
         return not self._outstanding or self._recording.gave_up
 
@@ -195,6 +230,7 @@ class BusPipeline:
         return {
             "messages": self._flow.messages,
             "bytes": self._flow.bytes,
+            "laid aside": len(self._laid_aside),
             "filling batch": len(self._batcher),
             "batches with the recording thread": [len(batch.deliveries) for batch in list(self._outstanding)],
             "prefetch": self._flow.prefetches,

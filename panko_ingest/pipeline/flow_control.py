@@ -92,7 +92,8 @@ class FlowControl:
         self._fitting = budget.messages
         self._fitted = 0
         self._careful = budget.messages
-        self._after_death = False
+        self.after_death = False
+        """Whether what is delivered again may be what a worker died of lately."""
         self._new_in_a_row = 0
         budget.join(self)
 
@@ -131,7 +132,7 @@ class FlowControl:
         """Return how many unacknowledged messages a queue may send; 0 for none before all is settled."""
         if self._deaths() != self._deaths_known:
             self._deaths_known = self._deaths()
-            self._after_death, self._new_in_a_row = True, 0
+            self.after_death, self._new_in_a_row = True, 0
             self._be_careful(1)
         if self.paused:
             if self.messages:
@@ -139,10 +140,11 @@ class FlowControl:
             self.paused = False
         return min(self._queues[queue].ramp, self._fitting, self._careful, self._budget.prefetch())
 
-    def received(self, queue: str, size: int, returns: int) -> bool:
+    def received(self, queue: str, size: int, returns: int, redelivered: bool = False) -> bool:
         """Count a message; return whether it is one too many for the budget's bytes.
 
         :param returns: how often it came back, where its queue counts that.
+        :param redelivered: whether it came back at all.
         """
         self.messages += 1
         self.bytes += size
@@ -151,7 +153,7 @@ class FlowControl:
         if state.in_hand >= state.prefetch:
             state.full_at = self._clock()
         if returns or self._careful < self._budget.messages:
-            self._look_at_returns(returns)
+            self._look_at_returns(returns, redelivered)
         if self.paused or not self._budget.is_exceeded_by(self):
             return False
         # As many as would have fitted, and room for bigger ones.
@@ -178,15 +180,15 @@ class FlowControl:
             self._fitting = min(self._budget.messages, 2 * self._fitting)
             self._fitted = 0
 
-    def _look_at_returns(self, returns: int) -> None:
-        if returns >= _ALONE_AFTER or (returns and self._after_death):
+    def _look_at_returns(self, returns: int, redelivered: bool) -> None:
+        if returns >= _ALONE_AFTER or ((returns or redelivered) and self.after_death):
             self._be_careful(1)
         elif returns >= _FEW_AFTER:
             self._be_careful(FIRST_PREFETCH)
         else:
             self._new_in_a_row += 1
             if self._new_in_a_row >= _ENOUGH_NEW:
-                self._careful, self._after_death = self._budget.messages, False
+                self._careful, self.after_death = self._budget.messages, False
 
     def _be_careful(self, prefetch: int) -> None:
         """Read on with so small a prefetch until messages come that did not come back.

@@ -17,9 +17,17 @@ LOG = foreign_text.logger_about_messages(__name__)
 
 
 class PoisonMessage(MessageError):
-    """Several workers died while they converted this message."""
+    """Several workers died while they converted or stored this message.
+
+    ``may_be_read`` says that it is not what is in it that they died of.
+    """
 
     stage = "crash"
+
+    def __init__(self, *, may_be_read: bool) -> None:
+        done = "stored" if may_be_read else "converted"
+        super().__init__(f"several workers died or hung while they {done} this message")
+        self.may_be_read = may_be_read
 
 
 class PoisonGuard:
@@ -32,15 +40,19 @@ class PoisonGuard:
         self._shared = shared
         self._slot = slot
 
+    def suspects(self, delivery: Delivery) -> bool:
+        """Whether a worker may have died of this message."""
+        return self._shared.has_suspects and self._shared.is_suspect(delivery.digest())
+
     def enter(self, delivery: Delivery) -> None:
         """Note down what is about to be converted.
 
         :raises PoisonMessage: too many workers died of it.
         """
         digest = delivery.digest()
+        self._slot.hold(digest)  # before: its dead letter may look into it, too
         if self._shared.is_poison(digest, delivery.returns):
-            raise PoisonMessage("several workers died or hung while they converted this message")
-        self._slot.hold(digest)
+            raise PoisonMessage(may_be_read=self._shared.may_be_read(digest))
 
     def leave(self) -> None:
         """Note down that it is converted."""
@@ -70,6 +82,10 @@ class MessageProcessor:
         self._max_size = max_size
         self._max_depth = max_depth
         self._guard = guard
+
+    def suspects(self, delivery: Delivery) -> bool:
+        """Whether a worker may have died of this message."""
+        return self._guard is not None and self._guard.suspects(delivery)
 
     def process(self, delivery: Delivery) -> Event | DeadLetter | None:
         """Return what a delivery becomes; None where the configuration says not to store it."""
@@ -133,7 +149,7 @@ class MessageProcessor:
             max_size=self._max_size,
             max_depth=self._max_depth,
             # What killed the others may be the search for credentials in it.
-            unread=isinstance(error, PoisonMessage),
+            unread=isinstance(error, PoisonMessage) and not error.may_be_read,
         )
 
 

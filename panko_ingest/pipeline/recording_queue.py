@@ -104,7 +104,7 @@ class RecordingQueue:
                 return [_piece(waiting, waiting.batches[0], waiting.done, waiting.most, 0)]
             for batch in waiting.batches:
                 size = len(batch.events) + len(batch.dead_letters)
-                if pieces and rows + size > self._most:
+                if pieces and (batch.alone or pieces[0].batch.alone or rows + size > self._most):
                     return pieces
                 first = pieces[-1].first + len(pieces[-1].events) if pieces else 0
                 pieces.append(_piece(waiting, batch, 0, size, first))

@@ -1,5 +1,6 @@
 """The thread that records batches of all buses in turn, and waits with them while the store is away."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -21,6 +22,7 @@ from panko_ingest.pipeline.recording_queue import (
     RecordingQueue,
     parts,
 )
+from panko_ingest.shared_state import Slot
 from panko_ingest.storage import Connection, RecordResult, Statistics, StorageUnavailable
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
@@ -37,7 +39,7 @@ _SLOW = 10.0
 class RecordingThread:
     """Records batches in the thread that calls :meth:`run`, the buses in turn.
 
-    :param beat: called at each sign of life.
+    :param slot: where it leaves its signs of life, and which message it stores, in case it dies of that.
     :param most: messages of several batches that are recorded together at most.
     :param clock: monotonic seconds.
     """
@@ -47,7 +49,7 @@ class RecordingThread:
         connection: Connection,
         metrics: Metrics,
         *,
-        beat: Callable[[], None] = lambda: None,
+        slot: Slot | None = None,
         most: int = 1000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,7 +61,7 @@ class RecordingThread:
         self.gave_up = False
         """Whether nothing more is going to be recorded: what is left stays with the broker."""
         self._connection = connection
-        self._beat = beat
+        self._slot = Slot() if slot is None else slot
         self._clock = clock
         self._submitted: SimpleQueue[tuple[Owner, Batch]] = SimpleQueue()
         self._wakeup = threading.Event()
@@ -121,7 +123,7 @@ class RecordingThread:
         self._probe()
         while True:
             finishing = self._finishing  # before looking: what is submitted until then is to be recorded
-            self._beat()
+            self._slot.beat()
             self._take_submitted()
             self._has_nothing = self._queue.empty
             pieces = self._queue.next() if self.store_answers else []
@@ -194,7 +196,8 @@ class RecordingThread:
 
     def _record(self, pieces: list[Piece]) -> None:
         self._busy_since = started = self._clock()
-        result = self._ask(lambda: self._store(pieces))
+        with self._held(pieces):
+            result = self._ask(lambda: self._store(pieces))
         if isinstance(result, StorageUnavailable):
             self._refuse(pieces, result)
         self._busy_since = None
@@ -209,6 +212,15 @@ class RecordingThread:
                 self._settle(piece)
         self._note_troubles()
         self._count_storage()
+
+    @contextlib.contextmanager
+    def _held(self, pieces: list[Piece]) -> Iterator[None]:
+        """Note down what is being stored, where it is one message that was delivered before."""
+        deliveries = pieces[0].batch.deliveries
+        if len(pieces) == len(deliveries) == 1 and deliveries[0].redelivered:
+            self._slot.hold(deliveries[0].digest())
+        yield
+        self._slot.release()
 
     def _settle(self, piece: Piece) -> None:
         batch = piece.batch

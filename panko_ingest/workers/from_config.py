@@ -23,6 +23,7 @@ from panko_ingest.pipeline import (
     MessageProcessor,
     PoisonGuard,
     RecordingThread,
+    Solitude,
 )
 
 LOG = logging.getLogger(__name__)
@@ -164,10 +165,12 @@ def bus_pipeline(
     recording: RecordingThread,
     metrics: Metrics,
     deaths: Callable[[], int] = lambda: 0,
+    solitude: Solitude | None = None,
 ) -> BusPipeline:
     """Return the way of a bus's deliveries to the recording thread.
 
     :param deaths: returns how many workers of the host have died.
+    :param solitude: that of the worker, which its buses share.
     """
     options = conf.notification
     return BusPipeline(
@@ -178,5 +181,6 @@ def bus_pipeline(
         FloodBreaker(options.dead_letter_limit, time.monotonic, options.dead_letter_hourly_bytes),
         metrics,
         hold_limit=options.consumer_timeout * _HOLD_SHARE,
+        solitude=solitude,
         bus=bus.name,
     )

@@ -8,6 +8,7 @@ import math
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from functools import partial
@@ -16,7 +17,7 @@ from oslo_config import cfg
 
 from panko_ingest import __version__, amqp
 from panko_ingest.metrics import Metrics
-from panko_ingest.pipeline import Budget, PoisonGuard, RecordingThread
+from panko_ingest.pipeline import Budget, PoisonGuard, RecordingThread, Solitude
 from panko_ingest.shared_state import Slot, State
 from panko_ingest.storage import get_connection_from_config
 from panko_ingest.storage.settings import StorageSettings
@@ -106,11 +107,11 @@ class IngestService(Worker):
         connection = get_connection_from_config(conf)
         metrics = self._shared_metrics.join(self.place(self.worker_id))
         recording = self._recording = RecordingThread(
-            connection, metrics, beat=recording_slot.beat, most=conf.notification.batch_size
+            connection, metrics, slot=recording_slot, most=conf.notification.batch_size
         )
-        shared_budget = budget(conf)
+        shared_budget, solitude = budget(conf), Solitude(time.monotonic)
         for number, slot in enumerate(slots):
-            self._consumers.append(self._consumer(number, slot, shared_budget, recording, metrics))
+            self._consumers.append(self._consumer(number, slot, shared_budget, solitude, recording, metrics))
         watch = StoreWatch(
             connection,
             metrics,
@@ -165,12 +166,18 @@ class IngestService(Worker):
             open_ends -= done
 
     def _consumer(
-        self, number: int, slot: Slot, budget: Budget, recording: RecordingThread, metrics: Metrics
+        self,
+        number: int,
+        slot: Slot,
+        budget: Budget,
+        solitude: Solitude,
+        recording: RecordingThread,
+        metrics: Metrics,
     ) -> amqp.AmqpConsumer:
         bus = self.settings.buses[number]
         processor = message_processor(self._conf, self.settings.converter, PoisonGuard(self._shared, slot))
         deaths = lambda: self._shared.deaths  # noqa: E731 - read anew each time
-        pipeline = bus_pipeline(self._conf, processor, bus, budget, recording, metrics, deaths)
+        pipeline = bus_pipeline(self._conf, processor, bus, budget, recording, metrics, deaths, solitude)
         gauges = metrics.of_bus(bus.name)
         consumer = amqp.AmqpConsumer(
             bus,

@@ -139,8 +139,11 @@ class Supervisor:
         for name, slot in self._shared.occupied():
             pid, silent_for = slot.pid, self._silence_of(slot)
             hangs = pid not in {0, os.getpid()} and silent_for > self._limit_of(slot)
-            if hangs and not self._kill(pid, name, silent_for):
-                slot.clear()
+            if hangs:
+                # A thread that keeps the interpreter's lock silences the others, some a moment before itself.
+                self._shared.note_hang(pid, self._limit_of(slot) / 2)
+                if not self._kill(pid, name, silent_for):
+                    slot.clear()
 
     def _kill_unheard(self, processes: Mapping[int, str]) -> None:
         """Kill who has no slot for long: a process can also hang before its work begins, or after its end."""

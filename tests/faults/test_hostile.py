@@ -22,6 +22,8 @@ from tests.ledger import Ledger
 from tests.services import RabbitMQ
 from tests.waiting import crowding, wait_until
 
+QUEUES = ("notifications.info", "notifications.error")
+
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(900)]
 
 
@@ -137,7 +139,7 @@ def test_small_messages_that_take_long_each_do_not_end_the_worker_that_converts_
 
 
 PLUGIN = """\
-import ctypes, os, signal, sys
+import ctypes, os, signal, sys, time
 from panko_ingest.converter.plugins import TraitPlugin
 
 class Deadly(TraitPlugin):
@@ -149,6 +151,11 @@ class Deadly(TraitPlugin):
                 sys.exit()
             if value == "leave":
                 os._exit(0)
+            if value == "die later":
+                time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if value == "take long":
+                time.sleep(3)
             while value == "hang":
                 pass
             if value == "hang in C":
@@ -255,11 +262,67 @@ def test_no_neighbour_of_messages_that_kill_is_dropped_at_a_queues_delivery_limi
     )
 
 
-def deadly_message(effect: str) -> bytes:
+@pytest.mark.parametrize(("quorum", "killers"), [(True, 1), (False, 1), (True, 8)])
+def test_a_message_that_kills_whoever_stores_it_is_found_out_and_its_neighbours_are_stored(
+    tmp_path: Path,
+    rabbitmq: RabbitMQ,
+    broker_url: str,
+    ledger: Ledger,
+    quorum: bool,
+    killers: int,
+) -> None:
+    limit_deliveries(rabbitmq, broker_url, 20)
+    good = [deadly_message("none") for _ in range(120)]
+    deadly = [deadly_message("none", "test.unstorable") for _ in range(killers)]
+    conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n")
+    service = Daemon(
+        conf, "--only", "ingester", environment=environment(HOOKS, FAULT_KILL_STORING="test.unstorable")
+    )
+    with Bus(broker_url, quorum=quorum) as bus:
+        for queue in QUEUES:
+            bus.declare(queue)
+        bus.publish([*deadly, *good[:60]])
+        bus.publish(good[60:], queue=QUEUES[1])
+        with service.running():
+            wait_until(lambda: ledger.dead_letters() == killers, 60 + 20 * killers, "the dead letters", 0.5)
+            wait_until(lambda: ledger.events() == len(good), 30, "the good ones")
+            assert service.stop() == 0
+        wait_until(lambda: not any(map(bus.count, QUEUES)), 20, "empty queues")
+    assert ledger.stages() == {"crash": killers}
+    assert set(ledger.letters()) == set(deadly), "what could be replayed is gone"
+    record(f"{killers} that kill who stores them", 0, len(good) + killers, ledger.events(), killers)
+
+
+def test_a_message_that_kills_costs_no_innocent_one_of_another_bus(
+    tmp_path: Path, rabbitmq: RabbitMQ, broker_url: str, ledger: Ledger, plugin_folder: Path
+) -> None:
+    deadly, innocent = deadly_message("die later"), deadly_message("take long")
+    urls = [broker_url, rabbitmq.create_vhost()]
+    more = "[notification]\nworkers = 1\n" + "".join(f"messaging_urls = {url}\n" for url in urls)
+    service = Daemon(
+        configuration(tmp_path, broker_url, ledger.url, more),
+        "--only",
+        "ingester",
+        environment=environment(plugin_folder),
+    )
+    with Bus(urls[0]) as one, Bus(urls[1]) as other:
+        for bus, body in ((one, deadly), (other, innocent)):
+            bus.declare()
+            bus.publish([body])
+        with service.running():
+            wait_until(lambda: ledger.dead_letters() >= 1, 90, "the dead letter")
+            wait_until(lambda: ledger.events() == 1, 30, "the innocent one")
+            assert service.stop() == 0
+        assert (one.count(), other.count()) == (0, 0)
+    assert ledger.stages() == {"crash": 1}
+    record("one that kills, on one of two buses", 0, 2, ledger.events(), 1)
+
+
+def deadly_message(effect: str, event_type: str = "test.deadly") -> bytes:
     message = {
         "message_id": str(uuid.uuid4()),
         "publisher_id": "test.host1",
-        "event_type": "test.deadly",
+        "event_type": event_type,
         "priority": "INFO",
         "payload": {"effect": effect},
         "timestamp": "2026-11-23 13:16:34.317715",

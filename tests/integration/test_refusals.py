@@ -520,8 +520,8 @@ def returns_and_in_hand(reader: Reader) -> list[tuple[int, int]]:
     seen = []
     received = reader.flow.received
 
-    def look(queue: str, size: int, returns: int) -> bool:
-        exceeded = received(queue, size, returns)
+    def look(queue: str, size: int, returns: int, redelivered: bool = False) -> bool:
+        exceeded = received(queue, size, returns, redelivered)
         seen.append((returns, reader.flow.messages))
         return exceeded
 

@@ -16,6 +16,7 @@ from panko_ingest.pipeline import (
     MessageProcessor,
     PoisonGuard,
     RecordingThread,
+    Solitude,
 )
 from panko_ingest.shared_state import SharedState
 from panko_ingest.storage.models import Event, Trait
@@ -63,13 +64,16 @@ class Process:
         self._recording_slot = daemon.shared.recording_slot(number)
         self._recording_slot.occupy(1000 + number, RECORDING_HANG_LIMIT)
         self.recording = RecordingThread(
-            SimulatedConnection(daemon.database, daemon.refused, lambda: self.alive),  # type: ignore[arg-type]
+            SimulatedConnection(  # type: ignore[arg-type]
+                daemon.database, daemon.refused, lambda: self.alive, lambda: self.suffer("die")
+            ),
             _METRICS,
-            beat=self._recording_slot.beat,
+            slot=self._recording_slot,
             most=BATCH,
             clock=lambda: world.now,
         )
         budget = Budget(PREFETCH, MAX_BYTES)
+        self._solitude = Solitude(lambda: world.now)
         self.pipelines: list[BusPipeline] = []
         self.consumers: list[consumers.AmqpConsumer] = []
         self.links: list[SimulatedLink] = []
@@ -110,6 +114,7 @@ class Process:
             breaker.FloodBreaker(0.9, clock),
             _METRICS,
             hold_limit=HOLD_LIMIT,
+            solitude=self._solitude,
             bus=broker.name,
             clock=clock,
         )
@@ -140,7 +145,7 @@ class Process:
         return run
 
     def suffer(self, effect: str) -> None:
-        """Die of a message, or hang; called in the middle of its conversion."""
+        """Die of a message, or hang; called while it is converted or stored."""
         world = self.daemon.world
         world.tell(f"w{self.number} {effect}s of a message")
         if effect == "die":
@@ -254,9 +259,14 @@ class Daemon:
     def _supervise(self) -> None:
         for number, process in list(self.processes.items()):
             slots = [*self.shared.slots(number), self.shared.recording_slot(number)]
-            if process.alive and any(
-                slot.seconds_since_heartbeat > (slot.hang_limit or HANG_LIMIT) for slot in slots
-            ):
+            limits = [slot.hang_limit or HANG_LIMIT for slot in slots]
+            hung = [
+                limit
+                for slot, limit in zip(slots, limits, strict=True)
+                if slot.seconds_since_heartbeat > limit
+            ]
+            if process.alive and hung:
                 self.world.tell(f"w{number} hangs")
+                self.shared.note_hang(1000 + number, hung[0] / 2)
                 process.kill()
         self.world.after(1.0, self._supervise)

@@ -253,6 +253,15 @@ class Scenario:
             raise Violation(f"stored more than once: {doubled[:5]}")
 
     def _check_crashes(self) -> None:
+        lost = [
+            message_id
+            for digest, letter in self.database.letters.items()
+            if letter.stage == "crash" and not letter.body
+            for message_id in [self.world.message_of[digest]]
+            if self.published[message_id].kind not in {"die", "hang", "fell"}
+        ]
+        if lost:
+            raise Violation(f"innocent, and taken for what workers died of: {lost}")
         if self.daemon.crashes:
             raise Violation(f"a worker ended by {self.daemon.crashes[0]!r}") from self.daemon.crashes[0]
 
@@ -572,6 +581,7 @@ FAULTS: dict[str, Callable[[Scenario], None]] = {
     "reload": _reload,
     "message that kills": _poison("die"),
     "message that hangs": _poison("hang"),
+    "message that kills who stores it": _poison("fell"),
     "junk": _junk,
     "big messages": _big_messages,
 }

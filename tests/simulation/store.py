@@ -56,16 +56,22 @@ class SimulatedConnection:
     """A worker's connection to the database.
 
     :param alive: whether the worker's process still lives: a transaction of a dead one is rolled back.
+    :param die: ends it, in the middle of storing an event whose type begins with "fell".
     """
 
     PATIENCE = 20.0
 
     def __init__(
-        self, database: Database, refused: Callable[[Event], bool], alive: Callable[[], bool]
+        self,
+        database: Database,
+        refused: Callable[[Event], bool],
+        alive: Callable[[], bool],
+        die: Callable[[], None],
     ) -> None:
         self._database = database
         self._refused = refused
         self._alive = alive
+        self._die = die
 
     def ping(self) -> None:
         """Ask whether the store answers."""
@@ -86,6 +92,8 @@ class SimulatedConnection:
         if not event_models and not dead_letters:
             return RecordResult()
         database = self._database
+        if any(event.event_type.startswith("fell") for event in event_models):
+            self._die()
         if database.most_rows is not None and len(event_models) + len(dead_letters) > database.most_rows:
             database.world.sleep(3.0)
             raise StorageUnavailable("the statement took longer than statement_timeout")

@@ -82,6 +82,54 @@ def test_a_message_that_was_converted_is_not_held_against_when_its_worker_dies()
     assert not shared.is_poison(DIGEST)
 
 
+def test_nobody_is_blamed_for_a_death_where_several_messages_were_held_but_all_are_suspects() -> None:
+    shared = SharedState(workers=1, buses=2)
+    slots = [*shared.slots(0), shared.recording_slot(0)]
+    digests = [bytes([number]) * 32 for number in range(3)]
+    for _ in range(10):
+        for slot, digest in zip(slots, digests, strict=True):
+            slot.hold(digest)
+        shared.record_death(0)
+    assert [shared.is_suspect(digest) for digest in digests] == [True] * 3
+    assert not any(shared.is_poison(digest, returns=20) for digest in digests)
+    slots[1].hold(digests[1])  # alone, from now on
+    shared.record_death(0)
+    assert [shared.is_poison(digest) for digest in digests] == [False, True, False]
+
+
+def test_a_worker_killed_since_a_thread_hung_died_of_what_that_thread_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("panko_ingest.shared_state.time.monotonic", lambda: now)
+    shared = SharedState(workers=1, buses=3)
+    for _ in range(CRASHES_BEFORE_DEAD_LETTER):
+        idle, hangs, works = slots = shared.slots(0)
+        for slot in slots:
+            slot.occupy(7)
+        hangs.hold(DIGEST)
+        now += 31
+        works.hold(b"e" * 32)
+        works.beat()
+        idle.beat()
+        shared.note_hang(7, silence=15)
+        shared.record_death(0)
+    assert shared.is_poison(DIGEST)
+    assert not shared.is_suspect(b"e" * 32)
+
+
+def test_what_died_while_it_was_stored_may_be_read_unless_its_dead_letter_kills_too() -> None:
+    shared = SharedState(workers=1, buses=1)
+    for _ in range(CRASHES_BEFORE_DEAD_LETTER):
+        shared.recording_slot(0).hold(DIGEST)
+        shared.record_death(0)
+    assert shared.is_poison(DIGEST)
+    assert shared.may_be_read(DIGEST)
+    shared.recording_slot(0).hold(DIGEST)
+    shared.record_death(0)
+    assert not shared.may_be_read(DIGEST)
+
+
 def test_many_suspects_do_not_push_out_the_message_that_killed_most() -> None:
     shared = SharedState(workers=1, buses=1)
     slot = shared.slots()[0]

@@ -5,7 +5,7 @@ function (``module:Class.method``) whose ``FAULT_KILL_CALL``-th call in a proces
 ``before`` or ``after`` it (``FAULT_KILL_WHEN``; only calls with an argument count, or after it those with a
 result), as often as there are files in ``FAULT_KILL_FOLDER``:
 each kill takes one away. With ``FAULT_KILL_WHEN=raise`` the call fails instead, with ``stop`` the process
-stands still.
+stands still. ``FAULT_KILL_STORING`` is an event type: who stores an event of it is killed.
 """
 
 import functools
@@ -56,6 +56,18 @@ def _kill_at(spec: str, when: str, call: int, folder: Path) -> None:
     setattr(owner, name, spoiled)
 
 
+def _kill_storing(event_type: str) -> None:
+    owner = importlib.import_module("panko_ingest.storage.recording.validation").Validator
+    original = owner.rows
+
+    def rows(self: Any, events: Any) -> Any:
+        if any(event.event_type == event_type for event in events):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, events)
+
+    owner.rows = rows
+
+
 for _spec in os.environ.get("FAULT_SET", "").split():
     _set(_spec)
 if "FAULT_KILL" in os.environ:
@@ -65,3 +77,5 @@ if "FAULT_KILL" in os.environ:
         int(os.environ["FAULT_KILL_CALL"]),
         Path(os.environ["FAULT_KILL_FOLDER"]),
     )
+if "FAULT_KILL_STORING" in os.environ:
+    _kill_storing(os.environ["FAULT_KILL_STORING"])
