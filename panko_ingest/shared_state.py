@@ -33,6 +33,8 @@ DEATHS_REMEMBERED = 8
 """Deaths of workers of which it is known when they were."""
 
 _SUSPECTS = 128
+# Seconds. A digest takes a tenth of the time that a message does, so not for ever.
+_COPIES_COME_FOR = 3600.0
 _Digest = ctypes.c_ubyte * DIGEST_SIZE
 
 
@@ -162,6 +164,7 @@ class _Memory(ctypes.Structure):
         ("buses", ctypes.c_uint32),
         ("deaths", ctypes.c_uint32),
         ("died_at", ctypes.c_double * DEATHS_REMEMBERED),
+        ("copies_expected_until", ctypes.c_double),
         ("services", Slot * len(SERVICES)),
         ("ingesters", (Slot * (MAX_BUSES + 1)) * MAX_WORKERS),
         ("suspects", _Suspect * _SUSPECTS),
@@ -310,6 +313,12 @@ class SharedState:
             suspect.conversions or suspect.deaths > CRASHES_BEFORE_DEAD_LETTER  # not even as a dead letter
         )
 
+    @property
+    def knows_poison(self) -> bool:
+        """Whether workers died of a message lately, of which copies may come."""
+        until: float = self._memory.copies_expected_until
+        return until > 0 and time.monotonic() < until
+
     def _suspect(self, digest: bytes) -> _Suspect | None:
         suspects = self._memory.suspects
         return next((one for one in suspects if one.deaths and bytes(one.digest) == digest), None)
@@ -323,3 +332,5 @@ class SharedState:
         suspect.deaths += 1
         suspect.crashes += alone
         suspect.conversions += alone and converting
+        if suspect.crashes and suspect.deaths >= CRASHES_BEFORE_DEAD_LETTER - 1:
+            self._memory.copies_expected_until = time.monotonic() + _COPIES_COME_FOR

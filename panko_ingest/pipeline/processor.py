@@ -33,12 +33,17 @@ class PoisonMessage(MessageError):
 class PoisonGuard:
     """Keeps a message that kills its workers from doing so for ever.
 
-    Only messages that were delivered before are noted down, so that the others cost nothing.
+    Only messages that were delivered before are noted down, so that the others cost nothing; all of them for
+    an hour after one was found out, as it may come as a copy, too.
     """
 
     def __init__(self, shared: SharedState, slot: Slot) -> None:
         self._shared = shared
         self._slot = slot
+
+    def concerns(self, delivery: Delivery) -> bool:
+        """Whether a message is to be noted down."""
+        return delivery.redelivered or self._shared.knows_poison
 
     def suspects(self, delivery: Delivery) -> bool:
         """Whether a worker may have died of this message."""
@@ -89,7 +94,7 @@ class MessageProcessor:
 
     def process(self, delivery: Delivery) -> Event | DeadLetter | None:
         """Return what a delivery becomes; None where the configuration says not to store it."""
-        guard = self._guard if delivery.redelivered else None
+        guard = self._guard if self._guard is not None and self._guard.concerns(delivery) else None
         notification: Notification | None = None
         try:
             if guard is not None:

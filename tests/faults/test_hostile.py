@@ -318,6 +318,25 @@ def test_a_message_that_kills_costs_no_innocent_one_of_another_bus(
     record("one that kills, on one of two buses", 0, 2, ledger.events(), 1)
 
 
+def test_a_copy_of_a_message_that_killed_kills_nobody(
+    tmp_path: Path, broker_url: str, ledger: Ledger, plugin_folder: Path
+) -> None:
+    deadly = deadly_message("die")
+    conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n")
+    service = Daemon(conf, "--only", "ingester", environment=environment(plugin_folder))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        bus.publish([deadly])
+        wait_until(lambda: ledger.dead_letters() == 1, 60, "the dead letter")
+        deaths = service.log.count("ended by SIGKILL")
+        bus.publish([deadly, deadly_message("none")])
+        wait_until(lambda: ledger.events() == 1, 30, "the good one")
+        assert service.stop() == 0
+        assert bus.count() == 0
+    assert service.log.count("ended by SIGKILL") == deaths == CRASHES_BEFORE_DEAD_LETTER + 1
+    assert ledger.dead_letters() == 1
+
+
 def deadly_message(effect: str, event_type: str = "test.deadly") -> bytes:
     message = {
         "message_id": str(uuid.uuid4()),

@@ -130,6 +130,19 @@ def test_what_died_while_it_was_stored_may_be_read_unless_its_dead_letter_kills_
     assert not shared.may_be_read(DIGEST)
 
 
+def test_copies_of_a_message_that_kills_are_expected_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("panko_ingest.shared_state.time.monotonic", lambda: now)
+    shared = SharedState(workers=1, buses=1)
+    for _ in range(CRASHES_BEFORE_DEAD_LETTER):
+        assert not shared.is_poison(DIGEST)
+        shared.slots()[0].hold(DIGEST)
+        shared.record_death(0)
+    assert shared.knows_poison
+    now += 3601
+    assert not shared.knows_poison
+
+
 def test_many_suspects_do_not_push_out_the_message_that_killed_most() -> None:
     shared = SharedState(workers=1, buses=1)
     slot = shared.slots()[0]
