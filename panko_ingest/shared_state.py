@@ -145,13 +145,15 @@ class _Suspect(ctypes.Structure):
     """A message that workers may have died of.
 
     ``deaths`` are those of workers that held it, ``crashes`` those of which it must be the reason, as they
-    held no other, and ``conversions`` those among these that did not get as far as to store it.
+    held no other, and ``conversions`` those among these that did not get as far as to store it. The last one
+    of all was at ``died_at``, in monotonic seconds.
     """
 
     _fields_ = (
         ("deaths", ctypes.c_uint32),
         ("crashes", ctypes.c_uint32),
         ("conversions", ctypes.c_uint32),
+        ("died_at", ctypes.c_double),
         ("digest", _Digest),
     )
 
@@ -321,14 +323,17 @@ class SharedState:
 
     def _suspect(self, digest: bytes) -> _Suspect | None:
         suspects = self._memory.suspects
+        if digest not in bytes(suspects):  # at once, as this is asked of each message for a while
+            return None
         return next((one for one in suspects if one.deaths and bytes(one.digest) == digest), None)
 
     def _note(self, digest: bytes, *, alone: bool, converting: bool) -> None:
         suspect = self._suspect(digest)
-        if suspect is None:  # a full table gives up the one that fewest workers died of
-            suspect = min(self._memory.suspects, key=lambda one: int(one.deaths))
+        if suspect is None:  # a full table gives up the one that fewest workers died of, the longest ago
+            suspect = min(self._memory.suspects, key=lambda one: (one.deaths, one.died_at))
             suspect.deaths = suspect.crashes = suspect.conversions = 0
             suspect.digest[:] = digest
+        suspect.died_at = time.monotonic()
         suspect.deaths += 1
         suspect.crashes += alone
         suspect.conversions += alone and converting

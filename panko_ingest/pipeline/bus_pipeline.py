@@ -1,11 +1,12 @@
 """The way of one bus's deliveries to the recording thread, and of the settled batches back."""
 
 import logging
+import math
 import queue
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from panko_ingest import timestamps
 from panko_ingest.batch import Batch, Batcher
@@ -24,6 +25,14 @@ _SAY_AGAIN = 60.0
 _SAY_LARGE = 0.25  # of the dead letters that an hour may bring
 _MEASURE_INTERVAL = 0.5
 _NEAR_LIMIT = 10  # returns of a message, of the 20 that RabbitMQ 4 allows
+
+
+class _LaidAside(NamedTuple):
+    """A delivery that waits until it may be taken, since when, and whether a worker may have died of it."""
+
+    delivery: Delivery
+    since: float
+    is_suspect: bool
 
 
 class BusPipeline:
@@ -72,7 +81,7 @@ class BusPipeline:
         self._say_large_at = 0.0
         self._was_open = False
         self._accepting = False
-        self._laid_aside: deque[Delivery] = deque()
+        self._laid_aside: deque[_LaidAside] = deque()
         self._solitude = Solitude(clock) if solitude is None else solitude
         self._solitude.join(self)
 
@@ -108,7 +117,7 @@ class BusPipeline:
     def prefetch(self, queue: str) -> int:
         """Return how many unacknowledged messages a queue may send now."""
         prefetch = self._flow.prefetch(queue)
-        if self._laid_aside or self._solitude.is_of_another(self):
+        if self._laid_aside or self._solitude.is_wanted:
             return 0
         if self._breaker.open:
             self._say_breaker()
@@ -122,16 +131,39 @@ class BusPipeline:
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery: convert it and put it into the batch, unless that would endanger others."""
         self._accepting = True  # before looking at the others, who look at this before they begin
-        another = self._solitude.had_by
-        if another is None and not delivery.redelivered:
-            self._take(delivery)
-        elif another not in (None, self) or self._processor.suspects(delivery):
-            self._laid_aside.append(delivery)
+        is_suspect = delivery.redelivered and self._processor.suspects(delivery)
+        if is_suspect or self._solitude.had_by is not None:
+            self._laid_aside.append(_LaidAside(delivery, self._clock(), is_suspect))
         else:
-            self._take(delivery, alone=self._flow.after_death)
+            self._take(delivery, alone=delivery.redelivered and self._flow.after_death)
         self._accepting = False
 
-    def _take(self, delivery: Delivery, *, alone: bool = False) -> None:
+    def _take_what_was_laid_aside(self) -> None:
+        """Take suspects one by one, alone, and what only came while a bus was alone as anything else."""
+        while self._laid_aside:
+            first = self._laid_aside[0]
+            if first.is_suspect:
+                if self.idle and self._solitude.ask(self):
+                    self._take(self._laid_aside.popleft().delivery, alone=True, since=first.since)
+                return
+            if self.idle:
+                self._solitude.leave(self)
+            self._accepting = True
+            may_be_taken = self._solitude.had_by is None
+            if may_be_taken:
+                self._laid_aside.popleft()
+                alone = first.delivery.redelivered and self._flow.after_death
+                self._take(first.delivery, alone=alone, since=first.since)
+            self._accepting = False
+            if not may_be_taken:
+                return
+
+    def _take(self, delivery: Delivery, *, alone: bool = False, since: float = math.inf) -> None:
+        """Convert a delivery and put it into the batch.
+
+        :param alone: whether that is one of its own.
+        :param since: when it came, where it was laid aside since.
+        """
         if alone:
             self._hand_over()
         started = 0.0 if self._batcher.filling.deliveries else time.perf_counter()
@@ -139,12 +171,14 @@ class BusPipeline:
         if started:
             self._metrics.convert_seconds.observe(time.perf_counter() - started)
         is_full = self._batcher.add(delivery, outcome)
+        filling = self._batcher.filling
+        filling.opened_at = min(filling.opened_at, since)
         returns = delivery.returns
         if returns >= _NEAR_LIMIT:
             self._metrics.near_limit.inc()
         exceeded = self._flow.received(delivery.queue, delivery.bytes_held, returns, delivery.redelivered)
         if is_full or alone:
-            self._batcher.filling.alone = alone
+            filling.alone = alone
             self._hand_over()
         if exceeded:
             LOG.info(
@@ -160,9 +194,7 @@ class BusPipeline:
 
         :param eager: nothing more is at hand, so an idle recording thread may get what there is.
         """
-        if eager and self._laid_aside and self.idle and self._solitude.ask(self):
-            self._take(self._laid_aside.popleft(), alone=True)
-        if self._batcher.due or self._flow.waits_for_acks or (eager and self.waiting()):
+        if self._batcher.due or self._flow.waits_for_acks or (eager and self._batch_may_go()):
             self._hand_over()
         settled = []
         while not self._settled.empty():
@@ -173,20 +205,36 @@ class BusPipeline:
             self._flow.settled(Counter(delivery.queue for delivery in batch.deliveries), batch.size)
             self._judge(batch)
             settled.append(batch)
-        if self.idle and not self._laid_aside:
+        if eager and self._laid_aside:
+            self._take_what_was_laid_aside()
+        # What the store takes of others, but not of this bus, would keep these waiting.
+        if (self.idle and not self._laid_aside) or self._recording.refuses(self):
             self._solitude.leave(self)
         if self._clock() >= self._measure_at:
             self._measure()
         return settled
 
     def waiting(self) -> bool:
-        """Whether what is here may go, as the recording thread has nothing of this bus."""
+        """Whether what is here may go on at once."""
+        return self._batch_may_go() or self._laid_aside_may_go()
+
+    def _laid_aside_may_go(self) -> bool:
+        if not self._laid_aside:
+            return False
+        if self._laid_aside[0].is_suspect:
+            return self.idle and self._solitude.may_ask(self)
+        return self._solitude.had_by in (None, self) and self.idle
+
+    def _batch_may_go(self) -> bool:
+        """Whether the batch may go, as the recording thread has nothing of this bus."""
         # While the breaker is open a probe must be worth judging: it fills, or gets old.
         return len(self._batcher) > 0 and not self._outstanding and not self._breaker.open
 
     def must_give_back(self) -> bool:
-        """Whether the oldest batch has waited for the store as long as it may."""
-        return bool(self._outstanding) and self._clock() - self._outstanding[0].opened_at > self._hold_limit
+        """Whether the oldest batch, or what was laid aside, has waited for the store as long as it may."""
+        since = [self._outstanding[0].opened_at] if self._outstanding else []
+        since += [self._laid_aside[0].since] if self._laid_aside else []
+        return bool(since) and self._clock() - min(since) > self._hold_limit
 
     def flush(self) -> bool:
         """Hand over what is left; return whether nothing is outstanding."""

@@ -59,6 +59,13 @@ class Solitude:
             self._asked_by = self.had_by = None
             self._free.release()
 
-    def is_of_another(self, bus: Bus) -> bool:
-        """Whether another one is alone, or wants to be: nothing more is to be read."""
-        return self._asked_by not in (None, bus)
+    def may_ask(self, bus: Bus) -> bool:
+        """Whether a bus would be alone if it asked now."""
+        if self._asked_by not in (None, bus):
+            return False
+        return all(other.idle for other in self._buses if other is not bus)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether any bus is alone, or wants to be: nothing more is to be read, by that one neither."""
+        return self._asked_by is not None

@@ -17,7 +17,8 @@ def test_a_bus_is_alone_once_the_others_have_nothing_in_hand_which_read_nothing_
     for bus in (one, other):
         solitude.join(bus)
     assert not solitude.ask(one)
-    assert [solitude.is_of_another(bus) for bus in (one, other)] == [False, True]
+    assert solitude.is_wanted, "by none is more to be read, by the one that is to be alone neither"
+    assert not solitude.may_ask(one)
     assert solitude.had_by is None, "what the other has in hand it may finish"
     assert not solitude.ask(other), "one at a time"
     other.idle = True
@@ -26,7 +27,8 @@ def test_a_bus_is_alone_once_the_others_have_nothing_in_hand_which_read_nothing_
     solitude.leave(other)
     assert solitude.had_by is one
     solitude.leave(one)
-    assert not solitude.is_of_another(other)
+    assert not solitude.is_wanted
+    assert solitude.may_ask(other)
     assert solitude.ask(other)
 
 
