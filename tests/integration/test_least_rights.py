@@ -193,6 +193,19 @@ def test_partitions_are_written_with_few_rights_and_expired_by_their_owner(parti
 
 
 @pytest.mark.postgresql
+def test_partitions_are_checked_with_few_rights(partitioned_store: Store) -> None:
+    def told() -> dict[str, tuple[str, str]]:
+        return {finding.subject: (finding.level, finding.text) for finding in ingest.check()}
+
+    with partitioned_store.connection("panko_ingest") as ingest:
+        ingest.record_events([event("a", datetime.datetime.now(datetime.UTC).replace(tzinfo=None))])
+        assert told()["partitions"][0] == "ok"
+        assert "failure" not in {level for level, _ in told().values()}
+        ingest.record_events([event("b", datetime.datetime(2300, 1, 1))])
+        assert "holds events of the future" in told()["partitions"][1]
+
+
+@pytest.mark.postgresql
 def test_rights_that_partitions_need_are_told_where_they_lack(
     partitioned_store: Store, postgresql: PostgreSQL
 ) -> None:
