@@ -39,6 +39,12 @@ WHERE row_security_active(name::oid)
 ORDER BY 1 LIMIT 1
 """
 
+# Generated ones of an operator's take no value.
+_STORED_COLUMNS = (
+    "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute "
+    "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''"
+)
+
 T = TypeVar("T")
 
 LOCK_TIMEOUT = 0.1
@@ -166,9 +172,11 @@ def _split(connection: sa.Connection, new: Sequence[Partition], most_moved: int 
     make(connection, bounded)
     for table, key in KEYS.items():
         if count:
+            columns = connection.exec_driver_sql(_STORED_COLUMNS, (table,)).scalar_one()
             connection.exec_driver_sql(
-                f"WITH moved AS (DELETE FROM {table}_last WHERE {key} < {end} RETURNING *) "  # noqa: S608 - ours
-                f"INSERT INTO {table} SELECT * FROM moved"
+                f"WITH moved AS (DELETE FROM {table}_last WHERE {key} < {end} RETURNING {columns}) "  # noqa: S608
+                f"INSERT INTO {table} ({columns}) SELECT {columns} FROM moved",
+                execution_options={"no_parameters": True},
             )
         connection.exec_driver_sql(
             f"ALTER TABLE {table} ATTACH PARTITION {table}_last FOR VALUES FROM ({end}) TO (MAXVALUE)"

@@ -695,6 +695,29 @@ def test_new_partitions_are_split_off_ahead_of_need_with_what_is_there_already(s
     assert store.record_events([event("soon", -5)]).duplicates == (0,)
 
 
+def test_events_are_carried_to_new_partitions_with_columns_of_an_operators(store: Connection) -> None:
+    with store.engine.begin() as connection:
+        for statement in (
+            "ALTER TABLE event ADD gone int",
+            "ALTER TABLE event DROP gone",
+            "ALTER TABLE event ADD day date GENERATED ALWAYS AS (generated::date) STORED",
+            "ALTER TABLE event ADD \"In %s\" text DEFAULT 'words'",
+            "ALTER TABLE trait_int ADD double bigint GENERATED ALWAYS AS (value * 2) STORED",
+        ):
+            connection.execute(sa.text(statement))
+    store.record_events([event("soon", -5), event("now", 0)])
+    with store.engine.begin() as connection:
+        connection.execute(sa.text('UPDATE event SET "In %s" = message_id'))
+
+    assert partition_ddl.split(store.engine, "day", TODAY) > 0
+
+    assert places(store) == {"soon": "p20260315", "now": "p20260310"}
+    found = rows(
+        store, 'SELECT day, "In %s", double FROM event e JOIN trait_int ON event_id = e.id ORDER BY day'
+    )
+    assert found == [(TODAY, "now", 8), (datetime.date(2026, 3, 15), "soon", 8)]
+
+
 def test_days_in_which_nobody_split_become_one_partition(store: Connection) -> None:
     later = NOON + datetime.timedelta(days=300)
     store.record_events([event("a", -100)])
