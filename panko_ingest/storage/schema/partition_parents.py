@@ -47,6 +47,8 @@ UNION SELECT format('row-level security of %%s', oid::regclass) FROM plain WHERE
 UNION SELECT format('replica identity of %%s by %%s', indrelid::regclass, indexrelid::regclass)
 FROM pg_index JOIN plain ON plain.oid = indrelid AND relreplident = 'i'
 WHERE indisreplident AND NOT indisprimary
+UNION SELECT format('identity column %%I of %%s', attname, attrelid::regclass)
+FROM pg_attribute JOIN plain ON plain.oid = attrelid WHERE attidentity <> ''
 ORDER BY 1
 """
 
@@ -104,6 +106,14 @@ FROM pg_class c, LATERAL (
     SELECT (aclexplode(relacl)).grantee
     UNION SELECT (aclexplode(attacl)).grantee FROM pg_attribute WHERE attrelid = c.oid
 ) AS granted WHERE c.oid = %s::regclass AND grantee <> relowner
+"""
+
+# They number the columns of the whole table, and would keep the part that owns them from being dropped.
+_SEQUENCES_TO_WHOLE = """
+SELECT format('ALTER SEQUENCE %%s OWNED BY %%I.%%I', s.oid::regclass, %s::text, attname)
+FROM pg_depend d JOIN pg_class s ON classid = 'pg_class'::regclass AND s.oid = objid AND relkind = 'S'
+JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid
+WHERE refclassid = 'pg_class'::regclass AND refobjid = %s::regclass AND deptype = 'a'
 """
 
 _IDENTITY = (
@@ -179,6 +189,11 @@ def storage(connection: sa.Connection, table: str) -> str:
     return _all(connection, _STORAGE, table)[0] or ""
 
 
+def of_the_whole(connection: sa.Connection, table: str, part: str) -> list[str]:
+    """Return the statements that take from a part, once a plain table, what is the whole table's alone."""
+    return [*_all(connection, _SEQUENCES_TO_WHOLE, table, part), *_all(connection, _RIGHTS_TO_PARTS, part)]
+
+
 def _free_the_sequence(connection: sa.Connection) -> None:
     """Let the numbers of plain ids go on as those of ids by day."""
     name = connection.exec_driver_sql("SELECT pg_get_serial_sequence('event', 'id')::regclass").scalar()
@@ -201,7 +216,7 @@ def _exchange_one(connection: sa.Connection, table: str) -> None:
     )
     connection.exec_driver_sql(f"ALTER TABLE {table} REPLICA IDENTITY {identity(connection, plain)}")
     rights = connection.exec_driver_sql(_RIGHTS, {"plain": plain, "table": table}).scalars().all()
-    for statement in [*made_anew, *rights, *_all(connection, _RIGHTS_TO_PARTS, plain)]:
+    for statement in [*made_anew, *rights, *of_the_whole(connection, table, plain)]:
         connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 

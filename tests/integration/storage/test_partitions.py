@@ -220,6 +220,22 @@ def test_partitions_in_the_place_of_empty_tables_are_stored_and_published_as_tho
     store.close()
 
 
+def test_empty_tables_with_a_numbered_column_of_an_operators_are_replaced(postgresql_url: str) -> None:
+    plain = Connection(postgresql_url)
+    plain.upgrade()
+    with plain.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE event ADD number bigserial")
+    store = connect(postgresql_url, partition_by="week", event_time_to_live="90d")
+
+    store.upgrade()
+
+    assert is_partitioned(store)
+    store.record_events([event("a", 0), event("b", 40)])
+    assert rows(store, "SELECT number FROM event ORDER BY 1") == [(1,), (2,)]
+    plain.close()
+    store.close()
+
+
 def test_a_dry_run_of_db_sync_refuses_to_replace_tables_that_hold_events(postgresql_url: str) -> None:
     plain = Connection(postgresql_url)
     plain.upgrade()
