@@ -24,6 +24,7 @@ END $$
 
 # What goes by the name or the number of a table would stay with the plain one. All that depends on it is
 # asked for, of whatever kind, but what is made anew: its columns' defaults, constraints and indexes.
+# Before PostgreSQL 15 a generated column itself depends on the columns that it reads.
 _WOULD_STAY = """
 WITH plain AS (
     SELECT * FROM pg_class WHERE oid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
@@ -39,6 +40,7 @@ LATERAL pg_identify_object(
     CASE WHEN v.oid IS NULL THEN objsubid ELSE 0 END
 )
 WHERE deptype IN ('n', 'a') AND classid <> 'pg_attrdef'::regclass
+AND NOT (classid = refclassid AND objid = refobjid)
 AND coalesce(c.relkind NOT IN ('i', 'S'), true)
 AND coalesce(
     conrelid NOT IN (SELECT oid FROM plain) OR contype = 'x'

@@ -531,6 +531,9 @@ def test_columns_keep_the_defaults_and_the_compression_that_an_operator_gave_the
     store = filled(postgresql_url, 10)
     with store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE event ADD received timestamptz NOT NULL DEFAULT now()")
+        connection.exec_driver_sql(
+            "ALTER TABLE event ADD day date GENERATED ALWAYS AS (generated::date) STORED"
+        )
         connection.exec_driver_sql("ALTER TABLE event ALTER raw SET COMPRESSION lz4")
 
     store.partition("day", ignore)
