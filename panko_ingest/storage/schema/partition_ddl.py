@@ -72,12 +72,34 @@ def sync(engine: sa.Engine, settings: StorageSettings) -> None:
             with write_transaction(patient) as connection:
                 if not partitions.exist(connection) and width != "none":
                     create(connection, width, today)
+            _take_from_plain(patient)
             return split(patient, width, today, most_moved=None)
 
         if patiently(make, SYNC_PATIENCE) is None:
             raise StorageUnavailable(
                 f"db sync: the tables were in use for {SYNC_PATIENCE:.0f} s by long transactions; try again"
             )
+
+
+def _take_from_plain(engine: sa.Engine) -> None:
+    """Take from tables that became a partition as they were what was left with them at the time."""
+    with read_transaction(engine) as connection:
+        if not _left_with_plain(connection):
+            return
+    with write_transaction(engine) as connection:
+        lock_tables(connection)
+        for statement in _left_with_plain(connection):
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def _left_with_plain(connection: sa.Connection) -> list[str]:
+    plain = [one for one in partitions.found(connection) if one.plain]
+    return [
+        statement
+        for table in EVENT_TABLES
+        for name in partitions.attached(connection, (table,), plain)
+        for statement in partition_parents.of_the_whole(connection, table, name)
+    ]
 
 
 def refuse(engine: sa.Engine, settings: StorageSettings) -> None:

@@ -569,6 +569,35 @@ def test_columns_of_an_operators_that_are_numbered_go_on_and_keep_no_part_from_b
     store.close()
 
 
+def test_db_sync_takes_from_the_old_part_what_the_whole_tables_have_and_asks_for_no_lock_in_vain(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    store = filled(postgresql_url, 10)
+    reader = f"reader_{postgresql_url.rpartition('_')[2]}"
+    postgresql.execute(f"CREATE ROLE {reader} LOGIN")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE event ADD number bigserial")
+        connection.exec_driver_sql(f"GRANT SELECT ON event, event_type TO {reader}")
+    store.partition("day", ignore)
+    with store.engine.begin() as connection:  # as they were left by those who partitioned them before
+        connection.exec_driver_sql(f"GRANT SELECT ON event_plain TO {reader} WITH GRANT OPTION")
+        connection.exec_driver_sql(f"GRANT SELECT (event_id) ON trait_text_plain TO {reader}")
+        connection.exec_driver_sql("ALTER SEQUENCE event_number_seq OWNED BY event_plain.number")
+
+    store.upgrade()
+
+    with psycopg.connect(postgresql_url.replace("postgres@", f"{reader}@"), autocommit=True) as other:
+        assert other.execute("SELECT count(*) FROM event").fetchone() == (10,)
+        for look in ("SELECT count(*) FROM event_plain", "SELECT count(event_id) FROM trait_text_plain"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                other.execute(look.encode())
+    with psycopg.connect(postgresql_url) as other:
+        other.execute("SELECT FROM event")
+        store.upgrade()
+    assert "plain" in store.expire(86400, clock=lambda: NOW + datetime.timedelta(days=20)).partitions
+    store.close()
+
+
 def test_nobody_reads_the_old_part_of_the_tables_past_a_policy_that_is_made_again(
     postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
