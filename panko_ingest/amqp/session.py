@@ -267,12 +267,11 @@ class Session:
         # What came over a channel before can't be acknowledged any more, and comes again.
         open_ones = {queue.number for queue in self._queues}
         began = clock()
-        late = began + _PASSING_ON
         while arrived:
             delivery = arrived.popleft()
             if delivery.channel in open_ones:
                 accept(delivery)
-                if clock() > late:
+                if clock() > began + _PASSING_ON:
                     self._slow = delivery.queue, clock() - began, clock()
                     return
 

@@ -77,11 +77,11 @@ def clear(url: str, seconds: float) -> None:
     json.dump({"cleared": cleared}, sys.stdout)
 
 
-def expire(url: str, seconds: float) -> None:
+def expire(url: str, seconds: float, *, until_any: bool) -> None:
     store = Connection(url)
     ends = time.monotonic() + seconds
     deleted = 0
-    while time.monotonic() < ends or not deleted:  # what is old comes when the writers are at work
+    while time.monotonic() < ends or (until_any and not deleted):
         deleted += store.clear_expired_data(100 * 86400, 50)
         time.sleep(0.01)
     store.close()
@@ -93,7 +93,8 @@ if __name__ == "__main__":
         clear(sys.argv[1], float(sys.argv[3]))
     elif sys.argv[2].startswith("careless"):
         write_whatever_comes(sys.argv[1], int(sys.argv[2].removeprefix("careless")), float(sys.argv[3]))
-    elif sys.argv[2] == "expirer":
-        expire(sys.argv[1], float(sys.argv[3]))
+    elif sys.argv[2].startswith("expirer"):
+        # What is old comes when the writers are at work.
+        expire(sys.argv[1], float(sys.argv[3]), until_any=sys.argv[2] == "expirer-of-some")
     else:
         write(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -93,7 +93,7 @@ def test_four_writers_behind_a_pooler_that_has_fewer_sessions(
 def hammer(store: Connection, url: str, seconds: int, start: Start) -> None:
     """Let four writers and an expirer at a store, and compare what is in it then with what they say."""
     writers = [start(url, worker, seconds) for worker in range(4)]
-    expirer = start(url, "expirer", seconds)
+    expirer = start(url, "expirer-of-some", seconds)
     outcomes = [outcome(writer, seconds) for writer in writers]
     assert outcome(expirer, seconds)["deleted"] > 0
     store.clear_expired_data(100 * 86400)
