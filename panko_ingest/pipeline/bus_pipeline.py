@@ -1,7 +1,6 @@
 """The way of one bus's deliveries to the recording thread, and of the settled batches back."""
 
 import logging
-import math
 import queue
 import time
 from collections import Counter, deque
@@ -131,11 +130,12 @@ class BusPipeline:
     def accept(self, delivery: Delivery) -> None:
         """Take a delivery: convert it and put it into the batch, unless that would endanger others."""
         self._accepting = True  # before looking at the others, who look at this before they begin
-        is_suspect = delivery.redelivered and self._processor.suspects(delivery)
-        if is_suspect or self._solitude.had_by is not None:
+        if not delivery.redelivered and self._solitude.had_by is None:
+            self._take(delivery)
+        elif (is_suspect := self._processor.suspects(delivery)) or self._solitude.had_by is not None:
             self._laid_aside.append(_LaidAside(delivery, self._clock(), is_suspect))
         else:
-            self._take(delivery, alone=delivery.redelivered and self._flow.after_death)
+            self._take(delivery, alone=self._flow.after_death)
         self._accepting = False
 
     def _take_what_was_laid_aside(self) -> None:
@@ -158,7 +158,7 @@ class BusPipeline:
             if not may_be_taken:
                 return
 
-    def _take(self, delivery: Delivery, *, alone: bool = False, since: float = math.inf) -> None:
+    def _take(self, delivery: Delivery, *, alone: bool = False, since: float | None = None) -> None:
         """Convert a delivery and put it into the batch.
 
         :param alone: whether that is one of its own.
@@ -171,14 +171,14 @@ class BusPipeline:
         if started:
             self._metrics.convert_seconds.observe(time.perf_counter() - started)
         is_full = self._batcher.add(delivery, outcome)
-        filling = self._batcher.filling
-        filling.opened_at = min(filling.opened_at, since)
+        if since is not None:
+            self._batcher.filling.opened_at = min(self._batcher.filling.opened_at, since)
         returns = delivery.returns
         if returns >= _NEAR_LIMIT:
             self._metrics.near_limit.inc()
         exceeded = self._flow.received(delivery.queue, delivery.bytes_held, returns, delivery.redelivered)
         if is_full or alone:
-            filling.alone = alone
+            self._batcher.filling.alone = alone
             self._hand_over()
         if exceeded:
             LOG.info(
@@ -208,7 +208,8 @@ class BusPipeline:
         if eager and self._laid_aside:
             self._take_what_was_laid_aside()
         # What the store takes of others, but not of this bus, would keep these waiting.
-        if (self.idle and not self._laid_aside) or self._recording.refuses(self):
+        is_through = self.idle and not self._laid_aside
+        if self._solitude.is_wanted and (is_through or self._recording.refuses(self)):
             self._solitude.leave(self)
         if self._clock() >= self._measure_at:
             self._measure()
