@@ -63,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             log_setup.log_to_standard_error(conf)
         code = _run(conf)
     except KeyboardInterrupt:
+        # Python remembers one that came amid code out of a text (SQLAlchemy generates some), and `python -m`
+        # dies of it at its end, whatever is returned here, unless it has run another such text.
+        exec("")  # noqa: S102
         if conf is not None and getattr(conf.command, "goes_on", False):
             fail("interrupted: what is done stays, and the same command does the rest", EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED

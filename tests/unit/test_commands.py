@@ -3,6 +3,8 @@
 import datetime
 import json
 import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -219,3 +221,14 @@ def test_a_file_that_is_no_database_is_not_said_to_be_mended_by_db_sync(
         told = capsys.readouterr().err
         assert "is not a database (let [database] connection name another file" in told
         assert "db sync" not in told
+
+
+def test_an_interrupt_in_generated_code_ends_a_command_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text(
+        "import sys\n"
+        "from panko_ingest.cli import main\n"
+        "main.read = lambda arguments: exec('raise KeyboardInterrupt')\n"
+        "sys.exit(main.main([]))\n"
+    )
+    ended = subprocess.run([sys.executable, "-m", "interrupted"], cwd=tmp_path, timeout=60, check=False)
+    assert ended.returncode == 130
