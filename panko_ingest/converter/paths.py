@@ -11,9 +11,9 @@ from functools import cache
 from typing import Any
 
 from jsonpath_ng import DatumInContext, JSONPath
+from jsonpath_ng.ext import parser as extended
 from jsonpath_ng.ext.arithmetic import Operation
 from jsonpath_ng.ext.filter import Expression, Filter
-from jsonpath_ng.ext.parser import parse
 
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
@@ -38,7 +38,7 @@ def parse_path(path: str) -> JSONPath:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # definitions of years ago are no news
-        parsed = parse(_PATTERN.sub(_marked, path))
+        parsed: JSONPath = _parser().parse(_PATTERN.sub(_marked, path))
     for part in _parts(parsed):
         if isinstance(part, Filter):
             part.expressions = [_as_ceilometer_compares(one) for one in part.expressions]
@@ -47,6 +47,14 @@ def parse_path(path: str) -> JSONPath:
         elif isinstance(part, Operation) and part.op is operator.mul:
             part.op = _product
     return parsed
+
+
+@cache
+def _parser() -> Any:
+    # parse() makes a new one for each path; up to 1.7 that takes 13 ms, and a cloud's definitions have 400.
+    if hasattr(extended, "ExtendedJsonPathParser"):
+        return extended.ExtendedJsonPathParser()
+    return extended.ExtentedJsonPathParser()  # type: ignore[operator]
 
 
 def _marked(found: re.Match[str]) -> str:
