@@ -7,6 +7,7 @@ from panko_ingest import config, config_reader
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import tables
 from panko_ingest.storage.schema import revisions
+from panko_ingest.storage.schema.migration_connection import migrating
 
 
 def main() -> None:
@@ -19,7 +20,7 @@ def main() -> None:
         return
     url = context.get_x_argument(as_dictionary=True).get("url")
     url = url or config.database_url(config_reader.prepare_service([])).url
-    with revisions.migrating(url) as connection:
+    with migrating(url) as connection:
         _migrate(connection)
 
 

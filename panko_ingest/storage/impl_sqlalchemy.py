@@ -98,7 +98,9 @@ class Connection(base.Connection):
         return databases.of(self.engine).missing_file(self.engine)
 
     def left_out_on_a_cluster(self, *, dry_run: bool = False) -> list[str]:
-        return revisions.left_out_on_a_cluster(self.engine, dry_run=dry_run)
+        from panko_ingest.storage.schema import upgrades  # noqa: PLC0415 - alembic
+
+        return upgrades.left_out_on_a_cluster(self.engine, dry_run=dry_run)
 
     def upgrade(
         self,
@@ -107,22 +109,28 @@ class Connection(base.Connection):
         postpone_rewrites: bool = False,
         block_cluster: bool = False,
     ) -> None:
+        from panko_ingest.storage.schema import upgrades  # noqa: PLC0415 - alembic
+
         partition_ddl.refuse(self.engine, self._settings)
-        revisions.upgrade(
+        upgrades.upgrade(
             self.engine, version, postpone_rewrites=postpone_rewrites, block_cluster=block_cluster
         )
         partition_ddl.sync(self.engine, self._settings)
         self._recorder.forget()
 
     def pending_rewrites(self, *, dry_run: bool = False) -> dict[str, str]:
-        return revisions.pending_rewrites(self.engine, dry_run=dry_run)
+        from panko_ingest.storage.schema import upgrades  # noqa: PLC0415 - alembic
+
+        return upgrades.pending_rewrites(self.engine, dry_run=dry_run)
 
     def sync_obstacles(self) -> tuple[list[str], list[str]]:
+        from panko_ingest.storage.schema import upgrades  # noqa: PLC0415 - alembic
+
         partition_ddl.refuse(self.engine, self._settings)
 
         def look(connection: sa.Connection) -> tuple[list[str], list[str]]:
             users = databases.of(connection).table_users(connection, EVENT_TABLES, 1.0)
-            found = revisions.obstacles(connection) + partition_ddl.obstacles(connection, self._settings)
+            found = upgrades.obstacles(connection) + partition_ddl.obstacles(connection, self._settings)
             return found, list(users)
 
         return read(self.engine, self._settings, look)

@@ -14,6 +14,7 @@ from panko_ingest.storage.database import leases
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import revisions
+from panko_ingest.storage.schema.migration_connection import migrating
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.timestamps import parse
 from tests.services import MariaDB
@@ -89,7 +90,7 @@ def test_a_change_of_the_schema_stops_before_the_next_step_when_its_lease_is_los
     if store.engine.dialect.name == "sqlite":
         pytest.skip("SQLite's writers wait for each other")
     with (
-        revisions.migrating(store.engine) as connection,
+        migrating(store.engine) as connection,
         store.engine.begin() as other,
     ):
         other.exec_driver_sql("UPDATE panko_ingest_lease SET holder = 'other' WHERE name = 'migration'")

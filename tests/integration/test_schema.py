@@ -22,7 +22,8 @@ from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.recording import recorder
-from panko_ingest.storage.schema import revisions
+from panko_ingest.storage.schema import migration_connection, revisions
+from panko_ingest.storage.schema.migration_connection import migrating, patient
 from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
 from tests.integration.storage.samples import make_event
@@ -262,7 +263,7 @@ class _Killed(BaseException):
 def _upgrade_dying_at(store: Connection, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Upgrade, and die before the statement of this number that changes the schema; tell whether it did."""
     count = iter(range(10_000))
-    engine = revisions._patient(store.engine)
+    engine = patient(store.engine)
 
     def die(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
         words = statement.split()
@@ -272,7 +273,7 @@ def _upgrade_dying_at(store: Connection, step: int, monkeypatch: pytest.MonkeyPa
 
     sa.event.listen(engine, "before_cursor_execute", die)
     with monkeypatch.context() as patch:
-        patch.setattr(revisions, "_patient", lambda _: engine)
+        patch.setattr(migration_connection, "patient", lambda _: engine)
         try:
             store.upgrade()
         except (_Killed, StorageUnavailable):
@@ -544,7 +545,7 @@ def test_limits_that_a_server_has_for_others_do_not_end_a_change_of_the_schema(
     ]
     for name in limits:
         postgresql.execute(f"ALTER DATABASE {postgresql_url.rpartition('/')[2]} SET {name} = '10s'")
-    with revisions.migrating(postgresql_url) as connection:
+    with migrating(postgresql_url) as connection:
         shown = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in limits}
     assert shown == dict.fromkeys(limits, "0")
 

@@ -3,7 +3,16 @@
 import subprocess
 import sys
 
-NOT_FOR_THE_DAEMON = {"aiohttp", "hypothesis", "matplotlib", "numpy", "oslo_messaging", "pytest", "rich"}
+NOT_FOR_THE_DAEMON = {
+    "aiohttp",
+    "alembic",
+    "hypothesis",
+    "matplotlib",
+    "numpy",
+    "oslo_messaging",
+    "pytest",
+    "rich",
+}
 COMMANDS = {"aliases", "main", "serve"}
 
 

@@ -1,7 +1,7 @@
 """The one retry layer around rows: a whole transaction is run again, and nothing smaller.
 
 What changes the schema needs the tables for itself and is patient in ways of its own:
-``schema/revisions.py`` and ``schema/partition_ddl.py:patiently``.
+``schema/upgrades.py`` and ``schema/partition_ddl.py:patiently``.
 """
 
 import time

@@ -20,6 +20,7 @@ from panko_ingest.storage.database import base as databases, clocks, error_class
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.schema import partition_parents, partitions, revisions
+from panko_ingest.storage.schema.migration_connection import migrating
 from panko_ingest.storage.schema.partitions import KEYS, Partition, first_id
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES
@@ -65,7 +66,7 @@ def sync(engine: sa.Engine, settings: StorageSettings) -> None:
     if not databases.of(engine).has_partitions:
         return
     today = clocks.borne_out(engine, settings).date()
-    with revisions.migrating(engine) as connection:
+    with migrating(engine) as connection:
         patient, width = connection.engine, settings.partition_by
 
         def make() -> int:

@@ -21,6 +21,7 @@ from panko_ingest.storage.database import base as databases, clocks
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.schema import partition_ddl, partition_parents, partitions, revisions
+from panko_ingest.storage.schema.migration_connection import migrating
 from panko_ingest.storage.schema.partition_parents import PLAIN_IDS
 from panko_ingest.storage.schema.partitions import KEYS, PLAIN_SUFFIX, SEQUENCE_BITS, Partition, first_id
 from panko_ingest.storage.settings import StorageSettings
@@ -49,8 +50,8 @@ def migrate(engine: sa.Engine, settings: StorageSettings, width: str, tell: Told
         raise ConfigError("db partition: partitions need PostgreSQL")
     if reason := partitions.too_many(width, settings.event_time_to_live):
         raise ConfigError(reason)
-    with revisions.migrating(engine) as migrating:
-        _Migration(migrating.engine, settings, tell).run(width)
+    with migrating(engine) as connection:
+        _Migration(connection.engine, settings, tell).run(width)
 
 
 class _Migration:
