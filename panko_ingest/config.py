@@ -239,7 +239,8 @@ NOTIFICATION_OPTS = [
         default=64 * 1024 * 1024,
         min=1024,
         help="Bytes of unacknowledged messages, decompressed, above which a worker stops reading until they "
-        "are committed.",
+        "are committed. What the broker has sent by then comes on top: prefetch_count messages of each queue "
+        "at most.",
     ),
     cfg.IntOpt(
         "max_message_size",
@@ -603,8 +604,8 @@ def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:
     ]
     if not all(urls):
         raise ConfigError(
-            "[oslo_messaging_notifications] transport_url is not set: "
-            "write rabbit://user:password@host:5672/vhost"
+            "no bus to read from: set [DEFAULT] transport_url or [notification] messaging_urls, "
+            "such as rabbit://user:password@host:5672/vhost"
         )
     return list(urls)
 

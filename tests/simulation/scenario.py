@@ -68,6 +68,7 @@ class Scenario:
         self._open: set[str] = set()
         self._unpublished = 0
         self._committed_at = 0.0
+        self._violations: list[Violation] = []
         random = self.random
         self.pool = random.random() < 0.3
         self.buses = [self._bus(f"bus{number}") for number in range(random.choice([1, 1, 2, 3]))]
@@ -103,15 +104,20 @@ class Scenario:
 
     # What must hold at each step.
 
+    def _violated(self, text: str) -> Violation:
+        """Note down what did not hold, as the daemon takes what is raised for a fault of store or broker."""
+        self._violations.append(Violation(text))
+        return self._violations[-1]
+
     def _acked(self, message: Message) -> None:
         known = self.published[message.message_id]
         self.acked += 1
         if known.kind != "unwanted" and not self._is_stored(message):
-            raise Violation(f"{message.message_id} is acknowledged and not stored")
+            raise self._violated(f"{message.message_id} is acknowledged and not stored")
 
     def _dropped(self, message: Message) -> None:
         if not self._is_stored(message) and not self.published[message.message_id].excused:
-            raise Violation(
+            raise self._violated(
                 f"{message.message_id} ({self.published[message.message_id].kind}) came back "
                 f"{message.acquired_count} times and was dropped by the broker"
             )
@@ -134,9 +140,9 @@ class Scenario:
             size = sum(flow.bytes for flow in process.flows)
             queues = len(process.flows) * len(KEYS)
             if held > 2 * PREFETCH * queues:  # who changes a prefetch has the old one in hand, too
-                raise Violation(f"{held} messages in hand of {queues} queues")
-            if size > MAX_BYTES + PREFETCH * LARGEST:
-                raise Violation(f"{size} bytes in hand")
+                raise self._violated(f"{held} messages in hand of {queues} queues")
+            if size > MAX_BYTES + queues * PREFETCH * LARGEST:  # which each may have been sent by then
+                raise self._violated(f"{size} bytes in hand of {queues} queues")
 
     # What is published.
 
@@ -215,6 +221,8 @@ class Scenario:
             self.world.run_until(self.calm_at)
             bound = RECOVERY + PER_HANG * self.hangs
             done = self.world.run_until(self.calm_at + bound, self._settled)
+            for violation in self._violations:
+                raise violation
             self._check_end(done, bound)
             self._check_that_reading_goes_on()
             if self.local:
