@@ -24,6 +24,7 @@ from tests.services import MariaDB, PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
 
 PAGE = ROOT / "docs" / "minimal-grants.md"
+README = ROOT / "README.md"
 ACCOUNTS = ("panko_owner", "panko_ingest", "panko_expirer", "panko_reader")
 LONG_AGO = datetime.datetime(2001, 1, 1)
 
@@ -320,26 +321,28 @@ def test_the_documented_account_at_the_broker_can_read(
 @pytest.mark.rabbitmq
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("release", ["rabbitmq", "newest_rabbitmq"])
+@pytest.mark.parametrize("creates", [False, True])
 def test_the_documented_account_at_the_broker_can_publish(
-    request: pytest.FixtureRequest, release: str, sqlite_url: str, tmp_path: Path
+    request: pytest.FixtureRequest, creates: bool, release: str, sqlite_url: str, tmp_path: Path
 ) -> None:
     server: RabbitMQ = request.getfixturevalue(release)
     url = server.create_vhost()
     server.ctl("add_user", "panko-ingest", "BROKER_PASSWORD")
     try:
-        set_permissions(server, url, "publish")
+        set_permissions(server, url, "samples" if creates else "publish", README if creates else PAGE)
         with Bus(url) as bus:
-            bus.declare(exchange="openstack")
+            if not creates:
+                bus.declare(exchange="openstack")
             few_rights = url.replace("guest:guest", "panko-ingest:BROKER_PASSWORD")
-            publish(configuration(tmp_path, few_rights, sqlite_url))
+            publish(configuration(tmp_path, few_rights, sqlite_url), *(["--create"] if creates else []))
             assert bus.count() == 1
     finally:
         server.ctl("delete_user", "panko-ingest")
         server.drop_vhost(url)
 
 
-def set_permissions(rabbitmq: RabbitMQ, broker_url: str, kind: str) -> None:
-    (block,) = blocks("bash", "rabbitmq", kind, path=PAGE)
+def set_permissions(rabbitmq: RabbitMQ, broker_url: str, kind: str, page: Path = PAGE) -> None:
+    (block,) = blocks("bash", "rabbitmq", kind, path=page)
     (line,) = commands(block)
     program, action, *words = shlex.split(line)
     assert (program, action) == ("rabbitmqctl", "set_permissions")
