@@ -14,7 +14,7 @@ _LONGEST_FLOOD = 100 * WINDOW
 """Messages without a good one from which on nothing seems to wait behind them."""
 
 Source = tuple[str, str]
-"""Who published a message, and of which type; what it came by, if it is a dead letter for what is in it.
+"""Publisher and event type; exchange and routing key of a message that is at fault itself.
 
 Anybody may write any publisher's name into a message that is at fault.
 """

@@ -12,7 +12,7 @@ from kombu.connection import Connection
 from panko_ingest.amqp import framing, tls
 from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.delivery_frames import Receiver
-from panko_ingest.amqp.link import CONSUMER_TIMEOUT, PRIORITY, Waker
+from panko_ingest.amqp.link import CONSUMER_TIMEOUT, PRIORITY, PRODUCT, Waker
 from panko_ingest.amqp.urls import Broker
 from panko_ingest.delivery import Delivery
 
@@ -47,7 +47,7 @@ class AmqpLink:
             connect_timeout=CONNECT_TIMEOUT,
             transport=framing.Transport,
             transport_options={
-                "client_properties": {"product": "panko-ingest", **client_properties},
+                "client_properties": {"product": PRODUCT, **client_properties},
                 "socket_settings": {socket.TCP_USER_TIMEOUT: max(broker.heartbeat, 10) * 1000},
             },
         )

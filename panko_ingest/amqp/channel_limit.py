@@ -8,7 +8,7 @@ from amqp.exceptions import ChannelError
 
 from panko_ingest.backoff import Backoff
 
-# To find out whether there may be more costs the connection where there may not. A busy broker counts those
+# Where there is a limit, to try one channel more costs the connection. A busy broker counts those
 # that were just closed: what it allowed at first may be less than what it allows soon after.
 _FIRST_PAUSE = 5.0
 _LONGEST_PAUSE = 1800.0

@@ -14,6 +14,9 @@ from panko_ingest.delivery import Delivery
 # What ends a connection and nothing more. Anything else is a fault of ours and ends the worker.
 LINK_ERRORS = (AMQPError, KombuError, OSError)
 
+PRODUCT = "panko-ingest"
+"""How our connections call themselves."""
+
 PRIORITY = "x-priority"
 """The argument of a consumer that every queue takes but a stream."""
 

@@ -16,11 +16,9 @@ from dataclasses import dataclass, field
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from panko_ingest.amqp.link import PRODUCT
 from panko_ingest.amqp.urls import Bus
 from panko_ingest.errors import BrokerError, ConfigError
-
-PRODUCT = "panko-ingest"
-"""How our connections call themselves."""
 
 _PATIENCE = 10.0
 _MAX_ANSWER = 256 * 1024 * 1024

@@ -119,7 +119,7 @@ def parse(
     virtual transports.
     Options after ``?`` (ssl and those that begin so; login_method and heartbeat, or what oslo.messaging calls
     these) come before the keywords, which are the defaults. A file for TLS asks for TLS, if ``ssl`` does not
-    forbid it; ``amqps://`` does for all hosts or for none.
+    forbid it; ``amqps://`` asks for it, too, and then stands before each host.
 
     :param tls: encrypt so, unless the URL says not to.
     :param trust: encrypt so where only the URL says to.

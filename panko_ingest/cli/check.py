@@ -123,7 +123,7 @@ def log(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         if os.access(written, os.W_OK):
             yield Finding(OK, "log", f"{path}: the daemon writes it, if it runs as this user")
         else:
-            text = f"[DEFAULT] log_file, log_dir: {path}: user {os.geteuid()} may not write"
+            text = f"[DEFAULT] log_file, log_dir: {path}: user {os.geteuid()} may not write it: chown it"
             yield Finding(FAILURE, "log", text)
     elif set(writers) <= {"user 0"}:
         # Whose the folder is, that is the daemon's user, where it isn't root's as well.
@@ -159,7 +159,8 @@ def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     """Compare the number of workers with the processors, and how long they hold with the broker's."""
     options, usable = conf.notification, processors.usable()
     if options.workers > 4 * usable:
-        text = f"{options.workers} workers on {usable} processors: set [notification] workers"
+        most = f"set [notification] workers to {4 * usable} at most"
+        text = f"{options.workers} workers on {usable} processors: {most}"
         yield Finding(WARNING, "workers", text)
     if control_groups.die_together():
         yield Finding(WARNING, "workers", control_groups.DIE_TOGETHER)

@@ -40,7 +40,7 @@ class Solitude:
         self._buses.append(bus)
 
     def ask(self, bus: Bus) -> bool:
-        """Return whether a bus is alone now. If not, the others read no more until it was, and leaves."""
+        """Return whether a bus is alone now; if not, the others stop reading until it was, and left."""
         if self._asked_by is not bus:
             if not self._free.acquire(blocking=False):
                 return False

@@ -15,9 +15,9 @@ _ENTITY = re.compile(
 
 
 def written_plainly(data: bytes, steps: Steps) -> bytes | None:
-    """Return text of the same length, blanks behind what was an entity; None where there is none.
+    """Return text of the same length, with blanks behind what was an entity; None where there is none.
 
-    They are before what opens an element, whose name follows at once.
+    For what opens an element they stand before it, as its name has to follow at once.
 
     :raises TooMuchText: there are more than are looked at.
     """

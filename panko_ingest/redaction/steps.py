@@ -28,7 +28,10 @@ class Steps:
         return self._left >= 0
 
     def take(self, count: int = 1) -> None:
-        """:raises TooMuchText: none are left."""
+        """Use up so many steps.
+
+        :raises TooMuchText: there are not so many left.
+        """
         self._left -= count
         if self._left < 0:
             raise TooMuchText

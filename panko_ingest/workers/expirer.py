@@ -126,7 +126,6 @@ def run_round(
     tell: Callable[[str], None],
     stopping: threading.Event | None = None,
     metrics: Metrics | None = None,
-    clock: Callable[[], datetime.datetime] | None = None,
 ) -> ExpiryReport:
     """Delete every expired event and dead letter; return what was done about events.
 
@@ -134,7 +133,6 @@ def run_round(
 
     :param tell: is given a line of what was deleted of either, as soon as it is.
     :param stopping: ends the round between two batches when it is set.
-    :param clock: returns the time, for which the caller vouches; see ``Connection.expire``.
     :raises ClockDoubted: nothing stored bears the time out; nothing was deleted.
     :raises StorageUnavailable: the store is away; what was deleted so far stays deleted.
     """
@@ -143,9 +141,7 @@ def run_round(
         ttl = conf.expirer.dead_letter_time_to_live
         if ttl <= 0:
             return
-        letters = connection.clear_expired_dead_letters(
-            ttl, budget=conf.expirer.interval, stopping=stopping, clock=clock
-        )
+        letters = connection.clear_expired_dead_letters(ttl, budget=conf.expirer.interval, stopping=stopping)
         if metrics is not None:
             metrics.expired.labels("dead_letters").inc(letters)
         tell(f"{letters} dead letters deleted")
@@ -156,7 +152,6 @@ def run_round(
             batch_size=conf.database.events_delete_batch_size,
             budget=conf.expirer.interval,
             stopping=stopping,
-            clock=clock,
         )
     except ClockDoubted:
         raise

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from oslo_config import cfg
 
 from panko_ingest import amqp, config, ineffective_options, log_setup, resources
-from panko_ingest.converter import EventConverter, TypeFilter
+from panko_ingest.converter import EventConverter
 from panko_ingest.errors import ConfigError
 from panko_ingest.shared_state import check_size
 from panko_ingest.storage import get_connection_from_config
@@ -92,7 +92,6 @@ def validate(conf: cfg.ConfigOpts) -> Settings:
         tls.check()
     for expires in (False, True):
         get_connection_from_config(conf, expires=expires).close()
-    TypeFilter(conf.event.types)
     definitions = config.find_definitions(conf)
     converter = from_config.event_converter(conf, str(definitions))
     return Settings(conf, buses, definitions, converter, ineffective)

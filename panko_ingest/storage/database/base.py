@@ -29,7 +29,7 @@ class Database:
     """SQLAlchemy's name for the driver of URLs that name none; empty for its own choice."""
 
     no_other_driver: ClassVar[bool] = False
-    """Whether others lack what we need."""
+    """Whether other drivers lack what we need."""
 
     extra: ClassVar[str] = ""
     """What to install for our driver where it is missing."""
@@ -38,13 +38,13 @@ class Database:
     """Whether the partitioned layout can be made here."""
 
     nulls_last: ClassVar[bool] = False
-    """Whether they come behind all others where it sorts upwards."""
+    """Whether NULLs come last where it sorts upwards."""
 
     one_writer_at_a_time: ClassVar[bool] = False
     """Whether a transaction that writes keeps all others from writing, and can undo changes of the schema."""
 
     integers_have_64_bits: ClassVar[bool] = False
-    """Whether every INTEGER has, whatever it is called."""
+    """Whether each column of integers has 64 bits, whatever its type is called."""
 
     sorts_before_it_limits: ClassVar[bool] = False
     """Whether the planner, left alone, collects and sorts all events that have a trait for a page of few."""

@@ -80,10 +80,10 @@ def limit(
     """Return the time before which rows are expired, naive UTC.
 
     :param column: tells the time of a row.
-    :param clock: tells the time, and the caller vouches for it; by default :func:`now` does, unless it has
-        leapt since this process believed it last. Events of then bear that out at once, and where no row is
-        expired, none is lost by it.
-    :raises ClockDoubted: nothing does.
+    :param clock: tells a time that the caller vouches for. By default it is :func:`now`, and where that has
+        leapt since this process last believed it, events of that time have to bear it out, unless no row
+        would be expired by it.
+    :raises ClockDoubted: nothing bears it out.
     :raises StorageUnavailable: the store can't be asked.
     """
     if clock:

@@ -1,6 +1,7 @@
 """Whose fault it is that a batch is refused: a row's, which then is found, or the store's.
 
-This is the one search there is, for what the database refuses and for what nobody foresaw alike.
+The search goes on within one transaction, by savepoints, for what the database refuses and for what nobody
+foresaw alike. What divides over several transactions asks :func:`may_be_a_rows`.
 
 A refusal is a row's only where others pass. The store's is, whatever it looks like, a clash of a new id with
 one that is there (a sequence behind its table, after a restore or a failover), ids used up, a reference to an

@@ -56,7 +56,7 @@ class Lease:
         """Remember what lease it is; ``name`` is one of those above."""
         self._engine = engine
         self._settings = settings
-        self._name = name
+        self.name = name
         self._holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._now = sa.literal_column(databases.of(engine).now, sa.Double)
         # One that ends later than any is given for was written while the server's clock was wrong.
@@ -71,7 +71,7 @@ class Lease:
 
     def is_free(self) -> bool:
         """Tell whether nobody else holds it."""
-        look = sa.select(LEASES.c.name).where(LEASES.c.name == self._name, self._is_anothers)
+        look = sa.select(LEASES.c.name).where(LEASES.c.name == self.name, self._is_anothers)
         return retry.read(self._engine, self._settings, lambda connection: connection.scalar(look)) is None
 
     def prove(self) -> None:
@@ -81,11 +81,11 @@ class Lease:
         :raises StorageUnavailable: the store can't be asked.
         """
         if not self._write(LEASES.c.holder == self._holder, self._now + DURATION):
-            raise LeaseLost(f"{TABLE}: the lease {self._name!r} of {self._holder} was taken over")
+            raise LeaseLost(f"{TABLE}: the lease {self.name!r} of {self._holder} was taken over")
 
     def renew(self, connection: sa.Connection) -> bool:
         """Tell in a transaction whether the lease is ours; nobody takes it before the transaction's end."""
-        ours = sa.and_(LEASES.c.name == self._name, LEASES.c.holder == self._holder)
+        ours = sa.and_(LEASES.c.name == self.name, LEASES.c.holder == self._holder)
         return bool(
             connection.execute(sa.update(LEASES).where(ours).values(ends=self._now + DURATION)).rowcount
         )
@@ -95,15 +95,15 @@ class Lease:
         try:
             self._write(LEASES.c.holder == self._holder, sa.literal(0.0))
         except (sa.exc.SQLAlchemyError, StorageUnavailable) as error:
-            LOG.info("The lease %s ends by itself: %s", self._name, error)
+            LOG.info("The lease %s ends by itself: %s", self.name, error)
 
     def holder(self) -> str:
         """Return who holds it: host, process and a random name."""
         with read_transaction(self._engine) as connection:
-            return str(connection.scalar(sa.select(LEASES.c.holder).where(LEASES.c.name == self._name)))
+            return str(connection.scalar(sa.select(LEASES.c.holder).where(LEASES.c.name == self.name)))
 
     def _write(self, condition: sa.ColumnElement[bool], ends: sa.ColumnElement[float]) -> bool:
-        wanted = sa.update(LEASES).where(LEASES.c.name == self._name, condition)
+        wanted = sa.update(LEASES).where(LEASES.c.name == self.name, condition)
 
         def write() -> bool:
             with write_transaction(self._engine) as connection:
@@ -213,7 +213,9 @@ def _wait(lease: Lease, ready: Callable[[], bool]) -> None:
     while not ready():
         if time.monotonic() - told >= _TOLD:
             LOG.warning(
-                "waiting for another process, which does this job: %s (host:process:name)", lease.holder()
+                "Waiting for the lease %r, which another process has: %s (host:process:name)",
+                lease.name,
+                lease.holder(),
             )
             told = time.monotonic()
         time.sleep(_LOOKS)
@@ -242,7 +244,7 @@ def _kept(lease: Lease) -> Iterator[None]:
             try:
                 lease.prove()
             except (sa.exc.SQLAlchemyError, StorageUnavailable) as error:
-                LOG.warning("A lease could not be renewed: %s", error)
+                LOG.warning("The lease %r could not be renewed: %s", lease.name, error)
 
     try:
         thread = threads.start(renew, "lease")

@@ -237,6 +237,7 @@ def _identifiers(connection: sa.Connection) -> Iterator[Finding]:
             mend = f"{drop}; {create}"
         wait = "" if beside else " (writers wait while it is made anew)"
         text = (
-            f"{index.name} has no {', '.join(missing)}{wait}: to look for one reads the whole table; {mend}"
+            f"{index.name} does not cover {', '.join(missing)}: to look for one reads the whole table"
+            f"{wait}; {mend}"
         )
         yield Finding(WARNING, "indexes", text)

@@ -222,7 +222,9 @@ def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
         names = partitions.attached(connection, EVENT_TABLES[::-1], old)
         seen_by = connection.exec_driver_sql(_SEE_DELETED, {"tables": [*EVENT_TABLES, *names]}).scalar()
         if seen_by is not None:
-            raise StorageUnavailable(f"{seen_by} is to see each that is deleted", operator=True)
+            raise StorageUnavailable(
+                f"{seen_by} acts on each deleted row, which DROP TABLE would bypass", operator=True
+            )
         for name in names:
             connection.exec_driver_sql(f"DROP TABLE {name}")
         _detach_remains(connection, old[-1].end or datetime.date.max)
