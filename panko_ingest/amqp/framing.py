@@ -6,10 +6,11 @@ that stops in the middle of one neither blocks the thread nor loses anything.
 """
 
 import math
+import select
 import socket
 import time
 from collections.abc import Mapping
-from ssl import SSLContext
+from ssl import SSLContext, SSLError, SSLSocket
 from struct import Struct
 from typing import Any
 
@@ -52,6 +53,9 @@ class _ReadAhead:
     _buffer = b""
     _position = 0
     sock: Any = None
+    host: str
+    port: int
+    connect_timeout: float
     largest_frame = _LARGEST_BEFORE_TUNING
     give_up_at = math.inf
     """When, by the monotonic clock, the handshake has to be over, or an answer has to be here."""
@@ -122,22 +126,54 @@ class _ReadAhead:
         """Go on behind a delivery that was found."""
         self._position = end
 
-    def _connect(self, host: str, port: int, timeout: float) -> None:
-        """Connect to one of the addresses of a name; they share the time that there is for all."""
-        deadline = time.monotonic() + timeout
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.SOL_TCP)
-        for left, (family, kind, protocol, _, address) in zip(range(len(found), 0, -1), found, strict=True):
-            self.sock = socket.socket(family, kind, protocol)
-            self.sock.settimeout(max(0.1, (deadline - time.monotonic()) / left))
+    def connect(self) -> None:
+        """Connect to one of the addresses of a name at which a broker answers; they share the time.
+
+        The system lets us in also where a broker is frozen, and gives the addresses in the same order each
+        time: if that were enough, none but the first would ever be tried.
+        """
+        patience = self.connect_timeout
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM, proto=socket.SOL_TCP)
+        # Only now: a resolver may take longer than any broker.
+        self.give_up_at = time.monotonic() + 2 * patience  # to connect, and to shake hands
+        failure: OSError | None = None
+        for left, self._address in zip(range(len(found), 0, -1), found, strict=True):
+            self.connect_timeout = min(patience, max(0.1, (self.give_up_at - time.monotonic()) / left))
             try:
-                self.sock.connect(address)
-            except OSError:
-                self.sock.close()
-                self.sock = None
-                if left == 1:
-                    raise
+                super().connect()  # type: ignore[misc]
+                if left > 1:
+                    self._expect_greeting()
+            except OSError as error:
+                self._hang_up()
+                # What is wrong with a certificate says more than that nobody listens elsewhere.
+                failure = failure if isinstance(failure, SSLError) else error
             else:
                 return
+        raise failure or OSError("the name has no address")
+
+    def _connect(self, _host: str, _port: int, timeout: float) -> None:
+        family, kind, protocol, _, address = self._address
+        self.sock = socket.socket(family, kind, protocol)
+        self.sock.settimeout(timeout)
+        self.sock.connect(address)
+
+    def _expect_greeting(self) -> None:
+        """Return when the broker has begun to speak.
+
+        :raises OSError: it does not, or hangs up.
+        """
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        if not poll.poll(self.connect_timeout * 1000):
+            raise TimeoutError("the broker does not answer")
+        # Who has shaken hands by TLS is there.
+        if not isinstance(self.sock, SSLSocket) and not self.sock.recv(1, socket.MSG_PEEK):
+            raise ConnectionResetError("the broker closed the connection")
+
+    def _hang_up(self) -> None:
+        if self.sock is not None:
+            self.sock.close()
+        self.sock, self.connected = None, False
 
     def pending(self) -> bool:
         """Whether something is at hand of which poll() on the socket would not tell.
@@ -311,9 +347,7 @@ class Connection(_Bounded, _Legible, pyamqp.Connection):
             write_timeout=write_timeout,
             socket_settings=socket_settings,
         )
-        transport = _SslTransport(host, ssl=ssl, **kwargs) if ssl else _TcpTransport(host, **kwargs)
-        transport.give_up_at = time.monotonic() + 2 * connect_timeout  # to connect, and to shake hands
-        return transport
+        return _SslTransport(host, ssl=ssl, **kwargs) if ssl else _TcpTransport(host, **kwargs)
 
     def handle_available(self) -> None:
         """Take what is at hand and dispatch every whole frame of it."""

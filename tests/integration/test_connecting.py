@@ -3,9 +3,11 @@
 import contextlib
 import itertools
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from amqp.transport import AMQP_PROTOCOL_HEADER, SSLTransport
@@ -16,6 +18,7 @@ from panko_ingest.amqp.link import LINK_ERRORS, Waker
 from panko_ingest.amqp.urls import parse
 from tests.ledger import Ledger
 from tests.reader import Reader
+from tests.services.certificates import Authority
 from tests.unit.test_broker_bytes import OPEN_OK, START, TUNE
 from tests.unit.test_delivery_frames import bytes_of
 from tests.waiting import crowding, wait_until
@@ -41,13 +44,7 @@ def test_a_name_with_four_addresses_that_lead_nowhere_is_given_up_in_time_and_th
     black_hole: int, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(amqp_link, "CONNECT_TIMEOUT", 4.0)
-    resolve = socket.getaddrinfo
-
-    def four_addresses(host: str, port: int, *args: int, **kwargs: int) -> list[object]:
-        found = resolve("127.0.0.1" if host == NAME else host, port, *args, **kwargs)
-        return [*found] * 4 if host == NAME else [*found]
-
-    monkeypatch.setattr(socket, "getaddrinfo", four_addresses)
+    resolving(monkeypatch, *["127.0.0.1"] * 4)
     ledger = Ledger(sqlite_url)
     beats: list[float] = []
     reader = Reader(f"rabbit://{NAME}:{black_hole}/", Topology(("notifications.info",)), ledger.connection)
@@ -60,6 +57,69 @@ def test_a_name_with_four_addresses_that_lead_nowhere_is_given_up_in_time_and_th
     assert reader.lost == 0, "what was never open counts as lost"
     assert took < 4 * 4.0, "each address had all the time"
     assert max(after - before for before, after in itertools.pairwise(beats)) < 3
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str, takes: float = 0) -> None:
+    """Have the resolver give the name of the tests these addresses, in this order."""
+    resolve = socket.getaddrinfo
+
+    def resolved(host: str, port: int, *args: int, **kwargs: int) -> list[object]:
+        if host != NAME:
+            return [*resolve(host, port, *args, **kwargs)]
+        time.sleep(takes)
+        return [found for address in addresses for found in resolve(address, port, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+
+
+def hang_up_on_one(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        listener.accept()[0].close()
+
+
+@pytest.mark.parametrize("fault", ["frozen", "hangs up"])
+def test_a_broker_that_does_not_answer_is_left_for_the_next_address_of_its_name(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(amqp_link, "CONNECT_TIMEOUT", 2.0)
+    broker = FakeBroker(iter([bytes_of([START, TUNE, OPEN_OK])]), pause=5)
+    with socket.create_server(("127.0.0.2", broker.port)) as other:
+        if fault == "hangs up":
+            threading.Thread(target=hang_up_on_one, args=(other,), daemon=True).start()
+        resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
+        (there,) = parse(f"amqp://u:p@{NAME}:{broker.port}/").brokers
+        link = AmqpLink(there, {}, Waker())
+        assert link._sock.getpeername() == ("127.0.0.1", broker.port)
+        link._sock.close()
+
+
+def test_what_is_wrong_with_a_certificate_is_told_though_another_address_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = Authority(tmp_path).sign("broker", NAME)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+
+    def refuse_by_client(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError), listener.accept()[0] as client:
+            context.wrap_socket(client, server_side=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=refuse_by_client, args=(listener,), daemon=True).start()
+        resolving(monkeypatch, "127.0.0.1", "127.0.0.2")
+        (there,) = parse(f"amqps://u:p@{NAME}:{listener.getsockname()[1]}/").brokers
+        with pytest.raises(ssl.SSLCertVerificationError):
+            AmqpLink(there, {}, Waker())
+
+
+def test_a_resolver_that_takes_longer_than_a_broker_may_costs_time_and_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(amqp_link, "CONNECT_TIMEOUT", 0.5)
+    broker = FakeBroker(iter([bytes_of([START, TUNE, OPEN_OK])]), pause=5)
+    resolving(monkeypatch, "127.0.0.1", takes=1.1)
+    (there,) = parse(f"amqp://u:p@{NAME}:{broker.port}/").brokers
+    AmqpLink(there, {}, Waker())._sock.close()
 
 
 def test_stopping_does_not_wait_for_a_connection(black_hole: int, sqlite_url: str) -> None:
