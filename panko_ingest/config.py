@@ -337,7 +337,7 @@ OSLO_MESSAGING_RABBIT_OPTS = [
         "ssl_key_file",
         default="",
         deprecated_name="kombu_ssl_keyfile",
-        help="The key of ssl_cert_file, a PEM file.",
+        help="The key of ssl_cert_file, a PEM file without a passphrase.",
     ),
     cfg.StrOpt(
         "rabbit_login_method",

@@ -1,10 +1,12 @@
 """Looking at a broker without changing anything."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from amqp.exceptions import AccessRefused, ChannelError, NotFound
 
+from panko_ingest import threads
 from panko_ingest.amqp import management, queue_limits
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker, is_absent, words
@@ -12,8 +14,8 @@ from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.queue_state import Known, QueueState
 from panko_ingest.amqp.tls import ANY_NAME_TAKEN
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
-from panko_ingest.amqp.urls import Bus
-from panko_ingest.errors import BrokerError
+from panko_ingest.amqp.urls import Broker, Bus
+from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 
 T = TypeVar("T")
@@ -87,10 +89,15 @@ def inspect(bus: Bus, topology: Topology, ours: int | None, interface: Managemen
         how = "encrypted"
         told = [Finding(WARNING, bus.name, ANY_NAME_TAKEN), *told]
     try:
+        for tls in {broker.tls for broker in bus.brokers if broker.tls}:
+            tls.check()
         found = _visit(
             bus,
             lambda link: [Finding(OK, bus.name, f"lets us in; {how}"), *_look(bus, link, topology, known)],
         )
+        found += _kept_out(bus)
+    except ConfigError as error:
+        found = [Finding(FAILURE, bus.name, str(error))]
     except BrokerError as error:
         text = f"{error}: check host, port, user, password and vhost of transport_url"
         found = [Finding(FAILURE, bus.name, text)]
@@ -124,19 +131,40 @@ def _visit(bus: Bus, look: Callable[[AmqpLink], T]) -> T:
     """Return what ``look`` finds at the first broker of a bus that lets us in."""
     reasons = []
     for broker in bus.shuffled():
-        waker = Waker()
         try:
-            link = AmqpLink(broker, {"connection_name": "panko-ingest inspection"}, waker)
-            try:
-                return look(link)
-            finally:
-                link.close()
-        except LINK_ERRORS as error:
-            why = broker.tls and broker.tls.explain(broker.host, broker.port, error)
-            reasons.append(f"{broker}: {why or words(error)}")
-        finally:
-            waker.close()
+            return _visit_one(broker, look)
+        except BrokerError as error:
+            reasons.append(str(error))
     raise BrokerError("; ".join(reasons))
+
+
+def _visit_one(broker: Broker, look: Callable[[AmqpLink], T]) -> T:
+    waker = Waker()
+    try:
+        link = AmqpLink(broker, {"connection_name": "panko-ingest inspection"}, waker)
+        try:
+            return look(link)
+        finally:
+            link.close()
+    except LINK_ERRORS as error:
+        why = broker.tls and broker.tls.explain(broker.host, broker.port, error)
+        raise BrokerError(f"{broker}: {why or words(error)}") from error
+    finally:
+        waker.close()
+
+
+def _kept_out(bus: Bus) -> Iterator[Finding]:
+    """Tell which brokers don't let us in though one does: nobody would know until that one is lost."""
+    if len(bus.brokers) == 1:
+        return
+    for visit in [
+        threads.call(partial(_visit_one, broker, lambda _link: None), "visit") for broker in bus.brokers
+    ]:
+        try:
+            visit.result()
+        except BrokerError as error:
+            text = f"{error}: this broker does not let us in, others of the bus do: mend it, or leave it out"
+            yield Finding(WARNING, bus.name, text)
 
 
 def _states(link: AmqpLink, names: Sequence[str]) -> Iterator[QueueState]:

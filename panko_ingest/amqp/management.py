@@ -17,6 +17,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from panko_ingest.amqp.link import PRODUCT
+from panko_ingest.amqp.tls import TlsSettings
 from panko_ingest.amqp.urls import Bus
 from panko_ingest.errors import BrokerError, ConfigError
 
@@ -136,7 +137,9 @@ class Management:
     user: str
     password: str = field(repr=False)
     vhost: str
-    context: ssl.SSLContext | None = field(default=None, repr=False)
+    encrypted: bool = False
+    tls: TlsSettings | None = None
+    """How to trust it; None: by the system's authorities."""
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}{self.prefix}"
@@ -159,12 +162,6 @@ class Management:
                 f"{_OPTION}: http:// would show the account of the bus, which is encrypted: write https://, "
                 "or an account of its own"
             )
-        context = None
-        if parts.scheme == "https":
-            try:
-                context = broker.tls.context() if broker.tls else ssl.create_default_context()
-            except OSError as error:
-                raise ConfigError(f"[oslo_messaging_rabbit] ssl_ca_file: {error}") from None
         return cls(
             host=parts.hostname,
             port=port or _PORTS[parts.scheme],
@@ -172,7 +169,8 @@ class Management:
             user=broker.user if parts.username is None else unquote(parts.username),
             password=broker.password if parts.username is None else unquote(parts.password or ""),
             vhost=broker.vhost,
-            context=context,
+            encrypted=parts.scheme == "https",
+            tls=broker.tls,
         )
 
     @_understood
@@ -206,7 +204,7 @@ class Management:
             quote(part, safe="")
             for part in (self.vhost, "e", binding.exchange, "q", binding.queue, binding.properties)
         )
-        scheme = "https" if self.context else "http"
+        scheme = "https" if self.encrypted else "http"
         return f"curl -u USER -X DELETE {scheme}://{self}/api/bindings/{path}"
 
     @_understood
@@ -224,14 +222,7 @@ class Management:
 
     def _get(self, path: str, **parameters: str) -> Any:
         credentials = b64encode(f"{self.user}:{self.password}".encode()).decode()
-        try:
-            connection = (
-                http.client.HTTPSConnection(self.host, self.port, timeout=_PATIENCE, context=self.context)
-                if self.context
-                else http.client.HTTPConnection(self.host, self.port, timeout=_PATIENCE)
-            )
-        except http.client.InvalidURL:
-            raise BrokerError(f"{self}: there is no such host") from None
+        connection = self._connection()
         query = f"?{urlencode(parameters, safe=',')}" if parameters else ""
         try:
             connection.request(
@@ -249,6 +240,17 @@ class Management:
             raise BrokerError(f"{self}: {reason}") from None
         finally:
             connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        try:
+            if not self.encrypted:
+                return http.client.HTTPConnection(self.host, self.port, timeout=_PATIENCE)
+            context = self.tls.context() if self.tls else ssl.create_default_context()
+            return http.client.HTTPSConnection(self.host, self.port, timeout=_PATIENCE, context=context)
+        except OSError as error:  # of a file
+            raise BrokerError(f"{self}: {error}") from None
+        except http.client.InvalidURL:
+            raise BrokerError(f"{self}: there is no such host") from None
 
 
 _OPTION = "[notification] management_urls"

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,15 +49,17 @@ class TlsSettings:
     def context(self) -> ssl.SSLContext:
         """Return a fresh context; the files are read again, as certificates are renewed.
 
-        :raises OSError: a file can't be used.
+        :raises OSError: a file can't be used; the text names it, and its option.
         """
-        context = ssl.create_default_context(cafile=self.ca_file)
+        with _named(f"ssl_ca_file: {self.ca_file}"):
+            context = ssl.create_default_context(cafile=self.ca_file)
         context.check_hostname = self.verify_host
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if self.strict:
             context.verify_flags |= ssl.VERIFY_X509_STRICT
         if self.cert_file:
-            context.load_cert_chain(self.cert_file, self.key_file)
+            with _named(f"ssl_cert_file, ssl_key_file: {self.cert_file}, {self.key_file or self.cert_file}"):
+                _load_certificate(context, self.cert_file, self.key_file)
         return context
 
     def check(self) -> None:
@@ -65,15 +68,9 @@ class TlsSettings:
         :raises ConfigError: one can't be used.
         """
         try:
-            ssl.create_default_context(cafile=self.ca_file)
-        except OSError as error:
-            raise ConfigError(f"ssl_ca_file: {self.ca_file}: {error.strerror or error}") from error
-        try:
             self.context()
         except OSError as error:
-            raise ConfigError(
-                f"ssl_cert_file, ssl_key_file: {self.cert_file}, {self.key_file}: {error.strerror or error}"
-            ) from error
+            raise ConfigError(str(error)) from error
 
     def explain(self, host: str, port: int, error: BaseException) -> str:
         """Return why a broker's certificate was refused and what to do, in words; empty for another error.
@@ -109,3 +106,30 @@ class TlsSettings:
             return None
         names: Any = certificate.get("subjectAltName", ())
         return [name for _, name in names]
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: str, key: str | None) -> None:
+    """Load a certificate and its key, but ask nobody for a passphrase, as OpenSSL would on the terminal."""
+    asked = False
+
+    def no_passphrase() -> str:
+        nonlocal asked
+        asked = True
+        return ""
+
+    try:
+        context.load_cert_chain(certificate, key, no_passphrase)
+    except ssl.SSLError as error:
+        if not asked:
+            raise
+        text = "the key is encrypted, and there is nobody to ask for its passphrase: name one that is not"
+        raise OSError(text) from error
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Have an error of a file say which file it is, as OpenSSL does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"{what}: {error.strerror or error}") from error

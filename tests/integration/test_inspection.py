@@ -114,6 +114,21 @@ def test_missing_rights_to_make_and_to_bind_a_pool_are_found_and_nothing_is_chan
     assert bus.consumers() == 0
 
 
+def test_each_broker_that_does_not_let_us_in_is_told_though_another_of_the_bus_does(
+    look: Look, bus: Bus
+) -> None:
+    bus.declare("notifications.info")
+    host = look.url.partition("@")[2].partition("/")[0]
+    wrong = f"{host},guest:wrong@{host},guest:guest@127.0.0.1:{free_port()}"
+    several = amqp.parse(look.url.replace(host, wrong))
+    topology = amqp.Topology(("notifications.info",))
+    told = [found.text for found in bad(amqp.inspect(several, topology, None, None))]
+    assert len(told) == 2
+    assert "ACCESS_REFUSED" in told[0]
+    assert "Connection refused: this broker does not let us in, others of the bus do" in told[1]
+    assert bad(amqp.inspect(amqp.parse(look.url), topology, None, None)) == []
+
+
 def test_a_pool_that_no_exchange_is_there_for_is_found(look: Look, bus: Bus) -> None:
     found = one(
         look(pool="panko"), "control exchanges", "0 of 2 are there; not nova, cinder: nothing gets into"
