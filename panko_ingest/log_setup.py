@@ -12,6 +12,7 @@ from oslo_log import log, rate_limit
 from panko_ingest import __version__, config, foreign_text, option_lines
 from panko_ingest.errors import ConfigError
 
+_OF_FILES = ("log_file", "log_dir")
 _NOWHERE_ELSE = {
     "log_file": None,
     "log_dir": None,
@@ -28,9 +29,32 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
     :raises ConfigError: it can't.
     """
     foreign_text.guard_log()
+    _set_up(conf, keep=False)
+
+
+def check(conf: cfg.ConfigOpts) -> None:
+    """Find out whether a log can be written so, but for its file, which is not opened; write no line of it.
+
+    :raises ConfigError: it can't.
+    """
+    if conf.log_config_append:  # which may name files
+        return
+    for name in _OF_FILES:
+        conf.set_override(name, None)
     try:
-        with _log_kept_on_failure():
+        _set_up(conf, keep=True)
+    finally:
+        for name in _OF_FILES:
+            conf.clear_override(name)
+
+
+def _set_up(conf: cfg.ConfigOpts, *, keep: bool) -> None:
+    try:
+        with _log_kept(always=keep):
             log.setup(conf, config.PROJECT, __version__)
+            _write_no_line(conf)
+    except ConfigError:
+        raise
     except log.LogConfigError as error:
         raise ConfigError(f"[DEFAULT] log_config_append: {_fault_of_log_file(error)}") from None
     except OSError as error:
@@ -39,7 +63,44 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
     except cfg.Error as error:
         raise ConfigError(f"[DEFAULT] log_*, use_*: {option_lines.told(error)}") from None
     except Exception as error:
-        raise ConfigError(f"[DEFAULT] log_*, use_*: {type(error).__name__}") from error
+        raise ConfigError(f"[DEFAULT] {_at_fault(conf, error)}") from error
+
+
+def _at_fault(conf: cfg.ConfigOpts, error: Exception) -> str:
+    """Return which option oslo.log stumbles over, and why, without its value."""
+    if conf.log_config_append:
+        return f"log_config_append: what {conf.log_config_append} names can't be used: {type(error).__name__}"
+    if isinstance(error, TypeError) and (conf.use_syslog or conf.use_journal):
+        return "syslog_log_facility: there is no facility of that name"
+    if isinstance(error, RuntimeError) and conf.use_journal:
+        return "use_journal: Python's module systemd is missing; under systemd it is not needed"
+    return f"log_*, use_*: {type(error).__name__}"
+
+
+_LINES = (
+    ("logging_default_format_string", logging.INFO),
+    ("logging_debug_format_suffix", logging.DEBUG),
+    ("logging_exception_prefix", logging.ERROR),
+)
+
+
+def _write_no_line(conf: cfg.ConfigOpts) -> None:
+    """Make lines of each kind, and write none: of a format that is wrong each would be a traceback.
+
+    :raises ConfigError: one can't be made.
+    """
+    logger = logging.getLogger(config.PROJECT)
+    for option, level in _LINES:
+        shown = (ValueError, ValueError(), None) if level == logging.ERROR else None
+        for handler in logging.getLogger().handlers:
+            record = logger.makeRecord(config.PROJECT, level, __file__, 0, "a line of %s", ("none",), shown)
+            try:
+                handler.format(record)
+            except Exception as error:
+                name = "log_config_append" if conf.log_config_append else option
+                raise ConfigError(
+                    f"[DEFAULT] {name}: no line of the log can be written by it: {type(error).__name__}"
+                ) from error
 
 
 def log_to_standard_error(conf: cfg.ConfigOpts) -> None:
@@ -68,7 +129,8 @@ def _is_no_interrupt(record: logging.LogRecord) -> bool:
 
 
 @contextlib.contextmanager
-def _log_kept_on_failure() -> Iterator[None]:
+def _log_kept(*, always: bool) -> Iterator[None]:
+    """Have the log as it was after a failure, or after anything."""
     # oslo.log takes the old handlers away before it opens the new ones.
     root = logging.getLogger()
     loggers = [one for one in (root, *root.manager.loggerDict.values()) if isinstance(one, logging.Logger)]
@@ -76,17 +138,20 @@ def _log_kept_on_failure() -> Iterator[None]:
     filters = root.filters[:]
     rate_limit.uninstall_filter()  # beside which oslo.log would not install another one
     limits: list[Any] = [one for one in filters if one not in root.filters]
+    restore = True
     try:
         yield
-    except BaseException:
-        for logger, handlers, level, propagate in before:
-            logger.handlers[:] = handlers
-            logger.setLevel(level)
-            logger.propagate = propagate
-        for limit in limits:
-            level = logging.getLevelName(limit.except_level)
-            rate_limit.install_filter(limit.burst, limit.interval, level)
-        raise
+        restore = always
+    finally:
+        if restore:
+            for logger, handlers, level, propagate in before:
+                logger.handlers[:] = handlers
+                logger.setLevel(level)
+                logger.propagate = propagate
+            rate_limit.uninstall_filter()
+            for limit in limits:
+                level = logging.getLevelName(limit.except_level)
+                rate_limit.install_filter(limit.burst, limit.interval, level)
 
 
 def _fault_of_log_file(error: log.LogConfigError) -> str:

@@ -101,7 +101,11 @@ def _holds_passwords(path: str) -> bool:
 
 
 def log(conf: cfg.ConfigOpts) -> Iterator[Finding]:
-    """Look whether the daemon can write its log where it is to; commands write none there."""
+    """Look whether the daemon can write its log as and where it is to; commands write none there."""
+    try:
+        log_setup.check(conf)
+    except ConfigError as error:
+        yield Finding(FAILURE, "log", str(error))
     if appended := conf.log_config_append:
         try:
             configparser.ConfigParser().read_string(Path(appended).read_text())

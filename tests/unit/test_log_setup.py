@@ -1,0 +1,67 @@
+"""A log that can't be written as the options say is refused, before it is a log of tracebacks."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from oslo_config import cfg
+from oslo_log import handlers, rate_limit
+
+from panko_ingest import log_setup
+from panko_ingest.cli import check
+from panko_ingest.cli.main import read
+from panko_ingest.errors import ConfigError
+from panko_ingest.findings import FAILURE
+
+FAULTS = {
+    "logging_default_format_string = %(SECRET)s %(message)s": "logging_default_format_string: no line",
+    "logging_debug_format_suffix = %(SECRET)d": "logging_debug_format_suffix: no line",
+    "logging_exception_prefix = %(SECRET)s": "logging_exception_prefix: no line",
+    "use_syslog = true\nsyslog_log_facility = SECRET": "syslog_log_facility: there is no facility",
+    "use_journal = true": "use_journal: Python's module systemd is missing",
+}
+
+
+def configured(folder: Path, options: str) -> cfg.ConfigOpts:
+    path = folder / "panko-ingest.conf"
+    path.write_text(
+        f"[DEFAULT]\ntransport_url = rabbit://one/\n{options}\n[database]\nconnection = sqlite://\n"
+    )
+    return read(["--config-file", str(path), "serve"])
+
+
+@pytest.mark.parametrize("options", FAULTS)
+def test_options_of_the_log_that_can_not_be_used_are_refused_and_found_by_check(
+    options: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "journal", None)
+    conf = configured(tmp_path, options)
+    before = logging.getLogger().handlers[:]
+    with pytest.raises(ConfigError) as refused:
+        log_setup.set_up_logging(conf)
+    assert f"[DEFAULT] {FAULTS[options]}" in str(refused.value)
+    assert "SECRET" not in str(refused.value)
+    (found,) = check.log(conf)
+    assert (found.level, found.text) == (FAILURE, str(refused.value))
+    assert logging.getLogger().handlers == before
+
+
+def test_what_a_configuration_of_the_log_names_and_is_not_there_is_told_by_its_file(tmp_path: Path) -> None:
+    appended = tmp_path / "logging.ini"
+    appended.write_text(
+        "[loggers]\nkeys = root\n[handlers]\nkeys = one\n[formatters]\nkeys =\n"
+        "[logger_root]\nhandlers = one\n[handler_one]\nclass = nowhere.Handler\nargs = ()\n"
+    )
+    with pytest.raises(ConfigError, match=rf"log_config_append: .*{appended}"):
+        log_setup.set_up_logging(configured(tmp_path, f"log_config_append = {appended}"))
+
+
+def test_check_leaves_the_log_as_it_is_and_makes_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.log"
+    conf = configured(tmp_path, f"log_file = {path}\nrate_limit_burst = 1\nrate_limit_interval = 60")
+    before = logging.getLogger().handlers[:]
+    log_setup.check(conf)
+    assert logging.getLogger().handlers == before
+    assert rate_limit._log_filter is None
+    assert not path.exists()
+    assert conf.log_file == str(path)
