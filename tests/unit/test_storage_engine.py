@@ -229,6 +229,9 @@ def test_a_value_that_no_option_can_have_is_refused_by_the_name_of_the_option(ur
         ("mysql://u:secret@h/d?port=3307", "port stands behind the host"),
         ("postgresql://u:secret@h:99999/d", "99999 is no port"),
         ("mysql://u:secret@h:0/d", "0 is no port"),
+        ("mysql://u:secret@secret..example/d", "the name of a host has a part"),
+        ("postgresql://u:secret@secret..example/d", "the name of a host has a part"),
+        (f"postgresql://u:secret@/d?host=h1&host={'h' * 64}.example", "the name of a host has a part"),
         ("sqlite:////nowhere/%00.db", "%00 stands in it"),
     ],
 )

@@ -126,6 +126,7 @@ def _parse(url: str) -> URL:
     if "%00" in url or (parsed.port is not None and not 0 < parsed.port <= _LAST_PORT):
         fault = "%00 stands in it" if "%00" in url else f"{parsed.port} is no port"
         raise DatabaseUrlError(f"{fault}")
+    _refuse_no_name(parsed)
     rest = _ACCOUNT.sub("", url, count=1)
     of_a_file = parsed.get_backend_name() == "sqlite" and not parsed.host
     if "@" in rest and not of_a_file:
@@ -139,6 +140,21 @@ def _parse(url: str) -> URL:
             # SQLAlchemy leaves it out, and with it the TLS that it asks for.
             raise DatabaseUrlError(f"{name} is blank")
     return parsed
+
+
+def _refuse_no_name(url: URL) -> None:
+    """Refuse what no resolver is asked for, as it can't be written as a name."""
+    named = url.query.get("host", ())
+    for host in (url.host or "", *([named] if isinstance(named, str) else named)):
+        if host.startswith(("/", "@")):  # a socket's
+            continue
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            # Not shown: it may be a part of a password.
+            raise DatabaseUrlError(
+                "the name of a host has a part between dots that is empty, or longer than 63 characters"
+            ) from None
 
 
 def _with_driver(url: URL) -> URL:
