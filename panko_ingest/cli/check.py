@@ -30,6 +30,7 @@ from panko_ingest.converter import EventConverter
 from panko_ingest.errors import ConfigError, DefinitionError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import Connection, StorageUnavailable, get_connection_from_config
+from panko_ingest.workers.endpoint import Endpoint
 from panko_ingest.workers.from_config import buses, management_interfaces, topology
 
 _MAX_HOLD_SHARE = 0.5
@@ -187,6 +188,21 @@ def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         yield Finding(OK, "consumer_timeout", f"batches wait {held:g} s, the broker {patience:g} s")
 
 
+def monitor(conf: cfg.ConfigOpts) -> Iterator[Finding]:
+    """Look whether the monitor can listen where it is to, if no daemon of ours answers there."""
+    host, port = conf.monitor.host, conf.monitor.port
+    if not port or readiness(conf):
+        return
+    try:
+        Endpoint(host, port, {}).server_close()
+    except OSError as error:
+        text = (
+            f"[monitor] host, port: on this host nothing can listen on {host}:{port}: {error.strerror}: "
+            "who probes the daemon would take it for dead"
+        )
+        yield Finding(WARNING, "monitor", text)
+
+
 def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     """Look at the brokers and their queues."""
     if not config.names_a_bus(conf):
@@ -252,6 +268,7 @@ CHECKS: dict[str, Check] = {
     "Log": log,
     "Event definitions": definitions,
     "Workers and batches": workers,
+    "Monitor": monitor,
     "Brokers and queues": broker,
     "Event database": database,
 }

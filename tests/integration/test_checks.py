@@ -59,7 +59,7 @@ def test_check_finds_no_fault_where_all_is_well(conf: Path, broker_url: str) -> 
         assert "0 failures, 0 warnings" in text
         code, text = command(conf, "upgrade", "check", module="panko_ingest.cli.upgrade_check")
         assert code == 0, text
-        assert text.count("Result: Success") == 6
+        assert text.count("Result: Success") == 7
 
 
 @pytest.mark.timeout(300)

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from panko_ingest.cli import check
 from panko_ingest.cli.readiness import readiness
+from panko_ingest.findings import WARNING, Finding
 from panko_ingest.workers.endpoint import Endpoint, Page
+from tests.services.server import free_port
 
 OURS: dict[str, Any] = {
     "ok": True,
@@ -31,8 +34,11 @@ OURS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def answered(document: Any) -> Any:
-    """Return what commands take for the daemon's answer where that is served."""
+def answered(document: Any, by: Callable[[Any], Any] = readiness) -> Any:
+    """Return what commands take for the daemon's answer where that is served.
+
+    :param by: what asks, of the configuration.
+    """
     page = Page(HTTPStatus.OK, "application/json", json.dumps(document).encode())
     endpoint = Endpoint("127.0.0.1", 0, {"/readyz": lambda: page})
     thread = threading.Thread(target=endpoint.serve_forever, kwargs={"poll_interval": 0.05})
@@ -41,7 +47,7 @@ def answered(document: Any) -> Any:
         conf: Any = SimpleNamespace(
             monitor=SimpleNamespace(host="127.0.0.1", port=endpoint.server_address[1])
         )
-        return readiness(conf)
+        return by(conf)
     finally:
         endpoint.shutdown()
         endpoint.server_close()
@@ -73,3 +79,18 @@ def test_what_no_daemon_of_ours_says_is_no_answer(change: Callable[[dict[str, An
     said = copy.deepcopy(OURS)
     change(said)
     assert answered(said) is None
+
+
+def test_check_warns_of_an_address_that_the_monitor_can_not_have() -> None:
+    def found(conf: Any) -> list[Finding]:
+        return list(check.monitor(conf))
+
+    assert answered(OURS, by=found) == []
+    (taken,) = answered({}, by=found)
+    assert taken.level == WARNING
+    assert "[monitor] host, port: on this host nothing can listen on 127.0.0.1:" in taken.text
+    assert "Address already in use" in taken.text
+    assert found(SimpleNamespace(monitor=SimpleNamespace(host="127.0.0.1", port=free_port()))) == []
+    assert found(SimpleNamespace(monitor=SimpleNamespace(host="nowhere.invalid", port=0))) == []
+    (elsewhere,) = found(SimpleNamespace(monitor=SimpleNamespace(host="nowhere.invalid", port=free_port())))
+    assert elsewhere.level == WARNING
