@@ -2,11 +2,15 @@
 
 import configparser
 import inspect
+import select
+import socket
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import Engine, event
 
@@ -24,6 +28,8 @@ _SECONDS = {"connect_timeout", "read_timeout", "write_timeout"}
 _MOST_SECONDS = 365 * 86400
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the protocol
 _NAMES_IN_FILES = {"ssl_password": "ssl_key_password", "ssl_verify_server_cert": "ssl_verify_identity"}
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,44 @@ def connect(
         client_flag: int
         server_capabilities: int
         ssl: bool
+        host: str
+        port: int
+        connect_timeout: float
+        _sock: socket.socket
+
+        def connect(self, sock: Any = None) -> None:
+            """Connect to one of the addresses of a name at which a server answers; they share the time."""
+            if sock is not None or self.unix_socket or self.bind_address:
+                super().connect(sock)
+                return
+            patience = self.connect_timeout
+            deadline = time.monotonic() + patience
+            found = self._reach(lambda: socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+            for left, address in zip(range(len(found), 0, -1), found, strict=True):
+                self.connect_timeout = max(0.1, (deadline - time.monotonic()) / left)
+                try:
+                    super().connect(self._reach(partial(_open, address, self.connect_timeout)))
+                    break
+                except pymysql.OperationalError as error:
+                    if left == 1 or error.args[0] not in {CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_LOST}:
+                        raise
+            self.connect_timeout = patience
+
+        def _reach(self, attempt: Callable[[], _T]) -> _T:
+            try:
+                return attempt()
+            except OSError as error:  # as PyMySQL says it
+                text = f"Can't connect to MySQL server on {self.host!r} ({error})"
+                raise pymysql.OperationalError(CR.CR_CONN_HOST_ERROR, text) from error
+
+        def _get_server_information(self) -> None:
+            # Servers speak first. The system lets us in also where one is frozen, and PyMySQL would wait for
+            # as long as a statement may take.
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            if not poll.poll(self.connect_timeout * 1000):
+                raise TimeoutError("the server does not answer")
+            super()._get_server_information()  # type: ignore[misc]
 
         def _request_authentication(self) -> None:
             asked = tls.asked or self.client_flag & CLIENT.SSL
@@ -126,6 +170,22 @@ def connect(
     except OSError as error:  # those of the network come as PyMySQL's own
         text = f"a file that ssl_* name can't be used: {error}"
         raise pymysql.OperationalError(CR.CR_SSL_CONNECTION_ERROR, text) from error
+
+
+def _open(found: tuple[Any, ...], timeout: float) -> socket.socket:
+    """Return a connected socket, set up as PyMySQL sets up its own."""
+    family, kind, protocol, _, address = found
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(address)
+        sock.settimeout(None)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def roll_back_only_open_transactions(engine: Engine) -> None:
