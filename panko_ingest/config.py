@@ -588,7 +588,7 @@ def known_options() -> dict[str, list[cfg.Opt]]:
 def names_a_bus(conf: cfg.ConfigOpts) -> bool:
     """Tell whether any bus to read from is set; a host that only expires needs none."""
     return bool(
-        conf.notification.messaging_urls
+        any(conf.notification.messaging_urls)
         or conf.oslo_messaging_notifications.transport_url
         or conf.transport_url
     )
@@ -599,7 +599,7 @@ def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:
 
     :raises ConfigError: none is set.
     """
-    urls = conf.notification.messaging_urls or [
+    urls = [url for url in conf.notification.messaging_urls if url] or [
         conf.oslo_messaging_notifications.transport_url or conf.transport_url
     ]
     if not all(urls):

@@ -65,6 +65,7 @@ def read(
             default_config_files=files,
             default_config_dirs=folders,
         )
+    _split_what_the_environment_holds(conf)
     _check(conf)
     return conf
 
@@ -138,19 +139,40 @@ def _refuse_unread_source(record: logging.LogRecord) -> bool:
     return True
 
 
+def _split_what_the_environment_holds(conf: cfg.ConfigOpts) -> None:
+    """Have options of several values from the environment mean what they do in a file: one a line.
+
+    oslo.config would take every character for a value.
+    """
+    for group, option in _options_of(conf):
+        of_group = None if group == "DEFAULT" else group
+        if not option.multi:
+            continue
+        with contextlib.suppress(cfg.Error, ValueError, RecursionError):  # which are told when it is read
+            place = conf.get_location(option.dest, of_group)
+            if place is not None and place.location is cfg.Locations.environment:
+                lines = map(str.strip, os.environ[place.detail].splitlines())
+                conf.set_override(option.dest, list(filter(None, lines)), of_group)
+
+
+def _options_of(conf: cfg.ConfigOpts) -> Iterator[tuple[str, cfg.Opt]]:
+    """Yield every option that is read from files, behind its group."""
+    for group, options in config.known_options().items():
+        values = conf if group == "DEFAULT" else conf[group]
+        yield from ((group, option) for option in options if option.dest in values)
+
+
 def _check(conf: cfg.ConfigOpts) -> None:
     """Read every option once, and check those that depend on one another.
 
     :raises ConfigError: naming each option at fault.
     """
     faults = []
-    for group, options in config.known_options().items():
-        values = conf if group == "DEFAULT" else conf[group]
-        for option in (option for option in options if option.dest in values):
-            try:
-                getattr(values, option.dest)
-            except (cfg.Error, ValueError, RecursionError) as error:
-                faults.append(f"[{group}] {option.name}: {option_lines.reason(option, error)}")
+    for group, option in _options_of(conf):
+        try:
+            getattr(conf if group == "DEFAULT" else conf[group], option.dest)
+        except (cfg.Error, ValueError, RecursionError) as error:
+            faults.append(f"[{group}] {option.name}: {option_lines.reason(option, error)}")
     if not faults and not all(map(_is_log_level, conf.default_log_levels)):
         faults.append("[DEFAULT] default_log_levels: is no list of logger=LEVEL, such as amqp=WARNING")
     if not faults:

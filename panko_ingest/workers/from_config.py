@@ -96,7 +96,7 @@ def management_interfaces(conf: cfg.ConfigOpts, sources: Sequence[amqp.Bus]) -> 
     :raises ConfigError: a URL can't be used, or there is not one for each bus.
     """
     urls = conf.notification.management_urls
-    if not urls:
+    if not any(urls):
         return [None] * len(sources)
     if len(urls) != len(sources):
         raise ConfigError(

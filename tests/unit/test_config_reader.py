@@ -12,6 +12,7 @@ from oslo_config import cfg
 
 from panko_ingest import config, config_reader
 from panko_ingest.errors import ConfigError
+from panko_ingest.workers import from_config
 
 NOBODY = 65534
 
@@ -142,3 +143,51 @@ def test_credentials_of_root_alone_are_gone_without_and_told(
     with as_another_user():
         assert config_reader.read([]).notification.workers != 5
         assert config_reader.closed_credentials() == [str(credentials)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read_as"),
+    [
+        (
+            "OS_NOTIFICATION__MESSAGING_URLS",
+            "rabbit://a:b@one/\n  rabbit://a:b@two/\n\n",
+            ["rabbit://a:b@one/", "rabbit://a:b@two/"],
+        ),
+        ("OS_NOTIFICATION__MESSAGING_URLS", "rabbit://a:$$@one/", ["rabbit://a:$@one/"]),
+        ("OS_NOTIFICATION__MESSAGING_URLS", "", ["rabbit://file/"]),
+        ("OS_NOTIFICATION__NOTIFICATION_CONTROL_EXCHANGES", "nova,glance\nheat", ["nova", "glance", "heat"]),
+        ("OS_EVENT__STORE_RAW", "error, info", ["error", "info"]),
+    ],
+)
+def test_an_option_of_several_values_in_the_environment_is_read_as_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, read_as: list[str]
+) -> None:
+    monkeypatch.setenv(name, text)
+    text_of_file = "[DEFAULT]\ntransport_url = rabbit://file/\n[event]\nstore_raw = audit\n"
+    conf = read(tmp_path / "x.conf", text_of_file)
+    readers = {
+        "MESSAGING_URLS": config.messaging_urls,
+        "NOTIFICATION_CONTROL_EXCHANGES": config.control_exchanges,
+        "STORE_RAW": config.raw_priorities,
+    }
+    assert readers[name.partition("__")[2]](conf) == read_as
+
+
+def test_a_fault_of_several_values_in_the_environment_is_told_with_the_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OS_NOTIFICATION__MESSAGING_URLS", "rabbit://a:SECRET$nothing@one/")
+    with pytest.raises(ConfigError, match=r"\[notification\] messaging_urls: holds a \$") as refused:
+        read(tmp_path / "x.conf", "")
+    assert "SECRET" not in str(refused.value)
+
+
+def test_a_blank_list_of_buses_leaves_the_one_of_transport_url(tmp_path: Path) -> None:
+    conf = read(
+        tmp_path / "x.conf",
+        "[DEFAULT]\ntransport_url = rabbit://file/\n[notification]\nmessaging_urls =\nmanagement_urls =\n",
+    )
+    assert config.names_a_bus(conf)
+    (bus,) = from_config.buses(conf)
+    assert bus.name == "file:5672/%2F"
+    assert from_config.management_interfaces(conf, [bus]) == [None]
