@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks import load
 from benchmarks.storage import database
-from panko_ingest.cli import events
+from panko_ingest.cli import event_lists, events
 from panko_ingest.storage import EventFilter
 from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.impl_sqlalchemy import Connection
@@ -212,11 +212,11 @@ class Questions:
 
     def _history(self) -> int:
         resource = self.any_of("resource_id", 0, 1)
-        return sum(1 for _ in events.timeline(self.store, events.RESOURCE_TRAITS, resource, 100))
+        return sum(1 for _ in event_lists.timeline(self.store, events.RESOURCE_TRAITS, resource, 100))
 
     def _request(self) -> int:
         request = self.any_of("request_id", 0, 1)
-        return sum(1 for _ in events.timeline(self.store, ["request_id"], request, 100))
+        return sum(1 for _ in event_lists.timeline(self.store, ["request_id"], request, 100))
 
     def day(self) -> tuple[datetime.datetime, datetime.datetime]:
         """Return a random day."""

@@ -1,20 +1,17 @@
 """``panko-ingest events``: reads what is stored."""
 
-import datetime
 import fnmatch
-import heapq
 import itertools
-import operator
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from oslo_config import cfg
 
 from panko_ingest import storage
-from panko_ingest.cli import arguments, output
+from panko_ingest.cli import arguments, event_lists, output
 from panko_ingest.errors import ConfigError
 from panko_ingest.foreign_text import escaped_error
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait
@@ -160,7 +157,7 @@ def list_events(conf: cfg.ConfigOpts) -> int:
         "marker": command.marker,
         "sort": [("generated", direction), ("message_id", direction)],
     }
-    page = _Page(() if nothing else _get_events(connection, event_filter, pagination))
+    page = _Page(() if nothing else event_lists.get(connection, event_filter, pagination))
     output.rows_in(
         command.format,
         (*_COLUMNS, *command.columns),
@@ -170,7 +167,10 @@ def list_events(conf: cfg.ConfigOpts) -> int:
         whole=_COLUMNS,
     )
     if page.last is not None and page.length == command.limit:
-        output.tell(f"there may be more: --marker {shlex.quote(page.last.marker)}")
+        marker = page.last.marker
+        output.tell(
+            f"there may be more: {f'--marker {shlex.quote(marker)}' if marker else '--limit 0 lists all'}"
+        )
     return 0
 
 
@@ -195,7 +195,7 @@ def show(conf: cfg.ConfigOpts) -> int:
     found: list[Event] = []
     code = 0
     for message_id in conf.command.message_ids:
-        events = list(_get_events(connection, storage.EventFilter(message_id=message_id), {}))
+        events = list(event_lists.get(connection, storage.EventFilter(message_id=message_id), {}))
         if not events:
             output.tell(f"{message_id}: no such event is stored")
             code = 1
@@ -263,7 +263,7 @@ def follow(conf: cfg.ConfigOpts) -> int:
     command = conf.command
     connection = storage.get_connection_from_config(conf)
     event_filter = storage.EventFilter(traits_filter=command.trait, salvaged=command.salvaged)
-    _get_events(connection, event_filter, {"limit": 0})  # tells a filter that makes no sense
+    event_lists.get(connection, event_filter, {"limit": 0})  # tells a filter that makes no sense
     follower = connection.follow(event_filter)
     write = _writer(command)
     shown, pause, answered = 0, 0.0, False
@@ -303,7 +303,7 @@ def show_timeline(conf: cfg.ConfigOpts) -> int:
     command = conf.command
     arguments.check_times(command)
     connection = storage.get_connection_from_config(conf)
-    found = timeline(
+    found = event_lists.timeline(
         connection, command.traits, command.id, command.limit or None, command.since, command.until
     )
     first = next(found, None)
@@ -319,35 +319,6 @@ def show_timeline(conf: cfg.ConfigOpts) -> int:
         whole=("generated", "event_type"),
     )
     return 0
-
-
-def timeline(
-    connection: storage.Connection,
-    traits: Sequence[str],
-    value: str,
-    limit: int | None = None,
-    since: datetime.datetime | None = None,
-    until: datetime.datetime | None = None,
-) -> Iterator[Event]:
-    """Return the events of which one of some traits has a value, each once, the oldest first.
-
-    :param limit: at most so many; None for all.
-    :raises ConfigError: that makes no sense.
-    :raises StorageUnavailable: the store can't be read.
-    """
-    lists = [
-        _get_events(
-            connection,
-            storage.EventFilter(since, until, traits_filter=[{"key": key, "string": value}]),
-            {"limit": limit},
-        )
-        for key in traits
-    ]
-    # Within a moment, each database sorts message_ids in an order of its own.
-    moment = operator.attrgetter("generated")
-    merged = itertools.groupby(heapq.merge(*lists, key=moment), moment)
-    once = ({str(event.message_id): event for event in same}.values() for _, same in merged)
-    return itertools.islice(itertools.chain.from_iterable(once), limit)
 
 
 def _timeline_row(event: Event) -> list[Any]:
@@ -388,12 +359,3 @@ def _types_like(connection: storage.Connection, globs: list[str]) -> list[str]:
     if not types:
         output.tell(f"no events of a type like {', '.join(globs)} are stored")
     return types
-
-
-def _get_events(
-    connection: storage.Connection, event_filter: storage.EventFilter, pagination: dict[str, Any]
-) -> Iterable[Event]:
-    try:
-        return connection.get_events(event_filter, pagination)
-    except storage.StorageError as error:
-        raise ConfigError(str(error)) from error

@@ -35,6 +35,10 @@ SALVAGED_KEY = "_salvaged"
 that had to be trimmed, changed or dropped so that its event could be stored."""
 
 
+def _serialized(value: TraitValue) -> str | int | float | None:
+    return value.isoformat() if isinstance(value, datetime.datetime) else value
+
+
 class _TraitFields(NamedTuple):
     name: str
     dtype: int
@@ -87,12 +91,7 @@ class Trait(_TraitFields):
 
     def serialize(self) -> tuple[str, int, str | int | float | None]:
         """Return ``(name, dtype, value)`` with a datetime as ISO text."""
-        value = self.value
-        return (
-            self.name,
-            self.dtype,
-            value.isoformat() if isinstance(value, datetime.datetime) else value,
-        )
+        return self.name, self.dtype, _serialized(self.value)
 
 
 class Marker(str):
@@ -157,7 +156,8 @@ class Event:
         return {
             "message_id": self.message_id,
             "event_type": self.event_type,
-            "generated": self.generated.isoformat(),
+            # None in adopted tables whose writer left it out
+            "generated": _serialized(self.generated),
             "traits": [trait.serialize() for trait in self.traits],
             "raw": self.raw,
         }
