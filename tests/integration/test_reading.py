@@ -188,10 +188,31 @@ def test_a_value_of_any_type_is_compared_as_each_type_it_can_be(connection: Conn
         assert found == expected, f"{key} {op} {value}"
 
 
+def test_integers_are_compared_with_a_float_as_the_number_that_it_is(connection: Connection) -> None:
+    everything = [event.message_id for event in EVENTS]
+    cases = [
+        (1.5, "lt", ["m000", "m001"]),
+        (1.5, "le", ["m000", "m001"]),
+        (-0.5, "lt", []),
+        (-0.5, "gt", everything),
+        (57.5, "ge", ["m058", "m059"]),
+        (58.0, "gt", ["m059"]),
+        (10.0, "eq", ["m010"]),
+        (10.5, "eq", []),
+        (10.5, "ne", everything),
+        (1e300, "lt", everything),
+        (1e300, "ge", []),
+    ]
+    for value, op, expected in cases:
+        found = ids(connection, EventFilter(traits_filter=[{"key": "disk_gb", "integer": value, "op": op}]))
+        assert found == expected, f"disk_gb {op} {value}"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"key": "k", "integer": "lots"},
+        {"key": "k", "integer": float("inf")},
         {"key": "k", "integer": 2**63},
         {"key": "k", "float": float("nan")},
         {"key": "k", "string": "a\0b"},

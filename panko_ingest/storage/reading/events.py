@@ -256,6 +256,9 @@ def _parse_trait_filter(trait_filter: Mapping[str, Any]) -> _TraitFilter:
     dtype = Trait.get_type_by_name(str(type_name))
     if dtype not in STORED_TYPES:
         raise InvalidRequest(f"traits_filter: {key}: {type_name!r} is no type of a trait")
+    if dtype == Trait.INT_TYPE and isinstance(value, float) and math.isfinite(value):
+        # No integer is less than the least, which is what equals a fraction.
+        return key, _as_integer(decimal.Decimal(value), name) or [(dtype, operator.lt, -(2**63))]
     return key, [(dtype, _OPERATORS[name], _convert(dtype, value, key))]
 
 

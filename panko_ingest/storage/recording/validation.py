@@ -220,6 +220,7 @@ class Validator:
         :raises _Unstorable: nothing of it can.
         """
         key = self._key(name, reasons)
+        dtype = dtype or Trait.NONE_TYPE  # Panko's Trait takes None for it
         if dtype not in TRAIT_TABLES:
             raise _Unstorable(f"dropped: there is no type {dtype!r}")
         # Traits without a type live with the texts.

@@ -184,8 +184,10 @@ def test_values_that_mean_something_to_sql_arrive_as_they_are(store: Connection)
 
 def test_traits_without_a_type_live_with_the_texts_and_may_have_no_value(store: Connection) -> None:
     traits = [Trait("none", Trait.NONE_TYPE, "5"), Trait("null", Trait.INT_TYPE, None), Trait("nil", 0, None)]
+    traits.append(Trait("as Panko's", None, "6"))  # type: ignore[arg-type]
     store.record_events([Event("m", "t", make_event(1).generated, traits)])
-    assert sorted(rows(store, "SELECT value FROM trait_text"), key=str) == [("5",), (None,)]
+    assert sorted(rows(store, "SELECT value FROM trait_text"), key=str) == [("5",), ("6",), (None,)]
+    assert rows(store, "SELECT raw FROM event") == [("{}",)]
     assert rows(store, "SELECT value FROM trait_int") == [(None,)]
 
 
