@@ -26,7 +26,7 @@ from panko_ingest import (
 )
 from panko_ingest.cli import failures, output
 from panko_ingest.cli.readiness import consuming, readiness
-from panko_ingest.converter import EventConverter
+from panko_ingest.converter import load_definitions
 from panko_ingest.errors import ConfigError, DefinitionError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import Connection, StorageUnavailable, get_connection_from_config
@@ -152,12 +152,15 @@ def _writers(status: os.stat_result) -> list[str]:
 def definitions(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     """Load the event definitions."""
     path = config.find_definitions(conf)
+    warnings: list[str] = []
     try:
-        EventConverter.from_file(path, drop_unmatched=conf.event.drop_unmatched_notifications)
+        load_definitions(path, warnings.append)
     except DefinitionError as error:
         yield Finding(FAILURE, "definitions", str(error))
     else:
         yield Finding(OK, "definitions", f"{path} loads")
+        for warning in warnings:
+            yield Finding(WARNING, "definitions", warning)
 
 
 def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:

@@ -3,9 +3,9 @@
 ``definitions`` reads the file, ``compiler`` makes a function of each definition, ``engine`` uses them.
 """
 
-from panko_ingest.converter.definitions import EventDefinition
+from panko_ingest.converter.definitions import EventDefinition, load as load_definitions
 from panko_ingest.converter.engine import EventConverter
 from panko_ingest.converter.globs import TypeFilter
 from panko_ingest.converter.traits import TraitDefinition
 
-__all__ = ["EventConverter", "EventDefinition", "TraitDefinition", "TypeFilter"]
+__all__ = ["EventConverter", "EventDefinition", "TraitDefinition", "TypeFilter", "load_definitions"]

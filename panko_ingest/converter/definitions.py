@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +22,10 @@ from panko_ingest.storage.models import DEFINITION_TYPES, MAX_NAME, Trait
 LOG = logging.getLogger(__name__)
 
 PLUGINS = "panko_ingest.trait_plugin"
+
+_DEFINITION_KEYS = ("event_type", "traits")
+_TRAIT_KEYS = ("type", "fields", "plugin")
+_PLUGIN_KEYS = ("name", "parameters")
 
 DEFAULT_TRAITS = {
     "service": ["publisher_id"],
@@ -61,9 +65,14 @@ def default_traits() -> dict[str, TraitDefinition]:
     return {name: TraitDefinition(name, Trait.TEXT_TYPE, fields) for name, fields in DEFAULT_TRAITS.items()}
 
 
-def load(path: str | Path) -> list[EventDefinition]:
+def _log(warning: str) -> None:
+    LOG.warning("%s", warning)
+
+
+def load(path: str | Path, warn: Callable[[str], None] = _log) -> list[EventDefinition]:
     """Return the definitions of a file, in its order.
 
+    :param warn: is told what in it means nothing, or something else than it seems to; the log by default.
     :raises DefinitionError: the file can't be read, or is wrong; the text lists every fault.
     """
     try:
@@ -75,7 +84,7 @@ def load(path: str | Path) -> list[EventDefinition]:
     if reader.faults:
         raise DefinitionError("\n".join(reader.faults))
     for warning in reader.warnings:
-        LOG.warning("%s", warning)
+        warn(warning)
     return definitions
 
 
@@ -90,7 +99,22 @@ class _Mapping(dict[Any, Any]):
 
 
 class _Loader(yaml.SafeLoader):
-    pass
+    """Loads a text and notes down the keys that stand twice in a mapping, each with its line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.repeated: list[tuple[int, str]] = []
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        # Before merges put keys of another mapping beside its own.
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                self.repeated.append((key.start_mark.line + 1, key.value))
+            elif isinstance(key, yaml.ScalarNode):
+                keys.add(key.value)
+        return node
 
 
 def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[_Mapping]:
@@ -118,7 +142,8 @@ class _Reader:
 
     def read(self, text: str) -> list[EventDefinition]:
         try:
-            document = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader that counts lines
+            loader = _Loader(text)
+            document = loader.get_single_data()
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 0
             hint = ' (write "!..." in quotes)' if "constructor for the tag '!" in str(error.problem) else ""
@@ -130,6 +155,8 @@ class _Reader:
         if not isinstance(document, list):
             self._fault(1, "must be a list of event definitions; [] is one without any")
             return []
+        for line, key in loader.repeated:
+            self._warn(line, f"{key} is there twice: the last one counts, as in Ceilometer")
         definitions = (self._definition(number, entry) for number, entry in enumerate(document, 1))
         return [definition for definition in definitions if definition is not None]
 
@@ -141,6 +168,7 @@ class _Reader:
         patterns = self._patterns(where, entry)
         if patterns:
             where = f"definition {number} ({', '.join(patterns)[:80]})"
+        self._warn_of_others(where, entry, _DEFINITION_KEYS)
         traits = self._traits(where, entry)
         if not patterns or traits is None:
             return None
@@ -178,6 +206,8 @@ class _Reader:
             self._fault(line, f"{where}: a name must be text of at most {MAX_NAME} characters")
         if not isinstance(config, _Mapping):
             config = {"fields": config}  # Ceilometer's short form: nothing but the fields
+        else:
+            self._warn_of_others(where, config, _TRAIT_KEYS)
         type_name = config.get("type", "text")
         dtype = DEFINITION_TYPES.get(type_name.lower()) if isinstance(type_name, str) else None
         if dtype is None:
@@ -220,6 +250,8 @@ class _Reader:
         if not isinstance(name, str):
             self._fault(line, f"{where}: plugin must be a name, or have a name and parameters")
             return None
+        if isinstance(config, _Mapping):
+            self._warn_of_others(f"{where}: plugin {name}", config, _PLUGIN_KEYS)
         parameters = config.get("parameters") or {}
         if name not in self._plugins:
             self._fault(line, f"{where}: no plugin {name!r}; installed: {', '.join(sorted(self._plugins))}")
@@ -243,6 +275,14 @@ class _Reader:
         for unknown in parameters.keys() - known.keys():
             self._warn(line, f"{where} has no parameter {unknown}; it means nothing, as in Ceilometer")
         return {name: value for name, value in parameters.items() if name in known}
+
+    def _warn_of_others(self, where: str, mapping: _Mapping, known: Sequence[str]) -> None:
+        for key in mapping:
+            if key not in known:
+                self._warn(
+                    mapping.lines.get(key, mapping.line),
+                    f"{where} has {key}, which means nothing, as in Ceilometer; known are {', '.join(known)}",
+                )
 
     def _fault(self, line: int, reason: str) -> None:
         self.faults.append(f"{self.path}:{line}: {reason}" if line else f"{self.path}: {reason}")

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from panko_ingest import config_reader, resources
+from panko_ingest.cli import check
 from panko_ingest.converter import EventConverter, definitions
 from panko_ingest.errors import DefinitionError
 from tests.unit.definitions import converter, notification, values
@@ -234,6 +236,50 @@ def test_paths_from_before_queens_load_with_a_warning(
     assert "'_context_user_id' matches nothing since Queens; write ctxt.user_id" in caplog.text
     assert "'timestamp' matches nothing since Queens; write metadata.timestamp" in caplog.text
     assert values(conversion, notification("x", ctxt={"user_id": "u"})).keys() == {"service", "user_id"}
+
+
+def test_what_is_misspelt_or_there_twice_is_told_where_it_means_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "event_definitions.yaml"
+    path.write_text("""\
+- event_type: x
+  traits: &traits
+    size: {typ: int, fields: payload.size}
+    host: {fields: payload.host, plugin: {name: split, parameter: {segment: 1}}}
+  trait: {}
+- event_type: y
+  traits:
+    <<: *traits
+    size: {type: int, fields: payload.size}
+    name: payload.name
+    name: payload.display_name
+""")
+    told: list[str] = []
+    assert len(definitions.load(path, told.append)) == 2
+    means_nothing = "which means nothing, as in Ceilometer; known are"
+    assert [line.replace(str(path), "F") for line in told] == [
+        "F:11: name is there twice: the last one counts, as in Ceilometer",
+        f"F:5: definition 1 (x) has trait, {means_nothing} event_type, traits",
+        f"F:3: definition 1 (x): trait size has typ, {means_nothing} type, fields, plugin",
+        f"F:4: definition 1 (x): trait host: plugin split has parameter, {means_nothing} name, parameters",
+        f"F:4: definition 2 (y): trait host: plugin split has parameter, {means_nothing} name, parameters",
+    ]
+
+
+def test_the_file_that_ships_has_nothing_to_warn_of() -> None:
+    told: list[str] = []
+    definitions.load(resources.path("etc", "event_definitions.yaml"), told.append)
+    assert told == []
+
+
+def test_check_tells_what_in_the_definitions_means_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "event_definitions.yaml"
+    path.write_text("- event_type: x\n  traits: {size: {typ: int, fields: payload.size}}\n")
+    (tmp_path / "x.conf").write_text(f"[event]\ndefinitions_cfg_file = {path}\n")
+    conf = config_reader.read(["--config-file", f"{tmp_path}/x.conf"])
+    loads, warning = check.definitions(conf)
+    assert loads == ("ok", "definitions", f"{path} loads")
+    assert (warning.level, warning.subject) == ("warning", "definitions")
+    assert "trait size has typ, which means nothing" in warning.text
 
 
 def test_a_plugin_of_the_operators_own_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
