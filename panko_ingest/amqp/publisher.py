@@ -22,6 +22,7 @@ _PATIENCE = 30.0
 _NACK_PATIENCE = 15.0
 _CLOSE_TIMEOUT = 2.0
 _NO_ROUTE = 312
+_MESSAGE = "oslo.message"
 
 _ON_A_TEST_BUS = (
     "On a bus for tests --create makes exchange and queue; where services declare them otherwise, as quorum "
@@ -29,22 +30,31 @@ _ON_A_TEST_BUS = (
 )
 
 
+def opened(notification: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the notification in an envelope, None where it has none; what is no envelope, as it is."""
+    if _MESSAGE not in notification:
+        return notification
+    try:
+        inner = exact_json.loads(notification[_MESSAGE])
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return inner if isinstance(inner, dict) else None
+
+
 def envelope(notification: Mapping[str, Any], *, renew: bool = False) -> bytes:
     """Return a notification in oslo.messaging's envelope 2.0, its message_id and timestamp filled in.
 
-    :param renew: give it a new message_id and the time of now, whatever it has.
+    :param renew: give it a new message_id and the time of now, whatever it has; it can be ``opened``.
     """
-    message = dict(notification)
-    if "oslo.message" in message and not renew:
-        return exact_json.dumps(message).encode()
-    if "oslo.message" in message:
-        message = exact_json.loads(message["oslo.message"])
+    if _MESSAGE in notification and not renew:
+        return exact_json.dumps(notification).encode()
+    message = dict(opened(notification) or {})
     if renew or not message.get("message_id"):
         message["message_id"] = str(uuid.uuid4())
     if renew or not message.get("timestamp"):
         message["timestamp"] = str(datetime.now(UTC).replace(tzinfo=None))
     message["_unique_id"] = uuid.uuid4().hex
-    document = {"oslo.version": "2.0", "oslo.message": exact_json.dumps(message)}
+    document = {"oslo.version": "2.0", _MESSAGE: exact_json.dumps(message)}
     return exact_json.dumps(document).encode()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest.amqp.publisher import Publisher, envelope
+from panko_ingest.amqp.publisher import Publisher, envelope, opened
 from panko_ingest.cli import arguments, output, progress
 from panko_ingest.errors import ConfigError
 from panko_ingest.workers.from_config import buses
@@ -47,7 +47,8 @@ def add_parser(subparsers: Any) -> None:
 def run(conf: cfg.ConfigOpts) -> int:
     """Send the notifications."""
     command = conf.command
-    notifications = [_object(body, where) for where, body in arguments.notifications(command.files)]
+    renew = command.count is not None
+    notifications = [_object(body, where, renew) for where, body in arguments.notifications(command.files)]
     if not notifications:
         raise ConfigError(f"no notifications in {', '.join(command.files)}")
     topic = command.topic or conf.oslo_messaging_notifications.topics[0]
@@ -61,9 +62,9 @@ def run(conf: cfg.ConfigOpts) -> int:
         for number, notification in enumerate(source):
             if command.rate:
                 time.sleep(max(0.0, started + number / command.rate - time.monotonic()))
-            priority = command.priority or str(notification.get("priority") or "info")
+            priority = command.priority or str((opened(notification) or {}).get("priority") or "info")
             publisher.send(
-                envelope(notification, renew=command.count is not None),
+                envelope(notification, renew=renew),
                 exchange=command.exchange,
                 routing_key=f"{topic}.{priority.lower()}",
             )
@@ -72,11 +73,15 @@ def run(conf: cfg.ConfigOpts) -> int:
     return 0
 
 
-def _object(body: bytes, where: str) -> dict[str, Any]:
+def _object(body: bytes, where: str, renew: bool) -> dict[str, Any]:
     try:
         item = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: no JSON: {error}") from error
     if not isinstance(item, dict):
         raise ConfigError(f"{where}: a notification is a JSON object, not {type(item).__name__}")
+    if renew and opened(item) is None:
+        raise ConfigError(
+            f"{where}: its oslo.message is no JSON object, which --count would give a message_id"
+        )
     return item

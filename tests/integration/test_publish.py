@@ -1,5 +1,6 @@
 """``publish`` beside the services of a cloud, whose queues it must not make in another way than they do."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,11 +26,10 @@ def run(tmp_path: Path, broker_url: str, sqlite_url: str) -> Run:
     """Publish the samples to a bus that is empty."""
     config = configuration(tmp_path, broker_url, sqlite_url)
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, file: Path = ROOT / "etc" / "samples.jsonl") -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "panko_ingest", "--config-file", str(config), "publish"]
-        samples = str(ROOT / "etc" / "samples.jsonl")
         return subprocess.run(
-            [*command, *arguments, samples], capture_output=True, text=True, timeout=60, check=False
+            [*command, *arguments, str(file)], capture_output=True, text=True, timeout=60, check=False
         )
 
     return run
@@ -70,3 +70,16 @@ def test_exchange_and_queues_are_made_where_that_is_asked_for(
     assert run().returncode == 0
     with Bus(broker_url) as bus:
         assert bus.count("notifications.info") + bus.count("notifications.error") == 16
+
+
+def test_what_is_in_an_envelope_goes_where_its_own_priority_says(
+    run: Run, broker_url: str, tmp_path: Path
+) -> None:
+    file, inner = tmp_path / "captured.json", json.dumps({"event_type": "x", "priority": "ERROR"})
+    file.write_text(json.dumps({"oslo.version": "2.0", "oslo.message": inner}))
+    assert run("--create", file=file).returncode == 0
+    with Bus(broker_url) as bus:
+        assert bus.count("notifications.error") == 1
+    file.write_text(json.dumps({"oslo.version": "2.0", "oslo.message": "no JSON"}))
+    done = run("--count", "2", file=file)
+    assert (done.returncode, "captured.json: its oslo.message is no JSON object" in done.stderr) == (2, True)
