@@ -122,12 +122,7 @@ class SourceConnection:
 
     def size(self, column: Any) -> Any:
         """Return the bytes of a column in SQL."""
-        if self._connection.dialect.name == "sqlite":
-            # There, a text's length is that before its first NUL.
-            length = sa.func.length(sa.cast(column, sa.LargeBinary))
-        else:
-            length = sa.func.octet_length(column)
-        return sa.func.coalesce(sa.type_coerce(length, sa.BigInteger), 0)
+        return databases.of(self._connection).bytes_of(column)
 
     def by_halves(
         self,

@@ -443,6 +443,19 @@ def test_reading_all_traits_of_a_type_takes_no_more_memory_for_more_events(sqlit
     store.close()
 
 
+def test_a_list_takes_memory_for_a_few_big_notifications_at_once(empty: Connection) -> None:
+    raw = {"payload": "x" * 500_000}
+    for number in range(0, 40, 10):
+        empty.record_events([Event(f"{one:02}", "big", START, [], raw) for one in range(number, number + 10)])
+    tracemalloc.start()
+    assert [event.message_id for event in empty.get_events(EventFilter()) if event.raw == raw] == [
+        f"{number:02}" for number in range(40)
+    ]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30 * len(raw["payload"]), "less than all of them"
+
+
 @pytest.mark.postgresql
 def test_a_reader_who_deadlocks_with_a_change_of_the_schema_reads_again(postgresql_url: str) -> None:
     store = Connection(postgresql_url)

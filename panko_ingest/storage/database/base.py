@@ -71,6 +71,14 @@ class Database:
         """Return an engine whose sessions are set up; it connects when it is first used."""
         return create_engine(url, **pool_arguments(settings))
 
+    def bytes_of(self, column: Any) -> Any:
+        """Return in SQL how many bytes a text takes, 0 for NULL; PostgreSQL need not read it for that."""
+        return self._or_none(sa.func.octet_length(column))
+
+    @staticmethod
+    def _or_none(length: Any) -> Any:
+        return sa.func.coalesce(sa.type_coerce(length, sa.BigInteger), 0)
+
     def missing_file(self, engine: Engine) -> str:  # noqa: ARG002 - for those that are in one
         """Return the path of the file that the database is in where it is absent, else an empty text."""
         return ""

@@ -102,6 +102,10 @@ class Database(base.Database):
                 event.listen(engine, "do_connect", partial(_make_private_file, path))
         return engine
 
+    def bytes_of(self, column: Any) -> Any:
+        """Look at the bytes, as a text's length is that before its first NUL."""
+        return self._or_none(sa.func.length(sa.cast(column, sa.LargeBinary)))
+
     def missing_file(self, engine: Engine) -> str:
         """Look for the file, which connecting would make."""
         path = _file(engine.url)

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from itertools import accumulate
 
 import sqlalchemy as sa
 
 from panko_ingest.storage import request_values
 from panko_ingest.storage.filters import DeadLetterFilter
 from panko_ingest.storage.models import DeadLetter, DeadLetterSummary, StoredDeadLetter
+from panko_ingest.storage.reading import paging
 from panko_ingest.storage.reading.read_access import ReadAccess
 from panko_ingest.storage.tables import DeadLetter as DeadLetterRow
 
@@ -112,7 +112,7 @@ def count_by_stage(reader: ReadAccess) -> dict[str, int]:
 
 def fitting(sizes: Sequence[int]) -> int:
     """Return how many dead letters of these sizes, in bytes, are dealt with at once: one at least."""
-    return max(1, sum(total <= _MOST_BYTES for total in accumulate(sizes)))
+    return paging.fitting(sizes, _MOST_BYTES)
 
 
 def by_id(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:

@@ -1,7 +1,7 @@
 """Reading events: a page of events is one statement, the traits of a page one a trait table.
 
-Memory is bounded by a page, and a reader may take its time: no cursor and no transaction stays open
-between pages.
+Memory is bounded by a page, and by the bytes of its raw notifications, which are read in parts. A reader may
+take its time: no cursor and no transaction stays open between pages.
 """
 
 import contextlib
@@ -34,6 +34,9 @@ from panko_ingest.storage.tables import (
 )
 
 PAGE_SIZE = 500
+
+_MOST_BYTES = 4 * 1024 * 1024
+"""Of raw notifications that are read at once; as objects they take ten times as much."""
 
 _FEW = 6_000
 """Matches up to which it costs less to look up and sort all their events than to walk through other
@@ -151,7 +154,11 @@ def matching(
 ) -> Statement | None:
     """Return the statement for all events that match; None where their event type is not even known."""
     statement = sa.select(
-        EventRow.id, EventRow.generated, EventRow.message_id, EventRow.event_type_id, EventRow.raw
+        EventRow.id,
+        EventRow.generated,
+        EventRow.message_id,
+        EventRow.event_type_id,
+        reader.database.bytes_of(EventRow.raw).label("size"),
     )
     if event_filter.event_type not in (None, ""):
         # Not by a join: MariaDB would begin with the small table and sort all events of the type.
@@ -316,27 +323,32 @@ def _of_no_other_project(statement: Statement, project: str) -> Statement:
 def completed(reader: ReadAccess, pages: Iterable[Rows], *, salvaged_only: bool) -> Iterator[Event]:
     """Yield the events of pages of rows, with their traits, but for those that expired meanwhile."""
     for page in pages:
-        rows = [row for row in page if SALVAGED_KEY in row.raw] if salvaged_only else page
-        if not rows:
-            continue
-        yield from reader.read(functools.partial(_complete_events, rows))
+        pending = page
+        while pending:
+            number = paging.fitting([row.size for row in pending], _MOST_BYTES)
+            for event in reader.read(functools.partial(_complete_events, pending[:number])):
+                if not salvaged_only or SALVAGED_KEY in event.raw:
+                    yield event
+            pending = pending[number:]
 
 
 def _complete_events(rows: Rows, connection: sa.Connection) -> list[Event]:
-    """Return the events of these rows with their traits, but for those that expired meanwhile."""
+    """Return the events of these rows with their traits and raw, but for those that expired meanwhile."""
     names = _type_names(connection, {row.event_type_id for row in rows})
     events = {
-        row.id: Event(row.message_id, names[row.event_type_id], row.generated, [], row.raw)
+        row.id: Event(row.message_id, names[row.event_type_id], row.generated)
         for row in rows
         if row.event_type_id in names  # else it was cleared, like its type
     }
     for event_id, trait in _traits(list(events), None, connection):
         events[event_id].traits.append(trait)
-    # Of an event that expired meanwhile, some traits may be missing.
-    there = set(connection.scalars(sa.select(EventRow.id).where(EventRow.id.in_(list(events)))))
-    for event in events.values():
+    # Last, as of an event that expired meanwhile, some traits may be missing.
+    there = sa.select(EventRow.id, EventRow.raw).where(EventRow.id.in_(list(events)))
+    raws = {row.id: row.raw for row in connection.execute(there)}
+    for event_id, event in events.items():
+        event.raw = raws.get(event_id, {})
         event.traits.sort(key=operator.attrgetter("name"))
-    return [event for event_id, event in events.items() if event_id in there]
+    return [event for event_id, event in events.items() if event_id in raws]
 
 
 def _type_names(connection: sa.Connection, type_ids: Iterable[int]) -> dict[int, str]:

@@ -6,6 +6,7 @@ On partitions a message_id may be that of several events, each of another day; a
 
 import contextlib
 import datetime
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,11 @@ def complete_sort(sort: Iterable[tuple[str, str]], *, by_day: bool) -> Sort:
         return tuple(complete.items())
     # What comes behind the message_id never decides.
     return tuple(complete.items())[: list(complete).index("message_id") + 1]
+
+
+def fitting(sizes: Sequence[int], most: int) -> int:
+    """Return how many rows of these sizes, in bytes, are dealt with at once: one at least."""
+    return max(1, sum(total <= most for total in itertools.accumulate(sizes)))
 
 
 def position(reader: ReadAccess, marker: str) -> Mapping[str, Any]:
