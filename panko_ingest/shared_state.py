@@ -273,6 +273,12 @@ class SharedState:
             if slot.pid == pid and slot.seconds_since_heartbeat > silence:
                 slot.note_hang()
 
+    def acquit(self, pid: int) -> None:
+        """Note down that a process, which is going to end, does not die of any message that it holds."""
+        for _, slot in self.occupied():
+            if slot.pid == pid:
+                slot.release()
+
     def record_death(self, worker: int) -> None:
         """Note down what a dead worker held, and clear its slots. Called by the master only."""
         recording = self.recording_slot(worker)

@@ -67,6 +67,8 @@ class Worker(cotyledon.Service):
             self.place(self.worker_id),
             self._conf.graceful_shutdown_timeout,
         )
+        # A server is silent: the message that it was given last would pass for what it died of.
+        self._shared.acquit(os.getpid())
         os._exit(1)
 
     def terminate(self) -> None:

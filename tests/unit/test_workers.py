@@ -1,4 +1,4 @@
-"""Processes of the daemon that are told to end while they are born."""
+"""Processes of the daemon that are told to end while they are born, or while they can't."""
 
 import subprocess
 import sys
@@ -30,3 +30,34 @@ def test_a_process_that_is_told_to_end_while_it_is_born_is_born_first(kind: str)
         [sys.executable, "-c", BIRTH.replace("KIND", kind)], capture_output=True, text=True, check=False
     )
     assert (born.returncode, born.stdout) == (0, "born\n"), born.stderr
+
+
+TOO_LATE = """
+import os, signal
+from types import SimpleNamespace as Some
+from panko_ingest.shared_state import SharedState
+from panko_ingest.workers.ingester import IngestService
+
+shared, message = SharedState(1, 1), b"d" * 32
+worker = os.fork()
+if not worker:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    settings = Some(conf=Some(graceful_shutdown_timeout=1), workers=1, buses=[])
+    service = IngestService(0, Some(settings=settings, version=0), shared, None)
+    # As its threads do, of which one waits for a database that is silent.
+    for slot in (shared.bus_slot(0, 0), shared.recording_slot(0)):
+        slot.occupy(os.getpid())
+    slot.hold(message)
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        signal.pause()
+_, status = os.waitpid(worker, 0)
+shared.record_death(0)
+print(os.waitstatus_to_exitcode(status), shared.is_suspect(message))
+"""
+
+
+def test_no_message_is_to_blame_for_a_worker_that_does_not_end_in_time() -> None:
+    ended = subprocess.run([sys.executable, "-c", TOO_LATE], capture_output=True, text=True, check=False)
+    assert ended.stdout == "1 False\n", ended.stderr
+    assert "did not end in graceful_shutdown_timeout (1 s)" in ended.stderr
