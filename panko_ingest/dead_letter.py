@@ -38,7 +38,7 @@ def from_delivery(
     :param max_size: the bounds within which the message was decoded; so is ``max_depth``.
     :param unread: nothing in the message is looked at, and so none of it kept.
     """
-    body, reason = delivery.body, str(error)
+    body, reason = delivery.body, _text(error)
     if unread:
         reason += f" (the body of {len(body)} bytes is withheld: what ended them may be in it)"
         body, redacted = b"", True
@@ -121,6 +121,13 @@ class KeptBytes:
         known[letter.digest] = None
         # Characters of JSON and of an error are bytes, mostly.
         return _BYTES_OF_A_ROW + len(letter.body) + len(letter.error) + len(exact_json.dumps(letter.headers))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as another:  # noqa: BLE001 - the error of a plugin, or of a library that it uses
+        return f"its text can't be had: {type(another).__name__}"
 
 
 def _known(value: object) -> str | None:

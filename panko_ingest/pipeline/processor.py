@@ -109,8 +109,11 @@ class MessageProcessor:
             # The message is at fault, and may be anybody's, whatever name it bears: it stays with what it
             # came by, or a few names of others would make a flood look like everybody's.
             outcome = self._dead_letter(delivery, error, error.stage, notification)
-        # A fault of ours or of a plugin must cost this message only, also where the plugin calls sys.exit().
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:  # who converts in a command's main thread may end that
+            raise
+        # A fault of ours or of a plugin must cost this message only, also where the plugin calls sys.exit()
+        # or raises what is no Exception, as asyncio and eventlet do.
+        except BaseException as error:
             LOG.exception("Unexpected error while converting a message from %s", delivery.queue)
             if notification is not None:
                 delivery.source = _source(notification)

@@ -142,6 +142,10 @@ PLUGIN = """\
 import ctypes, os, signal, sys, time
 from panko_ingest.converter.plugins import TraitPlugin
 
+class TimedOut(BaseException):
+    def __str__(self):
+        return None
+
 class Deadly(TraitPlugin):
     def trait_values(self, match_list):
         for _, value in match_list:
@@ -149,6 +153,8 @@ class Deadly(TraitPlugin):
                 os.kill(os.getpid(), signal.SIGKILL)
             if value == "exit":
                 sys.exit()
+            if value == "time out":
+                raise TimedOut
             if value == "leave":
                 os._exit(0)
             if value == "die later":
@@ -190,6 +196,7 @@ def plugin_folder(tmp_path: Path) -> Path:
     ("effect", "patience"),
     [
         ("exit", 30),
+        ("time out", 30),
         ("die", 30),
         ("leave", 30),
         pytest.param("hang", 10, marks=pytest.mark.long),
@@ -213,7 +220,7 @@ def test_a_message_that_kills_whoever_converts_it_is_found_out(
         wait_until(lambda: ledger.events() == len(good), 30, "the good ones")
         assert service.stop() == 0
         assert bus.count() == 0
-    assert ledger.stages() == {"convert" if effect == "exit" else "crash": 1}
+    assert ledger.stages() == {"convert" if effect in {"exit", "time out"} else "crash": 1}
     if effect == "leave":
         assert "WARNING panko_ingest.workers.master [-] ingester-0 ended with exit code 0" in service.log
     if effect.startswith("hang"):  # the first time it is delivered nobody has a reason to note it down

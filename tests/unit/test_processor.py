@@ -3,6 +3,7 @@
 import json
 import uuid
 import zlib
+from typing import cast
 
 import pytest
 
@@ -149,3 +150,34 @@ def test_a_message_that_killed_workers_is_not_looked_into_for_its_dead_letter(
     assert outcome.digest == deadly.digest()
     assert f"the body of {len(deadly.body)} bytes is withheld" in outcome.error
     assert "sesame" not in str(outcome.headers)
+
+
+class Cancelled(BaseException):
+    """As asyncio and eventlet have them; its text can't be had either."""
+
+    def __str__(self) -> str:
+        return cast("str", None)
+
+
+def test_whatever_a_plugin_raises_costs_its_message_only(
+    processor: MessageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*_: object) -> None:
+        raise Cancelled
+
+    monkeypatch.setattr(EventConverter, "to_event", convert)
+    letter = processor.process(delivery())
+    assert isinstance(letter, DeadLetter)
+    assert (letter.stage, letter.error_class) == ("convert", "Cancelled")
+    assert letter.error == "its text can't be had: TypeError"
+
+
+def test_who_interrupts_a_command_that_converts_ends_it(
+    processor: MessageProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EventConverter, "to_event", convert)
+    with pytest.raises(KeyboardInterrupt):
+        processor.process(delivery())
