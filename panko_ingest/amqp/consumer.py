@@ -10,6 +10,7 @@ from panko_ingest.amqp import pauses
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.channel_limit import ChannelLimit
+from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
 from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.retention import Retention
@@ -101,7 +102,7 @@ class AmqpConsumer:
             handler,
             backoffs={name: pauses.looking(clock) for name in topology.names},
             absences={name: pauses.absent_queue(clock) for name in topology.names},
-            costly_backoffs={name: pauses.costly(clock) for name in topology.names},
+            costly_queues=CostlyQueues(topology.names, clock),
             retentions={name: Retention() for name in topology.names},
             costly_exchanges=CostlyExchanges(clock),
             refused_queues=Refusals(on_refusal),

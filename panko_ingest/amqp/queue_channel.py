@@ -7,6 +7,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from amqp.exceptions import AMQPError, ChannelError, RecoverableConnectionError
 
+from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.link import Link
 from panko_ingest.amqp.open_channel import NoTimeoutError, OpenChannel
 from panko_ingest.amqp.retention import Retention
@@ -39,7 +40,7 @@ def _costly(
             raise
         except (AMQPError, TimeoutError) as error:
             # Its process may hang: let the others be read for a while before it is asked about again.
-            self._give_up(self._costly_backoff, error, "the connection was lost over it: ")
+            self._give_up(self._costly.lost_over(self.queue), error, "the connection was lost over it: ")
             raise
 
     return asking
@@ -50,7 +51,7 @@ class QueueChannel:
 
     :param backoff: when to try again a queue that is refused; outlives the session.
     :param absence: when to look again for a queue that is absent; outlives it, too.
-    :param costly_backoff: when to ask again about a queue over which a connection was lost; outlives it, too.
+    :param costly: the queues over which connections were lost; outlive it, too.
     :param retention: whether the queue must have a consumer while the store is away; outlives it, too.
     :param keeps: have a consumer there while the store is away, where it must have one.
     :param numbers: gives each channel its number.
@@ -70,7 +71,7 @@ class QueueChannel:
         keeper: TopologyKeeper,
         backoff: Backoff,
         absence: Backoff,
-        costly_backoff: Backoff,
+        costly: CostlyQueues,
         retention: Retention,
         *,
         keeps: bool,
@@ -90,7 +91,7 @@ class QueueChannel:
         self._keeper = keeper
         self._backoff = backoff
         self._absence = absence
-        self._costly_backoff = costly_backoff
+        self._costly = costly
         self._retention = retention
         self._keeps = keeps
         self._numbers = numbers
@@ -117,9 +118,14 @@ class QueueChannel:
         return None if self._channel is None else self._channel.number
 
     @property
-    def may_hang(self) -> bool:
+    def is_costly(self) -> bool:
         """Whether a connection was lost over it, and it is not read again yet."""
-        return self._costly_backoff.failed_last
+        return self.queue in self._costly
+
+    @property
+    def may_hang(self) -> bool:
+        """Whether it may cost a connection to ask about it."""
+        return self._costly.may_hang(self.queue)
 
     @property
     def clings(self) -> bool:
@@ -143,11 +149,15 @@ class QueueChannel:
         :param reads: whether it is to be read; otherwise it has a consumer at most.
         :raises LINK_ERRORS: the connection is lost.
         """
-        backoffs = self._backoff, self._absence, self._costly_backoff
-        if self._channel is not None or any(backoff.due_in for backoff in backoffs):
+        if self._channel is not None or self._backoff.due_in or self._absence.due_in:
             return False
-        if not reads and not self.keeps:
+        if self._costly.due_in(self.queue) or not (reads or self.keeps):
             return False
+        opened = self._find_and_open(reads=reads)
+        self._costly.answered(self.queue)
+        return opened
+
+    def _find_and_open(self, *, reads: bool) -> bool:
         try:
             self.absent = not self._keeper.find(self.queue)
             self._tell_absence(self.queue, self.absent)
@@ -238,7 +248,7 @@ class QueueChannel:
             return 0
         if channel.prefetch and not was_reading:
             self._tell(self.queue, None)
-            self._costly_backoff.succeeded()
+            self._costly.is_read(self.queue)
         if acknowledged:
             self._heard_at = self._clock()  # nothing is given up while something is unacknowledged
             self._backoff.succeeded()

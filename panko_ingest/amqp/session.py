@@ -12,6 +12,7 @@ from amqp.exceptions import ChannelError
 
 from panko_ingest.amqp import pauses
 from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
+from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
@@ -82,9 +83,8 @@ class SessionTools:
 
     :param backoffs: by queue, when to try it again.
     :param absences: by queue, when to look for it again.
-    :param costly_backoffs: by queue, when to ask again about one over which a connection was lost.
+    :param costly_queues: those over which a connection was lost; so are ``costly_exchanges``.
     :param retentions: by queue, whether it must have a consumer while the store is away.
-    :param costly_exchanges: those over which a connection was lost.
     :param refused_queues: what was told of queues that are not read though they are there.
     :param refused_exchanges: what was told of exchanges that may not be bound.
     :param unbound: what was told of the pool's queue that nothing gets into.
@@ -101,7 +101,7 @@ class SessionTools:
     handler: DeliveryHandler
     backoffs: Mapping[str, Backoff]
     absences: Mapping[str, Backoff]
-    costly_backoffs: Mapping[str, Backoff]
+    costly_queues: CostlyQueues
     retentions: Mapping[str, Retention]
     costly_exchanges: CostlyExchanges
     refused_queues: Refusals
@@ -159,7 +159,7 @@ class Session:
                 self._keeper,
                 tools.backoffs[name],
                 tools.absences[name],
-                tools.costly_backoffs[name],
+                tools.costly_queues,
                 tools.retentions[name],
                 keeps=tools.looks_after and not link.is_virtual,
                 numbers=tools.numbers,
@@ -321,11 +321,11 @@ class Session:
         )
 
     def _those_that_may_hang(self) -> list[QueueChannel]:
-        """Return what to ask about now; in any order, for the first one that hangs hides the others."""
+        """Return what to ask about now; in any order, for the first one that hangs hides those behind it."""
         if self._tools.clock() < self._asks_on_at and any(queue.is_open for queue in self._queues):
             return []
         found = [queue for queue in self._queues if queue.may_hang]
-        return random.sample(found, len(found))
+        return sorted(random.sample(found, len(found)), key=lambda queue: queue.is_costly)
 
     def _find_room(self) -> None:
         """Open, for once, as many channels as there may ever be: one more for a renewal, one to ask over.

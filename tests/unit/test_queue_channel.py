@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from amqp.exceptions import AccessRefused, ChannelError, ConsumerCancelled, NotFound, PreconditionFailed
 
+from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.retention import Retention
@@ -128,7 +129,7 @@ class Reading:
             keeper,
             Backoff(1, 10, self.clock),
             Backoff(1, 30, self.clock),
-            Backoff(2, 60, self.clock),
+            CostlyQueues((QUEUE,), self.clock),
             self.retention,
             keeps=keeps,
             numbers=itertools.count(1),

@@ -1,8 +1,9 @@
 """One connection whose broker takes long for each answer, so that a turn leaves some queues to the next."""
 
 import itertools
+import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from panko_ingest.amqp import AmqpConsumer, parse
 from panko_ingest.amqp.amqp_link import IO_TIMEOUT
 from panko_ingest.amqp.bindings import CostlyExchanges
+from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.session import Session, SessionTools
@@ -112,7 +114,7 @@ def session_over(link: Link, handler: Handler, clock: Clock, queues: Sequence[st
         handler,
         backoffs={name: Backoff(1, 10, clock) for name in queues},
         absences={name: Backoff(1, 30, clock) for name in queues},
-        costly_backoffs={name: Backoff(2, 60, clock) for name in queues},
+        costly_queues=CostlyQueues(queues, clock),
         retentions={name: Retention() for name in queues},
         costly_exchanges=CostlyExchanges(clock),
         refused_queues=Refusals(lambda _name, _reason: None),
@@ -142,15 +144,16 @@ def test_queues_that_a_turn_leaves_to_the_next_one_take_turns() -> None:
 class HangingLink(Link):
     """A link over which a question about most queues is not answered; every connection has another one."""
 
-    def __init__(self, clock: Clock, read_for: Counter[str]) -> None:
+    def __init__(self, clock: Clock, read_for: Counter[str], answering: Collection[str] = ANSWERING) -> None:
         super().__init__(clock)
         self._read_for = read_for
+        self._answering = answering
 
     def channel(self, *, spare: bool = False) -> Channel:
         channel, clock = super().channel(spare=spare), self._clock
 
         def declare(queue: str, **_: object) -> None:
-            if queue not in ANSWERING:
+            if queue not in self._answering:
                 clock.advance(IO_TIMEOUT)
                 raise TimeoutError("timed out")
 
@@ -178,6 +181,29 @@ def test_a_queue_is_read_though_many_others_hang() -> None:
     while clock.now < Clock().now + 3600:
         clock.advance(next(steps))
     assert read_for[ANSWERING[0]] * 0.1 > 3600 / 5
+
+
+def seconds_until_any_is_read(seed: int, queues: Sequence[str], answering: Collection[str]) -> float:
+    random.seed(seed)
+    clock, read_for = Clock(), Counter[str]()
+    consumer = AmqpConsumer(
+        parse("rabbit://broker/"),
+        Topology(queues),
+        Handler(),
+        connect=lambda: HangingLink(clock, read_for, answering),  # type: ignore[arg-type,return-value]
+        clock=clock,
+    )
+    steps, began = consumer.steps(), clock.now
+    while not read_for:
+        clock.advance(next(steps))
+    return clock.now - began
+
+
+def test_not_all_queues_that_hang_are_asked_about_before_another_is_read() -> None:
+    queues = [f"notifications.{number}" for number in range(30)]
+    hanging, answering = queues[:24], queues[24:]
+    waited = [seconds_until_any_is_read(seed, queues, answering) for seed in range(20)]
+    assert sum(waited) / len(waited) < len(hanging) * IO_TIMEOUT / 2
 
 
 class LosingLink(Link):
