@@ -14,11 +14,15 @@ from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import getcurrent, greenlet
 
 
 class Stuck(AssertionError):
     """More happened than a world is meant to need: something goes round in circles."""
+
+
+class _Killed(KeyboardInterrupt):
+    """Ends a thread; of all that can be raised, nobody takes it for the fault of a message or of a plugin."""
 
 
 class Task:
@@ -39,7 +43,7 @@ class Task:
     def _run(self, work: Callable[[], None]) -> None:
         try:
             work()
-        except GreenletExit:
+        except _Killed:
             pass
         except BaseException as error:  # noqa: BLE001 - whatever ends a thread is looked at by its process
             self.error = error
@@ -58,7 +62,7 @@ class Task:
             return
         self.ended = True
         if self._greenlet:
-            self._greenlet.throw(GreenletExit)
+            self._greenlet.throw(_Killed)
 
 
 class World:
