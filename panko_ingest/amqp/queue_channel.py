@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Concatenate, ParamSpec, TypeVar
 
-from amqp.exceptions import AMQPError, ChannelError, RecoverableConnectionError
+from amqp.exceptions import AMQPError, ChannelError, ConsumerCancelled, RecoverableConnectionError
 
 from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.link import Link
@@ -101,6 +101,7 @@ class QueueChannel:
         self._tell_absence = tell_absence
         self._clock = clock
         self._where = where
+        self._wanted_timeout = timeout
         self._timeout: float | None = timeout
         self._channel: OpenChannel | None = None
         self._heard_at = 0.0
@@ -313,6 +314,9 @@ class QueueChannel:
         """Give up the channel, and what is unacknowledged with it: the broker delivers it again."""
         channel, self._channel = self._channel, None
         self._keeper.forget(self.queue)
+        self._timeout = self._wanted_timeout
+        if isinstance(refusal, ConsumerCancelled):  # what is there next may be another queue of that name
+            self._retention.forget()
         self._give_up(self._backoff, refusal)
         if channel is not None:
             channel.close()  # after a cancel it is still open; closing what is closed is nothing

@@ -80,6 +80,7 @@ class Link:
         self.lets_ask_for_time = True
         self.has_queue = True
         self.may_read = True
+        self.asked_for: float | None = None
 
     def channel(self, *, spare: bool = False) -> Channel:
         del spare
@@ -105,6 +106,7 @@ class Link:
             raise PreconditionFailed(f"invalid arg 'x-consumer-timeout' for queue '{queue}'")
         channel.number = number
         channel.consumers[tag] = receive
+        self.asked_for = timeout
 
     def count(self) -> None:
         self.fewest = min(self.fewest, self.consumers)
@@ -369,6 +371,33 @@ def test_what_is_held_is_acknowledged_as_soon_as_the_queue_is_read_again(keeping
     keeping.queue.follow(16)
     keeping.queue.follow(16)
     assert channel.acknowledged == [1]
+
+
+def be_made_anew(reading: Reading) -> None:
+    """Have the queue deleted and at once made again, and read it."""
+    reading.cancel()
+    reading.queue.follow(0)
+    reading.try_for(3)
+
+
+def test_a_queue_that_is_made_anew_as_another_kind_is_asked_for_time(reading: Reading) -> None:
+    reading.link.lets_ask_for_time = False
+    be_made_anew(reading)
+    assert reading.link.asked_for is None
+    reading.link.lets_ask_for_time = True
+    be_made_anew(reading)
+    assert reading.link.asked_for == 1800.0
+
+
+def test_a_queue_that_is_made_anew_has_a_consumer_though_the_one_before_counted_returns(
+    keeping: Reading,
+) -> None:
+    hold_again(keeping, 3)
+    assert not keeping.queue.keeps
+    keeping.try_for(1)
+    be_made_anew(keeping)
+    keeping.queue.follow(0, hold=True)
+    assert keeping.link.consumers == 1
 
 
 def hold_again(reading: Reading, returns: int, header: str = "x-delivery-count") -> None:
