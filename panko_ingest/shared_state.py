@@ -75,6 +75,7 @@ class Slot(ctypes.Structure):
         ("_begun", ctypes.c_double),
         ("_state", ctypes.c_uint8),
         ("_holds", ctypes.c_bool),
+        ("_as_letter", ctypes.c_bool),
         ("_hung", ctypes.c_bool),
         ("_digest", _Digest),
     )
@@ -97,9 +98,10 @@ class Slot(ctypes.Structure):
         self._state = State.CONSUMING if consuming else State.WAITING
         self._heartbeat = time.monotonic()
 
-    def hold(self, digest: bytes) -> None:
-        """Say which message is being converted, or stored."""
+    def hold(self, digest: bytes, *, as_letter: bool = False) -> None:
+        """Say which message is being converted, or stored, and whether that is as a dead letter."""
         self._digest[:] = digest
+        self._as_letter = as_letter
         self._holds = True
 
     def release(self) -> None:
@@ -126,6 +128,11 @@ class Slot(ctypes.Structure):
         return bytes(self._digest) if self._holds else None
 
     @property
+    def holds_letter(self) -> bool:
+        """Whether that message is being stored as a dead letter."""
+        return bool(self._holds and self._as_letter)
+
+    @property
     def seconds_since_heartbeat(self) -> float:
         """Seconds since the last heartbeat; 0 for a slot that nobody uses."""
         return max(0.0, time.monotonic() - self._heartbeat) if self.pid else 0.0
@@ -145,14 +152,16 @@ class _Suspect(ctypes.Structure):
     """A message that workers may have died of.
 
     ``deaths`` are those of workers that held it, ``crashes`` those of which it must be the reason, as they
-    held no other, and ``conversions`` those among these that did not get as far as to store it. The last one
-    of all was at ``died_at``, in monotonic seconds.
+    held no other, and ``conversions`` those among these that did not get as far as to store it; ``letters``
+    those of workers that stored it as a dead letter. The last one of all was at ``died_at``, in monotonic
+    seconds.
     """
 
     _fields_ = (
         ("deaths", ctypes.c_uint32),
         ("crashes", ctypes.c_uint32),
         ("conversions", ctypes.c_uint32),
+        ("letters", ctypes.c_uint32),
         ("died_at", ctypes.c_double),
         ("digest", _Digest),
     )
@@ -286,7 +295,12 @@ class SharedState:
         hung = [slot for slot in slots if slot.hangs]
         held = {slot.held: slot is not recording for slot in hung or slots if slot.held is not None}
         for digest, converting in held.items():
-            self._note(digest, alone=len(held) == 1, converting=converting)
+            self._note(
+                digest,
+                alone=len(held) == 1,
+                converting=converting,
+                as_letter=recording.held == digest and recording.holds_letter,
+            )
         for slot in (*slots, recording):
             slot.clear()
 
@@ -317,9 +331,7 @@ class SharedState:
     def may_be_read(self, digest: bytes) -> bool:
         """Whether what is in a message killed nobody, but only the storing of its event."""
         suspect = self._suspect(digest)
-        return suspect is None or not (
-            suspect.conversions or suspect.deaths > CRASHES_BEFORE_DEAD_LETTER  # not even as a dead letter
-        )
+        return suspect is None or not (suspect.conversions or suspect.letters)
 
     @property
     def knows_poison(self) -> bool:
@@ -333,15 +345,16 @@ class SharedState:
             return None
         return next((one for one in suspects if one.deaths and bytes(one.digest) == digest), None)
 
-    def _note(self, digest: bytes, *, alone: bool, converting: bool) -> None:
+    def _note(self, digest: bytes, *, alone: bool, converting: bool, as_letter: bool) -> None:
         suspect = self._suspect(digest)
         if suspect is None:  # a full table gives up the one that fewest workers died of, the longest ago
             suspect = min(self._memory.suspects, key=lambda one: (one.deaths, one.died_at))
-            suspect.deaths = suspect.crashes = suspect.conversions = 0
+            suspect.deaths = suspect.crashes = suspect.conversions = suspect.letters = 0
             suspect.digest[:] = digest
         suspect.died_at = time.monotonic()
         suspect.deaths += 1
         suspect.crashes += alone
         suspect.conversions += alone and converting
+        suspect.letters += as_letter
         if suspect.crashes and suspect.deaths >= CRASHES_BEFORE_DEAD_LETTER - 1:
             self._memory.copies_expected_until = time.monotonic() + _COPIES_COME_FOR

@@ -216,9 +216,9 @@ class RecordingThread:
     @contextlib.contextmanager
     def _held(self, pieces: list[Piece]) -> Iterator[None]:
         """Note down what is being stored, where it is one message that was delivered before."""
-        deliveries = pieces[0].batch.deliveries
-        if len(pieces) == len(deliveries) == 1 and deliveries[0].redelivered:
-            self._slot.hold(deliveries[0].digest())
+        batch = pieces[0].batch
+        if len(pieces) == len(batch.deliveries) == 1 and batch.deliveries[0].redelivered:
+            self._slot.hold(batch.deliveries[0].digest(), as_letter=bool(batch.dead_letters))
         yield
         self._slot.release()
 

@@ -125,9 +125,20 @@ def test_what_died_while_it_was_stored_may_be_read_unless_its_dead_letter_kills_
         shared.record_death(0)
     assert shared.is_poison(DIGEST)
     assert shared.may_be_read(DIGEST)
-    shared.recording_slot(0).hold(DIGEST)
+    shared.recording_slot(0).hold(DIGEST, as_letter=True)
     shared.record_death(0)
     assert not shared.may_be_read(DIGEST)
+
+
+def test_what_died_while_it_was_stored_may_be_read_also_where_copies_of_it_died_at_once() -> None:
+    shared = SharedState(workers=2, buses=1)
+    for workers in ([0], [0], [0, 1]):
+        for worker in workers:
+            shared.recording_slot(worker).hold(DIGEST)
+        for worker in workers:
+            shared.record_death(worker)
+    assert shared.is_poison(DIGEST)
+    assert shared.may_be_read(DIGEST)
 
 
 def test_copies_of_a_message_that_kills_are_expected_for_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
