@@ -14,7 +14,7 @@ from panko_ingest import amqp, config
 from panko_ingest.batch import Batcher
 from panko_ingest.breaker import FloodBreaker
 from panko_ingest.converter import EventConverter, TypeFilter
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import ConfigError, DatabaseUrlError
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline import (
     Budget,
@@ -56,6 +56,8 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
         )
         for url in config.messaging_urls(conf)
     ]
+    for bus in found:
+        _check_embedded(bus)
     # Metrics, status and the page tell buses apart by their names.
     if twice := [name for name, count in Counter(bus.name for bus in found).items() if count > 1]:
         raise ConfigError(
@@ -76,6 +78,18 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
                     "RabbitMQ, or unset [notification] require_durable"
                 )
     return found
+
+
+def _check_embedded(bus: amqp.Bus) -> None:
+    scheme, _, database = (bus.virtual_url or "").partition("+")
+    if database and ":" not in scheme:  # the path of another one may have a + in it
+        # Commands that ask no database need not wait for SQLAlchemy to be loaded.
+        from panko_ingest.storage.database.engine import check_driver  # noqa: PLC0415
+
+        try:
+            check_driver(database)
+        except DatabaseUrlError as error:
+            raise DatabaseUrlError(f"{scheme}+{error.fault}", "transport_url") from error
 
 
 def warn_of_weaker_buses(sources: Sequence[amqp.Bus]) -> None:

@@ -89,6 +89,9 @@ def test_a_good_configuration_comes_into_force(path: Path, live_config: LiveConf
             "require_durable = true\nmessaging_urls = sqla+sqlite:///bus.sqlite",
             "sqla+sqlite:// is an embedded",
         ),
+        ("messaging_urls = sqla+mysql://u:SECRET@h/d", "sqla+mysql: the driver MySQLdb is not installed"),
+        ("messaging_urls = sqla+nonsense://u:SECRET@h/d", "sqla+nonsense: there is no such driver"),
+        ("messaging_urls = sqla+sqlite://u:SECRET@h:p/d", "sqla+sqlite: can't be used"),
         (
             "messaging_urls = rabbit://one/\nmessaging_urls = kafka://u:SECRET@kafka1:9092/",
             "transport_url: nothing is read from kafka://",
@@ -144,10 +147,11 @@ def test_a_log_file_that_cannot_be_opened_leaves_the_limit_of_lines_as_it_was(
     assert caplog.text.count("a line of many") == 5
 
 
+@pytest.mark.parametrize("url", ["sqla+sqlite:///bus.sqlite", "filesystem:///tmp/a+b"])
 def test_an_embedded_transport_is_warned_of(
-    path: Path, live_config: LiveConfig, caplog: pytest.LogCaptureFixture
+    path: Path, live_config: LiveConfig, caplog: pytest.LogCaptureFixture, url: str
 ) -> None:
-    path.write_text(f"{BEFORE}messaging_urls = sqla+sqlite:///bus.sqlite\n")
+    path.write_text(f"{BEFORE}messaging_urls = {url}\n")
     assert live_config.reload()
     assert "may lose messages" in caplog.text
 

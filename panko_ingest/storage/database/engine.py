@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qsl
 
-from sqlalchemy import Connection, Engine, event, exc, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import ExceptionContext
 
@@ -71,6 +71,22 @@ def make_engine(url: str, settings: StorageSettings) -> Engine:
         pooling.ping_idle_connections(engine)
         pooling.close_what_comes_back_late(engine)
     return engine
+
+
+def check_driver(url: str) -> None:
+    """Check that there is a driver for a URL that another library connects by; nothing is connected.
+
+    :raises DatabaseUrlError: there is none, or the URL can't be used.
+    """
+    name = url.partition(":")[0]
+    try:
+        create_engine(url).dispose()
+    except ModuleNotFoundError as error:
+        raise DatabaseUrlError(f"{name}: the driver {error.name} is not installed") from error
+    except exc.NoSuchModuleError as error:
+        raise DatabaseUrlError(f"{name}: there is no such driver") from error
+    except (exc.ArgumentError, ValueError, TypeError):
+        raise DatabaseUrlError(f"{name}: can't be used as the URL of a database") from None
 
 
 @contextmanager
