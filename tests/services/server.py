@@ -145,14 +145,16 @@ class Server(ABC):
         """Freeze every process of it (SIGSTOP): connections stay open and nobody answers."""
         family = _family(self.pid)
         for process in family:
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # such as one of PostgreSQL's that has just ended
+                process.suspend()
         # A thread stops only once it gets a processor, and until then may serve a client.
         wait_until(lambda: all(map(_is_stopped, family)), what=f"{self.name} to freeze")
 
     def resume(self) -> None:
         """Let it go on after :meth:`pause`."""
         for process in _family(self.pid):
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):  # one whose client has gone ends at once
+                process.resume()
 
     def close(self) -> None:
         """End it at once, and remove its folder unless the caller gave one."""
