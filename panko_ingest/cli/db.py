@@ -145,6 +145,8 @@ def sync(conf: cfg.ConfigOpts) -> int:
             output.write(line)
     sys.stdout.flush()
     if dry:
+        if missing := connection.missing_tables():
+            output.write(f"{', '.join(missing)} would be made")
         for line in [f"refused: {one}" for one in refused] + [f"kept waiting by {one}" for one in users]:
             output.write(f"it would be {line}")
         output.write(f"the schema is at revision {before or 'none'}; nothing was changed")

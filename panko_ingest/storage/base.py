@@ -171,6 +171,10 @@ class Connection(ABC):
         """Return the revision that the schema is at; None where ``upgrade`` never ran."""
 
     @abstractmethod
+    def missing_tables(self) -> list[str]:
+        """Return those of our tables that are not there, and ``upgrade`` would make."""
+
+    @abstractmethod
     def schema_state(self) -> SchemaState:
         """Return the state of a schema that this release can work with.
 

@@ -138,6 +138,9 @@ class Connection(base.Connection):
     def current_revision(self) -> str | None:
         return revisions.current(self.engine)
 
+    def missing_tables(self) -> list[str]:
+        return read(self.engine, self._settings, revisions.missing_tables)
+
     def schema_state(self) -> SchemaState:
         return revisions.schema_state(self.engine)
 

@@ -17,12 +17,14 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest.cli.main import main
+from panko_ingest.findings import FAILURE
 from panko_ingest.storage import EventFilter, StorageUnavailable, tables
 from panko_ingest.storage.database import base as databases, leases
+from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.recording import recorder
-from panko_ingest.storage.schema import migration_connection, revisions
+from panko_ingest.storage.schema import migration_connection, partition_ddl, revisions
 from panko_ingest.storage.schema.migration_connection import migrating, patient
 from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
@@ -334,10 +336,63 @@ def test_a_dry_run_in_a_database_without_tables_makes_none(
 ) -> None:
     (tmp_path / "panko-ingest.conf").write_text(f"[database]\nconnection = {database_url}\n")
     assert main(["--config-file", str(tmp_path / "panko-ingest.conf"), "db", "sync", "--dry-run"]) == 0
-    assert "nothing was changed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing was changed" in said
     if store.engine.dialect.name == "sqlite":
         assert not Path(str(store.engine.url.database)).exists()
+    else:
+        assert re.search(r"^dead_letter, event_type, event, .* would be made$", said, re.MULTILINE)
     assert all_tables(store) == []
+
+
+@pytest.mark.parametrize("gone", ["dead_letter", "trait_float"])
+def test_a_table_that_is_gone_is_told_and_made_anew(
+    store: Connection,
+    declared: dict[str, Any],
+    database_url: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    gone: str,
+) -> None:
+    store.upgrade()
+    store.record_events([make_event(1)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP TABLE {gone}")
+    (told,) = [finding for finding in store.check() if finding.subject == "tables"]
+    assert told.level == FAILURE
+    assert f"{gone} is not there" in told.text
+    (tmp_path / "panko-ingest.conf").write_text(f"[database]\nconnection = {database_url}\n")
+    arguments = ["--config-file", str(tmp_path / "panko-ingest.conf"), "db", "sync"]
+    assert main([*arguments, "--dry-run"]) == 0
+    assert f"{gone} would be made" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert snapshot(store.engine) == declared
+    assert store.record_events([make_event(2)]).recorded == (0,)
+    assert len(list(store.get_events(EventFilter()))) == 2
+
+
+@pytest.mark.postgresql
+def test_partitioned_tables_of_which_nobody_knows_the_revision_are_left_as_they_are(
+    postgresql_url: str,
+) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    with write_transaction(store.engine) as connection:
+        partition_ddl.create(connection, "month", datetime.date(2026, 3, 5))
+    before = snapshot(store.engine)
+    with store.engine.begin() as connection:
+        # As after a restore of the tables of events alone.
+        connection.exec_driver_sql("DELETE FROM panko_ingest_version")
+        connection.exec_driver_sql("DROP TABLE dead_letter")
+    assert store.pending_rewrites() == {}
+    store.upgrade()
+    assert snapshot(store.engine) == before
+    assert store.schema_state() == ("0002", "0002")
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE trait_float")
+    with pytest.raises(StorageUnavailable, match=r"trait_float is gone, .* partitioned: restore it"):
+        store.upgrade()
+    store.close()
 
 
 def test_a_dry_run_waits_for_a_change_of_the_schema_and_takes_no_lease(

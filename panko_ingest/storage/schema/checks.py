@@ -55,7 +55,12 @@ def check(engine: sa.Engine) -> list[Finding]:
         findings += _clock(connection)
         findings += _obstacles(connection)
         findings += _table_users(connection)
-        if findings[0].level != FAILURE:
+        missing = [] if findings[0].level == FAILURE else revisions.missing_tables(connection)
+        if missing:
+            # A server may hide what the role has no right to.
+            text = f"{', '.join(missing)} is not there, or not to be seen: `panko-ingest db sync` makes it"
+            findings.append(Finding(FAILURE, "tables", text))
+        elif findings[0].level != FAILURE:
             findings += leases.check(connection)
             findings += _ids(connection)
             findings += _sequences(connection)

@@ -23,9 +23,10 @@ from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.error_classes import classify, unavailable
 from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
+from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.schema.migration_connection import PATIENT, looking, migrating
-from panko_ingest.storage.schema.revisions import revision_of
-from panko_ingest.storage.tables import EVENT_TABLES
+from panko_ingest.storage.schema.revisions import missing_tables, revision_of
+from panko_ingest.storage.tables import EVENT_TABLES, Base
 
 LOG = logging.getLogger(__name__)
 
@@ -142,6 +143,29 @@ def _upgrade(engine: sa.Engine, target: str, postpone_rewrites: bool, block_clus
             if postpone_rewrites or (not block_cluster and databases.of(connection).is_cluster(connection)):
                 target = _before_rewrites(connection, target)
         command.upgrade(_alembic(connection), target)
+        _make_what_is_gone(connection)
+
+
+def _make_what_is_gone(connection: sa.Connection) -> None:
+    """Make tables anew that a restore has left out, or somebody has dropped: no revision is left for them.
+
+    :raises StorageUnavailable: it can't be done.
+    """
+    missing = missing_tables(connection)
+    parts = sorted(set(EVENT_TABLES).intersection(missing))
+    if parts and partitions.exist(connection):
+        raise StorageUnavailable(
+            f"db sync: {', '.join(parts)} is gone, and the others of events are partitioned: restore it",
+            operator=True,
+        )
+    if missing:
+        Base.metadata.create_all(connection, [Base.metadata.tables[name] for name in missing])
+        if not databases.of(connection).one_writer_at_a_time:  # where a transaction is around all of it
+            connection.commit()
+        LOG.warning(
+            "Made %s anew: the schema had it already, and it was gone, with the rights to it",
+            ", ".join(missing),
+        )
 
 
 def _alembic(connection: sa.Connection | None = None) -> Config:
