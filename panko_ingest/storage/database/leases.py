@@ -172,7 +172,7 @@ def held(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Le
 
     :raises StorageUnavailable: the store can't be asked.
     """
-    if not _needed(engine, settings):
+    if not _needed(engine, settings, name):
         yield Needless()
         return
     lease = Lease(engine, settings, name)
@@ -189,7 +189,7 @@ def waited_for(engine: sa.Engine, settings: StorageSettings, name: str) -> Itera
 
     :raises StorageUnavailable: the store can't be asked.
     """
-    if not _needed(engine, settings):
+    if not _needed(engine, settings, name):
         yield Needless()
         return
     lease = Lease(engine, settings, name)
@@ -203,7 +203,7 @@ def wait_until_free(engine: sa.Engine, settings: StorageSettings, name: str) -> 
 
     :raises StorageUnavailable: the store can't be asked.
     """
-    if _is_made(engine, settings):
+    if _is_made(engine, settings, name):
         lease = Lease(engine, settings, name)
         _wait(lease, lease.is_free)
 
@@ -221,17 +221,23 @@ def _wait(lease: Lease, ready: Callable[[], bool]) -> None:
         time.sleep(_LOOKS)
 
 
-def _needed(engine: sa.Engine, settings: StorageSettings) -> bool:
+def _needed(engine: sa.Engine, settings: StorageSettings, name: str) -> bool:
     if not databases.of(engine).now:
         return False
-    there = _is_made(engine, settings)
+    there = _is_made(engine, settings, name)
     if not there:
-        LOG.warning("There is no table %s: run `panko-ingest db sync`", TABLE)
+        LOG.warning("There is no row %r in a table %s: run `panko-ingest db sync`", name, TABLE)
     return there
 
 
-def _is_made(engine: sa.Engine, settings: StorageSettings) -> bool:
-    return retry.read(engine, settings, lambda connection: sa.inspect(connection).has_table(TABLE))
+def _is_made(engine: sa.Engine, settings: StorageSettings, name: str) -> bool:
+    """Tell whether there is a row to take: of one that was left out of a restore nobody could be the holder."""
+    row = sa.select(sa.literal(1)).where(LEASES.c.name == name)
+    return retry.read(
+        engine,
+        settings,
+        lambda connection: sa.inspect(connection).has_table(TABLE) and connection.scalar(row) is not None,
+    )
 
 
 @contextmanager

@@ -509,6 +509,17 @@ def test_one_expirer_works_and_another_stands_by_until_it_is_gone(
     other.close()
 
 
+def test_events_expire_although_nobody_could_hold_the_lease(store: Connection) -> None:
+    store.record_events(old_events(10))
+    if sa.inspect(store.engine).has_table("panko_ingest_lease"):
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "DELETE FROM panko_ingest_lease"
+            )  # as a restore leaves it without rows
+    report = store.expire(DAY, clock=now)
+    assert (report.stood_by, report.events) == (False, 10)
+
+
 def test_an_expirer_that_lost_its_lease_stops_and_the_one_that_took_over_goes_on(
     store: Connection, database_url: str
 ) -> None:
