@@ -231,7 +231,7 @@ def _needed(engine: sa.Engine, settings: StorageSettings, name: str) -> bool:
 
 
 def _is_made(engine: sa.Engine, settings: StorageSettings, name: str) -> bool:
-    """Tell whether there is a row to take: of one that was left out of a restore nobody could be the holder."""
+    """Tell whether there is a row to take: nobody could hold one that was left out of a restore."""
     row = sa.select(sa.literal(1)).where(LEASES.c.name == name)
     return retry.read(
         engine,

@@ -64,22 +64,26 @@ class _Migration:
 
     def run(self, width: str) -> None:
         """Go on from wherever the last run ended."""
-        today = clocks.borne_out(self._engine, self._settings).date()
         with read_transaction(self._engine) as connection:
             done = partitions.exist(connection)
-            first_day = today if done else self._look(connection, today)
+        first_day = clocks.borne_out(self._engine, self._settings).date() if done else self._look()
         if not done:
             self._prove()
             started = time.monotonic()
-            self._patiently(partial(self._exchange, first_day))
+            first_day = self._patiently(self._exchange)
             # Let those who waited have their turn before the next partitions keep them waiting again.
             time.sleep(min(1.0, 2 * (time.monotonic() - started)))
         # The partition after the first may be a short one, and does not tell the width.
-        until = max(today, partitions.period_end(first_day, width))
+        until = partitions.period_end(first_day, width)
         self._patiently(partial(partition_ddl.split, self._engine, width, until))
 
-    def _look(self, connection: sa.Connection, today: datetime.date) -> datetime.date:
+    def _look(self) -> datetime.date:
         """Refuse what can't be done; return the day from which on ids are to lead to days."""
+        today = clocks.borne_out(self._engine, self._settings).date()
+        with read_transaction(self._engine) as connection:
+            return self._first_day(connection, today)
+
+    def _first_day(self, connection: sa.Connection, today: datetime.date) -> datetime.date:
         state = revisions.schema_state(self._engine)
         if state.revision != state.head:
             raise StorageUnavailable(
@@ -136,8 +140,10 @@ class _Migration:
                 connection.exec_driver_sql(f"ALTER TABLE {table} VALIDATE CONSTRAINT {PLAIN_IDS}")
         return True
 
-    def _exchange(self, first_day: datetime.date) -> bool:
+    def _exchange(self) -> datetime.date:
         """Let partitioned tables take the place of the plain ones, which become their first partition."""
+        # Not as it was before all was read: what came since for days from then on would be carried over now.
+        first_day = self._look()
         with write_transaction(self._engine) as connection:
             partition_ddl.lock_tables(connection)
             partition_parents.exchange(connection, "db partition")
@@ -151,7 +157,7 @@ class _Migration:
             partition_ddl.make(connection, [Partition(first_day, None)], like=PLAIN_SUFFIX)
             _move(connection, first_day)
         LOG.info("The tables are partitioned; ids lead to days from %s on", first_day)
-        return True
+        return first_day
 
     def _patiently(self, work: Callable[[], T]) -> T:
         result = partition_ddl.patiently(work, _PATIENCE, in_use=self._say_who)

@@ -16,7 +16,7 @@ from panko_ingest.storage.database import leases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
-from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.schema import partition_ddl, partitions
 from panko_ingest.storage.tables import EVENT_TABLES
 from tests import legacy
 from tests.integration.storage.samples import connect, letter_for, rows, stored_ids
@@ -200,6 +200,24 @@ def test_an_event_of_a_day_to_come_meets_its_redelivery_after_tables_were_partit
     )
     day = f"{NOW + datetime.timedelta(days=2):%Y%m%d}"
     assert found == [(f"event_p{day}", f"trait_int_p{day}")]
+    store.close()
+
+
+def test_days_that_fill_while_the_tables_are_read_stay_with_the_plain_part(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_ddl, "MOST_MOVED", 5)
+    store = filled(postgresql_url, 10)
+    late = [Event(f"late-{number}", "t", NOW + datetime.timedelta(days=2)) for number in range(10)]
+
+    def come(done: int, total: int) -> None:
+        if done == total:  # as where midnight passes meanwhile
+            store.record_events(late)
+
+    store.partition("day", come)
+    assert store.record_events(late).duplicates == tuple(range(10))
+    parts = rows(store, "SELECT DISTINCT tableoid::regclass::text FROM event WHERE message_id LIKE 'late%'")
+    assert parts == [("event_plain",)]
     store.close()
 
 
