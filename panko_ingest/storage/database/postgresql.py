@@ -74,7 +74,7 @@ _TRANSACTION_TIMEOUT = 17_00_00  # the PostgreSQL that came with it
 
 _TABLE_USERS = """
 SELECT CASE WHEN l.pid IS NULL THEN 'a prepared transaction (see pg_prepared_xacts)' ELSE
-    format('session %%s of %%s (%%s)', l.pid, usename,
+    format('session %%s of %%s (%%s)', l.pid, coalesce(usename, backend_type),
            concat_ws(', ', nullif(application_name, ''), client_addr, state,
                      'for ' || extract(epoch FROM clock_timestamp() - xact_start)::int || ' s')) END
 FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)
@@ -82,7 +82,8 @@ WHERE relation IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS n
 AND granted AND l.pid IS DISTINCT FROM pg_backend_pid()
 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 AND (l.pid IS NULL OR xact_start < clock_timestamp() - make_interval(secs => %(seconds)s))
-GROUP BY l.pid, usename, application_name, client_addr, state, xact_start ORDER BY xact_start LIMIT 5
+GROUP BY l.pid, usename, backend_type, application_name, client_addr, state, xact_start
+ORDER BY xact_start LIMIT 5
 """
 
 # Where ids lead to days, the number is what is below the day.

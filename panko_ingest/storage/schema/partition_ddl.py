@@ -22,6 +22,7 @@ from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.schema import partition_parents, partitions, revisions
 from panko_ingest.storage.schema.migration_connection import migrating
 from panko_ingest.storage.schema.partitions import KEYS, Partition, first_id
+from panko_ingest.storage.schema.table_locks import lock_tables
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES
 from panko_ingest.timestamps import utc_now
@@ -47,9 +48,6 @@ _STORED_COLUMNS = (
 )
 
 T = TypeVar("T")
-
-LOCK_TIMEOUT = 0.1
-"""Seconds to wait for the tables, and so to keep others waiting, at one try."""
 
 SYNC_PATIENCE = 60.0
 """Seconds that `db sync` tries for."""
@@ -164,8 +162,9 @@ def split(engine: sa.Engine, width: str, today: datetime.date, most_moved: int |
     with read_transaction(engine) as connection:
         if not _to_split(connection, width, today):
             return 0
+        last = partitions.found(connection)[-1:]
     with write_transaction(engine) as connection:
-        lock_tables(connection)
+        lock_tables(connection, last)
         # Another process may have been quicker.
         if new := _to_split(connection, width, today):
             _split(connection, new, most_moved)
@@ -216,7 +215,7 @@ def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
     :raises StorageUnavailable: a trigger, a rule or a policy is to see what is deleted, and would not.
     """
     with write_transaction(engine) as connection:
-        lock_tables(connection)
+        lock_tables(connection, old)
         if not set(old) <= set(partitions.found(connection)):
             return False
         names = partitions.attached(connection, EVENT_TABLES[::-1], old)
@@ -275,23 +274,6 @@ def _free(connection: sa.Connection, suffix: str) -> str:
         for name in names
         if not connection.exec_driver_sql(taken, (name, list(EVENT_TABLES))).scalar_one()
     )
-
-
-def lock_tables(connection: sa.Connection) -> None:
-    """Get the tables for ourselves, soon or not at all, and in the order in which all others lock them."""
-    set_lock_timeout(connection)
-    tables = ", ".join(f"ONLY {table}" for table in EVENT_TABLES)
-    partition_parents.act_as_owner(connection)
-    connection.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
-
-
-def set_lock_timeout(connection: sa.Connection) -> None:
-    """Let a transaction wait for its locks no longer than others may have to wait behind it.
-
-    That is too short for whoever looks what keeps us waiting: sessions without a client are ended here.
-    """
-    databases.of(connection).end_stuck_users(connection, EVENT_TABLES)
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'")
 
 
 def patiently(

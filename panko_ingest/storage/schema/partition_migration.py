@@ -20,7 +20,7 @@ from panko_ingest.errors import ConfigError
 from panko_ingest.storage.database import base as databases, clocks
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.schema import partition_ddl, partition_parents, partitions, revisions
+from panko_ingest.storage.schema import partition_ddl, partition_parents, partitions, revisions, table_locks
 from panko_ingest.storage.schema.migration_connection import migrating
 from panko_ingest.storage.schema.partition_parents import PLAIN_IDS
 from panko_ingest.storage.schema.partitions import KEYS, PLAIN_SUFFIX, SEQUENCE_BITS, Partition, first_id
@@ -125,8 +125,9 @@ class _Migration:
 
     def _constrain(self, table: str) -> bool:
         with write_transaction(self._engine) as connection:
-            partition_ddl.set_lock_timeout(connection)
+            table_locks.set_lock_timeout(connection)
             if connection.exec_driver_sql(_CONSTRAINT, (table, PLAIN_IDS)).first() is None:
+                table_locks.end_autovacuum(connection, [table])
                 connection.exec_driver_sql(
                     f"ALTER TABLE {table} ADD CONSTRAINT {PLAIN_IDS} "
                     f"CHECK ({KEYS[table]} < {1 << SEQUENCE_BITS}) NOT VALID"
@@ -135,8 +136,9 @@ class _Migration:
 
     def _validate(self, table: str) -> bool:
         with write_transaction(self._engine) as connection:
-            partition_ddl.set_lock_timeout(connection)
+            table_locks.set_lock_timeout(connection)
             if not connection.exec_driver_sql(_CONSTRAINT, (table, PLAIN_IDS)).scalar_one():
+                table_locks.end_autovacuum(connection, [table])
                 connection.exec_driver_sql(f"ALTER TABLE {table} VALIDATE CONSTRAINT {PLAIN_IDS}")
         return True
 
@@ -145,7 +147,7 @@ class _Migration:
         # Not as it was before all was read: what came since for days from then on would be carried over now.
         first_day = self._look()
         with write_transaction(self._engine) as connection:
-            partition_ddl.lock_tables(connection)
+            table_locks.lock_tables(connection)
             partition_parents.exchange(connection, "db partition")
             for table in EVENT_TABLES:
                 plain = f"{table}_{PLAIN_SUFFIX}"

@@ -4,6 +4,7 @@ import datetime
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -14,9 +15,10 @@ from panko_ingest.errors import ConfigError
 from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.database import leases
 from panko_ingest.storage.database.engine import read_transaction
+from panko_ingest.storage.expiry import expiry_round
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
-from panko_ingest.storage.schema import partition_ddl, partitions
+from panko_ingest.storage.schema import partition_ddl, partition_migration, partitions
 from panko_ingest.storage.tables import EVENT_TABLES
 from tests import legacy
 from tests.integration.storage.samples import connect, letter_for, rows, stored_ids
@@ -352,6 +354,48 @@ def test_who_keeps_the_tables_from_being_partitioned_is_told(
     assert f"session {pid} of postgres (report, " in caplog.text
     assert "idle in transaction" in caplog.text
     assert is_partitioned(store)
+    store.close()
+
+
+@pytest.fixture
+def busy_autovacuum(postgresql: PostgreSQL) -> Iterator[None]:
+    """A server that looks each second for tables to vacuum."""
+    postgresql.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+    postgresql.execute("SELECT pg_reload_conf()")
+    yield
+    postgresql.execute("ALTER SYSTEM RESET autovacuum_naptime")
+    postgresql.execute("SELECT pg_reload_conf()")
+
+
+_SLOW_VACUUM = (
+    "autovacuum_vacuum_threshold = 1, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_cost_limit = 1, "
+    "autovacuum_vacuum_cost_delay = 100"
+)
+_VACUUM = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'autovacuum: VACUUM % public.event%'"
+
+
+@pytest.mark.usefixtures("busy_autovacuum")
+def test_a_vacuum_of_the_servers_own_makes_way_for_partitions(
+    postgresql: PostgreSQL, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partition_migration, "_PATIENCE", 10.0)
+    monkeypatch.setattr(expiry_round, "_PATIENCE", 10.0)
+    store = filled(postgresql_url, 1)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE event SET ({_SLOW_VACUUM})")
+        connection.exec_driver_sql(
+            "INSERT INTO event (message_id, generated, raw, event_type_id) SELECT 'g' || n, now(), "
+            "repeat(md5(n::text), 30), (SELECT min(id) FROM event_type) FROM generate_series(1, 2000) AS n"
+        )
+        connection.exec_driver_sql("UPDATE event SET generated = generated WHERE id < 200")
+
+    wait_until(lambda: bool(postgresql.execute(_VACUUM)), 30, "a vacuum")
+    store.partition("day", ignore)
+    assert is_partitioned(store)
+
+    wait_until(lambda: bool(postgresql.execute(_VACUUM)), 30, "another vacuum")
+    report = store.expire(86400, clock=lambda: NOW + datetime.timedelta(days=40))
+    assert "plain" in report.partitions
     store.close()
 
 

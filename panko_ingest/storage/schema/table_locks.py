@@ -1,0 +1,55 @@
+"""Getting the tables of events for ourselves: soon or not at all, for all others wait behind us."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from panko_ingest.storage.database import base as databases
+from panko_ingest.storage.schema import partition_parents, partitions
+from panko_ingest.storage.schema.partitions import Partition
+from panko_ingest.storage.tables import EVENT_TABLES
+
+LOCK_TIMEOUT = 0.1
+"""Seconds to wait for the tables, and so to keep others waiting, at one try."""
+
+_TIMEOUT = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'"
+_UNTIL_AUTOVACUUM_ENDS = (
+    "SELECT set_config('lock_timeout', (setting::bigint + 1000)::text, true) FROM pg_settings "
+    "WHERE name = 'deadlock_timeout'"
+)
+
+
+def lock_tables(connection: sa.Connection, parts: Sequence[Partition] = ()) -> None:
+    """Get the tables for ourselves, soon or not at all, and in the order in which all others lock them.
+
+    :param parts: partitions that are to be changed as well.
+    """
+    set_lock_timeout(connection)
+    partition_parents.act_as_owner(connection)
+    end_autovacuum(connection, EVENT_TABLES)
+    # Only now nobody else can split, drop or attach any.
+    if names := partitions.attached(connection, EVENT_TABLES, parts):
+        end_autovacuum(connection, names)
+    tables = ", ".join(f"ONLY {table}" for table in EVENT_TABLES)
+    connection.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+
+
+def set_lock_timeout(connection: sa.Connection) -> None:
+    """Let a transaction wait for its locks no longer than others may have to wait behind it.
+
+    That is too short for whoever looks what keeps us waiting: sessions without a client are ended here.
+    """
+    databases.of(connection).end_stuck_users(connection, EVENT_TABLES)
+    connection.exec_driver_sql(_TIMEOUT)
+
+
+def end_autovacuum(connection: sa.Connection, tables: Sequence[str]) -> None:
+    """Have the server end its own VACUUM and ANALYZE of tables, and begin none in this transaction.
+
+    It does so for whoever has waited for ``deadlock_timeout``, which is longer than anybody may wait behind
+    us: so a lock is asked for that is in no reader's or writer's way.
+    """
+    connection.exec_driver_sql(_UNTIL_AUTOVACUUM_ENDS)
+    names = ", ".join(f"ONLY {table}" for table in tables)
+    connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE UPDATE EXCLUSIVE MODE")
+    connection.exec_driver_sql(_TIMEOUT)
