@@ -10,6 +10,7 @@ from oslo_config import cfg
 
 from panko_ingest import config, option_lines, storage
 from panko_ingest.cli import output, progress
+from panko_ingest.cli.event_database import connection_to, refuse_missing_file
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import OK
 from panko_ingest.foreign_text import escaped, escaped_error
@@ -164,11 +165,13 @@ def current(conf: cfg.ConfigOpts) -> int:
     """Show the revision; exit code 1 where this release can't work with it."""
     connection = storage.get_connection_from_config(conf)
     try:
+        refuse_missing_file(connection)
         state = connection.schema_state()
     except storage.StorageUnavailable as error:
         if not error.operator:
             raise
-        sys.stdout.write(f"{escaped(connection.current_revision() or 'none')}: {escaped_error(error)}\n")
+        revision = None if connection.missing_file() else connection.current_revision()
+        sys.stdout.write(f"{escaped(revision or 'none')}: {escaped_error(error)}\n")
         return 1
     newest = "the newest" if state.revision == state.head else f"the newest is {state.head}"
     output.write(f"{state.revision} ({newest})")
@@ -177,7 +180,7 @@ def current(conf: cfg.ConfigOpts) -> int:
 
 def check(conf: cfg.ConfigOpts) -> int:
     """Show what was found; exit code 1 if anything is not as it should be."""
-    findings = storage.get_connection_from_config(conf).check()
+    findings = connection_to(conf).check()
     output.table(("level", "subject", "finding"), findings)
     return int(any(finding.level != OK for finding in findings))
 
@@ -199,7 +202,7 @@ def merge(conf: cfg.ConfigOpts) -> int:
     if command.source:
         _hide(command.source)
     url = _url_in(command.from_file) if command.source is None else command.source
-    connection = storage.get_connection_from_config(conf)
+    connection = connection_to(conf)
     with progress.shown("copying events") as show:
         merged = connection.merge(url, show)
     connection.close()

@@ -11,13 +11,14 @@ from oslo_config import cfg
 
 from panko_ingest import amqp
 from panko_ingest.cli import check, output
+from panko_ingest.cli.event_database import connection_to, refuse_missing_file
 from panko_ingest.cli.main import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE
 from panko_ingest.cli.readiness import consuming, readiness
 from panko_ingest.config import names_a_bus
 from panko_ingest.deadline import Asked
 from panko_ingest.errors import STAGES
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
-from panko_ingest.storage import Connection, get_connection_from_config
+from panko_ingest.storage import Connection, StorageUnavailable, get_connection_from_config
 from panko_ingest.workers.from_config import buses, management_interfaces, topology
 
 _ANSWERED_WITHIN = 3.5
@@ -71,7 +72,9 @@ def run(conf: cfg.ConfigOpts) -> int:
         ],
         "database": stored and stored | _counted(letters),
         "expirer": [expirer.error] if expirer.error else expirer.answer(),
-        "refusal": _refusal(connection) if answers and stored and _takes_no_rows(answers) else None,
+        "refusal": _refusal(connection)
+        if answers and _is_usable(stored) and _takes_no_rows(answers)
+        else None,
         "errors": [error for error in (*(asked.error for asked in queues), database.error) if error],
     }
     if conf.command.json:
@@ -81,7 +84,11 @@ def run(conf: cfg.ConfigOpts) -> int:
         sys.stdout.flush()
     if document["errors"]:
         return EXIT_UNREACHABLE
-    return EXIT_OK if daemon.answer() and answers["ok"] else EXIT_FINDINGS
+    return EXIT_OK if _is_usable(stored) and daemon.answer() and answers["ok"] else EXIT_FINDINGS
+
+
+def _is_usable(stored: dict[str, Any] | None) -> bool:
+    return stored is not None and not stored["unusable"]
 
 
 def _takes_no_rows(daemon: dict[str, Any]) -> bool:
@@ -118,15 +125,23 @@ def _document(bus: str, state: amqp.QueueState, ours: int | None, here: int | No
 
 
 def _stored(connection: Connection) -> dict[str, Any]:
-    state = connection.schema_state()
-    waits = [str(wait) for wait in connection.lock_waits()]
-    connection.close()
-    return {"revision": state.revision, "waits_for": waits}
+    with contextlib.closing(connection):
+        try:
+            refuse_missing_file(connection)
+            state = connection.schema_state()
+        except StorageUnavailable as error:
+            if not error.operator:
+                raise
+            # Raises what it is where the database does not even let us in.
+            revision = None if connection.missing_file() else connection.current_revision()
+            return {"revision": revision, "unusable": str(error), "waits_for": []}
+        waits = [str(wait) for wait in connection.lock_waits()]
+        return {"revision": state.revision, "unusable": None, "waits_for": waits}
 
 
 def _count_letters(conf: cfg.ConfigOpts) -> dict[str, int]:
     # By a connection of its own: [database] max_pool_size may be 1.
-    with contextlib.closing(get_connection_from_config(conf)) as connection:
+    with contextlib.closing(connection_to(conf)) as connection:
         return connection.count_dead_letters_by_stage()
 
 
@@ -188,6 +203,9 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
 
 
 def _database(database: dict[str, Any], refusal: str | None) -> Iterator[Finding]:
+    if database["unusable"]:
+        yield Finding(FAILURE, "database", database["unusable"])
+        return
     letters = database["dead_letters"]
     if letters is None:
         told = f"not counted: {database['not_counted'].partition(': ')[2]}"

@@ -145,3 +145,43 @@ def test_a_file_of_sqlite_in_a_folder_that_is_absent_is_told_by_the_folder(
     assert main(["--config-file", str(path), *command.split()]) == (1 if command == "check" else 3)
     assert f"make its folder {tmp_path}/absent, for the daemon's user" in "".join(capfd.readouterr())
     assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("status", 1),
+        ("events list", 3),
+        ("events show one", 3),
+        ("events types", 3),
+        ("dead-letters list", 3),
+        ("db current", 1),
+        ("db check", 3),
+        ("expire", 3),
+        ("expire --dry-run", 3),
+    ],
+)
+def test_a_file_of_sqlite_that_is_not_there_is_told_and_not_made(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str, code: int
+) -> None:
+    (tmp_path / "panko-ingest.conf").write_text(
+        f"[database]\nconnection = sqlite:///{tmp_path}/mistyped.sqlite\nevent_time_to_live = 1d\n"
+        "[monitor]\nport = 0\n"
+    )
+    assert main(["--config-file", str(tmp_path / "panko-ingest.conf"), *command.split()]) == code
+    assert f"{tmp_path}/mistyped.sqlite is not there: correct its name" in "".join(capfd.readouterr())
+    assert not (tmp_path / "mistyped.sqlite").exists()
+
+
+def test_a_database_without_its_tables_answers_and_is_not_away(
+    database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(Connection(database_url)) as store:
+        assert store.current_revision() is None
+    (tmp_path / "panko-ingest.conf").write_text(
+        f"[database]\nconnection = {database_url}\n[monitor]\nport = 0\n"
+    )
+    assert main(["--config-file", str(tmp_path / "panko-ingest.conf"), "status"]) == 1
+    told = capfd.readouterr().out
+    assert "the database has no tables for events yet: run `panko-ingest db sync`" in told
+    assert "unreachable" not in told

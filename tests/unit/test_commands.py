@@ -219,7 +219,7 @@ def test_a_file_that_is_no_database_is_not_said_to_be_mended_by_db_sync(
     for command in (["db", "sync"], ["events", "list"]):
         assert main(["--config-file", str(conf), *command]) == 3
         told = capsys.readouterr().err
-        assert "is not a database (let [database] connection name another file" in told
+        assert "is not a database (let the URL of the database name another file" in told
         assert "db sync" not in told
 
 

@@ -133,11 +133,11 @@ class Database(base.Database):
             return error.remedy
         if self.code_of(error) in _NOT_OURS:
             return (
-                f"may user {os.geteuid()} write the file that [database] connection names, and its folder? "
+                f"may user {os.geteuid()} write the file that the URL of the database names, and its folder? "
                 "`ls -l` tells whose they are"
             )
         if self.code_of(error) == sqlite3.SQLITE_NOTADB:
-            return "let [database] connection name another file, or put a backup in its place"
+            return "let the URL of the database name another file, or put a backup in its place"
         return ""
 
     def is_about_event_type(self, error: BaseException) -> bool:  # noqa: ARG002 - it does not say
