@@ -47,6 +47,11 @@ def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
             f"{forecast.events} events from before {forecast.limit:%Y-%m-%d %H:%M:%S} UTC would be deleted, "
             f"the oldest of {forecast.oldest:%Y-%m-%d %H:%M:%S}, in about {forecast.seconds:.0f} s"
         )
+    if forecast.kept:
+        output.write(
+            f"of the {forecast.tried} oldest, {forecast.kept} would stay, as the database keeps them: "
+            f"{forecast.why}"
+        )
     if forecast.partitions:
         fates = {True: "dropped", False: "thinned out"}
         output.table(
@@ -56,6 +61,8 @@ def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
                 for part in forecast.partitions
             ],
         )
+    if forecast.not_dropped:
+        output.write(f"no partition would be dropped, for {forecast.not_dropped}")
     ttl = conf.expirer.dead_letter_time_to_live
     if ttl > 0:
         seen_before = timestamps.ago(ttl, connection.now())

@@ -68,7 +68,9 @@ class ExpiryForecast(NamedTuple):
 
     ``limit`` is the time before which events are expired, None where nothing ever expires;
     ``events`` how many are, ``ages`` the same by age, ``partitions`` those that hold any of them.
-    ``seconds`` is how long it would take with nobody else at work, by a measured batch.
+    ``seconds`` is how long it would take with nobody else at work, by a measured batch: of the ``tried``
+    oldest, of which the database keeps ``kept``, and ``why``. ``not_dropped`` tells what keeps partitions
+    that are old enough from being dropped.
     """
 
     limit: datetime.datetime | None = None
@@ -77,3 +79,7 @@ class ExpiryForecast(NamedTuple):
     ages: tuple[ExpiredByAge, ...] = ()
     partitions: tuple[PartitionForecast, ...] = ()
     seconds: float = 0.0
+    tried: int = 0
+    kept: int = 0
+    why: str = ""
+    not_dropped: str = ""

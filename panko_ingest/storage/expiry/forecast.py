@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from panko_ingest import timestamps
 from panko_ingest.storage.database import clocks, fault_search
 from panko_ingest.storage.database.engine import read_transaction
-from panko_ingest.storage.expiry.batches import BATCH_SIZE, TookTooLong, run_long_transaction
+from panko_ingest.storage.expiry.batches import BATCH_SIZE, DeletedBatch, TookTooLong, run_long_transaction
 from panko_ingest.storage.expiry.deletion import delete_events
 from panko_ingest.storage.expiry.expiry_round import about_rows, oldest_event
 from panko_ingest.storage.expiry_results import ExpiredByAge, ExpiryForecast, PartitionForecast
-from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.schema import partition_ddl, partitions
 from panko_ingest.storage.schema.partitions import Partition
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import EVENT_TABLES, Event
@@ -34,19 +34,35 @@ def forecast(
     limit = timestamps.ago(ttl, clock() if clock else clocks.now(engine, settings))
     ages = _ages(engine, limit)
     events = sum(age.events for age in ages)
-    found = _partitions(engine, limit)
+    found, not_dropped = _partitions(engine, limit)
     dropped = [partition for partition in found if partition.dropped]
     one_by_one = max(0, events - sum(partition.events for partition in dropped))
-    seconds = _seconds(engine, settings, limit, one_by_one) + _DROP_SECONDS * len(dropped)
-    return ExpiryForecast(limit, events, oldest_event(engine, settings), ages, found, seconds)
+    spent, batch = _tried(engine, settings, limit) if one_by_one else (0.0, DeletedBatch())
+    return ExpiryForecast(
+        limit,
+        events,
+        oldest_event(engine, settings),
+        ages,
+        found,
+        spent / max(1, batch.found) * one_by_one + _DROP_SECONDS * len(dropped),
+        tried=batch.found,
+        kept=batch.kept,
+        why=batch.why if batch.kept else "",
+        not_dropped=not_dropped,
+    )
 
 
-def _partitions(engine: sa.Engine, limit: datetime.datetime) -> tuple[PartitionForecast, ...]:
+def _partitions(engine: sa.Engine, limit: datetime.datetime) -> tuple[tuple[PartitionForecast, ...], str]:
+    """Return what becomes of partitions, and what keeps those from being dropped that are old enough."""
     with read_transaction(engine) as connection:
         there = partitions.found(connection)
         whole = partitions.expired(there, limit)
+        kept = ""
+        if whole:
+            names = partitions.attached(connection, EVENT_TABLES, whole)
+            kept = partition_ddl.kept_from_drop(connection, names)
         touched = [one for one in there if one.start is None or one.start <= limit.date()]
-        return tuple(_partition(connection, one, dropped=one in whole) for one in touched)
+        return tuple(_partition(connection, one, dropped=not kept and one in whole) for one in touched), kept
 
 
 def _partition(connection: sa.Connection, one: Partition, *, dropped: bool) -> PartitionForecast:
@@ -72,17 +88,17 @@ def _ages(engine: sa.Engine, limit: datetime.datetime) -> tuple[ExpiredByAge, ..
     return tuple(age for age in found if age.events)
 
 
-def _seconds(engine: sa.Engine, settings: StorageSettings, limit: datetime.datetime, events: int) -> float:
-    """Return how long it takes to delete so many, by deleting a batch and taking it back."""
-    if not events:
-        return 0.0
+def _tried(
+    engine: sa.Engine, settings: StorageSettings, limit: datetime.datetime
+) -> tuple[float, DeletedBatch]:
+    """Delete a batch and take it back; return how long that took, in seconds, and what came of it."""
 
-    def measure(count: int, connection: sa.Connection) -> float:
+    def measure(count: int, connection: sa.Connection) -> tuple[float, DeletedBatch]:
         started = time.perf_counter()
         batch = delete_events(connection, count, limit=limit)
         spent = time.perf_counter() - started
         connection.rollback()
-        return spent / max(1, batch.found) * events
+        return spent, batch
 
     count = BATCH_SIZE
     while True:

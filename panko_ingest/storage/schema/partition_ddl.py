@@ -223,16 +223,22 @@ def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
         if not set(old) <= set(partitions.found(connection)):
             return False
         names = partitions.attached(connection, EVENT_TABLES[::-1], old)
-        seen_by = connection.exec_driver_sql(_SEE_DELETED, {"tables": [*EVENT_TABLES, *names]}).scalar()
-        if seen_by is not None:
-            raise StorageUnavailable(
-                f"{seen_by} acts on each deleted row, which DROP TABLE would bypass", operator=True
-            )
+        if why := kept_from_drop(connection, names):
+            raise StorageUnavailable(why, operator=True)
         for name in names:
             connection.exec_driver_sql(f"DROP TABLE {name}")
         _detach_remains(connection, old[-1].end or datetime.date.max)
         make(connection, [Partition(None, old[-1].end)])
         return True
+
+
+def kept_from_drop(connection: sa.Connection, parts: Sequence[str]) -> str:
+    """Return what is to see each event or trait that is deleted, and would see none of a drop; else nothing.
+
+    :param parts: the names of partitions.
+    """
+    seen_by = connection.exec_driver_sql(_SEE_DELETED, {"tables": [*EVENT_TABLES, *parts]}).scalar()
+    return "" if seen_by is None else f"{seen_by} acts on each deleted row, which DROP TABLE would bypass"
 
 
 def _detach_remains(connection: sa.Connection, end: datetime.date) -> None:

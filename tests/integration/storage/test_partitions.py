@@ -512,6 +512,10 @@ def test_events_expire_in_batches_where_a_trigger_is_to_see_each_that_is_deleted
             f"CREATE TRIGGER hold BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION hold()"
         )
 
+    forecast = store.forecast_expiry(DAY, clock=noon)
+    assert f"the trigger hold of {table}" in forecast.not_dropped
+    assert not any(one.dropped for one in forecast.partitions)
+    assert (forecast.tried, forecast.kept) == (2, 1)
     report = store.expire(DAY, clock=noon)
 
     assert (report.events, report.partitions) == (1, ())
