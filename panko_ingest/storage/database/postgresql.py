@@ -133,6 +133,9 @@ class Database(postgresql_errors.Database):
             "application_name": "panko-ingest",
         }
         arguments = {name: value for name, value in arguments.items() if name not in url.query}
+        if postgresql_driver.wants_whoever_can_be_written_to(url):
+            # After a failover the first host may be a standby, which answers and takes nothing.
+            arguments["target_session_attrs"] = "read-write"
         if told := "prepare_threshold" in url.query:
             threshold = str(url.query["prepare_threshold"])
             arguments["prepare_threshold"] = int(threshold) if threshold.isdigit() else None

@@ -84,6 +84,17 @@ def asks_for_tls(url: URL) -> bool:
     return bool(named) and settings.get("sslmode", "prefer") in {"prefer", "allow"}
 
 
+def wants_whoever_can_be_written_to(url: URL) -> bool:
+    """Tell whether several hosts are named, and not which is wanted: libpq takes the first that answers.
+
+    They come from the URL, from libpq's environment, or from its service file.
+    """
+    settings = _settings_elsewhere(url.query.get("service", "")) | dict(url.query)
+    hosts = url.host or settings.get("host", "")
+    several = "," in hosts if isinstance(hosts, str) else len(hosts) > 1
+    return several and "target_session_attrs" not in settings
+
+
 def _settings_elsewhere(service: Any) -> dict[str, Any]:
     """Return what libpq takes from its environment and from a service, and is not its own default."""
     try:

@@ -149,6 +149,23 @@ def test_a_process_that_is_forked_while_a_thread_takes_a_connection_out_has_one_
     store.close()
 
 
+@pytest.mark.postgresql
+def test_of_several_hosts_the_one_is_used_that_can_be_written_to(
+    postgresql: PostgreSQL, postgresql_url: str
+) -> None:
+    name = postgresql_url.rpartition("/")[2]
+    with PostgreSQL() as standby:
+        standby.execute(f"CREATE DATABASE {name}")
+        standby.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        hosts = f"host=127.0.0.1:{standby.port}&host=127.0.0.1:{postgresql.port}"
+        both = f"postgresql://postgres@/{name}?{hosts}"
+        with contextlib.closing(Connection(both)) as store:
+            store.upgrade()
+            assert store.record_events([make_event(1)]).recorded == (0,)
+        with contextlib.closing(Connection(f"{both}&target_session_attrs=any")) as told:
+            assert told.current_revision() is None
+
+
 @pytest.mark.parametrize("way", ["replaced", "deleted"])
 @LENGTHS
 def test_events_do_not_go_into_a_file_that_nobody_sees_any_more(
