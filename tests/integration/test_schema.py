@@ -23,6 +23,7 @@ from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
+from panko_ingest.storage.reading import events
 from panko_ingest.storage.recording import recorder
 from panko_ingest.storage.schema import migration_connection, partition_ddl, revisions
 from panko_ingest.storage.schema.migration_connection import migrating, patient
@@ -206,6 +207,23 @@ def test_rows_of_an_adopted_database_without_an_id_end_no_list(
     listed = list(store.get_events(EventFilter(), pagination={"sort": [("generated", direction)]}))
     assert len(listed) == len(content(store)["event"])
     assert len({event.message_id for event in listed}) == len(listed) - 399
+
+
+@pytest.mark.parametrize("sort", ["generated", "message_id"])
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_rows_of_one_moment_without_an_id_are_all_listed(
+    store: Connection, monkeypatch: pytest.MonkeyPatch, sort: str, direction: str
+) -> None:
+    monkeypatch.setattr(events, "PAGE_SIZE", 5)
+    adopted(store, "panko")
+    store.upgrade(postpone_rewrites=True)
+    moment = datetime.datetime(2030, 1, 2)
+    store.record_events([Event(f"m{number}", "some.type", moment, []) for number in range(23)])
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE event SET message_id = NULL WHERE message_id LIKE 'm%%' ")
+    listed = list(store.get_events(EventFilter(event_type="some.type"), {"sort": [(sort, direction)]}))
+    assert len(listed) == 23
+    assert len(list(store.get_events(EventFilter(), {"sort": [(sort, direction)]}))) == 223
 
 
 def test_rows_of_an_adopted_database_without_an_id_end_no_expiry(store: Connection) -> None:

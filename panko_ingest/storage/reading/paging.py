@@ -171,6 +171,31 @@ def pages(
         if len(rows) < size:
             return
         after = {name: getattr(rows[-1], name) for name in _COLUMNS}
+        if after["message_id"] is None:
+            yield from _level(reader, statement, [_COLUMNS[name] for name, _ in sort], rows, size)
+
+
+def _level(
+    reader: ReadAccess, statement: Statement, columns: Sequence[Any], page: Rows, size: int
+) -> Iterator[Rows]:
+    """Yield the rows that no column of the sort tells from the last one of a page, and that are not in it."""
+    seen = {row.id for row in page}
+    last = page[-1]
+    values = [getattr(last, column.key) for column in columns]
+    level = statement.where(
+        *(
+            column.is_(None) if value is None else column == value
+            for column, value in zip(columns, values, strict=True)
+        )
+    )
+    level = level.order_by(EventRow.id).limit(size)
+    rows = reader.rows(level)
+    while rows:
+        if new := [row for row in rows if row.id not in seen]:
+            yield new
+        if len(rows) < size:
+            return
+        rows = reader.rows(level.where(EventRow.id > rows[-1].id))
 
 
 def _ids_first(page: Statement, order: Sequence[sa.ColumnElement[Any]]) -> Statement:
