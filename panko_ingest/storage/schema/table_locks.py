@@ -13,10 +13,16 @@ LOCK_TIMEOUT = 0.1
 """Seconds to wait for the tables, and so to keep others waiting, at one try."""
 
 _TIMEOUT = f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT * 1000:.0f}ms'"
-_UNTIL_AUTOVACUUM_ENDS = (
-    "SELECT set_config('lock_timeout', (setting::bigint + 1000)::text, true) FROM pg_settings "
-    "WHERE name = 'deadlock_timeout'"
+# In milliseconds, and within the time that a statement has: that would end what is to be tried again.
+_UNTIL_AUTOVACUUM_ENDS = """
+SELECT set_config(
+    'lock_timeout',
+    least(deadlock.setting::bigint + 1000, 15000, nullif(statement.setting::bigint, 0) / 2)::text,
+    true
 )
+FROM pg_settings deadlock, pg_settings statement
+WHERE deadlock.name = 'deadlock_timeout' AND statement.name = 'statement_timeout'
+"""
 
 
 def lock_tables(connection: sa.Connection, parts: Sequence[Partition] = ()) -> None:
