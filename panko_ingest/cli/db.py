@@ -202,7 +202,7 @@ def merge(conf: cfg.ConfigOpts) -> int:
     if command.source:
         _hide(command.source)
     url = _url_in(command.from_file) if command.source is None else command.source
-    connection = connection_to(conf)
+    connection = storage.get_connection_from_config(conf)
     with progress.shown("copying events") as show:
         merged = connection.merge(url, show)
     connection.close()

@@ -185,3 +185,15 @@ def test_a_database_without_its_tables_answers_and_is_not_away(
     told = capfd.readouterr().out
     assert "the database has no tables for events yet: run `panko-ingest db sync`" in told
     assert "unreachable" not in told
+
+
+def test_a_merge_into_a_file_that_is_not_there_makes_none(
+    tmp_path: Path, sqlite_url: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.closing(Connection(sqlite_url)) as theirs:
+        theirs.upgrade()
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text(f"[database]\nconnection = sqlite:///{tmp_path}/mistyped.sqlite\n")
+    assert main(["--config-file", str(path), "db", "merge", "--from", sqlite_url]) == 3
+    assert f"{tmp_path}/mistyped.sqlite is not there" in capfd.readouterr().err
+    assert not (tmp_path / "mistyped.sqlite").exists()
