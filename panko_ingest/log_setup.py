@@ -9,7 +9,7 @@ from typing import Any
 from oslo_config import cfg
 from oslo_log import log, rate_limit
 
-from panko_ingest import __version__, config, foreign_text, option_lines
+from panko_ingest import __version__, config, guarded_log, option_lines
 from panko_ingest.errors import ConfigError
 
 _OF_FILES = ("log_file", "log_dir")
@@ -28,7 +28,7 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
 
     :raises ConfigError: it can't.
     """
-    foreign_text.guard_log()
+    guarded_log.guard_log()
     _set_up(conf, keep=False)
 
 

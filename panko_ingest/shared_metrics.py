@@ -17,11 +17,11 @@ from prometheus_client import generate_latest, values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
-from panko_ingest import foreign_text
+from panko_ingest import guarded_log
 from panko_ingest.metrics import Metrics
 from panko_ingest.shared_state import MAX_WORKERS, SERVICES
 
-LOG = foreign_text.logger_about_messages(__name__)
+LOG = guarded_log.logger_about_messages(__name__)
 
 _PART = 256 * 1024
 _PARTS = len(SERVICES) + MAX_WORKERS

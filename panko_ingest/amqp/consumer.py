@@ -10,10 +10,10 @@ from panko_ingest.amqp import pauses
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.channel_limit import ChannelLimit
+from panko_ingest.amqp.consumer_need import ConsumerNeed
 from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
 from panko_ingest.amqp.refusals import Refusals
-from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Broker, Bus
@@ -103,7 +103,7 @@ class AmqpConsumer:
             backoffs={name: pauses.looking(clock) for name in topology.names},
             absences={name: pauses.absent_queue(clock) for name in topology.names},
             costly_queues=CostlyQueues(topology.names, clock),
-            retentions={name: Retention() for name in topology.names},
+            consumer_needs={name: ConsumerNeed() for name in topology.names},
             costly_exchanges=CostlyExchanges(clock),
             refused_queues=Refusals(on_refusal),
             refused_exchanges=Refusals(on_refusal),
@@ -204,7 +204,7 @@ class AmqpConsumer:
         self._away_since = now if self._away_since is None else self._away_since
         if now < self._away_since + _HOLD_AFTER:
             return False
-        retained = any(retention.needs_consumer for retention in self._tools.retentions.values())
+        retained = any(consumer_need.is_there for consumer_need in self._tools.consumer_needs.values())
         return retained or bool(self._tools.topology.bound_to)
 
     def _say_kept_out(self, why: str) -> None:

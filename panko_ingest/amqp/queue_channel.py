@@ -7,10 +7,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from amqp.exceptions import AMQPError, ChannelError, ConsumerCancelled, RecoverableConnectionError
 
+from panko_ingest.amqp.consumer_need import ConsumerNeed
 from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.link import Link
 from panko_ingest.amqp.open_channel import NoTimeoutError, OpenChannel
-from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.backoff import Backoff
 from panko_ingest.delivery import Delivery
@@ -52,7 +52,7 @@ class QueueChannel:
     :param backoff: when to try again a queue that is refused; outlives the session.
     :param absence: when to look again for a queue that is absent; outlives it, too.
     :param costly: the queues over which connections were lost; outlive it, too.
-    :param retention: whether the queue must have a consumer while the store is away; outlives it, too.
+    :param consumer_need: whether the queue must have a consumer while the store is away; outlives it, too.
     :param keeps: have a consumer there while the store is away, where it must have one.
     :param numbers: gives each channel its number.
     :param receive: takes the deliveries.
@@ -72,7 +72,7 @@ class QueueChannel:
         backoff: Backoff,
         absence: Backoff,
         costly: CostlyQueues,
-        retention: Retention,
+        consumer_need: ConsumerNeed,
         *,
         keeps: bool,
         numbers: Iterator[int],
@@ -92,7 +92,7 @@ class QueueChannel:
         self._backoff = backoff
         self._absence = absence
         self._costly = costly
-        self._retention = retention
+        self._consumer_need = consumer_need
         self._keeps = keeps
         self._numbers = numbers
         self._receive = receive
@@ -136,7 +136,7 @@ class QueueChannel:
     @property
     def keeps(self) -> bool:
         """Whether we are to see to it that the queue has a consumer while the store is away."""
-        return self._keeps and self._retention.needs_consumer
+        return self._keeps and self._consumer_need.is_there
 
     @property
     def prefetch(self) -> int:
@@ -164,7 +164,7 @@ class QueueChannel:
             self._tell_absence(self.queue, self.absent)
             if self.absent:
                 self._tell(self.queue, None)
-                self._retention.forget()
+                self._consumer_need.forget()
                 self._absence.failed()
                 return False
             self._absence.succeeded()
@@ -191,12 +191,12 @@ class QueueChannel:
             beat=self._beat,
             counts=self._counts,
         )
-        self._retention.expires = self._keeper.expires(self.queue)
+        self._consumer_need.expires = self._keeper.expires(self.queue)
         return channel
 
     def _counts(self, held: Delivery) -> bool:
         """Return whether the count of a delivery has grown: one that never does is its publisher's."""
-        grown = self._retention.note(held)
+        grown = self._consumer_need.note(held)
         if grown:
             self._keeper.stays(self.queue)
         return grown
@@ -316,7 +316,7 @@ class QueueChannel:
         self._keeper.forget(self.queue)
         self._timeout = self._wanted_timeout
         if isinstance(refusal, ConsumerCancelled):  # what is there next may be another queue of that name
-            self._retention.forget()
+            self._consumer_need.forget()
         self._give_up(self._backoff, refusal)
         if channel is not None:
             channel.close()  # after a cancel it is still open; closing what is closed is nothing

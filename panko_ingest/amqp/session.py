@@ -12,11 +12,11 @@ from amqp.exceptions import ChannelError
 
 from panko_ingest.amqp import pauses
 from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
+from panko_ingest.amqp.consumer_need import ConsumerNeed
 from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
-from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Backoff
 from panko_ingest.batch import Batch
@@ -84,7 +84,7 @@ class SessionTools:
     :param backoffs: by queue, when to try it again.
     :param absences: by queue, when to look for it again.
     :param costly_queues: those over which a connection was lost; so are ``costly_exchanges``.
-    :param retentions: by queue, whether it must have a consumer while the store is away.
+    :param consumer_needs: by queue, whether it must have a consumer while the store is away.
     :param refused_queues: what was told of queues that are not read though they are there.
     :param refused_exchanges: what was told of exchanges that may not be bound.
     :param unbound: what was told of the pool's queue that nothing gets into.
@@ -102,7 +102,7 @@ class SessionTools:
     backoffs: Mapping[str, Backoff]
     absences: Mapping[str, Backoff]
     costly_queues: CostlyQueues
-    retentions: Mapping[str, Retention]
+    consumer_needs: Mapping[str, ConsumerNeed]
     costly_exchanges: CostlyExchanges
     refused_queues: Refusals
     refused_exchanges: Refusals
@@ -160,7 +160,7 @@ class Session:
                 tools.backoffs[name],
                 tools.absences[name],
                 tools.costly_queues,
-                tools.retentions[name],
+                tools.consumer_needs[name],
                 keeps=tools.looks_after and not link.is_virtual,
                 numbers=tools.numbers,
                 receive=self._receive,

@@ -7,7 +7,7 @@ from oslo_config import cfg
 from oslo_upgradecheck import upgradecheck
 from oslo_upgradecheck.upgradecheck import Code, Result, UpgradeCommands
 
-from panko_ingest import config_reader, foreign_text
+from panko_ingest import config_reader, guarded_log
 from panko_ingest.cli import check
 from panko_ingest.cli.main import EXIT_USAGE, fail
 from panko_ingest.errors import ConfigError
@@ -38,7 +38,7 @@ class _Checks(UpgradeCommands):
 
 def main() -> int:
     """Run ``upgrade check``; the exit codes are oslo.upgradecheck's: 0, 1 warning, 2 failure, 255 error."""
-    foreign_text.guard_log()
+    guarded_log.guard_log()
     conf = cfg.ConfigOpts()
     upgradecheck.register_cli_options(conf, _Checks(conf))
     try:

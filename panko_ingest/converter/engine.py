@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from panko_ingest import foreign_text, timestamps
+from panko_ingest import guarded_log, timestamps
 from panko_ingest.converter import definitions, values
 from panko_ingest.converter.definitions import EventDefinition
 from panko_ingest.errors import ConvertError
 from panko_ingest.redaction import redact
 from panko_ingest.storage.models import MAX_NAME, SALVAGED_KEY, UNSTORABLE, Event
 
-LOG = foreign_text.logger_about_messages(__name__)
+LOG = guarded_log.logger_about_messages(__name__)
 
 _MOST_TYPES = 8192
 _MOST_SALVAGED = 1024 * 1024

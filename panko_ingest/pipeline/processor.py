@@ -3,7 +3,7 @@
 The daemon, ``convert`` and ``dead-letters replay`` all ask this one.
 """
 
-from panko_ingest import dead_letter, foreign_text
+from panko_ingest import dead_letter, guarded_log
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import DecodeError, MessageError
@@ -13,7 +13,7 @@ from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
 _LONGEST_SOURCE = 255
 
-LOG = foreign_text.logger_about_messages(__name__)
+LOG = guarded_log.logger_about_messages(__name__)
 
 
 class PoisonMessage(MessageError):

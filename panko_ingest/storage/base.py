@@ -19,6 +19,9 @@ from panko_ingest.storage.models import (
     Trait,
 )
 
+ToldProgress = Callable[[int, int], None]
+"""Takes how much was done, and how much there is: events of a merge, bytes of tables of a partitioning."""
+
 
 class RecordResult(NamedTuple):
     """What became of each event given to ``record_events``, by its index in the input.
@@ -197,7 +200,7 @@ class Connection(ABC):
         """Find out whether our account in the store may do what it is for; nothing is changed."""
 
     @abstractmethod
-    def partition(self, width: str, tell: Callable[[int, int], None]) -> None:
+    def partition(self, width: str, tell: ToldProgress) -> None:
         """Make plain tables partitioned, while events go on being recorded.
 
         It may be interrupted at any time; another call goes on from there.
@@ -209,7 +212,7 @@ class Connection(ABC):
         """
 
     @abstractmethod
-    def merge(self, url: str, tell: Callable[[int, int], None]) -> Merged:
+    def merge(self, url: str, tell: ToldProgress) -> Merged:
         """Copy the events and dead letters of another event database that this one has not.
 
         :param url: of Panko's, Ceilometer's or one of ours, in any layout; it is only read.

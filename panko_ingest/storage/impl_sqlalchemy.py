@@ -20,6 +20,7 @@ from panko_ingest.storage.base import (
     RecordResult,
     SchemaState,
     Statistics,
+    ToldProgress,
 )
 from panko_ingest.storage.database import (
     base as databases,
@@ -162,11 +163,11 @@ class Connection(base.Connection):
     def check_rights(self, *, to_record: bool, to_expire: bool) -> list[Finding]:
         return list(privileges.check(self.engine, to_record=to_record, to_expire=to_expire))
 
-    def partition(self, width: str, tell: Callable[[int, int], None]) -> None:
+    def partition(self, width: str, tell: ToldProgress) -> None:
         partition_migration.migrate(self.engine, self._settings, width, tell)
         self._recorder.forget()
 
-    def merge(self, url: str, tell: Callable[[int, int], None]) -> Merged:
+    def merge(self, url: str, tell: ToldProgress) -> Merged:
         return merging.merge(url, self.engine, self._settings, self._recorder, tell)
 
     def clear(self) -> None:

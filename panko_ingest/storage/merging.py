@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from panko_ingest.storage.base import Merged
+from panko_ingest.storage.base import Merged, ToldProgress
 from panko_ingest.storage.database import base as databases, error_classes, fault_search
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
@@ -26,9 +26,6 @@ from panko_ingest.storage.schema.column_limits import read_limits
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.source_connection import opened
 from panko_ingest.storage.tables import DeadLetter, Event as EventRow
-
-ToldProgress = Callable[[int, int], None]
-"""Takes the number of events that were looked at, and of all."""
 
 
 def merge(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, strategies as st
 from oslo_log.formatters import ContextFormatter, JSONFormatter
 
-from panko_ingest import config_reader, foreign_text
+from panko_ingest import config_reader, foreign_text, guarded_log
 from panko_ingest.cli import output
 from tests.unit.clock import Clock
 
@@ -85,10 +85,10 @@ def logger(lines: list[str], clock: Clock, monkeypatch: pytest.MonkeyPatch) -> I
             lines.append(record.getMessage())
 
     before = logging.getLogRecordFactory()
-    monkeypatch.setattr("panko_ingest.foreign_text._rate", foreign_text._Rate(clock))
-    foreign_text.guard_log()
-    logger = foreign_text.logger_about_messages("tests.foreign_text")
-    monkeypatch.setattr(logger, "filters", [foreign_text._rate])
+    monkeypatch.setattr("panko_ingest.guarded_log._rate", guarded_log._Rate(clock))
+    guarded_log.guard_log()
+    logger = guarded_log.logger_about_messages("tests.foreign_text")
+    monkeypatch.setattr(logger, "filters", [guarded_log._rate])
     monkeypatch.setattr(logger, "handlers", [Handler()])
     monkeypatch.setattr(logger, "propagate", False)
     yield logger

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from amqp.exceptions import AccessRefused, ChannelError, ConsumerCancelled, NotFound, PreconditionFailed
 
+from panko_ingest.amqp.consumer_need import ConsumerNeed
 from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
-from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Backoff
 from panko_ingest.delivery import Delivery
@@ -122,7 +122,7 @@ class Reading:
     def __init__(self, declare: str = "never", *, keeps: bool = False) -> None:
         self.link = Link()
         self.clock = Clock()
-        self.retention = Retention()
+        self.consumer_need = ConsumerNeed()
         self.refusals: list[str | None] = []
         keeper = TopologyKeeper(Topology((QUEUE,), declare=declare), self.link)  # type: ignore[arg-type]
         self.queue = QueueChannel(
@@ -132,7 +132,7 @@ class Reading:
             Backoff(1, 10, self.clock),
             Backoff(1, 30, self.clock),
             CostlyQueues((QUEUE,), self.clock),
-            self.retention,
+            self.consumer_need,
             keeps=keeps,
             numbers=itertools.count(1),
             receive=lambda _delivery: None,
@@ -278,7 +278,7 @@ def test_what_is_known_of_messages_that_were_held_is_bounded(reading: Reading) -
     try:
         for number in range(20_000):
             held = Delivery(b"%d" % number, headers={"x-delivery-count": 1}, redelivered=True)
-            reading.retention.note(held)
+            reading.consumer_need.note(held)
         assert tracemalloc.get_traced_memory()[0] < 1_000_000
     finally:
         tracemalloc.stop()

@@ -12,9 +12,9 @@ from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 from panko_ingest.amqp import AmqpConsumer, parse
 from panko_ingest.amqp.amqp_link import IO_TIMEOUT
 from panko_ingest.amqp.bindings import CostlyExchanges
+from panko_ingest.amqp.consumer_need import ConsumerNeed
 from panko_ingest.amqp.costly_queues import CostlyQueues
 from panko_ingest.amqp.refusals import Refusals
-from panko_ingest.amqp.retention import Retention
 from panko_ingest.amqp.session import Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.backoff import Backoff
@@ -115,7 +115,7 @@ def session_over(link: Link, handler: Handler, clock: Clock, queues: Sequence[st
         backoffs={name: Backoff(1, 10, clock) for name in queues},
         absences={name: Backoff(1, 30, clock) for name in queues},
         costly_queues=CostlyQueues(queues, clock),
-        retentions={name: Retention() for name in queues},
+        consumer_needs={name: ConsumerNeed() for name in queues},
         costly_exchanges=CostlyExchanges(clock),
         refused_queues=Refusals(lambda _name, _reason: None),
         refused_exchanges=Refusals(lambda _name, _reason: None),

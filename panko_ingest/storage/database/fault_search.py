@@ -13,11 +13,11 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from panko_ingest import foreign_text
+from panko_ingest import guarded_log
 from panko_ingest.storage.database import error_classes
 from panko_ingest.storage.errors import ErrorClass, StorageConflict, StorageError, StorageUnavailable
 
-LOG = foreign_text.logger_about_messages(__name__)
+LOG = guarded_log.logger_about_messages(__name__)
 
 T = TypeVar("T")
 

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -47,6 +48,20 @@ LEASES = sa.Table(
 
 class LeaseLost(StorageUnavailable):
     """Somebody else does the job by now: what was to come next was not done."""
+
+
+class Held(Protocol):
+    """The right to do a job, which is to be proved before each step."""
+
+    def prove(self) -> None:
+        """Return if it is still ours, and make it last from now on.
+
+        :raises LeaseLost: it is another process's.
+        :raises StorageUnavailable: the store can't be asked.
+        """
+
+    def renew(self, connection: sa.Connection) -> bool:
+        """Tell in a transaction whether it is ours; nobody takes it before the transaction's end."""
 
 
 class Lease:
@@ -112,11 +127,8 @@ class Lease:
         return retry.run_transaction(self._settings, write)
 
 
-class Needless(Lease):
+class Needless:
     """Where one process writes at a time anyhow, or where nobody made the table yet."""
-
-    def __init__(self) -> None:
-        """Hold what nobody can take."""
 
     def prove(self) -> None:
         """Return."""
@@ -167,7 +179,7 @@ def check(connection: sa.Connection) -> Iterator[Finding]:
 
 
 @contextmanager
-def held(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Lease | None]:
+def held(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Held | None]:
     """Give a lease that is held to the end of the block, as far as that can be; None where another holds it.
 
     :raises StorageUnavailable: the store can't be asked.
@@ -184,7 +196,7 @@ def held(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Le
 
 
 @contextmanager
-def waited_for(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Lease]:
+def waited_for(engine: sa.Engine, settings: StorageSettings, name: str) -> Iterator[Held]:
     """Wait for a lease, and hold it to the end of the block, as far as that can be.
 
     :raises StorageUnavailable: the store can't be asked.

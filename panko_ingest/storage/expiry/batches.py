@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -87,11 +87,30 @@ DeleteBatch = Callable[[sa.Connection, int, Any], DeletedBatch]
 _told: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 
 
+class Schedule(Protocol):
+    """How much to delete at a time, and when to stop."""
+
+    @property
+    def most_passes(self) -> int | None:
+        """Times to look at all that there is, from the oldest on; None for any."""
+
+    def size(self) -> int | None:
+        """Return how many rows to delete now; None to stop."""
+
+    def shrink(self) -> bool:
+        """Take fewer rows after so many took too long; tell whether that can be."""
+
+    def rest(self, batch: DeletedBatch, seconds: float) -> None:
+        """Take note of a batch, and pause before the next one.
+
+        :param seconds: for which it was deleted.
+        """
+
+
 class AtOnce:
     """Batches of one size, without a pause."""
 
-    most_passes: int | None = 2
-    """Times to look at all that there is, from the oldest on: for what comes meanwhile there is no end."""
+    most_passes = 2  # for what comes meanwhile there is no end
 
     _rows = BATCH_SIZE
 
@@ -107,7 +126,7 @@ class AtOnce:
         return True
 
     def rest(self, batch: DeletedBatch, seconds: float) -> None:
-        """Do as is to be done between two batches."""
+        """Go on at once."""
 
 
 class UntilStopped(AtOnce):
@@ -129,13 +148,13 @@ def delete_in_batches(
     engine: sa.Engine,
     settings: StorageSettings,
     delete: DeleteBatch,
-    pace: AtOnce,
+    schedule: Schedule,
     most: int | None = None,
     start: Any = None,
     *,
     warn: bool = True,
 ) -> Deleted:
-    """Delete until no more can be, or ``pace`` says that it is enough, or ``most`` rows are gone.
+    """Delete until no more can be, or ``schedule`` says that it is enough, or ``most`` rows are gone.
 
     :param start: behind which to begin; the oldest by default.
     :param warn: whether the log is to tell of rows that the database keeps.
@@ -144,7 +163,7 @@ def delete_in_batches(
     done, left, ended, passed_over = Deleted(), most or None, False, start is not None
     gone = kept = passes = 0  # the first two since the oldest was looked for
     why = ""
-    while left != 0 and not ended and (wanted := pace.size()) is not None:
+    while left != 0 and not ended and (wanted := schedule.size()) is not None:
         size = wanted if left is None else min(wanted, left)
         began = time.monotonic()
         try:
@@ -153,7 +172,7 @@ def delete_in_batches(
             # So many may take longer than they may each time: nothing would ever be deleted.
             seconds = time.monotonic() - began
             too_long = isinstance(error, TookTooLong) or 0 < settings.statement_timeout <= seconds
-            if too_long and pace.shrink():
+            if too_long and schedule.shrink():
                 LOG.warning(
                     "To delete %d rows takes longer than [database] statement_timeout, or a limit of server, "
                     "pooler or proxy: fewer are taken (%s)",
@@ -170,7 +189,7 @@ def delete_in_batches(
         # Older ones may have come since we began: look for them at the end, unless nothing can be deleted.
         at_end = batch.found < size and not batch.cut
         passes += at_end
-        ended = at_end and not passed_over and (start is None or not gone or passes == pace.most_passes)
+        ended = at_end and not passed_over and (start is None or not gone or passes == schedule.most_passes)
         passed_over &= not at_end
         done = Deleted(
             done.rows + batch.rows,
@@ -181,7 +200,7 @@ def delete_in_batches(
         start = None if at_end else batch.last
         if not ended and left != 0:
             gone, kept = (0, 0) if at_end else (gone, kept)
-            pace.rest(batch, spent)
+            schedule.rest(batch, spent)
     if kept and warn and engine not in _told:
         _told.add(engine)
         LOG.warning(

@@ -23,6 +23,7 @@ from panko_ingest.storage.expiry.batches import (
     TRIGGER,
     AtOnce,
     DeletedBatch,
+    Schedule,
     UntilStopped,
     delete_in_batches,
 )
@@ -105,7 +106,7 @@ def clear(engine: sa.Engine, settings: StorageSettings) -> None:
     _delete_unused_event_types(engine, settings)
 
 
-def delete_lost_traits(engine: sa.Engine, settings: StorageSettings, pace: AtOnce) -> int:
+def delete_lost_traits(engine: sa.Engine, settings: StorageSettings, schedule: Schedule) -> int:
     """Delete traits below the oldest event and above the newest; return how many.
 
     They belong to none: tables that were adopted may have no references. One statement looks at both, so that
@@ -121,7 +122,7 @@ def delete_lost_traits(engine: sa.Engine, settings: StorageSettings, pace: AtOnc
     oldest = sa.select(sa.func.coalesce(sa.func.min(Event.id), _NO_EVENT)).scalar_subquery()
     newest = sa.select(sa.func.coalesce(sa.func.max(Event.id), -1)).scalar_subquery()
     return sum(
-        delete_in_batches(engine, settings, partial(_delete_traits, table=table, which=lost), pace).rows
+        delete_in_batches(engine, settings, partial(_delete_traits, table=table, which=lost), schedule).rows
         for table in TRAITS
         for lost in (table.event_id < oldest, table.event_id > newest)
     )

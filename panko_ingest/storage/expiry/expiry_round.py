@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from panko_ingest import timestamps
 from panko_ingest.storage.database import clocks, leases
-from panko_ingest.storage.database.leases import Lease
+from panko_ingest.storage.database.leases import Held
 from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import StorageUnavailable
-from panko_ingest.storage.expiry.batches import AtOnce, DeletedBatch, delete_in_batches
+from panko_ingest.storage.expiry.batches import DeletedBatch, delete_in_batches
 from panko_ingest.storage.expiry.deletion import delete_events, delete_lost_traits
 from panko_ingest.storage.expiry.pacing import Pace
 from panko_ingest.storage.expiry_results import BACKLOG_LIMIT, ExpiryReport
@@ -74,17 +74,17 @@ def expire(
 
 
 @dataclass
-class _Round(AtOnce):
+class _Round:
     """Batch after batch, until nothing is left, the time is up, or somebody wants us to stop.
 
     ``budget`` is in seconds from ``started`` on, 0 or None for any; ``ids`` what :meth:`_ids_used` told last.
     """
 
-    most_passes = None
+    most_passes = None  # events are written all the time
 
     engine: sa.Engine
     settings: StorageSettings
-    lease: Lease
+    lease: Held
     limit: datetime.datetime
     pace: Pace
     budget: float | None

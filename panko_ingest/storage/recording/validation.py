@@ -15,13 +15,13 @@ from typing import Any
 
 import orjson
 
-from panko_ingest import foreign_text, timestamps
+from panko_ingest import guarded_log, timestamps
 from panko_ingest.storage.errors import StorageError
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait, TraitValue
 from panko_ingest.storage.schema.column_limits import ColumnLimits
 from panko_ingest.storage.tables import EPOCH, TRAIT_TABLES
 
-LOG = foreign_text.logger_about_messages(__name__)
+LOG = guarded_log.logger_about_messages(__name__)
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

@@ -51,7 +51,7 @@ def looking(engine: sa.Engine) -> Iterator[sa.Connection]:
         yield connection
 
 
-def _proof_of(lease: leases.Lease) -> Callable[..., None]:
+def _proof_of(lease: leases.Held) -> Callable[..., None]:
     """Return what lets each statement that changes anything run only while the lease is ours."""
 
     def prove(_connection: sa.Connection, _cursor: Any, statement: str, *_: Any) -> None:

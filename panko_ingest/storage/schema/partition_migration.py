@@ -17,6 +17,7 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from panko_ingest.errors import ConfigError
+from panko_ingest.storage.base import ToldProgress
 from panko_ingest.storage.database import base as databases, clocks
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.errors import StorageUnavailable
@@ -30,9 +31,6 @@ from panko_ingest.storage.tables import EVENT_TABLES
 LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-ToldProgress = Callable[[int, int], None]
-"""Takes the bytes of the tables that were read, and of all."""
 
 _PATIENCE = 600.0
 _SAY_AGAIN = 10.0

@@ -9,7 +9,7 @@ _COUNTED = 3
 _REMEMBERED = 1000
 
 
-class Retention:
+class ConsumerNeed:
     """What is known of that over all sessions.
 
     A queue may be deleted, with all that it holds, after some time without a consumer. The broker may tell so
@@ -25,7 +25,7 @@ class Retention:
         self._held: dict[bytes, tuple[int, int]] = {}
 
     @property
-    def needs_consumer(self) -> bool:
+    def is_there(self) -> bool:
         """Whether the queue must, or may have to, have a consumer."""
         return self.expires or not self._counts
 
