@@ -146,7 +146,7 @@ def sync(conf: cfg.ConfigOpts) -> int:
             output.write(line)
     sys.stdout.flush()
     if dry:
-        if missing := connection.missing_tables():
+        if not refused and (missing := connection.missing_tables()):
             output.write(f"{', '.join(missing)} would be made")
         for line in [f"refused: {one}" for one in refused] + [f"kept waiting by {one}" for one in users]:
             output.write(f"it would be {line}")

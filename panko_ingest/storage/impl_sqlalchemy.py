@@ -50,6 +50,7 @@ from panko_ingest.storage.recording.writers import references
 from panko_ingest.storage.schema import (
     checks,
     integrity,
+    missing_tables,
     partition_ddl,
     partition_migration,
     privileges,
@@ -132,7 +133,8 @@ class Connection(base.Connection):
         def look(connection: sa.Connection) -> tuple[list[str], list[str]]:
             users = databases.of(connection).table_users(connection, EVENT_TABLES, 1.0)
             found = upgrades.obstacles(connection) + partition_ddl.obstacles(connection, self._settings)
-            return found, list(users)
+            gone = missing_tables.unmakeable(connection)
+            return [*found, gone] if gone else found, list(users)
 
         return read(self.engine, self._settings, look)
 
@@ -140,7 +142,7 @@ class Connection(base.Connection):
         return revisions.current(self.engine)
 
     def missing_tables(self) -> list[str]:
-        return read(self.engine, self._settings, revisions.missing_tables)
+        return read(self.engine, self._settings, missing_tables.missing_tables)
 
     def schema_state(self) -> SchemaState:
         return revisions.schema_state(self.engine)

@@ -389,6 +389,35 @@ def test_a_table_that_is_gone_is_told_and_made_anew(
     assert len(list(store.get_events(EventFilter()))) == 2
 
 
+@pytest.mark.parametrize("gone", ["event", "event_type"])
+def test_a_table_that_others_refer_to_is_not_made_anew(
+    store: Connection, database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    """Ids would begin at 1 again, and what is left would be taken for that of new events."""
+    store.upgrade()
+    store.record_events([make_event(1)])
+    with sa.create_engine(store.engine.url).begin() as connection:  # as by its command-line client
+        for statement in _DROPS[connection.dialect.name]:
+            connection.exec_driver_sql(statement.format(gone))
+    refusal = f"{gone} is gone, and rows of "
+    (told,) = [finding for finding in store.check() if finding.subject == "tables"]
+    assert refusal in told.text
+    (tmp_path / "panko-ingest.conf").write_text(f"[database]\nconnection = {database_url}\n")
+    arguments = ["--config-file", str(tmp_path / "panko-ingest.conf"), "db", "sync"]
+    assert main([*arguments, "--dry-run"]) == 1
+    assert refusal in capsys.readouterr().out
+    assert main(arguments) == main([*arguments, "--postpone-rewrites"]) == 3
+    assert refusal in capsys.readouterr().err
+    assert not sa.inspect(store.engine).has_table(gone)
+
+
+_DROPS = {
+    "sqlite": ["DROP TABLE {}"],
+    "postgresql": ["DROP TABLE {} CASCADE"],
+    "mysql": ["SET foreign_key_checks = 0", "DROP TABLE {}"],
+}
+
+
 @pytest.mark.postgresql
 def test_partitioned_tables_of_which_nobody_knows_the_revision_are_left_as_they_are(
     postgresql_url: str,
@@ -409,6 +438,10 @@ def test_partitioned_tables_of_which_nobody_knows_the_revision_are_left_as_they_
     with store.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE trait_float")
     with pytest.raises(StorageUnavailable, match=r"trait_float is gone, .* partitioned: restore it"):
+        store.upgrade()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE event CASCADE")
+    with pytest.raises(StorageUnavailable, match=r"event, trait_float is gone, .* partitioned: restore it"):
         store.upgrade()
     store.close()
 

@@ -13,6 +13,7 @@ from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.models import MOST_KNOWN_TYPES
 from panko_ingest.storage.schema import integrity, partitions, revisions
+from panko_ingest.storage.schema.missing_tables import missing_tables, unmakeable
 from panko_ingest.storage.tables import (
     EVENT_TABLES,
     IDENTIFIER_KEYS,
@@ -55,10 +56,11 @@ def check(engine: sa.Engine) -> list[Finding]:
         findings += _clock(connection)
         findings += _obstacles(connection)
         findings += _table_users(connection)
-        missing = [] if findings[0].level == FAILURE else revisions.missing_tables(connection)
+        missing = [] if findings[0].level == FAILURE else missing_tables(connection)
         if missing:
             # A server may hide what the role has no right to.
-            text = f"{', '.join(missing)} is not there, or not to be seen: `panko-ingest db sync` makes it"
+            mend = unmakeable(connection) or "`panko-ingest db sync` makes it"
+            text = f"{', '.join(missing)} is not there, or not to be seen: {mend}"
             findings.append(Finding(FAILURE, "tables", text))
         elif findings[0].level != FAILURE:
             findings += leases.check(connection)

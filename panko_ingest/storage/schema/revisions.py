@@ -41,12 +41,6 @@ def is_newest(connection: sa.Connection) -> bool:
     return revision_of(connection) == head()
 
 
-def missing_tables(connection: sa.Connection) -> list[str]:
-    """Return those of our tables that are not there, in the order in which they refer to each other."""
-    inspector = sa.inspect(connection)
-    return [table.name for table in Base.metadata.sorted_tables if not inspector.has_table(table.name)]
-
-
 def schema_state(engine: sa.Engine) -> SchemaState:
     """Return the state of a schema that this release can work with.
 

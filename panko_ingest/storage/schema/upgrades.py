@@ -23,9 +23,9 @@ from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.database.error_classes import classify, unavailable
 from panko_ingest.storage.database.retry import read
 from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
-from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.schema.migration_connection import PATIENT, looking, migrating
-from panko_ingest.storage.schema.revisions import missing_tables, revision_of
+from panko_ingest.storage.schema.missing_tables import missing_tables, unmakeable
+from panko_ingest.storage.schema.revisions import head, revision_of
 from panko_ingest.storage.tables import EVENT_TABLES, Base
 
 LOG = logging.getLogger(__name__)
@@ -140,6 +140,8 @@ def _upgrade(engine: sa.Engine, target: str, postpone_rewrites: bool, block_clus
     with migrating(engine) as connection:
         # On SQLite a transaction is open already; elsewhere alembic begins its own, after this one.
         with nullcontext() if connection.in_transaction() else connection.begin():
+            if why := unmakeable(connection):
+                raise StorageUnavailable(f"db sync: {why}", operator=True)
             if postpone_rewrites or (not block_cluster and databases.of(connection).is_cluster(connection)):
                 target = _before_rewrites(connection, target)
         command.upgrade(_alembic(connection), target)
@@ -152,10 +154,10 @@ def _make_what_is_gone(connection: sa.Connection) -> None:
     :raises StorageUnavailable: it can't be done.
     """
     missing = missing_tables(connection)
-    parts = sorted(set(EVENT_TABLES).intersection(missing))
-    if parts and partitions.exist(connection):
+    if missing and revision_of(connection) != head():  # tables of then may refer by another type
         raise StorageUnavailable(
-            f"db sync: {', '.join(parts)} is gone, and the others of events are partitioned: restore it",
+            f"db sync: {', '.join(missing)} is gone, and made anew at the newest revision only: run it "
+            "without --postpone-rewrites, on a cluster with --block-cluster",
             operator=True,
         )
     if missing:
