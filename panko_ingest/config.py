@@ -597,11 +597,14 @@ def names_a_bus(conf: cfg.ConfigOpts) -> bool:
 def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:
     """Return the URLs of the buses to read from.
 
-    :raises ConfigError: none is set.
+    :raises ConfigError: none is set, or one of several is blank.
     """
-    urls = [url for url in conf.notification.messaging_urls if url] or [
-        conf.oslo_messaging_notifications.transport_url or conf.transport_url
-    ]
+    named = conf.notification.messaging_urls
+    if any(named) and not all(named):
+        raise ConfigError(
+            f"[notification] messaging_urls: number {named.index('') + 1} of {len(named)} is blank"
+        )
+    urls = named if any(named) else [conf.oslo_messaging_notifications.transport_url or conf.transport_url]
     if not all(urls):
         raise ConfigError(
             "no bus to read from: set [DEFAULT] transport_url or [notification] messaging_urls, "

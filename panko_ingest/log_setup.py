@@ -89,6 +89,8 @@ def _write_no_line(conf: cfg.ConfigOpts) -> None:
 
     :raises ConfigError: one can't be made.
     """
+    if conf.log_config_append:  # whose handlers may add what their formats ask for
+        return
     logger = logging.getLogger(config.PROJECT)
     for option, level in _LINES:
         shown = (ValueError, ValueError(), None) if level == logging.ERROR else None
@@ -97,9 +99,8 @@ def _write_no_line(conf: cfg.ConfigOpts) -> None:
             try:
                 handler.format(record)
             except Exception as error:
-                name = "log_config_append" if conf.log_config_append else option
                 raise ConfigError(
-                    f"[DEFAULT] {name}: no line of the log can be written by it: {type(error).__name__}"
+                    f"[DEFAULT] {option}: no line of the log can be written by it: {type(error).__name__}"
                 ) from error
 
 

@@ -355,6 +355,6 @@ class SharedState:
         suspect.deaths += 1
         suspect.crashes += alone
         suspect.conversions += alone and converting
-        suspect.letters += as_letter
+        suspect.letters += alone and as_letter
         if suspect.crashes and suspect.deaths >= CRASHES_BEFORE_DEAD_LETTER - 1:
             self._memory.copies_expected_until = time.monotonic() + _COPIES_COME_FOR

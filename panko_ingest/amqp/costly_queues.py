@@ -48,6 +48,6 @@ class CostlyQueues:
         self._answered, self._answered_since = self._answered_since - {queue}, set()
         return self._backoffs[queue]
 
-    def is_read(self, queue: str) -> None:
-        """Note that a queue is read again."""
+    def settled(self, queue: str) -> None:
+        """Note that a queue is read again, or gone."""
         self._backoffs[queue].succeeded()

@@ -165,6 +165,7 @@ class QueueChannel:
             if self.absent:
                 self._tell(self.queue, None)
                 self._consumer_need.forget()
+                self._costly.settled(self.queue)  # what comes by its name is another one
                 self._absence.failed()
                 return False
             self._absence.succeeded()
@@ -249,7 +250,7 @@ class QueueChannel:
             return 0
         if channel.prefetch and not was_reading:
             self._tell(self.queue, None)
-            self._costly.is_read(self.queue)
+            self._costly.settled(self.queue)
         if acknowledged:
             self._heard_at = self._clock()  # nothing is given up while something is unacknowledged
             self._backoff.succeeded()

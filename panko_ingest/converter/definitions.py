@@ -98,6 +98,9 @@ class _Mapping(dict[Any, Any]):
         self.lines: dict[Any, int] = {}
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
     """Loads a text and notes down the keys that stand twice in a mapping, each with its line."""
 
@@ -108,12 +111,13 @@ class _Loader(yaml.SafeLoader):
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
         # Before merges put keys of another mapping beside its own.
-        keys: set[str] = set()
+        keys: set[tuple[str, str]] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _MERGE:
+                continue
+            if (key.tag, key.value) in keys:
                 self.repeated.append((key.start_mark.line + 1, key.value))
-            elif isinstance(key, yaml.ScalarNode):
-                keys.add(key.value)
+            keys.add((key.tag, key.value))
         return node
 
 

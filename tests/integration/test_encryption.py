@@ -143,6 +143,21 @@ def test_mariadb_is_verified_and_check_tells(
 
 
 @pytest.mark.mariadb
+def test_why_a_server_is_not_trusted_is_told_also_where_the_next_address_does_not_answer(
+    tls_mariadb: MariaDB, stranger: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = tls_mariadb.create_database().replace("127.0.0.1", "database.example")
+    resolve = socket.getaddrinfo
+
+    def two(_host: str, *args: int, **kwargs: int) -> list[object]:
+        return [found for host in ("127.0.0.1", "127.0.0.3") for found in resolve(host, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    with pytest.raises(StorageUnavailable, match="certificate verify failed"):
+        get_connection(f"{url}?ssl_ca={stranger.certificate}").upgrade()
+
+
+@pytest.mark.mariadb
 def test_each_option_of_mariadb_means_what_it_says_beside_any_other(
     tls_mariadb: MariaDB, authority: Authority, stranger: Authority, tmp_path: Path
 ) -> None:

@@ -173,6 +173,15 @@ def test_a_file_of_sqlite_that_is_not_there_is_told_and_not_made(
     assert not (tmp_path / "mistyped.sqlite").exists()
 
 
+def test_a_file_of_sqlite_that_can_not_be_looked_for_is_left_to_sqlite(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text(f"[database]\nconnection = sqlite:///{tmp_path}/{'n' * 300}.sqlite\n")
+    assert main(["--config-file", str(path), "events", "types"]) == 3
+    assert "unable to open database file" in capfd.readouterr().err
+
+
 def test_a_database_without_its_tables_answers_and_is_not_away(
     database_url: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

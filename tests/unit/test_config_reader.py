@@ -191,3 +191,13 @@ def test_a_blank_list_of_buses_leaves_the_one_of_transport_url(tmp_path: Path) -
     (bus,) = from_config.buses(conf)
     assert bus.name == "file:5672/%2F"
     assert from_config.management_interfaces(conf, [bus]) == [None]
+
+
+def test_a_blank_among_several_buses_is_refused(tmp_path: Path) -> None:
+    """Else a template without the value for a region would leave it unread."""
+    conf = read(
+        tmp_path / "x.conf", "[notification]\nmessaging_urls = rabbit://SECRET@one/\nmessaging_urls =\n"
+    )
+    with pytest.raises(ConfigError, match="messaging_urls: number 2 of 2 is blank") as refused:
+        from_config.buses(conf)
+    assert "SECRET" not in str(refused.value)

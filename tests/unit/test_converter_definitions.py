@@ -249,6 +249,7 @@ def test_what_is_misspelt_or_there_twice_is_told_where_it_means_nothing(tmp_path
 - event_type: y
   traits:
     <<: *traits
+    <<: {colour: payload.colour}
     size: {type: int, fields: payload.size}
     name: payload.name
     name: payload.display_name
@@ -257,7 +258,7 @@ def test_what_is_misspelt_or_there_twice_is_told_where_it_means_nothing(tmp_path
     assert len(definitions.load(path, told.append)) == 2
     means_nothing = "which means nothing, as in Ceilometer; known are"
     assert [line.replace(str(path), "F") for line in told] == [
-        "F:11: name is there twice: the last one counts, as in Ceilometer",
+        "F:12: name is there twice: the last one counts, as in Ceilometer",
         f"F:5: definition 1 (x) has trait, {means_nothing} event_type, traits",
         f"F:3: definition 1 (x): trait size has typ, {means_nothing} type, fields, plugin",
         f"F:4: definition 1 (x): trait host: plugin split has parameter, {means_nothing} name, parameters",

@@ -56,6 +56,16 @@ def test_what_a_configuration_of_the_log_names_and_is_not_there_is_told_by_its_f
         log_setup.set_up_logging(configured(tmp_path, f"log_config_append = {appended}"))
 
 
+def test_a_format_of_a_configuration_of_the_log_is_left_to_its_handlers(tmp_path: Path) -> None:
+    appended = tmp_path / "logging.ini"
+    appended.write_text(
+        "[loggers]\nkeys = root\n[handlers]\nkeys = one\n[formatters]\nkeys = one\n"
+        "[logger_root]\nhandlers = one\n[handler_one]\nclass = NullHandler\nformatter = one\nargs = ()\n"
+        "[formatter_one]\nformat = %(what_the_handler_adds)s\n"
+    )
+    log_setup.set_up_logging(configured(tmp_path, f"log_config_append = {appended}"))
+
+
 def test_check_leaves_the_log_as_it_is_and_makes_no_file(tmp_path: Path) -> None:
     path = tmp_path / "daemon.log"
     conf = configured(tmp_path, f"log_file = {path}\nrate_limit_burst = 1\nrate_limit_interval = 60")

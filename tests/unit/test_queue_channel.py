@@ -123,6 +123,7 @@ class Reading:
         self.link = Link()
         self.clock = Clock()
         self.consumer_need = ConsumerNeed()
+        self.costly = CostlyQueues((QUEUE,), self.clock)
         self.refusals: list[str | None] = []
         keeper = TopologyKeeper(Topology((QUEUE,), declare=declare), self.link)  # type: ignore[arg-type]
         self.queue = QueueChannel(
@@ -131,7 +132,7 @@ class Reading:
             keeper,
             Backoff(1, 10, self.clock),
             Backoff(1, 30, self.clock),
-            CostlyQueues((QUEUE,), self.clock),
+            self.costly,
             self.consumer_need,
             keeps=keeps,
             numbers=itertools.count(1),
@@ -450,3 +451,12 @@ def test_other_workers_have_no_consumer_while_the_store_is_away(monkeypatch: pyt
     assert reading.link.consumers == 0
     reading.queue.give_back()
     assert not reading.queue.open(reads=False)
+
+
+def test_a_queue_that_hung_and_was_deleted_is_costly_no_more() -> None:
+    reading = Reading()
+    reading.costly.lost_over(QUEUE).failed()
+    reading.delete()
+    reading.try_for(600)
+    assert reading.queue.absent
+    assert not reading.queue.is_costly

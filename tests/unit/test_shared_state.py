@@ -130,6 +130,17 @@ def test_what_died_while_it_was_stored_may_be_read_unless_its_dead_letter_kills_
     assert not shared.may_be_read(DIGEST)
 
 
+def test_a_dead_letter_that_was_stored_while_another_message_killed_keeps_its_body() -> None:
+    shared = SharedState(workers=1, buses=1)
+    for _ in range(CRASHES_BEFORE_DEAD_LETTER):
+        shared.recording_slot(0).hold(DIGEST)
+        shared.record_death(0)
+    shared.recording_slot(0).hold(DIGEST, as_letter=True)
+    shared.slots(0)[0].hold(b"e" * 32)
+    shared.record_death(0)
+    assert shared.may_be_read(DIGEST)
+
+
 def test_what_died_while_it_was_stored_may_be_read_also_where_copies_of_it_died_at_once() -> None:
     shared = SharedState(workers=2, buses=1)
     for workers in ([0], [0], [0, 1]):

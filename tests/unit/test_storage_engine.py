@@ -241,6 +241,20 @@ def test_what_no_driver_could_connect_with_is_refused_before_anything_does(url: 
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"host={','.join(f'panko-postgresql-{number}' for number in range(4))}",
+        f"host={'h' * 63}:5432",
+        "host=fd00:1111:2222:3333::10,fd00:1111:2222:3333::11,fd00:1111:2222:3333::12",
+        "host=database,/var/run/postgres..ql",
+        f"host={'h' * 64}&hostaddr=127.0.0.1",
+    ],
+)
+def test_hosts_that_a_list_names_are_each_a_name_of_their_own(query: str) -> None:
+    Connection(f"postgresql://u:p@/panko?{query}").close()
+
+
 def test_the_file_that_pymysql_reads_for_a_group_may_name_the_database() -> None:
     try:
         Connection("mysql://u@h/?read_default_group=client")

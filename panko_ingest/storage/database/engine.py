@@ -22,6 +22,7 @@ _ALIASES = {"mariadb": "mysql"}
 """SQLAlchemy's mysql dialect serves MariaDB too: one name for both from here on."""
 
 _LAST_PORT = 2**16 - 1
+_PORT = re.compile(r":\d+$")
 _HOSTS = re.compile(r"^postgresql[^@]*@[^/?@]+:\d+,[^/?@]+")
 _ACCOUNT = re.compile(r"[^:]+://([^:/]*(:[^@]*)?@)?")
 """What SQLAlchemy takes for driver, user and password."""
@@ -160,12 +161,15 @@ def _parse(url: str) -> URL:
 
 def _refuse_no_name(url: URL) -> None:
     """Refuse what no resolver is asked for, as it can't be written as a name."""
+    if "hostaddr" in url.query:  # and so none is
+        return
     named = url.query.get("host", ())
-    for host in (url.host or "", *([named] if isinstance(named, str) else named)):
+    lists = (url.host or "", *([named] if isinstance(named, str) else named))
+    for host in (host for listed in lists for host in listed.split(",")):
         if host.startswith(("/", "@")):  # a socket's
             continue
         try:
-            host.encode("idna")
+            _PORT.sub("", host).encode("idna")
         except UnicodeError:
             # Not shown: it may be a part of a password.
             raise DatabaseUrlError(

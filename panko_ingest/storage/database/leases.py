@@ -205,7 +205,15 @@ def waited_for(engine: sa.Engine, settings: StorageSettings, name: str) -> Itera
         yield Needless()
         return
     lease = Lease(engine, settings, name)
-    _wait(lease, lease.take)
+
+    def taken() -> bool:
+        if lease.take():
+            return True
+        if not _is_made(engine, settings, name):  # any more
+            raise StorageUnavailable(f"{TABLE}: the row {name!r} was deleted: try again", operator=True)
+        return False
+
+    _wait(lease, taken)
     with _kept(lease):
         yield lease
 

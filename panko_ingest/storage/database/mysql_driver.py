@@ -27,6 +27,7 @@ _USELESS = {"compress", "named_pipe", "conv", "cursorclass", "defer_connect", "a
 _SECONDS = {"connect_timeout", "read_timeout", "write_timeout"}
 _MOST_SECONDS = 365 * 86400
 _IN_TRANSACTION = 1  # SERVER_STATUS_IN_TRANS of the protocol
+_LONGEST_POLL = 2**31 - 1  # milliseconds
 _NAMES_IN_FILES = {"ssl_password": "ssl_key_password", "ssl_verify_server_cert": "ssl_verify_identity"}
 
 _T = TypeVar("_T")
@@ -130,16 +131,21 @@ def connect(
                 super().connect(sock)
                 return
             patience = self.connect_timeout
-            deadline = time.monotonic() + patience
             found = self._reach(lambda: socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+            # Only now: a resolver may take longer than any server, and servers that ask one, too.
+            deadline = time.monotonic() + patience
+            untrusted: pymysql.OperationalError | None = None
             for left, address in zip(range(len(found), 0, -1), found, strict=True):
-                self.connect_timeout = max(0.1, (deadline - time.monotonic()) / left)
+                rest = (deadline - time.monotonic()) / left
+                self.connect_timeout = patience if left == 1 else max(0.1, rest)
                 try:
                     super().connect(self._reach(partial(_open, address, self.connect_timeout)))
                     break
                 except pymysql.OperationalError as error:
+                    if isinstance(getattr(error, "original_exception", None), ssl.SSLError):
+                        untrusted = untrusted or error  # says more than that the next one does not listen
                     if left == 1 or error.args[0] not in {CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_LOST}:
-                        raise
+                        raise untrusted or error from error
             self.connect_timeout = patience
 
         def _reach(self, attempt: Callable[[], _T]) -> _T:
@@ -154,7 +160,7 @@ def connect(
             # as long as a statement may take.
             poll = select.poll()
             poll.register(self._sock, select.POLLIN)
-            if not poll.poll(self.connect_timeout * 1000):
+            if not poll.poll(min(self.connect_timeout * 1000, _LONGEST_POLL)):
                 raise TimeoutError("the server does not answer")
             super()._get_server_information()  # type: ignore[misc]
 

@@ -108,8 +108,15 @@ class Database(base.Database):
 
     def missing_file(self, engine: Engine) -> str:
         """Look for the file, which connecting would make."""
-        path = _file(engine.url)
-        return "" if path is None or path.exists() else str(path)
+        if (path := _file(engine.url)) is None:
+            return ""
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return str(path)
+        except OSError:  # of which SQLite tells
+            return ""
+        return ""
 
     def code_of(self, error: BaseException) -> Code | None:
         """Return the extended result code where it is one of ours, else its primary one."""

@@ -2,18 +2,21 @@
 
 import datetime
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from panko_ingest import timestamps
 from panko_ingest.cli.main import main
-from panko_ingest.storage.database import base as databases
+from panko_ingest.storage import StorageUnavailable
+from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
 from panko_ingest.storage.recording import dead_letters
 from panko_ingest.storage.schema import partitions
+from panko_ingest.storage.settings import StorageSettings
 from tests.integration.storage.samples import count, make_letter
 from tests.waiting import wait_until
 
@@ -109,3 +112,23 @@ def test_a_lease_given_while_the_servers_clock_was_years_ahead_keeps_no_expirer_
                 f"UPDATE panko_ingest_lease SET holder = 'another', ends = {now} + {ahead}"
             )
         assert served.expire(YEAR).stood_by is stood_by
+
+
+def test_nobody_waits_for_a_lease_whose_row_was_deleted_meanwhile(
+    served: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = databases.of(served.engine).now
+
+    def wait() -> None:
+        with leases.waited_for(served.engine, StorageSettings(), leases.MIGRATION):
+            pass
+
+    with served.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE panko_ingest_lease SET holder = 'another', ends = {now} + 15")
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(wait)
+        wait_until(lambda: "Waiting for the lease 'migration'" in caplog.text, 10, "the wait")
+        with served.engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM panko_ingest_lease")
+        with pytest.raises(StorageUnavailable, match="the row 'migration' was deleted: try again"):
+            waiting.result(10)
