@@ -454,7 +454,7 @@ def test_other_workers_have_no_consumer_while_the_store_is_away(monkeypatch: pyt
 
 
 def test_a_queue_that_hung_and_was_deleted_is_costly_no_more() -> None:
-    reading = Reading()
+    reading = Reading("passive")
     reading.costly.lost_over(QUEUE).failed()
     reading.delete()
     reading.try_for(600)
