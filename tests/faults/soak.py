@@ -44,6 +44,9 @@ _LEAST_LOOKS = 10
 _RENEWAL = 60.0  # within which workers that were killed, or told to read the configuration, are new ones
 
 
+Recovery = tuple[float, str]
+"""Seconds, and the fault that came with it."""
+
 _HEAD = """\
 # The last soak
 
@@ -54,8 +57,8 @@ nothing left on the queue.
 *Recovery* is the longest time from the end of a fault, and of the one that came with it, until the next
 event is stored.
 
-| fault | times | recovery |
-|---|---:|---:|
+| fault | times | recovery | with |
+|---|---:|---:|---|
 """
 _MEMORY = """
 Resident memory of each process in the last third of the run, in which none was ended: the most in the
@@ -112,7 +115,7 @@ def main(minutes: float) -> None:
     # A server that a thread starts dies with it.
     with ThreadPoolExecutor(2) as threads, faults_of_soak(messages) as broken:
         scene, memory = broken.scene, Memory(broken.scene)
-        recoveries: dict[str, list[float]] = defaultdict(list)
+        recoveries: dict[str, list[Recovery]] = defaultdict(list)
         with scene.running():
             memory.begin()
             faults = {**broken.deadly(), **broken.others()}
@@ -175,7 +178,7 @@ def break_until(
     scene: Scene,
     faults: Mapping[str, Callable[[], object]],
     memory: Memory,
-    recoveries: dict[str, list[float]],
+    recoveries: dict[str, list[Recovery]],
 ) -> None:
     """Break two things after the other, all of them before any again, until it is over."""
     kinds: list[str] = []
@@ -191,11 +194,12 @@ def break_until(
             for fault in [threads.submit(faults[kind]) for kind in pair]:
                 fault.result()
             mended = time.monotonic()
-        for kind in pair:
-            recoveries[kind].append(time.monotonic() - mended)
+        took = time.monotonic() - mended
+        for kind, other in zip(pair, [*pair[1:], pair[0]], strict=True):
+            recoveries[kind].append((took, "" if other == kind else other))
         counts = f"{scene.feed.confirmed:,} published: {scene.stored():,} events"
         letters = f"{scene.ledger.dead_letters():,} dead letters"
-        report(f"... {recoveries[pair[0]][-1]:.1f} s; {counts}, {letters}; {memory.look()}")
+        report(f"... {took:.1f} s; {counts}, {letters}; {memory.look()}")
         wait_for(random.uniform(1, _QUIET))
         memory.look()
 
@@ -204,11 +208,11 @@ def _part(kind: str) -> str:
     return kind.partition(":")[0]
 
 
-def page(minutes: float, counts: str, recoveries: Mapping[str, list[float]], lives: list[str]) -> str:
+def page(minutes: float, counts: str, recoveries: Mapping[str, list[Recovery]], lives: list[str]) -> str:
     """Return the document about one run."""
     rows = "".join(
-        f"| {name} | {len(seconds)} | {max(seconds):.1f} s |\n"
-        for name, seconds in sorted(recoveries.items())
+        f"| {name} | {len(found)} | {max(found)[0]:.1f} s | {max(found)[1]} |\n"
+        for name, found in sorted(recoveries.items())
     )
     return (
         _HEAD.format(minutes=minutes, counts=counts)
