@@ -19,7 +19,7 @@ from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage.database import base as databases, clocks, error_classes
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
-from panko_ingest.storage.schema import partition_parents, partitions, revisions
+from panko_ingest.storage.schema import partition_parents, partitions, revisions, table_locks
 from panko_ingest.storage.schema.migration_connection import migrating
 from panko_ingest.storage.schema.partitions import KEYS, Partition, first_id
 from panko_ingest.storage.schema.table_locks import lock_tables
@@ -219,12 +219,14 @@ def drop(engine: sa.Engine, old: Sequence[Partition]) -> bool:
     :raises StorageUnavailable: a trigger, a rule or a policy is to see what is deleted, and would not.
     """
     with write_transaction(engine) as connection:
-        lock_tables(connection, old)
+        table_locks.hold_partitions(connection, old)
         if not set(old) <= set(partitions.found(connection)):
             return False
         names = partitions.attached(connection, EVENT_TABLES[::-1], old)
         if why := kept_from_drop(connection, names):
             raise StorageUnavailable(why, operator=True)
+        table_locks.end_autovacuum_of_toast(connection, names)
+        table_locks.be_alone(connection)
         for name in names:
             connection.exec_driver_sql(f"DROP TABLE {name}")
         _detach_remains(connection, old[-1].end or datetime.date.max)

@@ -23,6 +23,11 @@ SELECT set_config(
 FROM pg_settings deadlock, pg_settings statement
 WHERE deadlock.name = 'deadlock_timeout' AND statement.name = 'statement_timeout'
 """
+# LOCK TABLE takes no TOAST table, and what changes an option of one locks it as much as its table.
+_LOCK_TOAST = (
+    "SELECT format('ALTER TABLE %%s RESET (toast.vacuum_index_cleanup)', oid::regclass) FROM pg_class "
+    "WHERE oid = ANY(%s::regclass[]) AND reltoastrelid <> 0"
+)
 
 
 def lock_tables(connection: sa.Connection, parts: Sequence[Partition] = ()) -> None:
@@ -30,12 +35,24 @@ def lock_tables(connection: sa.Connection, parts: Sequence[Partition] = ()) -> N
 
     :param parts: partitions that are to be changed as well.
     """
+    hold_partitions(connection, parts)
+    be_alone(connection)
+
+
+def hold_partitions(connection: sa.Connection, parts: Sequence[Partition] = ()) -> None:
+    """Keep everybody else from splitting, dropping or attaching partitions; others read and write on.
+
+    :param parts: those that are to be changed.
+    """
     set_lock_timeout(connection)
     partition_parents.act_as_owner(connection)
     end_autovacuum(connection, EVENT_TABLES)
-    # Only now nobody else can split, drop or attach any.
     if names := partitions.attached(connection, EVENT_TABLES, parts):
         end_autovacuum(connection, names)
+
+
+def be_alone(connection: sa.Connection) -> None:
+    """Get the tables whose partitions are held for ourselves, soon or not at all."""
     tables = ", ".join(f"ONLY {table}" for table in EVENT_TABLES)
     connection.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
 
@@ -58,4 +75,15 @@ def end_autovacuum(connection: sa.Connection, tables: Sequence[str]) -> None:
     connection.exec_driver_sql(_UNTIL_AUTOVACUUM_ENDS)
     names = ", ".join(f"ONLY {table}" for table in tables)
     connection.exec_driver_sql(f"LOCK TABLE {names} IN SHARE UPDATE EXCLUSIVE MODE")
+    connection.exec_driver_sql(_TIMEOUT)
+
+
+def end_autovacuum_of_toast(connection: sa.Connection, tables: Sequence[str]) -> None:
+    """Have the server end its own VACUUM of what tables keep out of line, which to it is another table.
+
+    It is for tables that are dropped in this transaction: they lose an option that an operator may have set.
+    """
+    connection.exec_driver_sql(_UNTIL_AUTOVACUUM_ENDS)
+    for statement in connection.exec_driver_sql(_LOCK_TOAST, (list(tables),)).scalars().all():
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
     connection.exec_driver_sql(_TIMEOUT)

@@ -399,6 +399,34 @@ def test_a_vacuum_of_the_servers_own_makes_way_for_partitions(
     store.close()
 
 
+@pytest.mark.usefixtures("busy_autovacuum")
+def test_a_vacuum_of_what_is_stored_out_of_line_makes_way_for_a_drop(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry_round, "_PATIENCE", 10.0)
+    store = filled(postgresql_url, 1)
+    with store.engine.begin() as connection:
+        slow = ", ".join(f"toast.{option}" for option in _SLOW_VACUUM.split(", "))
+        connection.exec_driver_sql(f"ALTER TABLE event SET (autovacuum_enabled = off, {slow})")
+        connection.exec_driver_sql("ALTER TABLE event ALTER raw SET STORAGE EXTERNAL")
+        connection.exec_driver_sql(
+            "INSERT INTO event (message_id, generated, raw, event_type_id) SELECT 'g' || n, now(), "
+            "repeat(md5(n::text), 300), (SELECT min(id) FROM event_type) FROM generate_series(1, 2000) AS n"
+        )
+    store.partition("day", ignore)
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM event WHERE message_id > 'g5'")
+
+    vacuum = (
+        "SELECT count(*) FROM pg_stat_activity JOIN pg_class ON oid = 'event_plain'::regclass "
+        "WHERE query = 'autovacuum: VACUUM ' || reltoastrelid::regclass"
+    )
+    wait_until(lambda: rows(store, vacuum) == [(1,)], 30, "a vacuum")
+    report = store.expire(86400, clock=lambda: NOW + datetime.timedelta(days=40))
+    assert "plain" in report.partitions
+    store.close()
+
+
 def test_a_writer_that_has_its_ids_but_has_written_nothing_yet_loses_no_event(postgresql_url: str) -> None:
     store = filled(postgresql_url, 10)
     writer = Connection(postgresql_url)
