@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, event
@@ -45,6 +46,9 @@ def connect(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str
     connection.add_notice_handler(note)
     return connection
 
+
+_SYSTEM_FOLDERS = ("/etc/postgresql-common", "/etc/sysconfig/pgsql", "/etc/postgresql")
+"""Where builds of libpq look for services: Debian's and psycopg's own, PostgreSQL's packages, any other."""
 
 _NUMBER = re.compile(r"-?\d{1,9}")
 _VALUES = {
@@ -92,7 +96,24 @@ def wants_whoever_can_be_written_to(url: URL) -> bool:
     settings = _settings_elsewhere(url.query.get("service", "")) | dict(url.query)
     hosts = url.host or settings.get("host", "")
     several = "," in hosts if isinstance(hosts, str) else len(hosts) > 1
-    return several and "target_session_attrs" not in settings
+    return several and not ("target_session_attrs" in settings or _any_host_is_wanted(settings))
+
+
+def _any_host_is_wanted(settings: dict[str, Any]) -> bool:
+    """Tell whether somebody has asked for what is libpq's own default, which it does not tell from that."""
+    if "PGTARGETSESSIONATTRS" in os.environ:
+        return True
+    if not (name := settings.get("service")):
+        return False
+    system = [os.environ["PGSYSCONFDIR"]] if "PGSYSCONFDIR" in os.environ else _SYSTEM_FOLDERS
+    own = os.environ.get("PGSERVICEFILE", "~/.pg_service.conf")
+    for file in (own, *(f"{folder}/pg_service.conf" for folder in system)):
+        # Nobody's home, or no file.
+        with contextlib.suppress(RuntimeError, OSError):
+            text = Path(file).expanduser().read_text("utf-8", "replace")
+            if found := re.search(rf"(?ms)^\s*\[{re.escape(str(name))}\](.*?)(?=^\s*\[|\Z)", text):
+                return bool(re.search(r"(?m)^\s*target_session_attrs=", found[1]))
+    return False
 
 
 def _settings_elsewhere(service: Any) -> dict[str, Any]:

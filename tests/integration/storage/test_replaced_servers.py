@@ -166,6 +166,37 @@ def test_of_several_hosts_the_one_is_used_that_can_be_written_to(
             assert told.current_revision() is None
 
 
+@pytest.mark.postgresql
+def test_any_host_is_taken_where_the_environment_or_a_service_says_so(
+    postgresql: PostgreSQL, postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = postgresql_url.rpartition("/")[2]
+    postgresql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    host = f"host=127.0.0.1:{postgresql.port}"
+    both = f"postgresql://postgres@/{name}?{host}&{host}"
+
+    def is_taken(url: str, **environment: str) -> bool:
+        with monkeypatch.context() as patch:
+            for variable, value in environment.items():
+                patch.setenv(variable, value)
+            with contextlib.closing(Connection(url)) as store:
+                try:
+                    return store.current_revision() is None
+                except StorageUnavailable:
+                    return False
+
+    services = tmp_path / "pg_service.conf"
+    services.write_text(
+        "[told]\n# as libpq itself\ntarget_session_attrs=any\n\n[untold]\nconnect_timeout=5\n"
+    )
+    assert not is_taken(both)
+    assert is_taken(both, PGTARGETSESSIONATTRS="any")
+    assert is_taken(f"{both}&service=told", PGSERVICEFILE=str(services))
+    assert is_taken(both, PGSERVICEFILE=str(services), PGSERVICE="told")
+    assert is_taken(f"{both}&service=told", PGSYSCONFDIR=str(tmp_path))
+    assert not is_taken(f"{both}&service=untold", PGSERVICEFILE=str(services))
+
+
 @pytest.mark.parametrize("way", ["replaced", "deleted"])
 @LENGTHS
 def test_events_do_not_go_into_a_file_that_nobody_sees_any_more(
