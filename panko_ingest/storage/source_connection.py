@@ -57,6 +57,7 @@ def opened(url: str, ours: sa.Engine) -> Iterator["SourceConnection"]:
         )
     except ConfigError as error:
         raise _unusable(error) from None
+    databases.of(engine).read_from_any_host(engine)
     try:
         if engine.url == ours.url:
             raise ConfigError("db merge: --from is the database of [database] connection itself")

@@ -71,6 +71,9 @@ class Database:
         """Return an engine whose sessions are set up; it connects when it is first used."""
         return create_engine(url, **pool_arguments(settings))
 
+    def read_from_any_host(self, engine: Engine) -> None:
+        """Let an engine that is never written by use whichever host answers, unless it is told which."""
+
     def bytes_of(self, column: Any) -> Any:
         """Return in SQL how many bytes a text takes, 0 for NULL; PostgreSQL need not read it for that."""
         return self._or_none(sa.func.octet_length(column))

@@ -175,6 +175,12 @@ class Database(postgresql_errors.Database):
             postgresql_driver.break_hung_connections(engine, patience)
         return engine
 
+    def read_from_any_host(self, engine: Engine) -> None:
+        """Take our own default back: a standby is as good to read from, and may be all that one is let at."""
+        if "target_session_attrs" not in engine.url.query:
+            event.remove(engine, "do_connect", postgresql_driver.connect)
+            event.listen(engine, "do_connect", postgresql_driver.connect_to_any_host)
+
     def encryption(self, connection: Connection) -> str:
         """Ask libpq."""
         driver: Any = connection.connection.driver_connection

@@ -47,6 +47,12 @@ def connect(_dialect: Any, _record: Any, arguments: list[Any], options: dict[str
     return connection
 
 
+def connect_to_any_host(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """Connect likewise, but to whichever host the environment or a service wants, or else answers."""
+    options = {name: value for name, value in options.items() if name != "target_session_attrs"}
+    return connect(dialect, record, arguments, options)
+
+
 _SYSTEM_FOLDERS = ("/etc/postgresql-common", "/etc/sysconfig/pgsql", "/etc/postgresql")
 """Where builds of libpq look for services: Debian's and psycopg's own, PostgreSQL's packages, any other."""
 

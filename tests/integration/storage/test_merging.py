@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage import DeadLetterFilter, EventFilter
+from panko_ingest.storage import DeadLetterFilter, EventFilter, StorageUnavailable
 from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
@@ -26,6 +26,7 @@ from tests.integration.storage.samples import (
     stored,
     stored_ids,
 )
+from tests.services import PostgreSQL
 from tests.waiting import wait_until
 
 
@@ -186,6 +187,26 @@ def test_one_event_that_can_not_be_stored_costs_itself_alone_and_the_counts_say_
     assert len(stored_ids(target)) == 1498
     again = target.merge(url, ignore)
     assert (again.recorded, len(again.refused)) == (0, 2)
+
+
+@pytest.mark.postgresql
+def test_of_several_hosts_one_that_only_can_be_read_from_is_merged(
+    postgresql: PostgreSQL, postgresql_url: str, tmp_path: Path
+) -> None:
+    other = Connection(postgresql_url)
+    other.upgrade()
+    other.record_events(make_events(30))
+    other.close()
+    name = postgresql_url.rpartition("/")[2]
+    postgresql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    store = Connection(f"sqlite:///{tmp_path}/ours.sqlite")
+    store.upgrade()
+    host = f"host=127.0.0.1:{postgresql.port}"
+    both = f"postgresql://postgres@/{name}?{host}&{host}"
+    with pytest.raises(StorageUnavailable, match="read-only"):
+        store.merge(f"{both}&target_session_attrs=read-write", ignore)
+    assert store.merge(both, ignore).recorded == 30
+    store.close()
 
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path, target: Connection) -> None:
