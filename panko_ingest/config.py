@@ -585,6 +585,13 @@ def known_options() -> dict[str, list[cfg.Opt]]:
     return known
 
 
+class OptionUrl(NamedTuple):
+    """The URL of a bus or a database, and the option that names it."""
+
+    option: str
+    url: str
+
+
 def names_a_bus(conf: cfg.ConfigOpts) -> bool:
     """Tell whether any bus to read from is set; a host that only expires needs none."""
     return bool(
@@ -594,23 +601,27 @@ def names_a_bus(conf: cfg.ConfigOpts) -> bool:
     )
 
 
-def messaging_urls(conf: cfg.ConfigOpts) -> list[str]:
+def bus_urls(conf: cfg.ConfigOpts) -> list[OptionUrl]:
     """Return the URLs of the buses to read from.
 
     :raises ConfigError: none is set, or one of several is blank.
     """
-    named = conf.notification.messaging_urls
-    if any(named) and not all(named):
-        raise ConfigError(
-            f"[notification] messaging_urls: number {named.index('') + 1} of {len(named)} is blank"
-        )
-    urls = named if any(named) else [conf.oslo_messaging_notifications.transport_url or conf.transport_url]
-    if not all(urls):
-        raise ConfigError(
-            "no bus to read from: set [DEFAULT] transport_url or [notification] messaging_urls, "
-            "such as rabbit://user:password@host:5672/vhost"
-        )
-    return list(urls)
+    option, urls = "[notification] messaging_urls", conf.notification.messaging_urls
+    named = [
+        OptionUrl(f"{option}, number {number} of {len(urls)}", url) for number, url in enumerate(urls, 1)
+    ]
+    if any(urls):
+        if blank := [one.option for one in named if not one.url]:
+            raise ConfigError(f"{blank[0]}: is blank")
+        return named if len(urls) > 1 else [OptionUrl(option, urls[0])]
+    for group in ("oslo_messaging_notifications", "DEFAULT"):
+        options = conf if group == "DEFAULT" else conf[group]
+        if options.transport_url:
+            return [OptionUrl(f"[{group}] transport_url", options.transport_url)]
+    raise ConfigError(
+        "no bus to read from: set [DEFAULT] transport_url or [notification] messaging_urls, such as "
+        "rabbit://user:password@host:5672/vhost"
+    )
 
 
 def find_definitions(conf: cfg.ConfigOpts) -> Path:
@@ -639,31 +650,24 @@ def raw_priorities(conf: cfg.ConfigOpts) -> list[str]:
     return split_at_commas(conf.event.store_raw)
 
 
-class DatabaseUrl(NamedTuple):
-    """The URL of a database, and the option that names it."""
-
-    option: str
-    url: str
-
-
-def database_url(conf: cfg.ConfigOpts) -> DatabaseUrl:
+def database_url(conf: cfg.ConfigOpts) -> OptionUrl:
     """Return the URL of the event database.
 
     :raises ConfigError: none is set.
     """
     for name in ("connection", "event_connection"):
         if url := conf.database[name]:
-            return DatabaseUrl(f"[database] {name}", str(url))
+            return OptionUrl(f"[database] {name}", str(url))
     raise ConfigError("[database] connection is not set: write postgresql://user:password@host/panko")
 
 
-def expirer_database_url(conf: cfg.ConfigOpts) -> DatabaseUrl:
+def expirer_database_url(conf: cfg.ConfigOpts) -> OptionUrl:
     """Return the URL of the event database for the expirer.
 
     :raises ConfigError: none is set.
     """
     url = conf.expirer.connection
-    return DatabaseUrl("[expirer] connection", str(url)) if url else database_url(conf)
+    return OptionUrl("[expirer] connection", str(url)) if url else database_url(conf)
 
 
 def queue_names(topics: Iterable[str], priorities: Iterable[str]) -> list[str]:

@@ -23,6 +23,14 @@ class DatabaseUrlError(ConfigError):
         self.fault = fault
 
 
+class BusUrlError(ConfigError):
+    """The URL of a bus can't be used: ``fault`` says why, ``option`` where it stands."""
+
+    def __init__(self, fault: str, option: str = "transport_url") -> None:
+        super().__init__(f"{option}: {fault}")
+        self.fault = fault
+
+
 class MessageError(PankoIngestError):
     """This one message can never become an event: dead-letter it and go on.
 

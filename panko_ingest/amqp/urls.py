@@ -12,7 +12,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from panko_ingest.amqp.tls import TlsSettings
 from panko_ingest.config import MAX_HEARTBEAT, MAX_NAME
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import BusUrlError
 
 _AMQP_SCHEMES = {"rabbit": False, "amqp": False, "pyamqp": False, "amqps": True, "kombu": False}
 _EMBEDDED = re.compile(r"filesystem|(sqla|sqlalchemy)\+.+")
@@ -123,15 +123,15 @@ def parse(
 
     :param tls: encrypt so, unless the URL says not to.
     :param trust: encrypt so where only the URL says to.
-    :raises ConfigError: it names no bus; the text never holds a password.
+    :raises BusUrlError: it names no bus; the text never holds a password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or not re.fullmatch(_SCHEME, scheme):
         # What is no scheme may be all of the URL up to a second one, and is shown nowhere.
-        raise ConfigError("transport_url: no URL: write rabbit://user:password@host:5672/vhost")
+        raise BusUrlError("no URL: write rabbit://user:password@host:5672/vhost")
     if scheme.partition("+")[0].lower() not in _AMQP_SCHEMES:
         if not _EMBEDDED.fullmatch(scheme):
-            raise ConfigError(f"transport_url: {_why_not_read(scheme)}")
+            raise BusUrlError(f"{_why_not_read(scheme)}")
         return Bus(name=f"{scheme}://", virtual_url=url)
 
     # kombu repeats the scheme before every host
@@ -140,14 +140,12 @@ def parse(
     hosts, _, vhost = rest.partition("/")
     if "@" in vhost or "@" in query_text:
         # What stands before it may be a part of the password: shown nowhere, it is not guessed at.
-        raise ConfigError(
-            "transport_url: a / or ? stands before an @: write %2F and %3F in a password, %40 in a vhost"
-        )
+        raise BusUrlError("a / or ? stands before an @: write %2F and %3F in a password, %40 in a vhost")
     query = _options(query_text)
     asked = of_tls or tls is not None or any(name.startswith("ssl_") for name in query)
     encrypt = _flag(query, "ssl", asked)
     if of_tls and not encrypt:
-        raise ConfigError("transport_url: ssl contradicts amqps://")
+        raise BusUrlError("ssl contradicts amqps://")
     template = Broker(
         host="localhost",
         port=5671 if encrypt else 5672,
@@ -164,20 +162,20 @@ def parse(
     brokers: list[Broker] = []
     parts = _split(hosts)
     if any(map(_tears_password, parts, parts[1:])):
-        raise ConfigError(
-            "transport_url: a host without user and password stands before one that has them, or one has a "
+        raise BusUrlError(
+            "a host without user and password stands before one that has them, or one has a "
             "user alone: give both to each, and write %2C for a , in a password"
         )
     for part in parts:
         brokers.append(_parse_host(part, brokers[-1] if brokers else template, template))
     if len(template.vhost.encode()) > MAX_NAME:
-        raise ConfigError(f"transport_url: the vhost has more than the {MAX_NAME} bytes that AMQP takes")
+        raise BusUrlError(f"the vhost has more than the {MAX_NAME} bytes that AMQP takes")
     if template.heartbeat > MAX_HEARTBEAT:
-        raise ConfigError(f"transport_url: the heartbeat is longer than {MAX_HEARTBEAT} s")
+        raise BusUrlError(f"the heartbeat is longer than {MAX_HEARTBEAT} s")
     if template.heartbeat < 0:
-        raise ConfigError("transport_url: the heartbeat is less than 0, which is none")
+        raise BusUrlError("the heartbeat is less than 0, which is none")
     if template.login_method not in _LOGIN_METHODS:
-        raise ConfigError(f"transport_url: the login_method is none of {', '.join(_LOGIN_METHODS)}")
+        raise BusUrlError(f"the login_method is none of {', '.join(_LOGIN_METHODS)}")
     name = ",".join(broker.address for broker in brokers)
     return Bus(name=f"{name}/{quote(template.vhost, safe='')}", brokers=tuple(brokers))
 
@@ -198,12 +196,12 @@ def _is_of_tls(schemes: Sequence[str]) -> bool:
     try:
         (found,) = {_AMQP_SCHEMES[scheme.lower()] for scheme in schemes}
     except KeyError:
-        raise ConfigError(
-            "transport_url: a host has a scheme that is not known (as rabbit+ssl:// is not): write amqps:// "
+        raise BusUrlError(
+            "a host has a scheme that is not known (as rabbit+ssl:// is not): write amqps:// "
             "for TLS, else rabbit:// or amqp://"
         ) from None
     except ValueError:
-        raise ConfigError("transport_url: amqps:// is not for all hosts: write it before each") from None
+        raise BusUrlError("amqps:// is not for all hosts: write it before each") from None
     return found
 
 
@@ -219,19 +217,17 @@ def _options(text: str) -> dict[str, str]:
         name = written.strip().lower()
         of_tls = "ssl" in name or "tls" in name
         if of_tls and name not in _TLS_OPTIONS:
-            raise ConfigError(
-                f"transport_url: no option {name!r}: those of TLS are {', '.join(sorted(_TLS_OPTIONS))}"
-            )
+            raise BusUrlError(f"no option {name!r}: those of TLS are {', '.join(sorted(_TLS_OPTIONS))}")
         if name == "ssl_version" and value.strip() and value.strip().lower() not in _NO_NEWER_THAN_OURS:
-            raise ConfigError("transport_url: leave ssl_version out: it is TLS 1.2 or a newer one, always")
+            raise BusUrlError("leave ssl_version out: it is TLS 1.2 or a newer one, always")
         if name == "ssl" and name in found:
-            raise ConfigError("transport_url: ssl is there more than once")
+            raise BusUrlError("ssl is there more than once")
         if of_tls and not value.strip():
             blank.add(name)
         elif value:
             found[name] = value
     if refused := sorted(blank - (_TLS_FILES if "ssl" in found else set())):
-        raise ConfigError(f"transport_url: {refused[0]} is blank")
+        raise BusUrlError(f"{refused[0]} is blank")
     return found
 
 
@@ -249,7 +245,7 @@ def _flag(query: Mapping[str, str], name: str, default: bool) -> bool:
     text = query.get(name, str(default)).lower()
     if text not in _TRUE | _FALSE:
         # to take it for no would be a login that anyone can read
-        raise ConfigError(f"transport_url: {name} is neither true nor false")
+        raise BusUrlError(f"{name} is neither true nor false")
     return text in _TRUE
 
 
@@ -279,7 +275,7 @@ def _parse_host(text: str, previous: Broker, template: Broker) -> Broker:
     if address.startswith("["):
         host, closed, port_text = address[1:].partition("]")
         if not closed:
-            raise ConfigError("transport_url: a [ before an address of IPv6 has no ]")
+            raise BusUrlError("a [ before an address of IPv6 has no ]")
         port_text = port_text.removeprefix(":")
     elif _is_bare_ipv6(address):
         host, port_text = address, ""
@@ -301,9 +297,8 @@ def _refuse_no_name(host: str) -> None:
         host.encode("idna")
     except UnicodeError:
         # Not shown: it may be a part of a password.
-        raise ConfigError(
-            "transport_url: the name of a host has a part between dots that is empty, or longer than 63 "
-            "characters"
+        raise BusUrlError(
+            "the name of a host has a part between dots that is empty, or longer than 63 characters"
         ) from None
 
 
@@ -317,7 +312,7 @@ def _is_bare_ipv6(address: str) -> bool:
 def _port(text: str) -> int:
     port = _integer("port", text)
     if not 0 < port <= _LARGEST_PORT:
-        raise ConfigError(f"transport_url: there is no port {port}")
+        raise BusUrlError(f"there is no port {port}")
     return port
 
 
@@ -325,4 +320,4 @@ def _integer(name: str, value: str | int) -> int:
     try:
         return int(value)
     except ValueError:
-        raise ConfigError(f"transport_url: the {name} is no number") from None
+        raise BusUrlError(f"the {name} is no number") from None

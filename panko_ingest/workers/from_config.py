@@ -14,7 +14,7 @@ from panko_ingest import amqp, config
 from panko_ingest.batch import Batcher
 from panko_ingest.breaker import FloodBreaker
 from panko_ingest.converter import EventConverter, TypeFilter
-from panko_ingest.errors import ConfigError, DatabaseUrlError
+from panko_ingest.errors import BusUrlError, ConfigError, DatabaseUrlError
 from panko_ingest.metrics import Metrics
 from panko_ingest.pipeline import (
     Budget,
@@ -46,18 +46,20 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
         rabbit.ssl_enforce_hostname_verification,
         rabbit.ssl_strict_certificates,
     )
-    found = [
-        amqp.parse(
-            url,
-            tls=tls if rabbit.ssl else None,
-            trust=tls,
-            login_method=rabbit.rabbit_login_method,
-            heartbeat=rabbit.heartbeat_timeout_threshold,
-        )
-        for url in config.messaging_urls(conf)
-    ]
-    for bus in found:
-        _check_embedded(bus)
+    found = []
+    for option, url in config.bus_urls(conf):
+        try:
+            bus = amqp.parse(
+                url,
+                tls=tls if rabbit.ssl else None,
+                trust=tls,
+                login_method=rabbit.rabbit_login_method,
+                heartbeat=rabbit.heartbeat_timeout_threshold,
+            )
+        except BusUrlError as error:
+            raise BusUrlError(error.fault, option) from None
+        _check_embedded(bus, option)
+        found.append(bus)
     # Metrics, status and the page tell buses apart by their names.
     if twice := [name for name, count in Counter(bus.name for bus in found).items() if count > 1]:
         raise ConfigError(
@@ -80,7 +82,7 @@ def buses(conf: cfg.ConfigOpts) -> list[amqp.Bus]:
     return found
 
 
-def _check_embedded(bus: amqp.Bus) -> None:
+def _check_embedded(bus: amqp.Bus, option: str) -> None:
     scheme, _, database = (bus.virtual_url or "").partition("+")
     if database and ":" not in scheme:  # the path of another one may have a + in it
         # Commands that ask no database need not wait for SQLAlchemy to be loaded.
@@ -89,7 +91,7 @@ def _check_embedded(bus: amqp.Bus) -> None:
         try:
             check_driver(database)
         except DatabaseUrlError as error:
-            raise DatabaseUrlError(f"{scheme}+{error.fault}", "transport_url") from error
+            raise DatabaseUrlError(f"{scheme}+{error.fault}", option) from error
 
 
 def warn_of_weaker_buses(sources: Sequence[amqp.Bus]) -> None:

@@ -45,7 +45,9 @@ def test_a_bus_that_nothing_is_read_from_is_refused_before_anything_starts(tmp_p
     daemon = Daemon(configuration(tmp_path, "sqla+sqlite://", f"sqlite:///{tmp_path}/events.sqlite", more))
     with daemon.running():
         assert daemon.wait() == 2
-        assert daemon.log.startswith("panko-ingest: transport_url: nothing is read from kafka://: ")
+        assert daemon.log.startswith(
+            "panko-ingest: [notification] messaging_urls, number 2 of 2: nothing is read from kafka://: "
+        )
         assert daemon.log.count("\n") == 1
 
 

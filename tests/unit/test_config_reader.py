@@ -166,7 +166,7 @@ def test_an_option_of_several_values_in_the_environment_is_read_as_in_a_file(
     text_of_file = "[DEFAULT]\ntransport_url = rabbit://file/\n[event]\nstore_raw = audit\n"
     conf = read(tmp_path / "x.conf", text_of_file)
     readers = {
-        "MESSAGING_URLS": config.messaging_urls,
+        "MESSAGING_URLS": lambda conf: [one.url for one in config.bus_urls(conf)],
         "NOTIFICATION_CONTROL_EXCHANGES": config.control_exchanges,
         "STORE_RAW": config.raw_priorities,
     }
@@ -198,6 +198,6 @@ def test_a_blank_among_several_buses_is_refused(tmp_path: Path) -> None:
     conf = read(
         tmp_path / "x.conf", "[notification]\nmessaging_urls = rabbit://SECRET@one/\nmessaging_urls =\n"
     )
-    with pytest.raises(ConfigError, match="messaging_urls: number 2 of 2 is blank") as refused:
+    with pytest.raises(ConfigError, match="messaging_urls, number 2 of 2: is blank") as refused:
         from_config.buses(conf)
     assert "SECRET" not in str(refused.value)

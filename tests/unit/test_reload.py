@@ -94,7 +94,7 @@ def test_a_good_configuration_comes_into_force(path: Path, live_config: LiveConf
         ("messaging_urls = sqla+sqlite://u:SECRET@h:p/d", "sqla+sqlite: can't be used"),
         (
             "messaging_urls = rabbit://one/\nmessaging_urls = kafka://u:SECRET@kafka1:9092/",
-            "transport_url: nothing is read from kafka://",
+            "[notification] messaging_urls, number 2 of 2: nothing is read from kafka://",
         ),
         (
             "messaging_urls = rabbit://a:SECRET@one/v\nmessaging_urls = rabbit://b:SECRET@one:5672/v",
