@@ -12,12 +12,11 @@ from panko_ingest.amqp.inspection import (
 from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.queue_state import QueueState
 from panko_ingest.amqp.tap import Tap
-from panko_ingest.amqp.tls import ANY_NAME_TAKEN, TlsSettings
+from panko_ingest.amqp.tls import TlsSettings
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Bus, parse
 
 __all__ = [
-    "ANY_NAME_TAKEN",
     "AmqpConsumer",
     "Bus",
     "Management",

@@ -12,7 +12,6 @@ from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker, is_absent, words
 from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.queue_state import Known, QueueState
-from panko_ingest.amqp.tls import ANY_NAME_TAKEN
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError, ConfigError
@@ -81,13 +80,12 @@ def inspect(bus: Bus, topology: Topology, ours: int | None, interface: Managemen
     :param interface: the bus' management interface, where there is one to ask.
     """
     if bus.virtual_url is not None:
-        text = "an embedded transport, for trying out: it may lose messages when a process dies"
-        return [Finding(WARNING, bus.name, text)]
+        return [Finding(WARNING, bus.name, bus.weakness)]
     told, known = _ask_management(interface, topology, Known(ours))
     how = "encrypted, the server verified" if bus.brokers[0].tls else "not encrypted"
-    if bus.takes_any_name:
+    if bus.weakness:
         how = "encrypted"
-        told = [Finding(WARNING, bus.name, ANY_NAME_TAKEN), *told]
+        told = [Finding(WARNING, bus.name, bus.weakness), *told]
     try:
         for tls in {broker.tls for broker in bus.brokers if broker.tls}:
             tls.check()

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote
 
 from kombu.transport import TRANSPORT_ALIASES
 
-from panko_ingest.amqp.tls import TlsSettings
+from panko_ingest.amqp.tls import ANY_NAME_TAKEN, TlsSettings
 from panko_ingest.config import MAX_HEARTBEAT, MAX_NAME
 from panko_ingest.errors import BusUrlError
 
@@ -94,9 +94,12 @@ class Bus:
         return f"vhost {self.brokers[0].vhost}" if self.brokers else self.name
 
     @property
-    def takes_any_name(self) -> bool:
-        """Whether it is enough for a broker's certificate to be of the authority, whatever name is in it."""
-        return any(broker.tls and not broker.tls.verify_host for broker in self.brokers)
+    def weakness(self) -> str:
+        """What it promises less than RabbitMQ, or a broker whose certificate names it; empty for nothing."""
+        if self.virtual_url is not None:
+            return "an embedded transport, for trying out: it may lose messages when a process dies"
+        takes_any_name = any(broker.tls and not broker.tls.verify_host for broker in self.brokers)
+        return ANY_NAME_TAKEN if takes_any_name else ""
 
     def shuffled(self) -> list[Broker]:
         """Return the brokers in random order, so that many workers spread over them."""

@@ -97,13 +97,8 @@ def _check_embedded(bus: amqp.Bus, option: str) -> None:
 def warn_of_weaker_buses(sources: Sequence[amqp.Bus]) -> None:
     """Say which of the buses promise less than RabbitMQ does."""
     for bus in sources:
-        if bus.virtual_url is not None:
-            LOG.warning(
-                "%s is an embedded transport, for trying out: it may lose messages when a process dies",
-                bus.name,
-            )
-        if bus.takes_any_name:
-            LOG.warning("%s: %s", bus.name, amqp.ANY_NAME_TAKEN)
+        if bus.weakness:
+            LOG.warning("%s: %s", bus.name, bus.weakness)
 
 
 def management_interfaces(conf: cfg.ConfigOpts, sources: Sequence[amqp.Bus]) -> list[amqp.Management | None]:
