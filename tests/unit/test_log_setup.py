@@ -1,6 +1,8 @@
 """A log that can't be written as the options say is refused, before it is a log of tracebacks."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,16 @@ def test_a_format_of_a_configuration_of_the_log_is_left_to_its_handlers(tmp_path
         "[logger_root]\nhandlers = one\n[handler_one]\nclass = NullHandler\nformatter = one\nargs = ()\n"
         "[formatter_one]\nformat = %(what_the_handler_adds)s\n"
     )
-    log_setup.set_up_logging(configured(tmp_path, f"log_config_append = {appended}"))
+    configured(tmp_path, f"log_config_append = {appended}")
+    # Elsewhere, as it changes the loggers of libraries, too.
+    set_up = (
+        "import sys\nfrom panko_ingest.config_reader import prepare_service\nprepare_service(sys.argv[1:])"
+    )
+    subprocess.run(
+        [sys.executable, "-c", set_up, "--config-file", tmp_path / "panko-ingest.conf"],
+        timeout=60,
+        check=True,
+    )
 
 
 def test_check_leaves_the_log_as_it_is_and_makes_no_file(tmp_path: Path) -> None:
