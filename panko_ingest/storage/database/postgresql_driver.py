@@ -109,7 +109,7 @@ def _any_host_is_wanted(settings: dict[str, Any]) -> bool:
     """Tell whether somebody has asked for what is libpq's own default, which it does not tell from that."""
     if "PGTARGETSESSIONATTRS" in os.environ:
         return True
-    if not (name := settings.get("service")):
+    if not (name := settings.get("service") or os.environ.get("PGSERVICE")):
         return False
     system = [os.environ["PGSYSCONFDIR"]] if "PGSYSCONFDIR" in os.environ else _SYSTEM_FOLDERS
     own = os.environ.get("PGSERVICEFILE", "~/.pg_service.conf")
