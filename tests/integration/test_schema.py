@@ -396,7 +396,7 @@ def test_a_table_that_others_refer_to_is_not_made_anew(
     """Ids would begin at 1 again, and what is left would be taken for that of new events."""
     store.upgrade()
     store.record_events([make_event(1)])
-    with sa.create_engine(store.engine.url, poolclass=sa.NullPool).begin() as connection:  # as by psql
+    with sa.create_engine(store.engine.url, poolclass=sa.NullPool).begin() as connection:  # as others do
         for statement in _DROPS[connection.dialect.name]:
             connection.exec_driver_sql(statement.format(gone))
     refusal = f"{gone} is gone, and rows of "
