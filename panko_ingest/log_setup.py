@@ -3,7 +3,10 @@
 import configparser
 import contextlib
 import logging
+import logging.config
+import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from oslo_config import cfg
@@ -37,7 +40,9 @@ def check(conf: cfg.ConfigOpts) -> None:
 
     :raises ConfigError: it can't.
     """
-    if conf.log_config_append:  # which may name files
+    if conf.log_config_append:
+        with _told_by_option(conf), _log_kept(always=True):
+            _load_without_handlers(conf.log_config_append)
         return
     for name in _OF_FILES:
         conf.set_override(name, None)
@@ -49,10 +54,16 @@ def check(conf: cfg.ConfigOpts) -> None:
 
 
 def _set_up(conf: cfg.ConfigOpts, *, keep: bool) -> None:
+    with _told_by_option(conf), _log_kept(always=keep):
+        log.setup(conf, config.PROJECT, __version__)
+        _write_no_line(conf)
+
+
+@contextlib.contextmanager
+def _told_by_option(conf: cfg.ConfigOpts) -> Iterator[None]:
+    """Turn what is raised of a log that can't be set up into an error that names the option at fault."""
     try:
-        with _log_kept(always=keep):
-            log.setup(conf, config.PROJECT, __version__)
-            _write_no_line(conf)
+        yield
     except ConfigError:
         raise
     except log.LogConfigError as error:
@@ -64,6 +75,31 @@ def _set_up(conf: cfg.ConfigOpts, *, keep: bool) -> None:
         raise ConfigError(f"[DEFAULT] log_*, use_*: {option_lines.told(error)}") from None
     except Exception as error:
         raise ConfigError(f"[DEFAULT] {_at_fault(conf, error)}") from error
+
+
+def _load_without_handlers(path: str) -> None:
+    """Set up the log by a file as oslo.log does, with handlers that open nothing in the place of its own.
+
+    :raises LogConfigError: the file can't be read, or lacks what it refers to.
+    """
+    parser = configparser.ConfigParser()
+    try:
+        parser.read_string(Path(path).read_text())
+        names = parser.get("handlers", "keys").split(",")
+        for handler in [parser[f"handler_{name.strip()}"] for name in names if name.strip()]:
+            _class_of(handler["class"])
+            handler.update({"class": "NullHandler", "args": "()", "kwargs": "{}"})
+        logging.config.fileConfig(parser, disable_existing_loggers=False)
+    except (configparser.Error, KeyError, OSError, RuntimeError) as error:
+        raise log.LogConfigError(path, str(error)) from error
+
+
+def _class_of(name: str) -> object:
+    """Return a class by the name that it has in such a file: within ``logging``, or in full."""
+    try:
+        return pkgutil.resolve_name(f"logging.{name}")
+    except (AttributeError, ImportError):
+        return pkgutil.resolve_name(name)
 
 
 def _at_fault(conf: cfg.ConfigOpts, error: Exception) -> str:
@@ -134,7 +170,7 @@ def _log_kept(*, always: bool) -> Iterator[None]:
     """Have the log as it was after a failure, or after anything."""
     # oslo.log takes the old handlers away before it opens the new ones.
     root = logging.getLogger()
-    loggers = [one for one in (root, *root.manager.loggerDict.values()) if isinstance(one, logging.Logger)]
+    loggers = _loggers()
     before = [(logger, logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     filters = root.filters[:]
     rate_limit.uninstall_filter()  # beside which oslo.log would not install another one
@@ -145,6 +181,11 @@ def _log_kept(*, always: bool) -> Iterator[None]:
         restore = always
     finally:
         if restore:
+            made = [one for one in _loggers() if one not in loggers]
+            for logger in made:
+                logger.handlers[:] = []
+                logger.setLevel(logging.NOTSET)
+                logger.propagate = True
             for logger, handlers, level, propagate in before:
                 logger.handlers[:] = handlers
                 logger.setLevel(level)
@@ -153,6 +194,11 @@ def _log_kept(*, always: bool) -> Iterator[None]:
             for limit in limits:
                 level = logging.getLevelName(limit.except_level)
                 rate_limit.install_filter(limit.burst, limit.interval, level)
+
+
+def _loggers() -> list[logging.Logger]:
+    root = logging.getLogger()
+    return [one for one in (root, *root.manager.loggerDict.values()) if isinstance(one, logging.Logger)]
 
 
 def _fault_of_log_file(error: log.LogConfigError) -> str:

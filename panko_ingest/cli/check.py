@@ -3,7 +3,6 @@
 A function a subject; ``panko-ingest-status upgrade check`` runs the same.
 """
 
-import configparser
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -107,14 +106,7 @@ def log(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         log_setup.check(conf)
     except ConfigError as error:
         yield Finding(FAILURE, "log", str(error))
-    if appended := conf.log_config_append:
-        try:
-            configparser.ConfigParser().read_string(Path(appended).read_text())
-        except (OSError, ValueError, configparser.Error) as error:  # whose text quotes lines
-            text = f"[DEFAULT] log_config_append: {appended} can't be read: {type(error).__name__}"
-            yield Finding(FAILURE, "log", text)
-        return
-    if not conf.log_file and not conf.log_dir:
+    if conf.log_config_append or not (conf.log_file or conf.log_dir):
         return
     path = Path(conf.log_dir or "", conf.log_file or f"{config.PROJECT}.log")
     try:

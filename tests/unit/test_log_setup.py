@@ -48,14 +48,61 @@ def test_options_of_the_log_that_can_not_be_used_are_refused_and_found_by_check(
     assert logging.getLogger().handlers == before
 
 
-def test_what_a_configuration_of_the_log_names_and_is_not_there_is_told_by_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("class = NullHandler", "class = nowhere.Handler"),
+        ("class = NullHandler", "class = handlers.NoHandler"),
+        ("class = NullHandler", "level = INFO"),
+        ("class = NullHandler", "class = NullHandler\nlevel = SECRET"),
+        ("handlers = one", "handlers = two"),
+        ("keys = one", "keys = one, two"),
+        ("[logger_root]", "[logger_other]"),
+        ("keys =\n", "keys = none\n"),
+    ],
+)
+def test_what_a_configuration_of_the_log_names_and_is_not_there_is_told_by_its_file_and_by_check(
+    tmp_path: Path, right: str, wrong: str
+) -> None:
     appended = tmp_path / "logging.ini"
-    appended.write_text(
+    text = (
         "[loggers]\nkeys = root\n[handlers]\nkeys = one\n[formatters]\nkeys =\n"
-        "[logger_root]\nhandlers = one\n[handler_one]\nclass = nowhere.Handler\nargs = ()\n"
+        "[logger_root]\nhandlers = one\n[handler_one]\nclass = NullHandler\nargs = ()\n"
     )
-    with pytest.raises(ConfigError, match=rf"log_config_append: .*{appended}"):
-        log_setup.set_up_logging(configured(tmp_path, f"log_config_append = {appended}"))
+    assert right in text
+    appended.write_text(text.replace(right, wrong))
+    conf = configured(tmp_path, f"log_config_append = {appended}")
+    before = logging.getLogger().handlers[:]
+    with pytest.raises(ConfigError, match=rf"log_config_append: .*{appended}") as refused:
+        log_setup.set_up_logging(conf)
+    (found,) = check.log(conf)
+    assert (found.level, found.text) == (FAILURE, str(refused.value))
+    assert logging.getLogger().handlers == before
+
+
+def test_check_opens_nothing_that_a_configuration_of_the_log_names_and_keeps_the_log(tmp_path: Path) -> None:
+    appended, path = tmp_path / "logging.ini", tmp_path / "daemon.log"
+    appended.write_text(
+        "[loggers]\nkeys = root, other\n[handlers]\nkeys = one, two\n[formatters]\nkeys = one\n"
+        "[logger_root]\nhandlers = one\n[logger_other]\nqualname = other\nhandlers = two\npropagate = 0\n"
+        f"[handler_one]\nclass = handlers.WatchedFileHandler\nargs = ('{path}',)\nformatter = one\n"
+        "[handler_two]\nclass = logging.StreamHandler\nargs = (sys.stdout,)\nlevel = ERROR\n"
+        "[formatter_one]\nclass = oslo_log.formatters.ContextFormatter\n"
+    )
+    configured(tmp_path, f"log_config_append = {appended}")
+    look = (
+        "import logging, sys\nfrom panko_ingest.cli import check\nfrom panko_ingest.cli.main import read\n"
+        "conf, kept = read(sys.argv[1:]), logging.getLogger().handlers[:]\n"
+        "assert not [*check.log(conf)]\n"
+        "assert logging.getLogger().handlers == kept\n"
+        "assert logging.getLogger('other').propagate and not logging.getLogger('other').handlers\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", look, "--config-file", tmp_path / "panko-ingest.conf", "check"],
+        timeout=60,
+        check=True,
+    )
+    assert not path.exists()
 
 
 def test_a_format_of_a_configuration_of_the_log_is_left_to_its_handlers(tmp_path: Path) -> None:
