@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from panko_ingest.amqp.link import PRODUCT
 from panko_ingest.amqp.tls import TlsSettings
-from panko_ingest.amqp.urls import Bus
+from panko_ingest.amqp.urls import Bus, host_and_port
 from panko_ingest.errors import BrokerError, ConfigError
 
 _PATIENCE = 10.0
@@ -142,7 +142,7 @@ class Management:
     """How to trust it; None: by the system's authorities."""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}{self.prefix}"
+        return f"{host_and_port(self.host, self.port)}{self.prefix}"
 
     @classmethod
     def parse(cls, url: str, bus: Bus) -> "Management":

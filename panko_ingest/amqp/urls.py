@@ -53,7 +53,7 @@ class Broker:
     @property
     def address(self) -> str:
         """Host and port, as a URL has them."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_and_port(self.host, self.port)
 
     def parameters(self) -> dict[str, Any]:
         """Return what kombu's Connection needs to know to reach and to trust this broker."""
@@ -181,6 +181,11 @@ def parse(
         raise BusUrlError(f"the login_method is none of {', '.join(_LOGIN_METHODS)}")
     name = ",".join(broker.address for broker in brokers)
     return Bus(name=f"{name}/{quote(template.vhost, safe='')}", brokers=tuple(brokers))
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return them as a URL has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _why_not_read(scheme: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from amqp.exceptions import PreconditionFailed
 
 from panko_ingest import amqp
+from panko_ingest.amqp.management import Binding
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
@@ -411,6 +412,13 @@ def test_a_url_that_is_none_is_refused_without_its_password(url: str) -> None:
 def test_a_password_is_not_in_the_repr() -> None:
     management = amqp.Management.parse(f"http://user:{SECRET}@host", amqp.parse("rabbit://u:p@host/"))
     assert SECRET not in repr(management) + str(management)
+
+
+def test_the_command_that_takes_a_binding_away_has_an_address_of_ipv6_in_brackets() -> None:
+    management = amqp.Management.parse("https://user:p@[::1]:15671/mq", amqp.parse("rabbit://u:p@host/"))
+    command = management.unbinding(Binding("ours", "nova", "notifications.info", "notifications.info"))
+    path = "mq/api/bindings/%2F/e/nova/q/ours/notifications.info"
+    assert command == f"curl -u USER -X DELETE https://[::1]:15671/{path}"
 
 
 @pytest.mark.timeout(240)
