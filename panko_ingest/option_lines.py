@@ -58,6 +58,8 @@ def options(path: str) -> Iterator[Option]:
 
     :raises ConfigError: naming the line that can't be read.
     """
+    if Path(path).is_fifo():
+        raise ConfigError(f"{path}: is a pipe, which can be read only once: write a file")
     content = Path(path).read_bytes()
     try:
         lines = _LINE_ENDS.split(content.decode())

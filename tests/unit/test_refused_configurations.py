@@ -1,6 +1,7 @@
 """A configuration that can't be read is refused by file and line, whichever way it came, and never quoted."""
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -322,6 +323,9 @@ def test_what_a_path_that_is_no_file_is_refused_for_is_one_line(
 ) -> None:
     line = refusal("panko-ingest", ["--config-file", "~"], capsys, monkeypatch)
     assert line == f"panko-ingest: {home}: Is a directory"
+    os.mkfifo(home / "pipe")
+    line = refusal("panko-ingest", ["--config-file", "~/pipe"], capsys, monkeypatch)
+    assert line == f"panko-ingest: {home}/pipe: is a pipe, which can be read only once: write a file"
 
 
 @pytest.mark.parametrize(
