@@ -1,9 +1,10 @@
-"""Finds what stands in the configuration files and has no effect: misspelt, or an option of others."""
+"""Finds what is configured and has no effect: misspelt, or an option of others."""
 
 import difflib
 import logging
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from oslo_config import cfg
@@ -17,6 +18,7 @@ LOG = logging.getLogger(__name__)
 _SURE_ENOUGH = 0.75
 
 _NAME = re.compile(r"[\w.-]+")
+_VARIABLE = re.compile(r"OS_([A-Z0-9_]+?)__([A-Z0-9_]+)")
 # A URL that ends within its password: the line after it is the other part.
 _TORN_URL = re.compile(r"://(?:.*,)?[^@/,\[]*:(?!\d+(?:/.*)?$)[^@]*$")
 
@@ -27,15 +29,15 @@ _UPSTREAM = {
 
 @dataclass(frozen=True, slots=True)
 class IneffectiveOption:
-    """An option that stands in a file and has no effect.
+    """An option that stands in a file, or in the environment (without a line), and has no effect.
 
     ``upstream`` tells what became of it, if it is one of Ceilometer's or Panko's; of any other,
     ``suggestion`` is the ``[group] name`` that may have been meant. ``torn`` tells that it seems to be
     a part of the value before it.
     """
 
-    path: str
-    line: int
+    place: str
+    line: int | None
     group: str
     name: str
     upstream: UpstreamOption | None
@@ -43,18 +45,20 @@ class IneffectiveOption:
     torn: bool = False
 
     def __str__(self) -> str:
+        place = self.place if self.line is None else f"{self.place}:{self.line}"
         if self.torn or not (_NAME.fullmatch(self.group) and _NAME.fullmatch(self.name)):
             # It may be a password.
-            return f"{self.path}:{self.line}: no option's name; does it belong to the line before?"
-        where = f"{self.path}:{self.line} [{self.group}] {self.name}"
+            return f"{place}: no option's name; does it belong to the line before?"
+        where = f"{place} [{self.group}] {self.name}"
         if self.upstream is None:
             return f"{where}: unknown" + (f", did you mean {self.suggestion}?" if self.suggestion else "")
         verb = "use" if self.upstream.fate is Fate.RENAMED else "ignored:"
-        return f"{where}: {verb} {self.upstream.note}"
+        # What this ends with is true of files alone, in which such a name is none without effect.
+        return f"{where}: {verb} {self.upstream.note.partition('; the old ')[0]}"
 
 
 def find(conf: cfg.ConfigOpts) -> list[IneffectiveOption]:
-    """Return the options in the configuration files that nothing in ``conf`` reads, in their order.
+    """Return the options in the configuration files, in their order, and the environment, that nothing reads.
 
     :raises ConfigError: a file changed since ``conf`` was read, and can't be read any more.
     """
@@ -68,7 +72,17 @@ def find(conf: cfg.ConfigOpts) -> list[IneffectiveOption]:
             if (group, name) not in read:
                 found.append(_describe(path, line, group, name, known, torn=torn))
             torn = bool(_TORN_URL.search(value[-1])) or (torn and "@" not in f"{name}{value[-1]}")
-    return found
+    return [*found, *_in_environment(known)]
+
+
+def _in_environment(known: dict[str, list[str]]) -> Iterator[IneffectiveOption]:
+    """Yield what looks like an option of ours; no old names are read there."""
+    for variable in sorted(os.environ):
+        if match := _VARIABLE.fullmatch(variable):
+            group, name = match[1], match[2].lower()
+            group = group if group == "DEFAULT" else group.lower()
+            if name not in known.get(group, ()):
+                yield _describe(f"environment variable {variable}:", None, group, name, known)
 
 
 def warn(found: Sequence[IneffectiveOption]) -> None:
@@ -92,11 +106,11 @@ def _known(conf: cfg.ConfigOpts) -> dict[str, list[str]]:
 
 
 def _describe(
-    path: str, line: int, group: str, name: str, known: dict[str, list[str]], *, torn: bool
+    place: str, line: int | None, group: str, name: str, known: dict[str, list[str]], *, torn: bool = False
 ) -> IneffectiveOption:
     upstream = _UPSTREAM.get((group, name)) or _UPSTREAM.get((group, "*"))
     suggestion = None if upstream else _suggest(group, name, known)
-    return IneffectiveOption(path, line, group, name, upstream, suggestion, torn)
+    return IneffectiveOption(place, line, group, name, upstream, suggestion, torn)
 
 
 def _suggest(group: str, name: str, known: dict[str, list[str]]) -> str | None:

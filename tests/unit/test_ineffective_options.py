@@ -44,6 +44,21 @@ def test_old_names_that_are_still_read_are_not_ineffective(conf: cfg.ConfigOpts,
     assert (conf.notification.workers, conf.database.max_retries) == (3, 3)
 
 
+def test_a_variable_of_the_environment_that_no_option_reads_is_told(
+    conf: cfg.ConfigOpts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DATABASE__CONNECTION", "DEFAULT__TRANSPORT_URL", "USERNAME", "NOTIFICATION_WORKERS"):
+        monkeypatch.setenv(f"OS_{name}", "read, or no option's")
+    for name in ("DATABASE__CONNECTON", "DATABASE__SQL_CONNECTION", "NOTIFICATIONS__WORKERS", "API__PORT"):
+        monkeypatch.setenv(f"OS_{name}", "S3cret")
+    assert [told.removeprefix("environment variable OS_") for told in unread(conf, tmp_path, "")] == [
+        "API__PORT: [api] port: ignored: for a REST API, which this project does not have",
+        "DATABASE__CONNECTON: [database] connecton: unknown, did you mean [database] connection?",
+        "DATABASE__SQL_CONNECTION: [database] sql_connection: use [database] connection",
+        "NOTIFICATIONS__WORKERS: [notifications] workers: unknown, did you mean [notification] workers?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
