@@ -88,8 +88,10 @@ def broker_url(rabbitmq: RabbitMQ) -> Iterator[str]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """URL of an SQLite file that does not exist yet."""
-    return f"sqlite:///{tmp_path}/events.sqlite"
+    """URL of an SQLite file that holds nothing yet."""
+    path = tmp_path / "events.sqlite"
+    path.touch(0o600)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture

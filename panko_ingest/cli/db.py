@@ -10,7 +10,6 @@ from oslo_config import cfg
 
 from panko_ingest import config, option_lines, storage
 from panko_ingest.cli import output, progress
-from panko_ingest.cli.event_database import connection_to, refuse_missing_file
 from panko_ingest.errors import ConfigError
 from panko_ingest.findings import OK
 from panko_ingest.foreign_text import escaped, escaped_error
@@ -129,6 +128,10 @@ def sync(conf: cfg.ConfigOpts) -> int:
     if dry and path:
         output.write(f"{path} would be made; nothing was changed")
         return 0
+    if path:
+        connection.upgrade()
+        _tell(None, connection.current_revision())
+        return 0
     before = connection.current_revision()
     block = conf.command.block_cluster
     by_hand = [] if block else connection.left_out_on_a_cluster(dry_run=dry)
@@ -153,19 +156,21 @@ def sync(conf: cfg.ConfigOpts) -> int:
         output.write(f"the schema is at revision {before or 'none'}; nothing was changed")
         return int(bool(refused or users))
     connection.upgrade(postpone_rewrites=postpone, block_cluster=block)
-    after = connection.current_revision()
+    _tell(before, connection.current_revision())
+    return 0
+
+
+def _tell(before: str | None, after: str | None) -> None:
     if before == after:
         output.write(f"the schema is at revision {after} already")
     else:
         output.write(f"the schema is at revision {after} now (before: {before or 'none'})")
-    return 0
 
 
 def current(conf: cfg.ConfigOpts) -> int:
     """Show the revision; exit code 1 where this release can't work with it."""
     connection = storage.get_connection_from_config(conf)
     try:
-        refuse_missing_file(connection)
         state = connection.schema_state()
     except storage.StorageUnavailable as error:
         if not error.operator:
@@ -180,7 +185,7 @@ def current(conf: cfg.ConfigOpts) -> int:
 
 def check(conf: cfg.ConfigOpts) -> int:
     """Show what was found; exit code 1 if anything is not as it should be."""
-    findings = connection_to(conf).check()
+    findings = storage.get_connection_from_config(conf).check()
     output.table(("level", "subject", "finding"), findings)
     return int(any(finding.level != OK for finding in findings))
 

@@ -9,7 +9,6 @@ from oslo_config import cfg
 
 from panko_ingest import storage
 from panko_ingest.cli import arguments, output, progress
-from panko_ingest.cli.event_database import connection_to
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import STAGES, ConfigError
 from panko_ingest.pipeline import MessageProcessor
@@ -113,7 +112,7 @@ def _filter_of(command: Any, connection: storage.Connection) -> storage.DeadLett
 def list_letters(conf: cfg.ConfigOpts) -> int:
     """List dead letters."""
     command = conf.command
-    connection = connection_to(conf)
+    connection = storage.get_connection_from_config(conf)
     most = command.limit + 1 if command.limit else None
     found = iter(connection.get_dead_letters(_filter_of(command, connection), most))
     listed = itertools.islice(found, command.limit or None)
@@ -125,7 +124,7 @@ def list_letters(conf: cfg.ConfigOpts) -> int:
 
 def show(conf: cfg.ConfigOpts) -> int:
     """Show one dead letter; exit code 1 if it is not there."""
-    stored = connection_to(conf).get_dead_letter(conf.command.id)
+    stored = storage.get_connection_from_config(conf).get_dead_letter(conf.command.id)
     if stored is None:
         output.tell(f"{conf.command.id}: no dead letter with this id is stored")
         return 1
@@ -138,7 +137,7 @@ def show(conf: cfg.ConfigOpts) -> int:
 
 def purge(conf: cfg.ConfigOpts) -> int:
     """Delete dead letters; exit code 1 if the database keeps some."""
-    connection = connection_to(conf)
+    connection = storage.get_connection_from_config(conf)
     which = _chosen(conf.command, connection)
     if conf.command.dry_run:
         output.write(f"{connection.count_dead_letters(which)} dead letters would be deleted")
@@ -152,7 +151,7 @@ def purge(conf: cfg.ConfigOpts) -> int:
 def replay(conf: cfg.ConfigOpts) -> int:
     """Convert dead letters again and store what became events; exit code 1 if some stayed."""
     processor = message_processor(conf, event_converter(conf))
-    with contextlib.closing(connection_to(conf)) as connection:
+    with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
         which = _chosen(conf.command, connection)
         total = connection.count_dead_letters(which)
         replay = _Replay(connection, processor, dry_run=conf.command.dry_run)

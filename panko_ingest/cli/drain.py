@@ -13,7 +13,6 @@ from oslo_config import cfg
 
 from panko_ingest import amqp, storage, threads
 from panko_ingest.cli import arguments, output
-from panko_ingest.cli.event_database import connection_to
 from panko_ingest.deadline import Asked
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.metrics import Metrics
@@ -55,7 +54,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(conf: cfg.ConfigOpts) -> int:
     """Read until the queues are empty; exit code 1 where messages are left."""
-    with contextlib.closing(connection_to(conf)) as connection:
+    with contextlib.closing(storage.get_connection_from_config(conf)) as connection:
         connection.ping()
         drain = _Drain(conf, connection)
         drain.run(conf.command.timeout)

@@ -12,7 +12,6 @@ from oslo_config import cfg
 
 from panko_ingest import storage
 from panko_ingest.cli import arguments, event_lists, output
-from panko_ingest.cli.event_database import connection_to
 from panko_ingest.errors import ConfigError
 from panko_ingest.foreign_text import escaped_error
 from panko_ingest.storage.models import SALVAGED_KEY, Event, Trait
@@ -142,7 +141,7 @@ def list_events(conf: cfg.ConfigOpts) -> int:
     """List events, a page at a time."""
     command = conf.command
     arguments.check_times(command)
-    connection = connection_to(conf)
+    connection = storage.get_connection_from_config(conf)
     types = _types_like(connection, command.type)
     nothing = command.type and not types
     event_filter = storage.EventFilter(
@@ -192,7 +191,7 @@ class _Page:
 
 def show(conf: cfg.ConfigOpts) -> int:
     """Show events in full; exit code 1 if one is not stored."""
-    connection = connection_to(conf)
+    connection = storage.get_connection_from_config(conf)
     found: list[Event] = []
     code = 0
     for message_id in conf.command.message_ids:
@@ -233,7 +232,7 @@ def show_types(conf: cfg.ConfigOpts) -> int:
     counts_events = command.count or command.since or command.until
     if command.traits and counts_events:
         raise ConfigError("events types: --traits goes with neither --count nor --since and --until")
-    connection = connection_to(conf)
+    connection = storage.get_connection_from_config(conf)
     globs = command.types
     types = _types_like(connection, globs) if globs else list(connection.get_event_types())
     columns = ["event_type"]
@@ -262,7 +261,7 @@ def show_types(conf: cfg.ConfigOpts) -> int:
 def follow(conf: cfg.ConfigOpts) -> int:
     """Show events as they are stored; in JSON one document a line."""
     command = conf.command
-    connection = connection_to(conf)
+    connection = storage.get_connection_from_config(conf)
     event_filter = storage.EventFilter(traits_filter=command.trait, salvaged=command.salvaged)
     event_lists.get(connection, event_filter, {"limit": 0})  # tells a filter that makes no sense
     follower = connection.follow(event_filter)
@@ -303,7 +302,7 @@ def show_timeline(conf: cfg.ConfigOpts) -> int:
     """Show what happened to a resource or came of a request; exit code 1 where there is no event."""
     command = conf.command
     arguments.check_times(command)
-    connection = connection_to(conf)
+    connection = storage.get_connection_from_config(conf)
     found = event_lists.timeline(
         connection, command.traits, command.id, command.limit or None, command.since, command.until
     )

@@ -7,8 +7,7 @@ from oslo_config import cfg
 
 from panko_ingest import timestamps
 from panko_ingest.cli import output
-from panko_ingest.cli.event_database import connection_to
-from panko_ingest.storage import Connection, DeadLetterFilter
+from panko_ingest.storage import Connection, DeadLetterFilter, get_connection_from_config
 from panko_ingest.workers.expirer import run_round
 
 
@@ -26,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(conf: cfg.ConfigOpts) -> int:
     """Delete what expired, or show what would be deleted."""
-    with closing(connection_to(conf, expires=True)) as connection:
+    with closing(get_connection_from_config(conf, expires=True)) as connection:
         if conf.command.dry_run:
             _forecast(connection, conf)
             return 0

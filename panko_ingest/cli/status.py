@@ -11,7 +11,6 @@ from oslo_config import cfg
 
 from panko_ingest import amqp
 from panko_ingest.cli import check, output
-from panko_ingest.cli.event_database import connection_to, refuse_missing_file
 from panko_ingest.cli.main import EXIT_FINDINGS, EXIT_OK, EXIT_UNREACHABLE
 from panko_ingest.cli.readiness import consuming, readiness
 from panko_ingest.config import names_a_bus
@@ -127,7 +126,6 @@ def _document(bus: str, state: amqp.QueueState, ours: int | None, here: int | No
 def _stored(connection: Connection) -> dict[str, Any]:
     with contextlib.closing(connection):
         try:
-            refuse_missing_file(connection)
             state = connection.schema_state()
         except StorageUnavailable as error:
             if not error.operator:
@@ -141,7 +139,7 @@ def _stored(connection: Connection) -> dict[str, Any]:
 
 def _count_letters(conf: cfg.ConfigOpts) -> dict[str, int]:
     # By a connection of its own: [database] max_pool_size may be 1.
-    with contextlib.closing(connection_to(conf)) as connection:
+    with contextlib.closing(get_connection_from_config(conf)) as connection:
         return connection.count_dead_letters_by_stage()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from panko_ingest.storage.base import Merged, ToldProgress
-from panko_ingest.storage.database import base as databases, error_classes, fault_search
+from panko_ingest.storage.database import error_classes, fault_search
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import run_transaction
 from panko_ingest.storage.errors import MessageIdTaken, StorageUnavailable
@@ -39,9 +39,6 @@ def merge(
     :raises StorageUnavailable: one of the two is away; what was copied stays.
     """
     with opened(url, engine) as connection:
-        if path := databases.of(engine).missing_file(engine):
-            why = f"db merge: {path} is not there: run `panko-ingest db sync`, which makes it"
-            raise StorageUnavailable(why, operator=True)
         return _Merge(Source(connection), engine, settings, recorder, tell).run()
 
 

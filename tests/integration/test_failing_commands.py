@@ -169,7 +169,7 @@ def test_a_file_of_sqlite_that_is_not_there_is_told_and_not_made(
         "[monitor]\nport = 0\n"
     )
     assert main(["--config-file", str(tmp_path / "panko-ingest.conf"), *command.split()]) == code
-    assert f"{tmp_path}/mistyped.sqlite is not there: correct its name" in "".join(capfd.readouterr())
+    assert f"{tmp_path}/mistyped.sqlite is not there (correct its name" in "".join(capfd.readouterr())
     assert not (tmp_path / "mistyped.sqlite").exists()
 
 

@@ -353,6 +353,8 @@ def test_a_dry_run_in_a_database_without_tables_makes_none(
     store: Connection, database_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "panko-ingest.conf").write_text(f"[database]\nconnection = {database_url}\n")
+    if store.engine.dialect.name == "sqlite":
+        Path(str(store.engine.url.database)).unlink()
     assert main(["--config-file", str(tmp_path / "panko-ingest.conf"), "db", "sync", "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "nothing was changed" in said

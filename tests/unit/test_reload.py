@@ -16,7 +16,7 @@ BEFORE = """\
 [DEFAULT]
 transport_url = rabbit://one/
 [database]
-connection = sqlite://
+connection = postgresql://one/events
 [notification]
 workers = 2
 """

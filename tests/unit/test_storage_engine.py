@@ -2,14 +2,21 @@
 
 import builtins
 import traceback
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from oslo_config import cfg
 
+from panko_ingest import config
 from panko_ingest.errors import ConfigError
-from panko_ingest.storage import EventFilter, get_connection
+from panko_ingest.storage import (
+    EventFilter,
+    StorageUnavailable,
+    get_connection,
+    get_connection_from_config,
+)
 from panko_ingest.storage.database.sqlite import refuse_network_file_system
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
@@ -91,6 +98,41 @@ def test_a_driver_that_is_not_ours_is_refused_by_naming_the_url_to_write(url: st
         Connection(url)
     scheme = url.partition("://")[0]
     assert str(refused.value) == f"[database] connection: the driver of {scheme}:// {advice}"
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite+pysqlite:///:memory:?timeout=3"])
+def test_a_database_in_memory_is_refused_where_processes_would_have_to_share_it(url: str) -> None:
+    conf = cfg.ConfigOpts()
+    config.register_opts(conf)
+    conf([], default_config_files=[], default_config_dirs=[])
+    conf.set_override("connection", url, "database")
+    with pytest.raises(ConfigError, match=r"^\[database\] connection: names no file: .* write sqlite:////"):
+        get_connection_from_config(conf)
+
+
+def test_only_an_upgrade_makes_a_file_of_sqlite_also_where_it_is_deleted_while_it_is_used(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "events.sqlite"
+    events = [Event("m", "t", parse("2026-01-01T00:00:00Z"), [])]
+    with closing(Connection(f"sqlite:///{path}")) as store:
+        for _ in range(2):
+            for use in (store.ping, store.current_revision, lambda: store.record_events(events)):
+                with pytest.raises(
+                    StorageUnavailable, match=rf"^{path} is not there \(correct its name"
+                ) as told:
+                    use()
+                assert told.value.operator
+            assert not path.exists()
+            store.upgrade()
+            assert store.record_events(events).recorded
+            for file in path.parent.glob(f"{path.name}*"):
+                file.unlink()
+    with (
+        closing(Connection(f"sqlite:///{tmp_path}/absent/events.sqlite")) as store,
+        pytest.raises(StorageUnavailable, match=r"absent/events\.sqlite can't be made: No such file"),
+    ):
+        store.upgrade()
 
 
 @pytest.mark.parametrize(

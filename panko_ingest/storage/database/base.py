@@ -82,6 +82,9 @@ class Database:
     def _or_none(length: Any) -> Any:
         return sa.func.coalesce(sa.type_coerce(length, sa.BigInteger), 0)
 
+    def make_file(self, engine: Engine) -> None:
+        """Make the file that the database is in, where it is absent."""
+
     def missing_file(self, engine: Engine) -> str:  # noqa: ARG002 - for those that are in one
         """Return the path of the file that the database is in where it is absent, else an empty text."""
         return ""

@@ -1,10 +1,9 @@
 """What is SQLite's own: pragmas, the write lock, errors, file systems on which it loses data."""
 
-import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -20,7 +19,7 @@ from panko_ingest.errors import DatabaseUrlError
 from panko_ingest.findings import FAILURE, OK, Finding
 from panko_ingest.storage.database import base, pooling
 from panko_ingest.storage.database.base import Code
-from panko_ingest.storage.errors import ErrorClass
+from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.settings import StorageSettings
 
 _NETWORK_FILE_SYSTEMS = {
@@ -96,27 +95,25 @@ class Database(base.Database):
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
         if path is not None:
+            if _may_be_made(url):
+                event.listen(engine, "do_connect", partial(_refuse_to_make, path))
             _follow_file(engine, path)
-            if not _is_uri(url) or url.query.get("mode", "rwc") == "rwc":
-                # After it has looked: a file that we make ourselves has replaced none.
-                event.listen(engine, "do_connect", partial(_make_private_file, path))
         return engine
 
     def bytes_of(self, column: Any) -> Any:
         """Look at the bytes, as a text's length is that before its first NUL."""
         return self._or_none(sa.func.length(sa.cast(column, sa.LargeBinary)))
 
+    def make_file(self, engine: Engine) -> None:
+        """Make it for its owner alone, where it is absent, unless its URL says that it has to be there."""
+        path = _file(engine.url)
+        if path is not None and _may_be_made(engine.url):
+            _make_private_file(path)
+
     def missing_file(self, engine: Engine) -> str:
-        """Look for the file, which connecting would make."""
-        if (path := _file(engine.url)) is None:
-            return ""
-        try:
-            path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return str(path)
-        except OSError:  # of which SQLite tells
-            return ""
-        return ""
+        """Look for the file."""
+        path = _file(engine.url)
+        return str(path) if path is not None and _is_absent(path.stat) else ""
 
     def code_of(self, error: BaseException) -> Code | None:
         """Return the extended result code where it is one of ours, else its primary one."""
@@ -136,7 +133,7 @@ class Database(base.Database):
 
     def remedy(self, error: BaseException) -> str:
         """Return what to do where files were mixed, or are not this user's."""
-        if isinstance(error, _FilesMixed):
+        if isinstance(error, _FilesAmiss):
             return error.remedy
         if self.code_of(error) in _NOT_OURS:
             return (
@@ -220,24 +217,53 @@ def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mount
         )
 
 
-def _make_private_file(path: Path, *_: object) -> None:
+def _is_absent(look: Callable[[], object]) -> bool:
+    try:
+        look()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # of which SQLite tells
+        return False
+    return False
+
+
+def _may_be_made(url: URL) -> bool:
+    return not _is_uri(url) or url.query.get("mode", "rwc") == "rwc"
+
+
+def _refuse_to_make(path: Path, *_: object) -> None:
+    # SQLite would make it, under a mistyped name as well, and where a backup is to be put.
+    if _is_absent(path.lstat):
+        raise _FilesAmiss(
+            f"{path} is not there",
+            "correct its name in the configuration, or run `panko-ingest db sync`, which makes it",
+        )
+
+
+def _make_private_file(path: Path) -> None:
     """Make a file that is absent for its owner alone: events tell who did what.
 
     Its owner is its folder's where root makes it, or the daemon could not open what root's command made.
+
+    :raises StorageUnavailable: it can't be made.
     """
-    with contextlib.suppress(OSError):  # SQLite tells why
+    try:
         file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        try:
-            if os.geteuid() == 0:
-                folder = path.absolute().parent.stat()
-                # Not by its name, under which that owner may have put a link to any file by now.
-                os.fchown(file, folder.st_uid, folder.st_gid)
-        finally:
-            os.close(file)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise StorageUnavailable(f"{path} can't be made: {error.strerror}", operator=True) from error
+    try:
+        if os.geteuid() == 0:
+            folder = path.absolute().parent.stat()
+            # Not by its name, under which that owner may have put a link to any file by now.
+            os.fchown(file, folder.st_uid, folder.st_gid)
+    finally:
+        os.close(file)
 
 
-class _FilesMixed(sqlite3.OperationalError):
-    """A file and a write-ahead log that don't belong together: to use them would destroy events."""
+class _FilesAmiss(sqlite3.OperationalError):
+    """A file that is absent, or one and a write-ahead log that don't belong together."""
 
     sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
 
@@ -269,13 +295,13 @@ def _follow_file(engine: Engine, path: Path) -> None:
     def _refuse(*_: object) -> None:
         if log_was_removed:
             # Beside a connection that is still open, another would read a new log by the old one's index.
-            raise _FilesMixed(
+            raise _FilesAmiss(
                 f"{path}-wal was removed or replaced while it was in use",
                 "stop the daemon, put the backup in place again if it was a restore, run `db check`",
             )
         main, log = _files(path)
         if main and last.main and main != last.main and log and log == last.log:
-            raise _FilesMixed(
+            raise _FilesAmiss(
                 f"{path} was replaced, and {path}-wal beside it belongs to the file that was there before",
                 f"stop the daemon, remove {path}-wal and {path}-shm, start it again",
             )

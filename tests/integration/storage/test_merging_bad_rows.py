@@ -33,6 +33,7 @@ def ignore(_done: int, _total: int) -> None:
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of a database to merge from, on each kind in turn."""
     if request.param == "sqlite":
+        (tmp_path / "other.sqlite").touch()
         return f"sqlite:///{tmp_path}/other.sqlite"
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
