@@ -352,6 +352,20 @@ def test_the_file_of_sqlite_is_its_owners_alone_and_check_makes_none(tmp_path: P
         os.umask(before)
 
 
+def test_a_file_of_sqlite_that_a_link_leads_to_is_made_for_the_owner_of_its_own_folder_alone(
+    tmp_path: Path,
+) -> None:
+    folder, link = tmp_path / "elsewhere", tmp_path / "events.sqlite"
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, 12345, 12346)
+    link.symlink_to(folder / "real.sqlite")
+    get_connection(f"sqlite:///{link}").upgrade()
+    made = (folder / "real.sqlite").stat()
+    assert made.st_mode & 0o777 == 0o600
+    assert (made.st_uid, made.st_gid) == (folder.stat().st_uid, folder.stat().st_gid)
+
+
 def test_sqlite_makes_no_file_where_its_uri_says_so(tmp_path: Path) -> None:
     path = tmp_path / "events.sqlite"
     for mode in ("ro", "rw"):

@@ -1,9 +1,10 @@
 """What is SQLite's own: pragmas, the write lock, errors, file systems on which it loses data."""
 
+import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -113,7 +114,7 @@ class Database(base.Database):
     def missing_file(self, engine: Engine) -> str:
         """Look for the file."""
         path = _file(engine.url)
-        return str(path) if path is not None and _is_absent(path.stat) else ""
+        return str(path) if path is not None and _is_absent(path) else ""
 
     def code_of(self, error: BaseException) -> Code | None:
         """Return the extended result code where it is one of ours, else its primary one."""
@@ -217,9 +218,9 @@ def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mount
         )
 
 
-def _is_absent(look: Callable[[], object]) -> bool:
+def _is_absent(path: Path) -> bool:
     try:
-        look()
+        path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:  # of which SQLite tells
@@ -233,7 +234,7 @@ def _may_be_made(url: URL) -> bool:
 
 def _refuse_to_make(path: Path, *_: object) -> None:
     # SQLite would make it, under a mistyped name as well, and where a backup is to be put.
-    if _is_absent(path.lstat):
+    if _is_absent(path):
         raise _FilesAmiss(
             f"{path} is not there",
             "correct its name in the configuration, or run `panko-ingest db sync`, which makes it",
@@ -247,19 +248,21 @@ def _make_private_file(path: Path) -> None:
 
     :raises StorageUnavailable: it can't be made.
     """
-    try:
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        return
-    except OSError as error:
-        raise StorageUnavailable(f"{path} can't be made: {error.strerror}", operator=True) from error
-    try:
+    # Not by names later on, under which that owner may have put a link to any file or folder by then.
+    parent, name = os.path.split(os.path.realpath(path))
+    with contextlib.ExitStack() as opened:
+        try:
+            folder = os.open(parent, os.O_PATH | os.O_DIRECTORY)
+            opened.callback(os.close, folder)
+            file = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=folder)
+            opened.callback(os.close, file)
+        except FileExistsError:
+            return
+        except OSError as error:
+            raise StorageUnavailable(f"{path} can't be made: {error.strerror}", operator=True) from error
         if os.geteuid() == 0:
-            folder = path.absolute().parent.stat()
-            # Not by its name, under which that owner may have put a link to any file by now.
-            os.fchown(file, folder.st_uid, folder.st_gid)
-    finally:
-        os.close(file)
+            owner = os.fstat(folder)
+            os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 class _FilesAmiss(sqlite3.OperationalError):
