@@ -155,7 +155,7 @@ def parse(buffer: bytes, start: int) -> DeliveryFrame | None:
 def _damaged(error: Exception) -> FrameSyntaxError:
     return FrameSyntaxError(
         f"what the broker sends is no AMQP 0-9-1, or damaged ({type(error).__name__}: {error}): look whether "
-        "host and port of transport_url are a broker's"
+        "host and port of its URL are a broker's"
     )
 
 

@@ -97,7 +97,7 @@ def inspect(bus: Bus, topology: Topology, ours: int | None, interface: Managemen
     except ConfigError as error:
         found = [Finding(FAILURE, bus.name, str(error))]
     except BrokerError as error:
-        text = f"{error}: check host, port, user, password and vhost of transport_url"
+        text = f"{error}: check host, port, user, password and vhost of its URL"
         found = [Finding(FAILURE, bus.name, text)]
     return found + told
 
