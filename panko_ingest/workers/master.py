@@ -13,10 +13,11 @@ from panko_ingest.shared_state import SERVICES, SharedState, Slot, State
 from panko_ingest.workers.live_config import LiveConfig
 from panko_ingest.workers.process_manager import ProcessManager, ending_all, send
 from panko_ingest.workers.supervisor import Supervisor
-from panko_ingest.workers.worker import Worker
+from panko_ingest.workers.worker import LEFT, Worker
 
 LOG = logging.getLogger(__name__)
 
+_SIGNALS = {number.value: number.name for number in signal.Signals}
 _OWN_SIGNALS = {signal.SIGINT, signal.SIGHUP}
 _TICK = 1.0
 # Of the ingest workers, so many make way for their successors at once on a reload.
@@ -108,23 +109,20 @@ class Master:
     def _worker_died(self, service_id: Any, number: int, code: int) -> None:
         kind = self._services[service_id]
         # Who ends in good order leaves its slot before, whoever told it to.
-        lost = code != 0 or (kind is self._ingester and self._shared.recording_slot(number).pid != 0)
-        LOG.log(
-            logging.WARNING if lost else logging.DEBUG,
-            "%s-%d ended %s",
-            kind.name,
-            number,
-            f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}",
-        )
-        self._shared_metrics.forget(kind.place(number))
-        if lost:
-            self._metrics.lost_workers.labels(kind.name).inc()
+        went = code == 0 and not (kind is self._ingester and self._shared.recording_slot(number).pid)
+        lost = not went and code != LEFT
+        # First what the others live by: whatever fails here, cotyledon only logs.
         if kind is self._ingester:
             self._shared.record_death(number)
             if lost:
                 self._shared.count_death()
         else:
             self._shared.service_slot(kind.name).clear()
+        level = logging.DEBUG if went else logging.WARNING
+        LOG.log(level, "%s-%d ended %s", kind.name, number, _how(code))
+        self._shared_metrics.forget(kind.place(number))
+        if lost:
+            self._metrics.lost_workers.labels(kind.name).inc()
 
     # -- a new configuration
 
@@ -200,3 +198,10 @@ class Master:
     def _stopping(self) -> None:
         self._is_stopping = True
         self._supervisor.stopping()
+
+
+def _how(code: int) -> str:
+    """Return how a process ended; most real-time signals have no name."""
+    if code >= 0:
+        return f"with exit code {code}"
+    return f"by {_SIGNALS.get(-code, f'signal {-code}')}"

@@ -15,6 +15,9 @@ from panko_ingest.workers.live_config import LiveConfig, Settings
 
 LOG = logging.getLogger(__name__)
 
+LEFT = 3
+"""The exit code of a worker that was told to end, and left what it could not bring to an end in time."""
+
 
 class Worker(cotyledon.Service):
     """A process with a place in the daemon, which outlives it.
@@ -69,7 +72,7 @@ class Worker(cotyledon.Service):
         )
         # A server is silent: the message that it was given last would pass for what it died of.
         self._shared.acquit(os.getpid())
-        os._exit(1)
+        os._exit(LEFT)
 
     def terminate(self) -> None:
         """Return when all is in order: the process ends right after."""

@@ -162,7 +162,7 @@ def test_metrics_tell_the_truth_through_restarts_of_workers(
             # Idle, so that no commit is cut off from being counted or acknowledged.
             wait_until(lambda: monitor.metric(in_hand) == 0, 30, "nothing in hand")
             victim = Random(part).choice(service.workers)
-            victim.kill()
+            victim.send_signal(signal.SIGRTMIN + part)  # of which most have no name
             victim.wait(5)
             bus.publish(good[1000 + (part - 1) * 6000 : 1000 + part * 6000])
             wait_until(partial(holds, ledger, 1000 + part * 6000), 60, "more of them")
@@ -174,6 +174,7 @@ def test_metrics_tell_the_truth_through_restarts_of_workers(
         assert metrics["events_duplicate_total"] == 100
         assert metrics['dead_letters_total{stage="decode"}'] == 50
         assert metrics['workers_lost_total{kind="ingester"}'] == 3
+        assert f"ended by signal {signal.SIGRTMIN + 1}" in service.log
         assert metrics["batch_messages_sum"] == 20_150
         # Batches that wait for the store are recorded together.
         assert 0 < metrics["record_seconds_count"] <= metrics["commit_seconds_count"]

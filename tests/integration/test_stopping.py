@@ -1,6 +1,8 @@
 """Signals that come at a bad time: while it starts, while a worker hangs, or while nothing answers."""
 
 import contextlib
+import http.client
+import json
 import os
 import signal
 import threading
@@ -69,7 +71,10 @@ def test_a_worker_that_hangs_does_not_keep_the_daemon_from_ending(
 def test_workers_that_do_not_end_in_time_are_told_and_seen_in_the_exit_code(
     tmp_path: Path, broker_url: str, postgresql: PostgreSQL, postgresql_url: str
 ) -> None:
-    conf = configuration(tmp_path, broker_url, postgresql_url, "[notification]\nworkers = 2\n")
+    port = free_port()
+    conf = configuration(
+        tmp_path, broker_url, postgresql_url, f"port = {port}\n[notification]\nworkers = 2\n"
+    )
     conf.write_text(conf.read_text().replace("timeout = 20", "timeout = 3"))
     service = Daemon(conf, "--only", "ingester")
     postgresql.pause()
@@ -77,6 +82,14 @@ def test_workers_that_do_not_end_in_time_are_told_and_seen_in_the_exit_code(
         with service.running():
             for number in (0, 1):
                 service.wait_for_log(f"Worker {number} reads from")
+            service.wait_for_log("Serving /metrics")
+            service.signal(signal.SIGHUP)
+            service.wait_for_log("ingester-0 ended with exit code")
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+                connection.request("GET", "/readyz")
+                workers = json.loads(connection.getresponse().read())["checks"]["workers"]
+            assert workers["text"] == "0 died within a minute", "who does as told is not counted"
+            service.wait_for_log("(?s)Worker 0 reads from.*Worker 0 reads from")
             children = service.process.children()
             assert service.stop() == 1
             for number in (0, 1):
