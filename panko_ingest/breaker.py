@@ -10,6 +10,9 @@ HOUR = 3600.0
 _MOST_PUBLISHERS = 1000
 # Of all messages: dead letters that anybody may have at any time.
 _FEW = 0.01
+# Messages of a batch that prove something before a probe is due. Fewer may be but held, for queues to have
+# a consumer.
+_ENOUGH = 10
 _LONGEST_FLOOD = 100 * WINDOW
 """Messages without a good one from which on nothing seems to wait behind them."""
 
@@ -95,6 +98,8 @@ class FloodBreaker:
         return self.open != was_open
 
     def _judge(self, tally: Tally) -> None:
+        if self._flooded and tally.messages < _ENOUGH and not self.probe_due:
+            return
         if self._flooded:
             self._flooded = self._is_flood([tally], tally.messages, len(tally.dead))
             if not self._flooded:

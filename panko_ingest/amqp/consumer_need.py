@@ -1,4 +1,4 @@
-"""Whether a queue must have a consumer of ours also while the store is away."""
+"""Whether a queue must have a consumer of ours also while nothing is read of it."""
 
 from panko_ingest.delivery import Delivery
 

@@ -364,7 +364,7 @@ class Session:
     def _follow(self) -> None:
         """Let each queue consume with as large a prefetch as the handler allows now."""
         late = self._tools.clock() + _ASKING
-        hold = not self._stopping and not self._handler.ready()
+        hold = not self._stopping and (self._handler.probing() or not self._handler.ready())
         postponed = []
         for queue in self._queues:
             before = queue.prefetch

@@ -134,3 +134,19 @@ def test_it_is_there_after_an_outage_in_which_the_daemon_was_started(
         locked.execute("ROLLBACK")
         wait_until(lambda: ledger.events() == 100, 60, "all events")
     assert (reader.opened, reader.lost) == (1, 0)
+
+
+@pytest.mark.parametrize(("kind", "expiring"), [("classic", "policy")], indirect=True)
+def test_it_is_there_though_a_flood_of_dead_letters_has_reading_all_but_stop(
+    broker_url: str, expiring: Expiring, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Reader(broker_url, TOPOLOGY, ledger.connection).running() as reader:
+        expiring.declare_read()
+        wait_until(lambda: expiring.bus.consumers() and reader.consuming, 30, "a consumer that reads")
+        expiring.bus.publish(b"{%d" % number for number in range(1100))
+        wait_until(lambda: "taking one probing batch a minute" in caplog.text, 60, "the open breaker")
+        expiring.bus.publish(body() for _ in range(100))
+        expiring.wait_until_one_expired()
+        assert expiring.bus.consumers() == 1
+        assert expiring.bus.count() >= 99
+    assert (reader.opened, reader.lost) == (1, 0)

@@ -134,6 +134,17 @@ def test_one_probe_in_each_interval_is_let_through_until_one_is_good(
     assert not breaker.open
 
 
+def test_the_few_that_are_held_while_it_is_open_close_it_only_when_a_probe_is_due(
+    breaker: FloodBreaker, clock: Clock
+) -> None:
+    breaker.record(tally(1000, 1000))
+    assert not breaker.record(tally(2, 0))
+    assert breaker.open
+    clock.advance(PROBE_INTERVAL)
+    assert breaker.record(tally(2, 0))
+    assert not breaker.open
+
+
 def test_a_closed_breaker_counts_from_nothing(breaker: FloodBreaker) -> None:
     breaker.record(tally(1000, 1000))
     breaker.record(tally(10, 0))
