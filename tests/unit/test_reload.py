@@ -1,6 +1,7 @@
 """What a reload of the configuration may change, and what it refuses."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,19 @@ def test_a_file_that_goes_away_while_it_is_read_is_a_refusal_that_names_it(
     live_config = LiveConfig(prepare(path), read_then_lose, lambda _: None)
     assert not live_config.reload()
     assert f"{path}: No such file" in caplog.text
+
+
+def test_a_pipe_in_place_of_the_file_is_refused_and_waited_for_by_nobody(
+    path: Path, live_config: LiveConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = path.read_text()
+    path.unlink()
+    os.mkfifo(path)
+    assert not live_config.reload()
+    assert f"{path}: is a pipe" in caplog.text
+    path.unlink()
+    path.write_text(before)
+    assert live_config.reload()
 
 
 def test_a_log_file_that_cannot_be_opened_leaves_the_limit_of_lines_as_it_was(
