@@ -9,11 +9,11 @@ class Delivery:
     """The bytes and the properties of one delivered message, and what its ack needs.
 
     ``tag`` means something only on the channel that it came over; ``channel`` is the number of that, which
-    no other channel of its consumer ever has. ``fault`` says why its properties can't be read, which makes a
-    dead letter of it; its headers then hold all their bytes. ``source`` is who published it, and of which
-    type, once that is known, or what it came by; ``is_dead`` whether it became a dead letter.
-    ``bytes_held`` is how much memory it takes, with what was made of it, or took, decompressed: the figure
-    for all bounds.
+    no other channel of its consumer ever has. ``fault`` says why it can't be read, which makes a dead letter
+    of it: its properties are damaged, and its headers hold all their bytes, or its body is too large, and
+    cut; ``rest`` is then a digest of what is missing. ``source`` is who published it, and of which type, once
+    that is known, or what it came by; ``is_dead`` whether it became a dead letter. ``bytes_held`` is how much
+    memory it takes, with what was made of it, or took, decompressed: the figure for all bounds.
     """
 
     __slots__ = (
@@ -28,6 +28,7 @@ class Delivery:
         "is_dead",
         "queue",
         "redelivered",
+        "rest",
         "routing_key",
         "source",
         "tag",
@@ -47,6 +48,7 @@ class Delivery:
         tag: Any = None,
         channel: int = 0,
         bytes_of_headers: int = 0,
+        rest: bytes = b"",
     ) -> None:
         self.body = body
         self.bytes_held = len(body) + bytes_of_headers
@@ -58,6 +60,7 @@ class Delivery:
         self.queue = queue
         self.redelivered = redelivered
         self.fault = fault
+        self.rest = rest
         self.tag = tag
         self.channel = channel
         self.source = (exchange, routing_key)
@@ -92,6 +95,7 @@ class Delivery:
             digest.update(_bytes(part))
             digest.update(b"\0")
         digest.update(self.body)
+        digest.update(self.rest)
         return digest.digest()
 
 

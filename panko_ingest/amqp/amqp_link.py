@@ -2,6 +2,7 @@
 
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,6 +28,7 @@ class AmqpLink:
     """A connection to one AMQP broker. Only the thread that opened it may use it.
 
     :param limit: what connections before this one found out about how many channels there may be.
+    :param largest_body: bytes of a message's body that are kept.
     :raises OSError: (or an error of py-amqp) the broker can't be reached or refuses us.
     """
 
@@ -38,6 +40,7 @@ class AmqpLink:
         client_properties: Mapping[str, str],
         waker: Waker,
         limit: ChannelLimit | None = None,
+        largest_body: int = sys.maxsize,
     ) -> None:
         self._waker = waker
         self._limit = limit or ChannelLimit()
@@ -47,6 +50,7 @@ class AmqpLink:
             connect_timeout=CONNECT_TIMEOUT,
             transport=framing.Transport,
             transport_options={
+                "largest_body": largest_body,
                 "client_properties": {"product": PRODUCT, **client_properties},
                 "socket_settings": {socket.TCP_USER_TIMEOUT: max(broker.heartbeat, 10) * 1000},
             },

@@ -267,8 +267,10 @@ class AmqpConsumer:
                 self._brokers.reverse()
         broker = self._brokers.pop()
         self._where = str(broker)
+        largest_body = self._tools.topology.largest_body
         opening = threads.call(
-            lambda: AmqpLink(broker, self._client_properties, self._waker, self._channel_limit), "connecting"
+            lambda: AmqpLink(broker, self._client_properties, self._waker, self._channel_limit, largest_body),
+            "connecting",
         )
         opening.add_done_callback(lambda _opening: self._waker.wake())
         while not opening.done():

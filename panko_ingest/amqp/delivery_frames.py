@@ -7,6 +7,7 @@ frames, none at all, a frame that is not all here) is put together frame by fram
 writes is parsed by py-amqp, which would end the connection over it.
 """
 
+import hashlib
 import struct
 from collections.abc import Callable
 from struct import Struct, pack
@@ -41,7 +42,7 @@ _TAG = Struct(">QB")  # delivery tag, redelivered; exchange and routing key foll
 T = TypeVar("T")
 Route = tuple[str, str]
 """Exchange and routing key."""
-DeliveryParts = tuple[bytes, Properties, Route, int, bool]
+DeliveryParts = tuple[bytes, Properties, Route, int, bool, bytes]
 """What :meth:`Receiver.take` takes."""
 DeliveryFrame = tuple[int, str, DeliveryParts, int]
 """A delivery that is all here: channel, consumer, parts, and where in the buffer what comes after begins."""
@@ -91,8 +92,10 @@ class Receiver:
         self._number = number
         self._receive = receive
 
-    def take(self, body: bytes, properties: Properties, route: Route, tag: int, redelivered: bool) -> None:
-        """Take the parts of a message."""
+    def take(
+        self, body: bytes, properties: Properties, route: Route, tag: int, redelivered: bool, rest: bytes
+    ) -> None:
+        """Take the parts of a message; ``rest`` is a digest of what is cut off its body, or blank."""
         content_type, content_encoding, headers, fault, bytes_of_headers = properties
         self._receive(
             Delivery(
@@ -107,6 +110,7 @@ class Receiver:
                 tag,
                 self._number,
                 bytes_of_headers,
+                rest,
             )
         )
 
@@ -145,6 +149,7 @@ def parse(buffer: bytes, start: int) -> DeliveryFrame | None:
                 _routes[buffer[tag + _TAG.size : properties - 1]],
                 delivery_tag,
                 bool(redelivered & 1),
+                b"",
             ),
             end,
         )
@@ -164,15 +169,18 @@ class DeliveryAssembler:
 
     :param deliver: takes channel, consumer, and what :meth:`Receiver.take` takes.
     :param others: takes the frames of everything else.
+    :param largest_body: bytes of a body that are kept, which is a dead letter where there are more.
     """
 
     def __init__(
         self,
         deliver: Callable[[int, str, DeliveryParts], None],
         others: Callable[[Frame], bool],
+        largest_body: int,
     ) -> None:
         self._deliver = deliver
         self._others = others
+        self._largest_body = largest_body
         self._begun: dict[int, _BegunDelivery] = {}
 
     def __call__(self, frame: Frame) -> bool:
@@ -194,7 +202,7 @@ class DeliveryAssembler:
         kind, channel, data = frame
         begun = self._begun.get(channel)
         if kind == _METHOD_FRAME and begun is None and data[: len(_DELIVER_METHOD)] == _DELIVER_METHOD:
-            self._begun[channel] = _BegunDelivery(data)
+            self._begun[channel] = _BegunDelivery(data, self._largest_body)
             return False, None
         if begun is None or kind == _HEARTBEAT_FRAME:
             return self._others(frame), None
@@ -205,8 +213,10 @@ class DeliveryAssembler:
 
 
 class _BegunDelivery:
-    def __init__(self, method: bytes) -> None:
+    def __init__(self, method: bytes, largest_body: int) -> None:
         self._method = method
+        self._largest_body = self._room = largest_body
+        self._rest = hashlib.sha256()
         self._properties: bytes | None = None
         self._pieces: list[bytes] = []
         self._missing = 0
@@ -219,7 +229,11 @@ class _BegunDelivery:
             self._properties = data[_CONTENT.size :]
             self._missing = _CONTENT.unpack_from(data)[2]
         else:
-            self._pieces.append(data)
+            # What is too much is not gathered first: a broker passes on a body of 512 MB, and many at once.
+            kept = data[: max(0, self._room)]
+            self._pieces.append(kept)
+            self._rest.update(data[len(kept) :])
+            self._room -= len(data)
             self._missing -= len(data)
         return self._missing <= 0
 
@@ -229,4 +243,11 @@ class _BegunDelivery:
         tag, redelivered = _TAG.unpack_from(self._method, offset)
         route = _routes[self._method[offset + _TAG.size :]]
         properties = _properties[self._properties or b""]
-        return consumer, (b"".join(self._pieces), properties, route, tag, bool(redelivered & 1))
+        rest = b""
+        if self._room < 0:
+            largest, size = self._largest_body, self._largest_body - self._room
+            fault = f"the body has {size} bytes, more than max_message_size: it is cut to {largest}"
+            properties = properties._replace(fault=properties.fault or fault)
+            rest = self._rest.digest()
+        body = b"".join(self._pieces)
+        return consumer, (body, properties, route, tag, bool(redelivered & 1), rest)

@@ -8,6 +8,7 @@ that stops in the middle of one neither blocks the thread nor loses anything.
 import math
 import select
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from ssl import SSLContext, SSLError, SSLSocket
@@ -283,11 +284,12 @@ class Connection(_Bounded, _Legible, pyamqp.Connection):
     callbacks: Mapping[str, Any] = {}
     """Receivers on channel 0, which this is: none, whatever a broker delivers there."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, largest_body: int = sys.maxsize, **kwargs: Any) -> None:
+        self._largest_body = largest_body
         super().__init__(*args, frame_handler=self._frame_handler, **kwargs)
 
     def _frame_handler(self, connection: Any, callback: Any) -> DeliveryAssembler:
-        return DeliveryAssembler(self._receive, frame_handler(connection, callback))
+        return DeliveryAssembler(self._receive, frame_handler(connection, callback), self._largest_body)
 
     def _receive(self, channel: int, consumer: str, parts: DeliveryParts) -> None:
         """Pass on a delivery; one whose consumer is cancelled goes back to the broker."""

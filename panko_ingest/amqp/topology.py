@@ -8,6 +8,7 @@ priority on every control exchange. (oslo.messaging's listener binds the same wa
 
 import logging
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ class Topology:
     :param declare: ``auto``, ``passive`` or ``never``, as ``[notification] declare`` explains.
     :param consumer_timeout: seconds that a message may be unacknowledged, as the operator says; a broker
         that lets us have a time of our own is asked for it.
+    :param largest_body: bytes of a message's body that are kept; one of more is a dead letter.
     """
 
     queues: Sequence[str]
@@ -43,6 +45,7 @@ class Topology:
     queue_type: str = "classic"
     require_durable: bool = False
     consumer_timeout: float = 1800.0
+    largest_body: int = sys.maxsize
 
     @property
     def names(self) -> list[str]:

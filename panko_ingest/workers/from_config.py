@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from oslo_config import cfg
 
-from panko_ingest import amqp, config
+from panko_ingest import amqp, config, dead_letter
 from panko_ingest.batch import Batcher
 from panko_ingest.breaker import FloodBreaker
 from panko_ingest.converter import EventConverter, TypeFilter
@@ -131,6 +131,7 @@ def topology(conf: cfg.ConfigOpts) -> amqp.Topology:
         queue_type=options.queue_type,
         require_durable=options.require_durable,
         consumer_timeout=options.consumer_timeout,
+        largest_body=max(options.max_message_size, dead_letter.MAX_BODY),
     )
 
 

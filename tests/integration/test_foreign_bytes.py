@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from panko_ingest.amqp import Topology
 from panko_ingest.storage import tables
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
+from tests.ledger import Ledger
 from tests.odd_properties import ODD, random_properties
 from tests.raw_frames import RawPublisher
+from tests.reader import Reader
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -109,3 +112,15 @@ def test_a_routing_key_and_an_exchange_of_control_characters_do_no_harm(
     wait_until(lambda: stored(sqlite_url) == 2 + taken, 30, "all stored that the broker took")
     assert daemon.stop() == 0
     assert "\x1b" not in daemon.log
+
+
+def test_of_a_body_that_is_too_large_no_more_is_gathered_than_is_kept(
+    broker_url: str, ledger: Ledger
+) -> None:
+    topology = Topology((QUEUE.decode(),), largest_body=1000)
+    with Bus(broker_url) as bus, Reader(broker_url, topology, ledger.connection).running():
+        bus.declare()
+        bus.publish([b"x" * 300_000, b"x" * 299_999 + b"y"])
+        wait_until(lambda: ledger.dead_letters() == 2, 30, "two dead letters")
+        wait_until(lambda: bus.count() == 0, 10, "both acknowledged")
+    assert ledger.letters() == [b"x" * 1000] * 2

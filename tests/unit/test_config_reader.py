@@ -201,3 +201,14 @@ def test_a_blank_among_several_buses_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="messaging_urls, number 2 of 2: is blank") as refused:
         from_config.buses(conf)
     assert "SECRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("configured", "kept"), [(1024, 16 * 2**20), (17 * 2**20, 17 * 2**20)])
+def test_as_much_of_a_body_is_read_as_can_be_an_event_or_kept_in_a_dead_letter(
+    configured: int, kept: int
+) -> None:
+    conf = cfg.ConfigOpts()
+    config.register_opts(conf)
+    conf([])
+    conf.set_override("max_message_size", configured, "notification")
+    assert from_config.topology(conf).largest_body == kept

@@ -74,9 +74,9 @@ def bytes_of(frames: Sequence[tuple[int, int, bytes]]) -> bytes:
 class Reader:
     """A connection that was never opened, with one consumer; it reads what it is given."""
 
-    def __init__(self, pieces: Sequence[bytes]) -> None:
+    def __init__(self, pieces: Sequence[bytes], **settings: int) -> None:
         self.received: list[Delivery] = []
-        self.connection = Connection("localhost")
+        self.connection = Connection("localhost", **settings)
         self.wire = self.connection.transport = Wire(pieces)
         self.connection.on_inbound_frame = self.connection._frame_handler(
             self.connection, self.connection.on_inbound_method
@@ -129,6 +129,22 @@ def test_a_whole_message_is_taken_at_once() -> None:
     reader.connection.on_inbound_frame = None
     assert [item["body"] for item in reader.read()] == [b"body"]
     assert reader.connection.bytes_recv, "or the connection would pass for dead"
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 20])
+def test_of_a_body_that_is_too_large_no_more_is_gathered_than_a_dead_letter_keeps(pieces: int) -> None:
+    large = [b"x" * 20, b"x" * 19 + b"y"]
+    frames = [
+        frame for body in large for frame in delivered(body, {"content_type": "text/plain"}, pieces=pieces)
+    ]
+    reader = Reader([bytes_of([*frames, *delivered(b"12345678", {})])], largest_body=8)
+    *cut, whole = reader.read()
+    for one in cut:
+        assert one["body"] == b"x" * 8
+        assert one["content_type"] == "text/plain"
+        assert one["fault"].startswith("the body has 20 bytes, more than max_message_size: it is cut to 8")
+    assert (whole["body"], whole["fault"]) == (b"12345678", None)
+    assert len({item.digest() for item in reader.received}) == 3, "or one would pass for the other again"
 
 
 @pytest.mark.parametrize("frame", [0, 1, 2])
