@@ -63,7 +63,6 @@ class Reader:
             on_refusal=self._note_refusal,
             looks_after=True,
         )
-        self.pipeline.wake = self.consumer.wake
         self._threads = [
             threading.Thread(target=run, daemon=True) for run in (self.consumer.run, self.recording.run)
         ]

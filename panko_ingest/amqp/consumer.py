@@ -12,9 +12,10 @@ from panko_ingest.amqp.bindings import CostlyExchanges
 from panko_ingest.amqp.channel_limit import ChannelLimit
 from panko_ingest.amqp.consumer_need import ConsumerNeed
 from panko_ingest.amqp.costly_queues import CostlyQueues
+from panko_ingest.amqp.delivery_handler import DeliveryHandler
 from panko_ingest.amqp.link import LINK_ERRORS, Link, Waker
 from panko_ingest.amqp.refusals import Refusals
-from panko_ingest.amqp.session import DeliveryHandler, Session, SessionTools
+from panko_ingest.amqp.session import Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.amqp.virtual_link import VirtualLink
@@ -116,14 +117,11 @@ class AmqpConsumer:
             looks_after=looks_after,
             siblings=siblings,
         )
+        handler.call_when_settled(self._waker.wake)
 
     def stop(self) -> None:
         """Make :meth:`run` finish what it holds and return. Callable from any thread."""
         self._stopping = True
-        self._waker.wake()
-
-    def wake(self) -> None:
-        """Let the thread look at its handler now. Callable from any thread."""
         self._waker.wake()
 
     def run(self) -> None:

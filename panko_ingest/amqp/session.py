@@ -4,9 +4,8 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from amqp.exceptions import ChannelError
 
@@ -14,12 +13,12 @@ from panko_ingest.amqp import pauses
 from panko_ingest.amqp.bindings import Bindings, CostlyExchanges
 from panko_ingest.amqp.consumer_need import ConsumerNeed
 from panko_ingest.amqp.costly_queues import CostlyQueues
+from panko_ingest.amqp.delivery_handler import DeliveryHandler
 from panko_ingest.amqp.link import Channel, Link
 from panko_ingest.amqp.queue_channel import QueueChannel
 from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.backoff import Backoff
-from panko_ingest.batch import Batch
 from panko_ingest.delivery import Delivery
 
 LOG = logging.getLogger(__name__)
@@ -35,46 +34,6 @@ _LONG = 5.0
 # Seconds between two renewals, as a broker counts channels that were just closed for a while.
 _BETWEEN_RENEWALS = 1.0
 _NONE_IS_THERE = "none of them is: nothing was published yet, or vhost, topics or priorities are others"
-
-
-class DeliveryHandler(Protocol):
-    """Where deliveries go, and where the batches come from that may be acknowledged."""
-
-    def ready(self) -> bool:
-        """Whether the store can take events now."""
-
-    def reset(self) -> None:
-        """Forget all that is not committed: the broker delivers it again over another connection."""
-
-    def opened(self, queue: str) -> None:
-        """Take note that a queue is read over a new channel from now on."""
-
-    def prefetch(self, queue: str) -> int:
-        """Return how many unacknowledged messages a queue may send now; 0: read nothing."""
-
-    def following(self, queue: str, prefetch: int) -> None:
-        """Take note of how many the broker was told that a queue may send."""
-
-    def accept(self, delivery: Delivery) -> None:
-        """Take one delivery."""
-
-    def poll(self, *, eager: bool) -> Sequence[Batch]:
-        """Move things on; return the batches that were committed since the last poll.
-
-        :param eager: nothing more is at hand: what there is may go.
-        """
-
-    def waiting(self) -> bool:
-        """Whether an eager poll would move something on."""
-
-    def must_give_back(self) -> bool:
-        """Whether to give the held messages back before the broker takes them away."""
-
-    def probing(self) -> bool:
-        """Whether what is read now is but a try: the bus does not count as consumed."""
-
-    def flush(self) -> bool:
-        """Hand over what is left, for the end is near; return whether nothing is outstanding."""
 
 
 @dataclass(slots=True)

@@ -193,7 +193,6 @@ class _Drain:
             consumer = amqp.AmqpConsumer(
                 bus, self._topology, pipeline, looks_after=True, on_refusal=partial(self._note_refusal, bus)
             )
-            pipeline.wake = consumer.wake
             pipelines.append(pipeline)
             consumers.append(consumer)
         writing = threads.call(recording.run, "draining")

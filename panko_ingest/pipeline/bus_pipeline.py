@@ -70,8 +70,7 @@ class BusPipeline:
         self._measure_at = 0.0
         self._hold_limit = hold_limit
         self._clock = clock
-        self.wake: Callable[[], None] = lambda: None
-        """Ends the wait of the bus's thread; its consumer, which is made of this, puts its own here."""
+        self._wake: Callable[[], None] = lambda: None
         self.session = 0
         self._outstanding: deque[Batch] = deque()
         self._settled: queue.SimpleQueue[Batch] = queue.SimpleQueue()
@@ -88,6 +87,10 @@ class BusPipeline:
     def idle(self) -> bool:
         """Whether nothing is in hand, but for what is laid aside. Callable from any thread."""
         return not self._accepting and not self._flow.messages
+
+    def call_when_settled(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called by the recording thread whenever it has committed a batch of this bus."""
+        self._wake = wake
 
     def ready(self) -> bool:
         """Whether a batch would be recorded now."""
@@ -246,7 +249,7 @@ class BusPipeline:
     def settle(self, batch: Batch) -> None:
         """Take back a batch that is committed. Called by the recording thread."""
         self._settled.put(batch)
-        self.wake()
+        self._wake()
 
     def _hand_over(self) -> None:
         if not len(self._batcher):

@@ -196,7 +196,6 @@ class IngestService(Worker):
             on_open=gauges.connections.set,
             on_lost=gauges.lost_connections.inc,
         )
-        pipeline.wake = consumer.wake
         guru_report.add_section(f"In hand from {bus.name}", pipeline.in_hand)
         return consumer
 

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
@@ -44,6 +44,9 @@ class Hands:
 
     def accept(self, delivery: Delivery) -> None:
         self.taken[delivery.queue].append(delivery)
+
+    def call_when_settled(self, wake: Callable[[], None]) -> None:
+        """It is asked all the time, as there always waits something."""
 
     def ready(self) -> bool:
         return True

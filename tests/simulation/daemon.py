@@ -127,7 +127,6 @@ class Process:
             connect=lambda: self._connect(broker, consumer),
             clock=clock,
         )
-        pipeline.wake = consumer.wake
         self.flows.append(flow)
         self.pipelines.append(pipeline)
         self.consumers.append(consumer)

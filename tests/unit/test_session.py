@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -71,6 +71,9 @@ class Handler:
 
     def __init__(self) -> None:
         self.allowed = 16
+
+    def call_when_settled(self, wake: Callable[[], None]) -> None:
+        pass
 
     def ready(self) -> bool:
         return True
