@@ -9,9 +9,10 @@ from amqp.exceptions import AccessRefused, ChannelError, NotFound
 from panko_ingest import threads
 from panko_ingest.amqp import management, queue_limits
 from panko_ingest.amqp.amqp_link import AmqpLink
-from panko_ingest.amqp.link import IS_STREAM, LINK_ERRORS, PRIORITY, Waker, is_absent, words
+from panko_ingest.amqp.link import IS_STREAM, PRIORITY, Waker, is_absent, words
 from panko_ingest.amqp.management import Management
 from panko_ingest.amqp.queue_state import Known, QueueState
+from panko_ingest.amqp.reaching import reach_any, reach_one
 from panko_ingest.amqp.topology import Topology, TopologyKeeper
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError, ConfigError
@@ -127,16 +128,10 @@ def _ask_management(
 
 def _visit(bus: Bus, look: Callable[[AmqpLink], T]) -> T:
     """Return what ``look`` finds at the first broker of a bus that lets us in."""
-    reasons = []
-    for broker in bus.shuffled():
-        try:
-            return _visit_one(broker, look)
-        except BrokerError as error:
-            reasons.append(str(error))
-    raise BrokerError("; ".join(reasons))
+    return reach_any(bus, partial(_look_at_one, look))
 
 
-def _visit_one(broker: Broker, look: Callable[[AmqpLink], T]) -> T:
+def _look_at_one(look: Callable[[AmqpLink], T], broker: Broker) -> T:
     waker = Waker()
     try:
         link = AmqpLink(broker, {"connection_name": "panko-ingest inspection"}, waker)
@@ -144,9 +139,6 @@ def _visit_one(broker: Broker, look: Callable[[AmqpLink], T]) -> T:
             return look(link)
         finally:
             link.close()
-    except LINK_ERRORS as error:
-        why = broker.tls and broker.tls.explain(broker.host, broker.port, error)
-        raise BrokerError(f"{broker}: {why or words(error)}") from error
     finally:
         waker.close()
 
@@ -155,9 +147,8 @@ def _kept_out(bus: Bus) -> Iterator[Finding]:
     """Tell which brokers don't let us in though one does: nobody would know until that one is lost."""
     if len(bus.brokers) == 1:
         return
-    for visit in [
-        threads.call(partial(_visit_one, broker, lambda _link: None), "visit") for broker in bus.brokers
-    ]:
+    connect = partial(_look_at_one, lambda _link: None)
+    for visit in [threads.call(partial(reach_one, broker, connect), "visit") for broker in bus.brokers]:
         try:
             visit.result()
         except BrokerError as error:

@@ -14,6 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_e
 from panko_ingest import exact_json
 from panko_ingest.amqp import framing
 from panko_ingest.amqp.link import LINK_ERRORS, is_absent, words
+from panko_ingest.amqp.reaching import reach_any
 from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.errors import BrokerError
 
@@ -81,18 +82,22 @@ class Publisher:
         self._name = bus.name
         self._create = create
         self._routes: set[tuple[str, str]] = set()
-        ways = [Connection(bus.virtual_url)] if bus.virtual_url is not None else map(_to, bus.shuffled())
-        reason: Exception | None = None
-        for self._connection in ways:
-            try:
-                self._connection.ensure_connection(max_retries=1, timeout=10)
-                self._producer = Producer(self._channel())
-            except LINK_ERRORS as error:
-                reason = error
-                self._connection.release()
-            else:
-                return
-        raise BrokerError(f"can't reach the broker at {self._name}: {reason and words(reason)}") from reason
+        if bus.virtual_url is None:
+            reach_any(bus, lambda broker: self._open(_to(broker)))
+            return
+        try:
+            self._open(Connection(bus.virtual_url))
+        except LINK_ERRORS as error:
+            raise BrokerError(f"can't reach the broker at {self._name}: {words(error)}") from error
+
+    def _open(self, connection: Connection) -> None:
+        self._connection = connection
+        try:
+            connection.ensure_connection(max_retries=1, timeout=10)
+            self._producer = Producer(self._channel())
+        except LINK_ERRORS:
+            connection.release()
+            raise
 
     def send(self, body: bytes, *, exchange: str, routing_key: str) -> None:
         """Publish one enveloped notification, and wait until the broker has it.

@@ -9,7 +9,8 @@ from amqp.exceptions import AccessRefused, NotFound
 
 from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.link import LINK_ERRORS, Waker, words
-from panko_ingest.amqp.urls import Bus
+from panko_ingest.amqp.reaching import reach_any
+from panko_ingest.amqp.urls import Broker, Bus
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import BrokerError, ConfigError
 
@@ -41,7 +42,11 @@ class Tap:
         self._left_out = f"{self._queue}.left-out"
         self._received: deque[Delivery] = deque()
         self._waker = Waker()
-        self._link = self._connect(bus)
+        try:
+            self._link = reach_any(bus, self._connect)
+        except BrokerError:
+            self._waker.close()
+            raise
         try:
             self._losses = self._watch_losses()
             self._channel = self._listen(exchanges, keys)
@@ -70,16 +75,8 @@ class Tap:
         self._link.close()
         self._waker.close()
 
-    def _connect(self, bus: Bus) -> AmqpLink:
-        reasons = []
-        for broker in bus.shuffled():
-            try:
-                return AmqpLink(broker, {"connection_name": "panko-ingest tap"}, self._waker)
-            except LINK_ERRORS as error:
-                why = broker.tls and broker.tls.explain(broker.host, broker.port, error)
-                reasons.append(f"{broker}: {why or words(error)}")
-        self._waker.close()
-        raise BrokerError("; ".join(reasons))
+    def _connect(self, broker: Broker) -> AmqpLink:
+        return AmqpLink(broker, {"connection_name": "panko-ingest tap"}, self._waker)
 
     def _listen(self, exchanges: Sequence[str], keys: Sequence[str]) -> Any:
         channel = self._link.channel()
