@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from panko_ingest.errors import STAGES
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import Connection, StorageUnavailable, get_connection_from_config
 from panko_ingest.workers.from_config import buses, management_interfaces, topology
+from panko_ingest.workers.readiness import Readiness
 
 _ANSWERED_WITHIN = 3.5
 """Seconds after its start at which ``status`` waits for nobody any more."""
@@ -45,7 +47,7 @@ def run(conf: cfg.ConfigOpts) -> int:
     connection = get_connection_from_config(conf)
     # On a slow machine the start takes seconds, all of them of the processor's.
     patience = max(1.0, _ANSWERED_WITHIN - time.process_time())
-    daemon = Asked("daemon", lambda: readiness(conf), patience)
+    readyz = Asked("daemon", lambda: readiness(conf), patience)
     database = Asked("database", lambda: _stored(connection), patience)
     # Of millions the count takes longer than all else: a database that counts is not away.
     letters = Asked("dead letters", lambda: _count_letters(conf), patience)
@@ -54,11 +56,11 @@ def run(conf: cfg.ConfigOpts) -> int:
         Asked(f"broker {bus.name}", partial(_queues, bus, topology(conf).names, management), patience)
         for bus, management in zip(sources, management_interfaces(conf, sources), strict=True)
     ]
-    answers = daemon.answer() or {}
-    here = consuming(daemon.answer(), len(sources))
+    daemon = readyz.answer()
+    here = consuming(daemon, len(sources))
     stored = database.answer()
     document = {
-        "daemon": daemon.answer(),
+        "daemon": daemon and asdict(daemon),
         "queues": [
             _document(*found, ours)
             for asked, ours in zip(queues, here, strict=True)
@@ -72,26 +74,26 @@ def run(conf: cfg.ConfigOpts) -> int:
         "database": stored and stored | _counted(letters),
         "expirer": [expirer.error] if expirer.error else expirer.answer(),
         "refusal": _refusal(connection)
-        if answers and _is_usable(stored) and _takes_no_rows(answers)
+        if daemon and _is_usable(stored) and not _is_well(daemon, "database")
         else None,
         "errors": [error for error in (*(asked.error for asked in queues), database.error) if error],
     }
     if conf.command.json:
         output.document(document)
     else:
-        output.table(Finding._fields, _findings(conf, document))
+        output.table(Finding._fields, _findings(conf, daemon, document))
         sys.stdout.flush()
     if document["errors"]:
         return EXIT_UNREACHABLE
-    return EXIT_OK if _is_usable(stored) and daemon.answer() and answers["ok"] else EXIT_FINDINGS
+    return EXIT_OK if _is_usable(stored) and daemon and daemon.ok else EXIT_FINDINGS
 
 
 def _is_usable(stored: dict[str, Any] | None) -> bool:
     return stored is not None and not stored["unusable"]
 
 
-def _takes_no_rows(daemon: dict[str, Any]) -> bool:
-    return not daemon["checks"].get("database", {"ok": True})["ok"]
+def _is_well(daemon: Readiness, subject: str) -> bool:
+    return subject not in daemon.checks or daemon.checks[subject].ok
 
 
 def _refusal(connection: Connection) -> str | None:
@@ -156,11 +158,10 @@ def _expirer(conf: cfg.ConfigOpts) -> list[str]:
     return [finding.text for finding in check.expirer_role(conf) if finding.level != OK]
 
 
-def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Finding]:
-    daemon, database = document["daemon"], document["database"]
+def _findings(conf: cfg.ConfigOpts, daemon: Readiness | None, document: dict[str, Any]) -> Iterator[Finding]:
     if daemon:
         yield from _daemon(daemon)
-        if not daemon["checks"].get("expirer", {"ok": True})["ok"]:
+        if not _is_well(daemon, "expirer"):
             for fault in document["expirer"]:
                 yield Finding(FAILURE, "expirer", fault)
     else:
@@ -194,8 +195,8 @@ def _findings(conf: cfg.ConfigOpts, document: dict[str, Any]) -> Iterator[Findin
             f"queues at {bus}",
             f"none is there ({wanted}): nothing was published yet, or vhost, topics or priorities are others",
         )
-    if database:
-        yield from _database(database, document["refusal"])
+    if document["database"]:
+        yield from _database(document["database"], document["refusal"])
     for error in document["errors"]:
         yield Finding(FAILURE, "unreachable", error)
 
@@ -217,29 +218,27 @@ def _database(database: dict[str, Any], refusal: str | None) -> Iterator[Finding
         yield Finding(WARNING, "database: waits", wait)
 
 
-def _daemon(daemon: dict[str, Any]) -> Iterator[Finding]:
-    figures = daemon["figures"]
-    for name, found in daemon["checks"].items():
-        yield Finding(OK if found["ok"] else FAILURE, f"daemon: {name}", found["text"])
-    absent = ", ".join(figures.get("absent_queues", ()))
+def _daemon(daemon: Readiness) -> Iterator[Finding]:
+    figures, since = daemon.figures, daemon.figures.since_start
+    for name, one in daemon.checks.items():
+        yield Finding(OK if one.ok else FAILURE, f"daemon: {name}", one.text)
+    absent = ", ".join(figures.absent_queues)
     waits = f"; waiting for queues that are not there: {absent}" if absent else ""
-    all_consume = figures["readers_consuming"] == figures["readers"]
     yield Finding(
-        OK if all_consume else WARNING,
+        OK if figures.readers_consuming == figures.readers else WARNING,
         "daemon: readers",
-        f"{figures['readers_consuming']} of {figures['readers']} are consuming{waits}",
+        f"{figures.readers_consuming} of {figures.readers} are consuming{waits}",
     )
     rates = ", ".join(
-        f"{rate:.1f} {name.replace('_', ' ')}" for name, rate in figures["per_second"].items() if rate
+        f"{rate:.1f} {name.replace('_', ' ')}" for name, rate in figures.per_second.items() if rate
     )
     yield Finding(OK, "daemon: now", f"{rates} a second" if rates else "idle")
-    since = figures["since_start"]
-    letters = sum(since["dead_letters"].values())
+    letters = sum(since.dead_letters.values())
     yield Finding(
         OK,
         "daemon: since its start",
-        f"{since['received']} received, {since['recorded']} recorded, {since['duplicates']} duplicates, "
-        f"{letters} dead letters, {since['dropped']} dropped, {since['workers_lost']} workers lost",
+        f"{since.received} received, {since.recorded} recorded, {since.duplicates} duplicates, "
+        f"{letters} dead letters, {since.dropped} dropped, {since.workers_lost} workers lost",
     )
-    backlog = f"; {figures['expiry_backlog']} expired events are left" if figures["expiry_backlog"] else ""
-    yield Finding(OK, "daemon: last expiry", f"{figures['last_expiry'] or 'none yet'}{backlog}")
+    backlog = f"; {figures.expiry_backlog} expired events are left" if figures.expiry_backlog else ""
+    yield Finding(OK, "daemon: last expiry", f"{figures.last_expiry or 'none yet'}{backlog}")

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from panko_ingest import threads
 from panko_ingest.errors import PankoIngestError
@@ -14,6 +14,7 @@ from panko_ingest.shared_metrics import SharedMetrics, Totals
 from panko_ingest.shared_state import DEATHS_REMEMBERED, SharedState, Slot, State
 from panko_ingest.workers.awake import Awake
 from panko_ingest.workers.rates import Rates
+from panko_ingest.workers.readiness import Figures, Readiness, SinceStart, Verdict
 from panko_ingest.workers.supervisor import HANG_LIMIT
 
 LOG = logging.getLogger(__name__)
@@ -23,24 +24,6 @@ _LONGEST_WITHOUT_HEARTBEAT = HANG_LIMIT / 3
 _LONGEST_UNWRITTEN = 10.0
 _LONGEST_VACANT = 15.0  # the master may wait for 5 s before it replaces a worker
 _MOST_DEATHS = 2  # of ingest workers within a minute
-
-
-class Verdict(NamedTuple):
-    """Yes or no, by subject, each with the reason in words."""
-
-    subjects: dict[str, tuple[bool, str]]
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is well."""
-        return all(ok for ok, _ in self.subjects.values())
-
-    def document(self) -> dict[str, Any]:
-        """Return it as plain data."""
-        return {
-            "ok": self.ok,
-            "checks": {name: {"ok": ok, "text": text} for name, (ok, text) in self.subjects.items()},
-        }
 
 
 class Probe:
@@ -167,7 +150,7 @@ class Health:
         for name, slot in self._shared.occupied():
             if not name.startswith("reader"):
                 subjects[name] = self._signs_of_life(slot, slot.hang_limit or _LONGEST_WITHOUT_HEARTBEAT)
-        return Verdict(subjects)
+        return Verdict.of(subjects)
 
     def _signs_of_life(self, slot: Slot, limit: float) -> tuple[bool, str]:
         silent_for, text = min(slot.seconds_since_heartbeat, self._awake.seconds()), "gives signs of life"
@@ -191,7 +174,7 @@ class Health:
             subjects["lag"] = self._lag(totals)
         if self._expires:
             subjects["expirer"] = self._expirer()
-        return Verdict(subjects)
+        return Verdict.of(subjects)
 
     def _workers(self) -> tuple[bool, str]:
         # Each is replaced within seconds, so that nobody would miss one in a loop.
@@ -237,34 +220,39 @@ class Health:
         values = totals.by_label(metric)
         return ", ".join(bus.title for name, bus in self._buses.items() if values.get(name, 0.0) > limit)
 
-    def figures(self) -> dict[str, Any]:
-        """Return what the daemon did and does, as plain data."""
+    def readiness(self) -> Readiness:
+        """Return what /readyz says."""
+        verdict = self.ready()
+        return Readiness(verdict.ok, verdict.checks, self.figures())
+
+    def figures(self) -> Figures:
+        """Return what the daemon did and does."""
         totals = self._shared_metrics.totals()
         readers, consuming = self.readers
-        return {
-            "readers": readers,
-            "readers_consuming": consuming,
-            "consuming": self.consuming,
-            "absent_queues": self._absent_queues(totals),
-            "lag_seconds": totals.largest("oldest_in_hand_seconds"),
-            "in_hand": list(map(int, totals.by_label("messages_in_flight").values())),
-            "unwritten_seconds": round(totals.largest("unwritten_seconds"), 1),
-            "per_second": {name: round(rate, 3) for name, rate in self.rates.per_second.items()},
-            "since_start": {
-                "received": int(totals["messages_received_total"]),
-                "recorded": int(totals["events_recorded_total"]),
-                "duplicates": int(totals["events_duplicate_total"]),
-                "dropped": int(totals["messages_dropped_total"]),
-                "dead_letters": {
+        return Figures(
+            readers=readers,
+            readers_consuming=consuming,
+            consuming=self.consuming,
+            absent_queues=self._absent_queues(totals),
+            lag_seconds=totals.largest("oldest_in_hand_seconds"),
+            in_hand=list(map(int, totals.by_label("messages_in_flight").values())),
+            unwritten_seconds=round(totals.largest("unwritten_seconds"), 1),
+            per_second={name: round(rate, 3) for name, rate in self.rates.per_second.items()},
+            since_start=SinceStart(
+                received=int(totals["messages_received_total"]),
+                recorded=int(totals["events_recorded_total"]),
+                duplicates=int(totals["events_duplicate_total"]),
+                dropped=int(totals["messages_dropped_total"]),
+                dead_letters={
                     stage: int(count)
                     for stage, count in totals.by_label("dead_letters_total").items()
                     if count
                 },
-                "workers_lost": int(totals["workers_lost_total"]),
-            },
-            "last_expiry": _moment(totals["expiry_last_success_timestamp_seconds"]),
-            "expiry_backlog": int(totals["expiry_backlog"]),
-        }
+                workers_lost=int(totals["workers_lost_total"]),
+            ),
+            last_expiry=_moment(totals["expiry_last_success_timestamp_seconds"]),
+            expiry_backlog=int(totals["expiry_backlog"]),
+        )
 
 
 def _takes_no_rows(totals: Totals) -> bool:

@@ -13,8 +13,9 @@ from panko_ingest import __version__, amqp, threads
 from panko_ingest.storage import get_connection_from_config
 from panko_ingest.workers.endpoint import Endpoint, Page
 from panko_ingest.workers.from_config import topology
-from panko_ingest.workers.health import PROBE_INTERVAL, Health, Probe, Verdict, WatchedBus
+from panko_ingest.workers.health import PROBE_INTERVAL, Health, Probe, WatchedBus
 from panko_ingest.workers.live_config import Settings
+from panko_ingest.workers.readiness import Verdict
 from panko_ingest.workers.status_page import StatusPage
 from panko_ingest.workers.worker import Worker
 
@@ -111,7 +112,7 @@ class MonitorService(Worker):
             "/": lambda: Page(HTTPStatus.OK, _HTML_TYPE, self._status_page.html().encode()),
             "/metrics": self._metrics_page,
             "/healthz": lambda: _json(self._health.alive()),
-            "/readyz": lambda: _json(self._health.ready(), figures=self._health.figures()),
+            "/readyz": lambda: _json(self._health.readiness()),
         }
         level = logging.WARNING
         while not self._stopping.is_set():
@@ -134,6 +135,6 @@ class MonitorService(Worker):
         return Page(HTTPStatus.OK, _METRICS_TYPE, self._shared_metrics.exposition())
 
 
-def _json(verdict: Verdict, **more: object) -> Page:
+def _json(verdict: Verdict) -> Page:
     status = HTTPStatus.OK if verdict.ok else HTTPStatus.SERVICE_UNAVAILABLE
-    return Page(status, "application/json", orjson.dumps({**verdict.document(), **more}) + b"\n")
+    return Page(status, "application/json", orjson.dumps(verdict) + b"\n")

@@ -14,6 +14,7 @@ from panko_ingest.storage import Connection, DeadLetterFilter
 from panko_ingest.timestamps import utc_now
 from panko_ingest.workers.health import Health
 from panko_ingest.workers.rates import MINUTES
+from panko_ingest.workers.readiness import Check
 
 _PATIENCE = 3.0
 _FRESH = 10.0
@@ -78,7 +79,7 @@ class StatusPage:
             f"<p class=soft>{utc_now():%Y-%m-%d %H:%M:%S} UTC",
             *(f" · <a href=/{name}>{name}</a>" for name in ("metrics", "healthz", "readyz")),
             "</p>",
-            *self._state({**{n: c for n, c in alive.subjects.items() if not c[0]}, **ready.subjects}),
+            *self._state({**{n: c for n, c in alive.checks.items() if not c.ok}, **ready.checks}),
             *self._rates(),
             *self._bus_tables(),
             *self._letter_table(),
@@ -99,17 +100,17 @@ class StatusPage:
         return Counter((letter.stage, letter.error_class) for letter in letters)
 
     @staticmethod
-    def _state(subjects: dict[str, tuple[bool, str]]) -> Iterator[str]:
+    def _state(checks: dict[str, Check]) -> Iterator[str]:
         yield "<h2>State</h2>"
         yield from _table(
             ("", "", ""),
-            ((_mark(ok), escape(name), escape(text)) for name, (ok, text) in subjects.items()),
+            ((_mark(check.ok), escape(name), escape(check.text)) for name, check in checks.items()),
         )
 
     def _rates(self) -> Iterator[str]:
         figures = self._health.figures()
         rates = [self._health.rates.over(60.0 * minutes) for minutes in MINUTES]
-        yield f"<h2>Messages a second</h2><p>Lag {figures['lag_seconds']:.1f} s</p>"
+        yield f"<h2>Messages a second</h2><p>Lag {figures.lag_seconds:.1f} s</p>"
         yield from _table(
             ("", *(f"last {minutes} min" for minutes in MINUTES)),
             ((name.replace("_", " "), *(f"{rate[name]:.1f}" for rate in rates)) for name in rates[0]),
@@ -147,8 +148,8 @@ class StatusPage:
 
     def _expiry(self) -> Iterator[str]:
         figures = self._health.figures()
-        last = figures["last_expiry"] or "no round has ended since the start"
-        yield f"<h2>Expiry</h2><p>Last round: {last}; {figures['expiry_backlog']} expired events are left</p>"
+        last = figures.last_expiry or "no round has ended since the start"
+        yield f"<h2>Expiry</h2><p>Last round: {last}; {figures.expiry_backlog} expired events are left</p>"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:

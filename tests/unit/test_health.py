@@ -10,6 +10,7 @@ from panko_ingest.shared_state import SharedState
 from panko_ingest.storage import StorageUnavailable
 from panko_ingest.workers import health
 from panko_ingest.workers.health import Health, Probe, WatchedBus
+from panko_ingest.workers.readiness import Check, Verdict
 
 
 class Clock:
@@ -48,8 +49,8 @@ def health_of(shared: SharedState, files: SharedMetrics, database: Probe, max_la
     return Health(shared, files, database, {"here": WatchedBus("vhost nova", bus)}, max_lag, expires=True)
 
 
-def reasons(verdict: health.Verdict) -> dict[str, str]:
-    return {name: text for name, (ok, text) in verdict.subjects.items() if not ok}
+def reasons(verdict: Verdict) -> dict[str, str]:
+    return {name: check.text for name, check in verdict.checks.items() if not check.ok}
 
 
 def test_a_probe_tells_what_its_last_look_found(clock: Clock) -> None:
@@ -97,7 +98,7 @@ def test_an_expirer_that_is_no_more_is_told(clock: Clock) -> None:
     verdicts = health_of(shared, SharedMetrics(), Probe(answer))
     expirer = shared.service_slot("expirer")
     clock.run(60, verdicts)
-    assert verdicts.ready().subjects["expirer"] == (True, "works")
+    assert verdicts.ready().checks["expirer"] == Check(True, "works")
     expirer.clear()
     clock.now += 5
     assert "expirer" not in reasons(verdicts.alive())
@@ -113,7 +114,7 @@ def test_a_time_in_which_everybody_stood_still_is_held_against_nobody(clock: Clo
     verdicts.look()
     clock.now += 60
     assert verdicts.alive().ok
-    assert verdicts.ready().subjects["database"] == (True, "answers")
+    assert verdicts.ready().checks["database"] == Check(True, "answers")
     clock.run(20, verdicts)
     assert reasons(verdicts.alive()) == {
         "reader 0": "process 42 gave no sign of life for 20 s",
@@ -169,12 +170,12 @@ def test_readiness_tells_of_workers_that_die_again_and_again_though_each_is_repl
     verdicts = health_of(shared, files, Probe(answer))
     in_files(files, lag=0.0, connections=1, breakers=0)
     for deaths in range(3):
-        assert verdicts.ready().subjects["workers"] == (True, f"{deaths} died within a minute")
+        assert verdicts.ready().checks["workers"] == Check(True, f"{deaths} died within a minute")
         clock.now += 5
         shared.count_death()
     assert reasons(verdicts.ready()) == {"workers": "3 died within a minute: the log tells how"}
     clock.now += 51
-    assert verdicts.ready().subjects["workers"][0]
+    assert verdicts.ready().checks["workers"].ok
     for _ in range(100):
         shared.count_death()
     assert reasons(verdicts.ready())["workers"].startswith("8 or more died")
