@@ -167,50 +167,52 @@ def _check(conf: cfg.ConfigOpts) -> None:
 
     :raises ConfigError: naming each option at fault.
     """
-    faults = []
+    # Only what can be read can be compared.
+    faults = list(_unreadable(conf)) or [*_senseless(conf), *_names_too_long(conf)]
+    if faults:
+        raise ConfigError("\n".join(faults))
+
+
+def _unreadable(conf: cfg.ConfigOpts) -> Iterator[str]:
+    is_read = True
     for group, option in _options_of(conf):
         try:
             getattr(conf if group == "DEFAULT" else conf[group], option.dest)
         except (cfg.Error, ValueError, RecursionError) as error:
-            faults.append(f"[{group}] {option.name}: {option_lines.reason(option, error)}")
-    if not faults and not all(map(_is_log_level, conf.default_log_levels)):
-        faults.append("[DEFAULT] default_log_levels: is no list of logger=LEVEL, such as amqp=WARNING")
-    if not faults:
-        prefetch, batch_size = conf.notification.prefetch_count, conf.notification.batch_size
-        if 0 < prefetch < batch_size:
-            faults.append(
-                f"[notification] prefetch_count: {prefetch} is less than batch_size ({batch_size}): "
-                "no batch could ever fill. Set 0, or at least batch_size"
-            )
-        faults += [
-            f"[{group}] {name}: is empty: nothing would be {done}"
-            for group, name, done in (
-                ("notification", "priorities", "read"),
-                ("oslo_messaging_notifications", "topics", "read"),
-                ("event", "types", "stored"),
-            )
-            if not conf[group][name]
-        ]
-        if "!*" in conf.event.types:
-            faults.append("[event] types: !* leaves out all: nothing would be stored")
-        faults += (
-            f"[event] store_raw: there is no priority {name}, but {', '.join(_PRIORITIES)}"
-            for name in config.raw_priorities(conf)
-            if name.lower() not in _PRIORITIES
+            is_read = False
+            yield f"[{group}] {option.name}: {option_lines.reason(option, error)}"
+    if is_read and not all(map(_is_log_level, conf.default_log_levels)):
+        yield "[DEFAULT] default_log_levels: is no list of logger=LEVEL, such as amqp=WARNING"
+
+
+def _senseless(conf: cfg.ConfigOpts) -> Iterator[str]:
+    """Yield what would read, store or bind nothing."""
+    prefetch, batch_size = conf.notification.prefetch_count, conf.notification.batch_size
+    if 0 < prefetch < batch_size:
+        yield (
+            f"[notification] prefetch_count: {prefetch} is less than batch_size ({batch_size}): "
+            "no batch could ever fill. Set 0, or at least batch_size"
         )
-        exchanges = config.control_exchanges(conf)
-        if not all(map(config.is_name, exchanges)):
-            faults.append(
-                "[notification] notification_control_exchanges: is no list of names: write them with commas "
-                "between them, or one a line, and nothing else"
-            )
-        if conf.notification.pool and not exchanges:
-            faults.append(
-                "[notification] notification_control_exchanges: is empty: nothing would be bound to the pool"
-            )
-        faults += _names_too_long(conf)
-    if faults:
-        raise ConfigError("\n".join(faults))
+    for group, name, done in (
+        ("notification", "priorities", "read"),
+        ("oslo_messaging_notifications", "topics", "read"),
+        ("event", "types", "stored"),
+    ):
+        if not conf[group][name]:
+            yield f"[{group}] {name}: is empty: nothing would be {done}"
+    if "!*" in conf.event.types:
+        yield "[event] types: !* leaves out all: nothing would be stored"
+    for name in config.raw_priorities(conf):
+        if name.lower() not in _PRIORITIES:
+            yield f"[event] store_raw: there is no priority {name}, but {', '.join(_PRIORITIES)}"
+    exchanges = config.control_exchanges(conf)
+    if not all(map(config.is_name, exchanges)):
+        yield (
+            "[notification] notification_control_exchanges: is no list of names: write them with commas "
+            "between them, or one a line, and nothing else"
+        )
+    if conf.notification.pool and not exchanges:
+        yield "[notification] notification_control_exchanges: is empty: nothing would be bound to the pool"
 
 
 def _is_log_level(pair: str) -> bool:

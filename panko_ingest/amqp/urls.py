@@ -137,6 +137,17 @@ def parse(
             raise BusUrlError(f"{_why_not_read(scheme)}")
         return Bus(name=f"{scheme}://", virtual_url=url)
 
+    return _of_rabbitmq(scheme, rest, tls, trust, login_method, heartbeat)
+
+
+def _of_rabbitmq(
+    scheme: str,
+    rest: str,
+    tls: TlsSettings | None,
+    trust: TlsSettings | None,
+    login_method: str,
+    heartbeat: int,
+) -> Bus:
     # kombu repeats the scheme before every host
     of_tls = _is_of_tls([scheme, *_FURTHER_SCHEME.findall(rest)])
     rest, _, query_text = _FURTHER_SCHEME.sub(",", rest).partition("?")
@@ -162,6 +173,14 @@ def parse(
             "heartbeat", query.get("heartbeat", query.get("heartbeat_timeout_threshold", heartbeat))
         ),
     )
+    brokers = _brokers(hosts, template)
+    _check_bounds(template)
+    name = ",".join(broker.address for broker in brokers)
+    return Bus(name=f"{name}/{quote(template.vhost, safe='')}", brokers=tuple(brokers))
+
+
+def _brokers(hosts: str, template: Broker) -> list[Broker]:
+    """Return the brokers that a URL names, each with what it does not say from the one before it."""
     brokers: list[Broker] = []
     parts = _split(hosts)
     if any(map(_tears_password, parts, parts[1:])):
@@ -171,6 +190,14 @@ def parse(
         )
     for part in parts:
         brokers.append(_parse_host(part, brokers[-1] if brokers else template, template))
+    return brokers
+
+
+def _check_bounds(template: Broker) -> None:
+    """Look at what the URL asks of all brokers.
+
+    :raises BusUrlError: AMQP has no such thing, or we can't do it.
+    """
     if len(template.vhost.encode()) > MAX_NAME:
         raise BusUrlError(f"the vhost has more than the {MAX_NAME} bytes that AMQP takes")
     if template.heartbeat > MAX_HEARTBEAT:
@@ -179,8 +206,6 @@ def parse(
         raise BusUrlError("the heartbeat is less than 0, which is none")
     if template.login_method not in _LOGIN_METHODS:
         raise BusUrlError(f"the login_method is none of {', '.join(_LOGIN_METHODS)}")
-    name = ",".join(broker.address for broker in brokers)
-    return Bus(name=f"{name}/{quote(template.vhost, safe='')}", brokers=tuple(brokers))
 
 
 def host_and_port(host: str, port: int) -> str:

@@ -169,18 +169,10 @@ def delete_in_batches(
         try:
             batch = _by_parts(delete_one, size, start)
         except StorageUnavailable as error:
-            # So many may take longer than they may each time: nothing would ever be deleted.
-            seconds = time.monotonic() - began
-            too_long = isinstance(error, TookTooLong) or 0 < settings.statement_timeout <= seconds
-            if too_long and schedule.shrink():
-                LOG.warning(
-                    "To delete %d rows takes longer than [database] statement_timeout, or a limit of server, "
-                    "pooler or proxy: fewer are taken (%s)",
-                    size,
-                    error,
-                )
-                continue
-            raise
+            took_long = 0 < settings.statement_timeout <= time.monotonic() - began
+            if not _may_take_fewer(schedule, size, error, took_long=took_long):
+                raise
+            continue
         spent = time.monotonic() - began
         # Another expirer may have deleted what we found.
         left = None if left is None else left - (batch.found - batch.kept)
@@ -201,13 +193,31 @@ def delete_in_batches(
         if not ended and left != 0:
             gone, kept = (0, 0) if at_end else (gone, kept)
             schedule.rest(batch, spent)
-    if kept and warn and engine not in _told:
+    if kept and warn:
+        _tell_once(engine, kept, why)
+    # Also where none was kept: until the end is reached, nobody knows of those that were passed over.
+    return done._replace(start=start if kept or passed_over else None, kept=kept, why=why)
+
+
+def _may_take_fewer(schedule: Schedule, size: int, error: StorageUnavailable, *, took_long: bool) -> bool:
+    """Have fewer rows taken where so many may take too long each time: nothing would ever be deleted."""
+    if not (took_long or isinstance(error, TookTooLong)) or not schedule.shrink():
+        return False
+    LOG.warning(
+        "To delete %d rows takes longer than [database] statement_timeout, or a limit of server, pooler or "
+        "proxy: fewer are taken (%s)",
+        size,
+        error,
+    )
+    return True
+
+
+def _tell_once(engine: sa.Engine, kept: int, why: str) -> None:
+    if engine not in _told:
         _told.add(engine)
         LOG.warning(
             "%d expired rows stay, as the database keeps them, now and in later rounds: %s", kept, why
         )
-    # Also where none was kept: until the end is reached, nobody knows of those that were passed over.
-    return done._replace(start=start if kept or passed_over else None, kept=kept, why=why)
 
 
 def _delete_one(
