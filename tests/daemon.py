@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from tests import preloaded
 from tests.services.server import DIES_WITH_PARENT
 from tests.waiting import crowding, wait_until
 
@@ -34,6 +35,7 @@ class Daemon:
     """``panko-ingest serve`` with a configuration file; its log is beside that file.
 
     :param command: how to call the program, by default from the tests' own environment.
+    :param as_operators_do: run that command, also where a process that has the libraries loaded would do.
     """
 
     def __init__(
@@ -42,21 +44,29 @@ class Daemon:
         *words: str,
         command: Sequence[str | Path] = COMMAND,
         environment: dict[str, str] | None = None,
+        as_operators_do: bool = False,
     ) -> None:
         self.conf = conf
         self.log_path = conf.with_suffix(".log")
         self._words = words
         self._command = command
         self._environment = environment or {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._preloaded = command is COMMAND and preloaded.can_run(self._environment) and not as_operators_do
+        self._process: preloaded.Process | subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
     def start(self) -> None:
         """Start it, in a session of its own; does not wait for anything. It dies with its caller."""
         self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
+        words: list[str | Path] = ["--config-file", self.conf, "serve", *self._words]
         with self.log_path.open("ab") as log:
+            if self._preloaded:
+                self._process = preloaded.Process(
+                    words, stdout=log, stderr=log, environment=self._environment
+                )
+                return
             self._process = subprocess.Popen(
-                [*DIES_WITH_PARENT, *self._command, "--config-file", self.conf, "serve", *self._words],
+                [*DIES_WITH_PARENT, *self._command, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from panko_ingest.amqp.amqp_link import AmqpLink
 from panko_ingest.amqp.link import Waker
 from panko_ingest.amqp.topology import TopologyKeeper
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from tests import preloaded
 from tests.bodies import body
 from tests.bus import Bus
 from tests.integration.test_monitor import Monitor, bus_name
@@ -28,8 +27,7 @@ INFO, ERROR = "notifications.info", "notifications.error"
 
 
 def status(monitor: Monitor) -> str:
-    command = [sys.executable, "-m", "panko_ingest", "--config-file", str(monitor.daemon.conf), "status"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    shown = preloaded.run(["--config-file", monitor.daemon.conf, "status"])
     return " ".join(shown.stdout.split())
 
 

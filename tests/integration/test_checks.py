@@ -11,6 +11,7 @@ import pytest
 
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter
+from tests import preloaded
 from tests.answering import answering
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
@@ -23,13 +24,12 @@ pytestmark = pytest.mark.rabbitmq
 
 
 def command(conf: Path, *words: str, module: str = "panko_ingest") -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--config-file", conf, *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    arguments = ["--config-file", str(conf), *words]
+    if module == "panko_ingest":
+        done = preloaded.run(arguments)
+    else:
+        program = [sys.executable, "-m", module, *arguments]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 

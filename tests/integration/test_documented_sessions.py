@@ -2,12 +2,11 @@
 
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import preloaded
 from tests.bus import Bus
 from tests.daemon import configuration
 from tests.documents import ROOT, blocks
@@ -63,13 +62,12 @@ def test_the_documented_sessions_say_what_is_printed(
 ) -> None:
     config = configuration(tmp_path, broker_url, sqlite_url, "")
 
-    def begin(line: str) -> subprocess.Popen[str]:
+    def begin(line: str) -> preloaded.Process:
         program, *arguments = shlex.split(line)
         assert program == "panko-ingest"
-        command = [sys.executable, "-m", "panko_ingest", "--config-file", str(config), *arguments]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return preloaded.Process(["--config-file", config, *arguments])
 
-    def end(process: subprocess.Popen[str]) -> str:
+    def end(process: preloaded.Process) -> str:
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         return out

@@ -1,7 +1,6 @@
 """Servers and databases that are not as we would have set them up."""
 
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from panko_ingest.storage.schema import revisions
 from panko_ingest.storage.schema.migration_connection import migrating
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.timestamps import parse
+from tests import preloaded
 from tests.services import MariaDB
 
 EVENT = Event("m1", "some.type", parse("2026-01-02"), [Trait("key", Trait.TEXT_TYPE, 'a "quoted" one')])
@@ -30,8 +30,7 @@ HEAT = (
 def command(url: str, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     file = folder / "panko-ingest.conf"
     file.write_text(f"[database]\nconnection = {url}\n")
-    program = [sys.executable, "-m", "panko_ingest", "--config-file", str(file), *arguments]
-    return subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    return preloaded.run(["--config-file", file, *arguments])
 
 
 @pytest.mark.mariadb

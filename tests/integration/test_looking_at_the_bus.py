@@ -5,7 +5,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from panko_ingest.cli.main import main
 from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.settings import StorageSettings
+from tests import preloaded
 from tests.bus import Bus
 from tests.daemon import configuration
 from tests.faults.breaking import hanging, leaderless
@@ -51,7 +51,7 @@ def envelope(message: dict[str, Any]) -> bytes:
 def config(tmp_path: Path, broker_url: str, sqlite_url: str) -> Path:
     """A configuration whose broker has a queue, and whose database has tables."""
     path = configuration(tmp_path, broker_url, sqlite_url, "")
-    subprocess.run(command(path, "db", "sync"), check=True, capture_output=True, timeout=60)
+    preloaded.run(command(path, "db", "sync")).check_returncode()
     return path
 
 
@@ -63,15 +63,13 @@ def bus(broker_url: str) -> Iterator[Bus]:
 
 
 def command(config: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "panko_ingest", "--config-file", str(config), *arguments]
+    return ["--config-file", str(config), *arguments]
 
 
 @contextlib.contextmanager
-def tapping(config: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def tapping(config: Path, *arguments: str) -> Iterator[preloaded.Process]:
     """Tap, and go on when it listens."""
-    with subprocess.Popen(
-        command(config, "tap", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as tap:
+    with preloaded.Process(command(config, "tap", *arguments)) as tap:
         assert tap.stderr is not None
         try:
             line = tap.stderr.readline()
@@ -81,7 +79,7 @@ def tapping(config: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             tap.kill()
 
 
-def documents(tap: subprocess.Popen[str]) -> list[dict[str, Any]]:
+def documents(tap: preloaded.Process) -> list[dict[str, Any]]:
     out, err = tap.communicate(timeout=30)
     assert tap.returncode == 0, err
     return [json.loads(line) for line in out.splitlines()]
@@ -163,13 +161,7 @@ def test_the_queue_of_a_tap_goes_with_it_however_it_ends(
 
 
 def test_a_tap_that_can_listen_nowhere_says_why(config: Path, bus: Bus) -> None:
-    done = subprocess.run(
-        command(config, "tap", "--exchange", "nowhere"),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = preloaded.run(command(config, "tap", "--exchange", "nowhere"), timeout=30)
     assert (done.returncode, done.stdout) == (3, "")
     assert "there is no exchange to listen to: nowhere: it is not there" in done.stderr
     with tapping(config, "--count", "5", "--timeout", "0.5") as tap:
@@ -186,12 +178,9 @@ def test_exchanges_that_can_not_be_listened_to_are_named_and_cost_no_others(
     try:
         rabbitmq.ctl("set_permissions", "-p", vhost, "listener", ".*", ".*", "^(?!secret).*")
         config.write_text(config.read_text().replace("guest:guest@", "listener:listener@"))
-        done = subprocess.run(
+        done = preloaded.run(
             command(config, "tap", *(f"--exchange={name}" for name in exchanges), "--timeout=0.2s"),
-            capture_output=True,
-            text=True,
             timeout=30,
-            check=False,
         )
     finally:
         rabbitmq.ctl("delete_user", "listener")
@@ -202,25 +191,17 @@ def test_exchanges_that_can_not_be_listened_to_are_named_and_cost_no_others(
     )
 
 
-@pytest.mark.parametrize("words", [["tap"], ["publish", "-"]])
+@pytest.mark.parametrize("words", [["tap"], ["publish", "etc/samples.jsonl"]])
 def test_who_is_not_let_in_reads_what_the_broker_says_and_no_numbers(config: Path, words: list[str]) -> None:
     config.write_text(config.read_text().replace("guest:guest@", "guest:SECRET-1@"))
-    done = subprocess.run(
-        command(config, *words), input="{}", capture_output=True, text=True, timeout=60, check=False
-    )
+    done = preloaded.run(command(config, *words))
     assert done.returncode == 3
     assert ": ACCESS_REFUSED - Login was refused" in done.stderr
     assert "(0, 0)" not in done.stderr
 
 
 def test_the_name_of_an_exchange_is_bounded(config: Path) -> None:
-    done = subprocess.run(
-        command(config, "tap", "--exchange", "e" * 256),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = preloaded.run(command(config, "tap", "--exchange", "e" * 256), timeout=30)
     assert done.returncode == 2
     assert "an exchange's name has 1 to 255 bytes" in done.stderr
 
@@ -276,10 +257,8 @@ def test_a_tap_that_keeps_up_says_nothing_of_what_is_left_out(config: Path, bus:
     assert (len(out.splitlines()), err) == (1200, "")
 
 
-def drain(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(config, "drain", *arguments), capture_output=True, text=True, timeout=90, check=False
-    )
+def drain(config: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return preloaded.run(command(config, "drain", *arguments), timeout=90)
 
 
 def test_draining_ends_when_the_queues_are_empty_and_all_is_committed(config: Path, bus: Bus) -> None:
@@ -303,7 +282,7 @@ def test_a_queue_that_one_bus_refuses_is_drained_at_another(
         sqlite_url,
         f"[notification]\nmessaging_urls = {refusing}\nmessaging_urls = {broker_url}\n",
     )
-    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    preloaded.run(command(config, "db", "sync")).check_returncode()
     bus.publish(envelope(notification()) for _ in range(300))
     with Bus(refusing) as other:
         stream = {"x-queue-type": "stream"}
@@ -323,7 +302,7 @@ def test_draining_tells_what_is_left_when_its_time_is_over(
     config = configuration(
         tmp_path, broker_url, postgresql_url, "[database]\nlock_timeout = 1\nmax_retries = 0\n"
     )
-    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    preloaded.run(command(config, "db", "sync")).check_returncode()
     bus.publish(envelope(notification()) for _ in range(500))
     with psycopg.connect(postgresql_url) as session:
         session.execute("LOCK event IN ACCESS EXCLUSIVE MODE")
@@ -356,7 +335,7 @@ def test_a_drain_ends_soon_after_its_time_whatever_the_database_waits_for(
 ) -> None:
     url = request.getfixturevalue(f"{kind}_url")
     config = configuration(tmp_path, broker_url, url)
-    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    preloaded.run(command(config, "db", "sync")).check_returncode()
     bus.publish(envelope(notification()) for _ in range(waiting))
     engine = make_engine(url, StorageSettings())
     with engine.connect() as session:
@@ -418,7 +397,7 @@ def test_a_drain_that_finds_none_of_its_queues_is_no_success(
     config = configuration(
         tmp_path, broker_url, sqlite_url, "[oslo_messaging_notifications]\ntopics = notification\n"
     )
-    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    preloaded.run(command(config, "db", "sync")).check_returncode()
     bus.publish([envelope(notification())])
     done = drain(config, "--timeout", "60s")
     assert done.returncode == 1
@@ -457,7 +436,7 @@ def test_a_queue_without_a_leader_is_not_taken_for_empty(
     server: RabbitMQ = request.getfixturevalue(release)
     url = server.create_vhost()
     config = configuration(tmp_path, url, sqlite_url)
-    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    preloaded.run(command(config, "db", "sync")).check_returncode()
     with Bus(url, quorum=True) as bus:
         bus.declare()
         bus.declare("notifications.error")
@@ -465,9 +444,7 @@ def test_a_queue_without_a_leader_is_not_taken_for_empty(
             bus.publish((envelope(notification()) for _ in range(50)), queue)
         with leaderless(server, url, "notifications.info"):
             assert bus.count() == 0, "as the broker says"
-            found = subprocess.run(
-                command(config, "check"), capture_output=True, text=True, timeout=60, check=False
-            )
+            found = preloaded.run(command(config, "check"), timeout=60)
             done = drain(config)
         assert found.returncode == 1
         assert re.search(
@@ -490,7 +467,7 @@ def test_a_bus_that_is_away_keeps_no_other_from_being_drained(
     urls.insert(place, "rabbit://u:s3cret@127.0.0.1:1/")
     more = "[notification]\n" + "".join(f"messaging_urls = {url}\n" for url in urls)
     config = configuration(tmp_path, broker_url, sqlite_url, more)
-    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
+    preloaded.run(command(config, "db", "sync")).check_returncode()
     bus.publish(envelope(notification()) for _ in range(300))
     done = drain(config)
     assert (done.returncode, done.stdout) == (3, "300 messages read, 300 events stored\n")
@@ -503,8 +480,8 @@ def test_a_bus_that_is_away_keeps_no_other_from_being_drained(
 @pytest.mark.parametrize("name", ["drain", "tap"])
 def test_an_embedded_transport_is_refused_in_words(tmp_path: Path, sqlite_url: str, name: str) -> None:
     config = configuration(tmp_path, f"sqla+sqlite:///{tmp_path}/bus.sqlite", sqlite_url)
-    subprocess.run(command(config, "db", "sync"), check=True, capture_output=True, timeout=60)
-    done = subprocess.run(command(config, name), capture_output=True, text=True, timeout=60, check=False)
+    preloaded.run(command(config, "db", "sync")).check_returncode()
+    done = preloaded.run(command(config, name), timeout=60)
     assert (done.returncode, done.stdout) == (2, "")
     assert "is an embedded transport" in done.stderr
 
@@ -512,9 +489,7 @@ def test_an_embedded_transport_is_refused_in_words(tmp_path: Path, sqlite_url: s
 @pytest.mark.parametrize("length", ["nan", "-1", "soon"])
 @pytest.mark.parametrize("name", ["drain", "tap"])
 def test_a_timeout_that_is_no_time_is_refused(config: Path, name: str, length: str) -> None:
-    done = subprocess.run(
-        command(config, name, f"--timeout={length}"), capture_output=True, text=True, timeout=30, check=False
-    )
+    done = preloaded.run(command(config, name, f"--timeout={length}"), timeout=30)
     assert done.returncode == 2
     assert f"--timeout: {length!r} is no length of time" in done.stderr
 
@@ -524,6 +499,6 @@ def test_a_drain_without_a_broker_or_tables_ends_with_3(
 ) -> None:
     nowhere = configuration(tmp_path, "rabbit://u:s3cret@127.0.0.1:1/", sqlite_url, "")
     for name in ("drain", "tap"):
-        done = subprocess.run(command(nowhere, name), capture_output=True, text=True, timeout=60, check=False)
+        done = preloaded.run(command(nowhere, name), timeout=60)
         assert (done.returncode, done.stdout) == (3, ""), done.stderr
         assert "s3cret" not in done.stderr

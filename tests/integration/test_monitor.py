@@ -8,8 +8,6 @@ import re
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -27,6 +25,7 @@ from panko_ingest.converter import EventConverter
 from panko_ingest.notification import Notification
 from panko_ingest.storage.models import Event
 from panko_ingest.timestamps import utc_now
+from tests import preloaded
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.faults.conftest import HOOKS
@@ -262,8 +261,7 @@ def test_a_refused_queue_and_a_lost_bus_are_named_by_readiness_status_and_page_b
         assert checks["broker 2"]["text"].startswith(refused)
         assert not any(word in body for word in (b"127.0.0.1", b"ACCESS_REFUSED", b"NOT_ALLOWED"))
         assert refused in monitor.get("/")[1].decode()
-        command = [sys.executable, "-m", "panko_ingest", "--config-file", str(monitor.daemon.conf), "status"]
-        shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        shown = preloaded.run(["--config-file", monitor.daemon.conf, "status"])
         assert shown.returncode == 3
         text = " ".join(shown.stdout.split())
         assert refused in text
@@ -468,13 +466,7 @@ def test_why_an_expirer_can_not_work_is_told_by_status_on_the_host_and_not_by_th
         page = monitor.document("/readyz")
         assert "panko-ingest status" in page["checks"]["expirer"]["text"]
         assert not any(word in str(page) for word in ("powerless", "permission", "127.0.0.1"))
-        done = subprocess.run(
-            [sys.executable, "-m", "panko_ingest", "--config-file", monitor.daemon.conf, "status", "--json"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = preloaded.run(["--config-file", monitor.daemon.conf, "status", "--json"])
         assert "DELETE on event" in str(json.loads(done.stdout)["expirer"])
 
 

@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests import preloaded
 from tests.bus import Bus
 from tests.daemon import configuration
 from tests.documents import ROOT
@@ -27,10 +27,7 @@ def run(tmp_path: Path, broker_url: str, sqlite_url: str) -> Run:
     config = configuration(tmp_path, broker_url, sqlite_url)
 
     def run(*arguments: str, file: Path = ROOT / "etc" / "samples.jsonl") -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "panko_ingest", "--config-file", str(config), "publish"]
-        return subprocess.run(
-            [*command, *arguments, str(file)], capture_output=True, text=True, timeout=60, check=False
-        )
+        return preloaded.run(["--config-file", config, "publish", *arguments, file])
 
     return run
 

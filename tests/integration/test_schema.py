@@ -28,7 +28,7 @@ from panko_ingest.storage.recording import recorder
 from panko_ingest.storage.schema import migration_connection, partition_ddl, revisions
 from panko_ingest.storage.schema.migration_connection import migrating, patient
 from panko_ingest.storage.settings import StorageSettings
-from tests import legacy
+from tests import legacy, preloaded
 from tests.integration.storage.samples import make_event
 from tests.schema_snapshot import snapshot
 from tests.services import MariaDB, PostgreSQL
@@ -618,13 +618,10 @@ def test_the_state_says_what_to_do_about_a_schema_that_does_not_fit(store: Conne
         store.upgrade()
 
 
-def sync(url: str, *arguments: str, folder: Path) -> "subprocess.Popen[str]":
+def sync(url: str, *arguments: str, folder: Path) -> preloaded.Process:
     config = folder / "panko-ingest.conf"
     config.write_text(f"[database]\nconnection = {url}\n")
-    command = [sys.executable, "-m", "panko_ingest", "--config-file", str(config), "db", "sync", *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return preloaded.Process(["--config-file", config, "db", "sync", *arguments])
 
 
 @pytest.mark.parametrize("shape", [None, "panko"])

@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +15,20 @@ from panko_ingest.errors import ConvertError
 from panko_ingest.storage import DeadLetterFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter
+from tests import preloaded
 from tests.integration.storage.samples import count, counts, make_events, make_letter
 from tests.waiting import wait_until
 
 INTERRUPTED = "panko-ingest: interrupted: what is done stays, and the same command does the rest\n"
 
 
-def command(folder: Path, url: str, *arguments: str) -> "subprocess.Popen[str]":
+def command(folder: Path, url: str, *arguments: str) -> preloaded.Process:
     configuration = folder / "panko-ingest.conf"
     configuration.write_text(f"[database]\nconnection = {url}\n")
-    return subprocess.Popen(
-        [sys.executable, "-m", "panko_ingest", "--config-file", str(configuration), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return preloaded.Process(["--config-file", configuration, *arguments])
 
 
-def stop(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+def stop(process: preloaded.Process, number: signal.Signals) -> None:
     """Send a signal; check how the command ends, and what it says."""
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
