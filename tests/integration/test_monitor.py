@@ -144,7 +144,7 @@ def test_gauges_of_a_bus_that_a_reload_takes_away_are_not_shown_any_more(
 def test_metrics_tell_the_truth_through_restarts_of_workers(
     tmp_path: Path, broker_url: str, ledger: Ledger
 ) -> None:
-    good = load(20_000, seed=7)
+    good = load(8_000, seed=7)
     bad = [b"{" + str(number).encode() for number in range(50)]
     monitor = Monitor(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 2\n")
     service = monitor.daemon
@@ -163,18 +163,18 @@ def test_metrics_tell_the_truth_through_restarts_of_workers(
             victim = Random(part).choice(service.workers)
             victim.send_signal(signal.SIGRTMIN + part)  # of which most have no name
             victim.wait(5)
-            bus.publish(good[1000 + (part - 1) * 6000 : 1000 + part * 6000])
-            wait_until(partial(holds, ledger, 1000 + part * 6000), 60, "more of them")
-        bus.publish(good[19_000:])
-        wait_until(partial(holds, ledger, 20_000), 60, "all of them")
-        wait_until(lambda: monitor.metric("events_recorded_total") == 20_000, 10, "the last batch's count")
+            bus.publish(good[1000 + (part - 1) * 2000 : 1000 + part * 2000])
+            wait_until(partial(holds, ledger, 1000 + part * 2000), 60, "more of them")
+        bus.publish(good[7_000:])
+        wait_until(partial(holds, ledger, 8_000), 60, "all of them")
+        wait_until(lambda: monitor.metric("events_recorded_total") == 8_000, 10, "the last batch's count")
         metrics = monitor.metrics()
-        assert metrics["messages_received_total"] == 20_150
+        assert metrics["messages_received_total"] == 8_150
         assert metrics["events_duplicate_total"] == 100
         assert metrics['dead_letters_total{stage="decode"}'] == 50
         assert metrics['workers_lost_total{kind="ingester"}'] == 3
         assert f"ended by signal {signal.SIGRTMIN + 1}" in service.log
-        assert metrics["batch_messages_sum"] == 20_150
+        assert metrics["batch_messages_sum"] == 8_150
         # Batches that wait for the store are recorded together.
         assert 0 < metrics["record_seconds_count"] <= metrics["commit_seconds_count"]
         assert metrics["readers"] == metrics["readers_consuming"] == 2
@@ -182,7 +182,7 @@ def test_metrics_tell_the_truth_through_restarts_of_workers(
         assert metrics[f'broker_connections{{bus="{bus_name(broker_url)}"}}'] == 2
         assert service.stop() == 0
         assert re.search(
-            r"has stopped because it was told to; since its start 20000 events were recorded, "
+            r"has stopped because it was told to; since its start 8000 events were recorded, "
             r"100 were stored already, 50 messages became dead letters, 0 were dropped$",
             service.log.strip().splitlines()[-1],
         )
