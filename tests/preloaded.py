@@ -24,7 +24,6 @@ from typing import IO, NoReturn, Self, TextIO
 
 import panko_ingest
 from panko_ingest import __main__
-from tests.services.server import DIES_WITH_PARENT
 
 _PR_SET_PDEATHSIG = 1
 _BEYOND_OURS = 256  # descriptors: there are a handful
@@ -160,8 +159,9 @@ def _forking() -> socket.socket:
     if not _asked:
         ours, theirs = socket.socketpair()
         with theirs:
+            # It ends when nobody can ask any more, not with the thread that asked first.
             process = subprocess.Popen(
-                [*DIES_WITH_PARENT, sys.executable, "-m", __name__, str(theirs.fileno())],
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
