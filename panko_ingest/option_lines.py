@@ -6,6 +6,7 @@ and option, and never a value, which may be a password.
 
 import argparse
 import codecs
+import io
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -42,11 +43,16 @@ class Option(NamedTuple):
 
 
 class _Reader(cfg.ConfigParser):
-    """Reads a file as oslo.config does, and notes down behind which line each option ends."""
+    """Reads what was read of a file as oslo.config does; notes down behind which line each option ends."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, content: bytes) -> None:
         super().__init__(path, {})
+        self._content = content
         self.found: list[Option] = []
+
+    def parse(self) -> None:  # type: ignore[override]
+        """Parse it, and not what the file holds by now."""
+        iniparser.BaseParser.parse(self, io.TextIOWrapper(io.BytesIO(self._content)).readlines())
 
     def assignment(self, key: str, value: list[str]) -> None:
         super().assignment(key, value)
@@ -68,7 +74,7 @@ def options(path: str) -> Iterator[Option]:
         raise ConfigError(f"{path}:{line}: is no UTF-8: write the file in that encoding") from None
     if content.startswith(codecs.BOM_UTF8):
         raise ConfigError(f"{path}:1: begins with a byte order mark: write the file without one")
-    reader = _Reader(path)
+    reader = _Reader(path, content)
     try:
         reader.parse()
     except iniparser.ParseError as error:

@@ -212,3 +212,20 @@ def test_as_much_of_a_body_is_read_as_can_be_an_event_or_kept_in_a_dead_letter(
     conf([])
     conf.set_override("max_message_size", configured, "notification")
     assert from_config.topology(conf).largest_body == kept
+
+
+def test_a_file_that_grows_while_its_lines_are_read_is_told_of_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text("[notification]\nbatch_size = lots\n")
+    whole = Path.read_bytes
+
+    def read_before_others_write(file: Path) -> bytes:
+        content = whole(file)
+        file.write_text("\n" * 10 + "[notification]\nbatch_size = 5\n")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_before_others_write)
+    with pytest.raises(ConfigError, match=r"panko-ingest\.conf:2 \[notification\] batch_size: "):
+        config_reader.read(["--config-file", str(path)])
