@@ -226,7 +226,8 @@ def _tell(end: socket.socket, pid: int) -> NoReturn:
     """Tell who a process is, and its exit code when it has ended."""
     end.sendall(b"%d\n" % pid)
     _, status = os.waitpid(pid, 0)
-    end.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it
+        end.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
     os._exit(0)
 
 

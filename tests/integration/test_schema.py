@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
@@ -620,7 +621,8 @@ def test_the_state_says_what_to_do_about_a_schema_that_does_not_fit(store: Conne
 
 def sync(url: str, *arguments: str, folder: Path) -> preloaded.Process:
     config = folder / "panko-ingest.conf"
-    config.write_text(f"[database]\nconnection = {url}\n")
+    if not config.exists():  # others may be reading it
+        config.write_text(f"[database]\nconnection = {url}\n")
     return preloaded.Process(["--config-file", config, "db", "sync", *arguments])
 
 
@@ -667,10 +669,11 @@ def test_a_sync_that_is_killed_can_be_run_again(
         if store.engine.dialect.name != "sqlite":
             wait_until(lambda: _waiting(store), 30, "db sync to wait for the lock")
         else:
-            assert process.stdout is not None
-            process.stdout.readline()
+            opened, file = psutil.Process(process.pid).open_files, database_url.removeprefix("sqlite:///")
+            wait_until(lambda: file in {one.path for one in opened()}, 30, "db sync to come to the lock")
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate(timeout=10)
+    assert process.returncode == -signal.SIGKILL
     again = sync(database_url, folder=tmp_path)
     out, err = again.communicate(timeout=60)
     assert again.returncode == 0, out + err
