@@ -8,6 +8,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _MOST_CROWDED = 10.0
+# A look reads a log, or counts a table: after a second of them there are fewer.
+_SOON, _SELDOM = 1.0, 0.06
 
 
 def crowding() -> float:
@@ -25,7 +27,7 @@ def wait_until(
 
     :param timeout: seconds after which to give up on a machine that has nothing else to do.
     :param what: names in the error what was waited for.
-    :param interval: seconds between two looks.
+    :param interval: seconds between two looks; in a long wait there are more.
     :raises AssertionError: it did not come true in time; the text holds the last value.
     """
     start = time.monotonic()
@@ -37,4 +39,5 @@ def wait_until(
         patience = max(patience, timeout * crowding())
         if time.monotonic() > start + patience:
             raise AssertionError(f"waited {patience:.0f} s in vain for {what}; last seen: {value!r}")
-        time.sleep(interval)
+        is_long = time.monotonic() > start + _SOON
+        time.sleep(max(interval, _SELDOM) if is_long else interval)
