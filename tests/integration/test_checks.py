@@ -282,8 +282,8 @@ def test_status_tells_of_a_bus_without_queues_and_knows_its_own_readers_beside_o
         bus.declare()
         with Daemon(conf).running():
             wait_until(lambda: bus.consumers() == 2, 30, "both readers")
-            wait_until(lambda: status(conf)[1]["daemon"], 30, "an answer")
-            _, found = status(conf)
+            # The broker knows of them a moment before the daemon tells.
+            found = wait_until(lambda: knows_readers(conf), 30, "the daemon to tell of them")
             _, text = command(conf, "status")
     (queue,) = found["queues"]
     assert (queue["consumers"], queue["others"]) == (2, 0)
@@ -291,6 +291,12 @@ def test_status_tells_of_a_bus_without_queues_and_knows_its_own_readers_beside_o
     assert "none is there (notifications.info, notifications.error): nothing was published yet, or" in text
     for url in (read, empty):
         rabbitmq.drop_vhost(url)
+
+
+def knows_readers(conf: Path) -> dict[str, Any] | None:
+    """Return what status says, once the daemon has told that both workers read the second bus."""
+    _, found = status(conf)
+    return found if found["daemon"] and found["daemon"]["figures"]["consuming"][1] == 2 else None
 
 
 def test_expire_shows_what_would_go_and_deletes_it(conf: Path, ledger: Ledger, broker_url: str) -> None:
