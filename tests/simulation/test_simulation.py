@@ -13,8 +13,7 @@ from tests.simulation.runner import failures
 from tests.simulation.scenario import Scenario, Violation
 
 CHUNK = 50
-WORLDS = 500
-"""Of the 10,000 that `make simulate` makes."""
+WORLDS = 1000
 
 KEPT = {
     361: "prefetches that changed back and forth added up while the store was slow",
