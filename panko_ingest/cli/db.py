@@ -1,6 +1,7 @@
 """``panko-ingest db``: makes the tables, brings them up to date, and looks after them."""
 
 import ctypes
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -10,11 +11,12 @@ from oslo_config import cfg
 
 from panko_ingest import config, option_lines, storage
 from panko_ingest.cli import output, progress
-from panko_ingest.errors import ConfigError
+from panko_ingest.errors import ConfigError, DatabaseUrlError
 from panko_ingest.findings import OK
 from panko_ingest.foreign_text import escaped, escaped_error
 
 _REFUSED_SHOWN = 20
+_IN_MEMORY = re.compile(r"sqlite(\+\w+)?:///?(:memory:)?(\?.*)?", re.ASCII)
 
 _ON_A_CLUSTER = """\
 This is a Galera cluster: for as long as one of these statements runs, no service of the cloud can write. Run
@@ -119,6 +121,13 @@ def _add_merge(actions: Any) -> None:
 
 def sync(conf: cfg.ConfigOpts) -> int:
     """Bring the schema to the newest revision."""
+    option, url = config.database_url(conf)
+    if _IN_MEMORY.fullmatch(url):
+        raise DatabaseUrlError(
+            "names no file: what is made is in memory, and gone with this command: write "
+            "sqlite:////path/of/events.sqlite",
+            option,
+        )
     connection = storage.get_connection_from_config(conf)
     dry = conf.command.dry_run
     path = connection.missing_file()

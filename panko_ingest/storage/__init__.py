@@ -3,7 +3,6 @@
 A program that only wants the storage needs ``get_connection(url)`` and nothing else of this project.
 """
 
-import re
 from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -52,8 +51,6 @@ __all__ = [
 
 _DRIVERS = "panko_ingest.storage"
 
-_IN_MEMORY = re.compile(r"sqlite(\+\w+)?:///?(:memory:)?(\?.*)?", re.ASCII)
-
 
 def get_connection(url: str, conf: "ConfigOpts | None" = None) -> Connection:
     """Return a connection to the store at a SQLAlchemy URL, by the driver that serves its scheme.
@@ -88,12 +85,6 @@ def get_connection_from_config(conf: Any, *, expires: bool = False) -> Connectio
     from panko_ingest import config  # noqa: PLC0415 - a library user needs no options of ours
 
     option, url = (config.expirer_database_url if expires else config.database_url)(conf)
-    if _IN_MEMORY.fullmatch(url):
-        raise DatabaseUrlError(
-            "names no file: each process would have a database of its own, in memory: write "
-            "sqlite:////path/of/events.sqlite",
-            option,
-        )
     try:
         return get_connection(url, conf)
     except DatabaseUrlError as error:

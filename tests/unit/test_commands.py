@@ -97,6 +97,17 @@ def test_check_finds_that_the_log_can_not_be_written(
     assert f"log_file, log_dir: {tmp_path}/absent/daemon.log: No such file" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite+pysqlite:///:memory:?timeout=3"])
+def test_db_sync_makes_no_tables_in_memory_that_no_other_process_would_find(
+    conf: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    conf.write_text(f"[database]\nconnection = {url}\n")
+    assert main(["--config-file", str(conf), "db", "sync"]) == 2
+    told = capsys.readouterr().err
+    assert "[database] connection: names no file" in told
+    assert "write sqlite:////" in told
+
+
 def test_what_root_makes_of_sqlite_belongs_to_whom_its_folder_belongs_to(conf: Path, tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir()

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 from oslo_config import cfg
 
-from panko_ingest import config
 from panko_ingest.errors import ConfigError
 from panko_ingest.storage import (
     EventFilter,
     StorageUnavailable,
     get_connection,
-    get_connection_from_config,
 )
 from panko_ingest.storage.database.sqlite import refuse_network_file_system
 from panko_ingest.storage.impl_sqlalchemy import Connection
@@ -98,16 +96,6 @@ def test_a_driver_that_is_not_ours_is_refused_by_naming_the_url_to_write(url: st
         Connection(url)
     scheme = url.partition("://")[0]
     assert str(refused.value) == f"[database] connection: the driver of {scheme}:// {advice}"
-
-
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite+pysqlite:///:memory:?timeout=3"])
-def test_a_database_in_memory_is_refused_where_processes_would_have_to_share_it(url: str) -> None:
-    conf = cfg.ConfigOpts()
-    config.register_opts(conf)
-    conf([], default_config_files=[], default_config_dirs=[])
-    conf.set_override("connection", url, "database")
-    with pytest.raises(ConfigError, match=r"^\[database\] connection: names no file: .* write sqlite:////"):
-        get_connection_from_config(conf)
 
 
 def test_only_an_upgrade_makes_a_file_of_sqlite_also_where_it_is_deleted_while_it_is_used(
