@@ -88,6 +88,8 @@ def _load_without_handlers(path: str) -> None:
         names = parser.get("handlers", "keys").split(",")
         for handler in [parser[f"handler_{name.strip()}"] for name in names if name.strip()]:
             _class_of(handler["class"])
+            for option, default in (("args", "()"), ("kwargs", "{}")):
+                compile(handler.get(option, default), path, "eval")
             handler.update({"class": "NullHandler", "args": "()", "kwargs": "{}"})
         logging.config.fileConfig(parser, disable_existing_loggers=False)
     except (configparser.Error, KeyError, OSError, RuntimeError) as error:

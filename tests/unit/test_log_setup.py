@@ -55,6 +55,8 @@ def test_options_of_the_log_that_can_not_be_used_are_refused_and_found_by_check(
         ("class = NullHandler", "class = handlers.NoHandler"),
         ("class = NullHandler", "level = INFO"),
         ("class = NullHandler", "class = NullHandler\nlevel = SECRET"),
+        ("args = ()", "args = (/var/log/daemon.log,)"),
+        ("args = ()", "args = ()\nkwargs = {'filename': %(absent)s}"),
         ("handlers = one", "handlers = two"),
         ("keys = one", "keys = one, two"),
         ("[logger_root]", "[logger_other]"),
