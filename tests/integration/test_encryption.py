@@ -20,13 +20,13 @@ from panko_ingest.cli import check
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.storage import Connection, StorageUnavailable, get_connection
 from tests.bus import Bus
-from tests.daemon import configuration
+from tests.daemon import COMMAND, configuration
 from tests.faults.proxy import Proxy
 from tests.services.certificates import Authority, KeyPair
 from tests.services.mariadb import MariaDB
 from tests.services.postgresql import PostgreSQL
 from tests.services.rabbitmq import RabbitMQ
-from tests.services.server import free_port, open_to_servers
+from tests.services.server import find_program, free_port, open_to_servers
 
 
 @pytest.fixture(scope="module")
@@ -364,6 +364,36 @@ def test_a_file_of_sqlite_that_a_link_leads_to_is_made_for_the_owner_of_its_own_
     made = (folder / "real.sqlite").stat()
     assert made.st_mode & 0o777 == 0o600
     assert (made.st_uid, made.st_gid) == (folder.stat().st_uid, folder.stat().st_gid)
+
+
+@pytest.mark.parametrize(
+    ("power", "mode", "told"),
+    [
+        ("chown", 0o700, ""),
+        (
+            "dac_override",
+            0o500,
+            "Permission denied: may user {} write its folder? `ls -ld` tells whose it is",
+        ),
+    ],
+)
+def test_what_root_may_not_do_in_a_container_keeps_a_file_of_sqlite_from_being_made_only_where_it_has_to(
+    tmp_path: Path, power: str, mode: int, told: str
+) -> None:
+    folder, path = tmp_path / "folder", tmp_path / "folder" / "events.sqlite"
+    folder.mkdir(mode)
+    conf = tmp_path / "panko-ingest.conf"
+    conf.write_text(f"[database]\nconnection = sqlite:///{path}\n")
+    command = [*COMMAND, "--config-file", conf, "db", "sync"]
+    if os.geteuid() == 0:
+        if power == "chown":
+            os.chown(folder, 12345, 12346)
+        setpriv = find_program("setpriv", "util-linux")
+        command = [setpriv, f"--inh-caps=-{power}", f"--bounding-set=-{power}", *command]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said = f"panko-ingest: {path} can't be made: {told.format(os.geteuid())}\n" if told else ""
+    assert (ended.returncode, ended.stderr) == (3 if told else 0, said)
+    assert path.exists() is not bool(told)
 
 
 def test_sqlite_makes_no_file_where_its_uri_says_so(tmp_path: Path) -> None:

@@ -259,10 +259,15 @@ def _make_private_file(path: Path) -> None:
         except FileExistsError:
             return
         except OSError as error:
-            raise StorageUnavailable(f"{path} can't be made: {error.strerror}", operator=True) from error
+            why = f"{path} can't be made: {error.strerror}"
+            if isinstance(error, PermissionError):
+                why += f": may user {os.geteuid()} write its folder? `ls -ld` tells whose it is"
+            raise StorageUnavailable(why, operator=True) from error
         if os.geteuid() == 0:
             owner = os.fstat(folder)
-            os.fchown(file, owner.st_uid, owner.st_gid)
+            # In a container root may not, and some file systems know no owners.
+            with contextlib.suppress(OSError):
+                os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 class _FilesAmiss(sqlite3.OperationalError):
