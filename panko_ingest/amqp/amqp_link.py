@@ -71,7 +71,7 @@ class AmqpLink:
         except OSError:
             raise
         except ValueError as error:  # what can't be said to a resolver or a broker costs no other bus
-            raise ConnectionError(f"can't connect with what transport_url says: {error}") from error
+            raise ConnectionError(f"can't connect with what its URL says: {error}") from error
 
     def channel(self, *, spare: bool = False) -> Any:
         """Open a channel.
