@@ -363,7 +363,7 @@ def test_a_dry_run_in_a_database_without_tables_makes_none(
         assert not Path(str(store.engine.url.database)).exists()
     else:
         assert re.search(r"^dead_letter, event_type, event, .* would be made$", said, re.MULTILINE)
-    assert all_tables(store) == []
+        assert all_tables(store) == []
 
 
 @pytest.mark.parametrize("gone", ["dead_letter", "trait_float"])
