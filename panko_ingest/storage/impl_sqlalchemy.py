@@ -114,7 +114,6 @@ class Connection(base.Connection):
         from panko_ingest.storage.schema import upgrades  # noqa: PLC0415 - alembic
 
         partition_ddl.refuse(self.engine, self._settings)
-        databases.of(self.engine).make_file(self.engine)
         upgrades.upgrade(
             self.engine, version, postpone_rewrites=postpone_rewrites, block_cluster=block_cluster
         )

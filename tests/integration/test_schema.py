@@ -97,6 +97,16 @@ def test_going_down_and_up_again_leads_to_the_same_schema(
     assert snapshot(store.engine) == declared
 
 
+def test_alembic_by_itself_makes_the_tables_of_a_new_database_as_db_sync_does(
+    database_url: str, declared: dict[str, Any]
+) -> None:
+    if database_url.startswith("sqlite"):
+        database_url += ".new"
+    alembic(database_url, "upgrade", "head")
+    with contextlib.closing(Connection(database_url)) as store:
+        assert snapshot(store.engine) == declared
+
+
 @pytest.mark.parametrize("shape", legacy.SHAPES)
 def test_an_adopted_database_keeps_every_row_and_becomes_the_declared_one(
     store: Connection, declared: dict[str, Any], shape: str

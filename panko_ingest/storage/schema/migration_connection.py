@@ -19,11 +19,14 @@ PATIENT = StorageSettings(statement_timeout=0)
 def migrating(target: sa.Engine | str) -> Iterator[sa.Connection]:
     """Give a connection for changing the schema: alone under a lease, and without a limit of time.
 
+    It makes the file of SQLite's where that is absent.
+
     :param target: an engine, or a database's URL.
     :raises StorageUnavailable: the tables are another service's or a newer release's; nothing was touched.
     """
     engine = make_engine(target, PATIENT) if isinstance(target, str) else patient(target)
     try:
+        databases.of(engine).make_file(engine)
         if databases.of(engine).one_writer_at_a_time:
             with engine.connect() as connection, _sqlite_lock(connection) as locked:
                 revisions.refuse_what_is_not_ours(locked)
