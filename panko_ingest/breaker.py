@@ -10,8 +10,8 @@ HOUR = 3600.0
 _MOST_PUBLISHERS = 1000
 # Of all messages: dead letters that anybody may have at any time.
 _FEW = 0.01
-# Messages of a batch that prove something before a probe is due. Fewer may be but held, for queues to have
-# a consumer.
+# Messages of a batch that prove something before a probe is due, or put it off. Fewer may be but held, for
+# queues to have a consumer.
 _ENOUGH = 10
 _LONGEST_FLOOD = 100 * WINDOW
 """Messages without a good one from which on nothing seems to wait behind them."""
@@ -91,6 +91,8 @@ class FloodBreaker:
         """Take note of a batch; return whether this opened or closed the breaker."""
         was_open = self.open
         self._bytes += tally.dead_bytes
+        if was_open and tally.messages < _ENOUGH and not self.probe_due:
+            return self.open != was_open
         if self._limit and tally.messages:
             self._judge(tally)
         if self.open and tally.dead:
@@ -98,8 +100,6 @@ class FloodBreaker:
         return self.open != was_open
 
     def _judge(self, tally: Tally) -> None:
-        if self._flooded and tally.messages < _ENOUGH and not self.probe_due:
-            return
         if self._flooded:
             self._flooded = self._is_flood([tally], tally.messages, len(tally.dead))
             if not self._flooded:

@@ -138,9 +138,12 @@ def test_the_few_that_are_held_while_it_is_open_close_it_only_when_a_probe_is_du
     breaker: FloodBreaker, clock: Clock
 ) -> None:
     breaker.record(tally(1000, 1000))
+    clock.advance(PROBE_INTERVAL / 2)
     assert not breaker.record(tally(2, 0))
+    assert not breaker.record(tally(1, 1))
     assert breaker.open
-    clock.advance(PROBE_INTERVAL)
+    clock.advance(PROBE_INTERVAL / 2)
+    assert breaker.probe_due, "whatever came meanwhile, a minute after the last one"
     assert breaker.record(tally(2, 0))
     assert not breaker.open
 
