@@ -40,17 +40,17 @@ def from_delivery(
     """
     body, reason = delivery.body, _text(error)
     if unread:
-        reason += f" (the body of {len(body)} bytes is withheld: what ended them may be in it)"
+        reason += f" (the body of {delivery.size} bytes is withheld: what ended them may be in it)"
         body, redacted = b"", True
         headers, headers_redacted = {"withheld": "with the body"}, True
     else:
-        if len(body) > max_size:  # nobody reads more of it than is kept
+        if delivery.size > max_size:  # nobody reads more of it than is kept
             body = body[:MAX_BODY]
         body, redacted, withheld = clean_body(delivery, body, max_size, max_depth)
         reason += withheld
-        if len(delivery.body) > MAX_BODY and not withheld:
+        if (delivery.rest or delivery.size > MAX_BODY) and not withheld:
             body = body[:MAX_BODY]
-            reason += f" (the body is cut: {len(body)} of {len(delivery.body)} bytes are kept)"
+            reason += f" (the body is cut: {len(body)} of {delivery.size} bytes are kept)"
         headers, headers_redacted = clean_headers(delivery)
     return DeadLetter(
         digest=delivery.digest(),
@@ -89,7 +89,7 @@ def clean_body(delivery: Delivery, body: bytes, max_size: int, max_depth: int) -
             if isinstance(error, NotText)
             else f"its credentials can't be told apart, {type(error).__name__}"
         )
-        return b"", True, f" (the body of {len(body)} bytes is withheld: {why})"
+        return b"", True, f" (the body of {delivery.size} bytes is withheld: {why})"
     return clean, redacted, ""
 
 

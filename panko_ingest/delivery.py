@@ -2,16 +2,23 @@
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Rest(NamedTuple):
+    """What was cut off a body: its bytes, and their SHA-256."""
+
+    size: int
+    digest: bytes
 
 
 class Delivery:
     """The bytes and the properties of one delivered message, and what its ack needs.
 
     ``tag`` means something only on the channel that it came over; ``channel`` is the number of that, which
-    no other channel of its consumer ever has. ``fault`` says why it can't be read, which makes a dead letter
-    of it: its properties are damaged, and its headers hold all their bytes, or its body is too large, and
-    cut; ``rest`` is then a digest of what is missing. ``source`` is who published it, and of which type, once
+    no other channel of its consumer ever has. ``fault`` says why its properties can't be read, which makes a
+    dead letter of it; its headers then hold all their bytes. ``rest`` is what is missing of a body that was
+    too large, which makes one of it, too. ``source`` is who published it, and of which type, once
     that is known, or what it came by; ``is_dead`` whether it became a dead letter. ``bytes_held`` is how much
     memory it takes, with what was made of it, or took, decompressed: the figure for all bounds.
     """
@@ -48,7 +55,7 @@ class Delivery:
         tag: Any = None,
         channel: int = 0,
         bytes_of_headers: int = 0,
-        rest: bytes = b"",
+        rest: Rest | None = None,
     ) -> None:
         self.body = body
         self.bytes_held = len(body) + bytes_of_headers
@@ -65,6 +72,11 @@ class Delivery:
         self.channel = channel
         self.source = (exchange, routing_key)
         self.is_dead = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of its body as it was published."""
+        return len(self.body) + (self.rest.size if self.rest else 0)
 
     def inflated_to(self, size: int) -> None:
         """Count the bytes of its body, decompressed, as held: they cost time at least."""
@@ -95,7 +107,8 @@ class Delivery:
             digest.update(_bytes(part))
             digest.update(b"\0")
         digest.update(self.body)
-        digest.update(self.rest)
+        if self.rest is not None:
+            digest.update(self.rest.digest)
         return digest.digest()
 
 

@@ -149,12 +149,17 @@ def read_text(
     :raises DecodeError: it is larger than ``max_size``, damaged, or said to be anything else.
     """
     if len(body) > max_size:
-        raise DecodeError(f"the body has {len(body)} bytes, more than max_message_size ({max_size})")
+        raise too_large(len(body), max_size)
     if content_type is not None and content_type.partition(";")[0].strip().lower() in _NOT_JSON:
         raise DecodeError(f"content type {content_type[:64]!r}: only JSON is read")
     if headers and (method := headers.get("compression")):
         body = compression.inflate(body, method, max_size)
     return body if content_encoding in _PLAIN_ENCODINGS else _decode_text(body, content_encoding)
+
+
+def too_large(size: int, max_size: int) -> DecodeError:
+    """Return the error for a body of so many bytes."""
+    return DecodeError(f"the body has {size} bytes, more than max_message_size ({max_size})")
 
 
 def parse_text(text: bytes | str, max_size: int, max_depth: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from amqp.exceptions import FrameSyntaxError, UnexpectedFrame
 
 from panko_ingest.amqp.properties import Properties, parse as parse_properties, short_text
-from panko_ingest.delivery import Delivery
+from panko_ingest.delivery import Delivery, Rest
 
 # py-amqp checks nothing of what it parses, and raises whatever comes of that.
 _UNREADABLE = (
@@ -42,7 +42,7 @@ _TAG = Struct(">QB")  # delivery tag, redelivered; exchange and routing key foll
 T = TypeVar("T")
 Route = tuple[str, str]
 """Exchange and routing key."""
-DeliveryParts = tuple[bytes, Properties, Route, int, bool, bytes]
+DeliveryParts = tuple[bytes, Properties, Route, int, bool, Rest | None]
 """What :meth:`Receiver.take` takes."""
 DeliveryFrame = tuple[int, str, DeliveryParts, int]
 """A delivery that is all here: channel, consumer, parts, and where in the buffer what comes after begins."""
@@ -93,9 +93,15 @@ class Receiver:
         self._receive = receive
 
     def take(
-        self, body: bytes, properties: Properties, route: Route, tag: int, redelivered: bool, rest: bytes
+        self,
+        body: bytes,
+        properties: Properties,
+        route: Route,
+        tag: int,
+        redelivered: bool,
+        rest: Rest | None,
     ) -> None:
-        """Take the parts of a message; ``rest`` is a digest of what is cut off its body, or blank."""
+        """Take the parts of a message; ``rest`` is what is cut off its body."""
         content_type, content_encoding, headers, fault, bytes_of_headers = properties
         self._receive(
             Delivery(
@@ -149,7 +155,7 @@ def parse(buffer: bytes, start: int) -> DeliveryFrame | None:
                 _routes[buffer[tag + _TAG.size : properties - 1]],
                 delivery_tag,
                 bool(redelivered & 1),
-                b"",
+                None,
             ),
             end,
         )
@@ -215,7 +221,7 @@ class DeliveryAssembler:
 class _BegunDelivery:
     def __init__(self, method: bytes, largest_body: int) -> None:
         self._method = method
-        self._largest_body = self._room = largest_body
+        self._room = largest_body
         self._rest = hashlib.sha256()
         self._properties: bytes | None = None
         self._pieces: list[bytes] = []
@@ -243,11 +249,6 @@ class _BegunDelivery:
         tag, redelivered = _TAG.unpack_from(self._method, offset)
         route = _routes[self._method[offset + _TAG.size :]]
         properties = _properties[self._properties or b""]
-        rest = b""
-        if self._room < 0:
-            largest, size = self._largest_body, self._largest_body - self._room
-            fault = f"the body has {size} bytes, more than max_message_size: it is cut to {largest}"
-            properties = properties._replace(fault=properties.fault or fault)
-            rest = self._rest.digest()
+        rest = Rest(-self._room, self._rest.digest()) if self._room < 0 else None
         body = b"".join(self._pieces)
         return consumer, (body, properties, route, tag, bool(redelivered & 1), rest)

@@ -7,7 +7,7 @@ from panko_ingest import dead_letter, guarded_log
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import DecodeError, MessageError
-from panko_ingest.notification import Notification, read_text
+from panko_ingest.notification import Notification, read_text, too_large
 from panko_ingest.shared_state import SharedState, Slot
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event
 
@@ -125,6 +125,8 @@ class MessageProcessor:
     def _decode(self, delivery: Delivery) -> Notification:
         if delivery.fault is not None:
             raise DecodeError(delivery.fault)
+        if delivery.rest is not None:
+            raise too_large(delivery.size, self._max_size)
         text = read_text(
             delivery.body,
             content_type=delivery.content_type,

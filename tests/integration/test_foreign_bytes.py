@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from panko_ingest.amqp import Topology
-from panko_ingest.storage import tables
+from panko_ingest.storage import DeadLetterFilter, tables
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
@@ -124,3 +124,5 @@ def test_of_a_body_that_is_too_large_no_more_is_gathered_than_is_kept(
         wait_until(lambda: ledger.dead_letters() == 2, 30, "two dead letters")
         wait_until(lambda: bus.count() == 0, 10, "both acknowledged")
     assert ledger.letters() == [b"x" * 1000] * 2
+    for letter in ledger.connection.get_dead_letters(DeadLetterFilter()):
+        assert letter.error.endswith("(the body is cut: 1000 of 300000 bytes are kept)")

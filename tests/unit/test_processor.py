@@ -11,7 +11,7 @@ from panko_ingest import dead_letter
 from panko_ingest.converter import EventConverter, TypeFilter
 from panko_ingest.converter.definitions import EventDefinition
 from panko_ingest.converter.traits import TraitDefinition
-from panko_ingest.delivery import Delivery
+from panko_ingest.delivery import Delivery, Rest
 from panko_ingest.pipeline import MessageProcessor
 from panko_ingest.pipeline.processor import PoisonGuard
 from panko_ingest.shared_state import CRASHES_BEFORE_DEAD_LETTER, SharedState
@@ -62,6 +62,18 @@ def test_what_can_never_be_an_event_becomes_a_dead_letter_of_the_stage_that_foun
     outcome = processor.process(bad)
     assert isinstance(outcome, DeadLetter)
     assert outcome.stage == stage
+
+
+@pytest.mark.parametrize("fault", [None, "its properties are damaged"])
+def test_of_a_cut_body_no_event_is_made_and_its_dead_letter_says_how_much_is_missing(
+    processor: MessageProcessor, fault: str | None
+) -> None:
+    cut = delivery()
+    kept, cut.rest, cut.fault = len(cut.body), Rest(10**6, b"digest"), fault
+    outcome = processor.process(cut)
+    assert isinstance(outcome, DeadLetter)
+    why = fault or f"the body has {kept + 10**6} bytes, more than max_message_size (1000000)"
+    assert outcome.error == f"{why} (the body is cut: {kept} of {kept + 10**6} bytes are kept)"
 
 
 def test_a_fault_of_a_plugin_costs_its_message_only(
