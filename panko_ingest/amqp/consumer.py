@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 
+from amqp.exceptions import NotAllowed
+
 from panko_ingest import threads
 from panko_ingest.amqp import pauses
 from panko_ingest.amqp.amqp_link import AmqpLink
@@ -38,6 +40,9 @@ _HOLD_AFTER = 3.0
 _ASTRAY_AFTER = 60.0
 _LATER_ASTRAY = 960.0
 _SEVERAL = 2
+# RabbitMQ's words where it ends a connection over one consumer more than a channel may have
+# (consumer_max_per_channel).
+_TOO_MANY = "of consumers per channel"
 
 
 class AmqpConsumer:
@@ -183,6 +188,7 @@ class AmqpConsumer:
         elif loss is not None:
             why = session.why_lost() if session else ""
             LOG.warning("%s: %s: %s%s", self._where, type(loss).__name__, loss, why)
+            self._learn_of(loss)
             self._on_lost()
         if session is None:
             self._connecting.failed()
@@ -190,6 +196,11 @@ class AmqpConsumer:
             if session.acknowledged:
                 self._sessions.succeeded()
             self._sessions.failed()
+
+    def _learn_of(self, loss: Exception) -> None:
+        if isinstance(loss, NotAllowed) and _TOO_MANY in str(loss):
+            for consumer_need in self._tools.consumer_needs.values():
+                consumer_need.lost_its_consumer = True
 
     def _must_hold(self) -> bool:
         """Return whether to connect also while the store is away.

@@ -21,6 +21,11 @@ class ConsumerNeed:
     def __init__(self) -> None:
         self.expires = False
         """Whether the broker tells that the queue is deleted after some time without a consumer."""
+        self.lost_its_consumer = False
+        """Whether it went with a connection that the broker ended over another one beside it.
+
+        A queue that is there still does not delete itself, or has readers beside us.
+        """
         self._counts = False
         self._held: dict[bytes, tuple[int, int]] = {}
 
@@ -45,5 +50,5 @@ class ConsumerNeed:
 
     def forget(self) -> None:
         """Forget what is known: the queue may be another one when it is found next."""
-        self.expires = self._counts = False
+        self.expires = self.lost_its_consumer = self._counts = False
         self._held.clear()

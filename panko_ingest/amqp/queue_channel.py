@@ -188,12 +188,18 @@ class QueueChannel:
             next(self._numbers),
             receive=self._receive,
             timeout=self._timeout,
-            clings=self._keeper.deletes_itself(self.queue) is not False,
+            clings=self._clings(),
             beat=self._beat,
             counts=self._counts,
         )
         self._consumer_need.expires = self._keeper.expires(self.queue)
         return channel
+
+    def _clings(self) -> bool:
+        """Return whether the queue may be one that must not be without a consumer, not even for a moment."""
+        if self._consumer_need.lost_its_consumer:
+            return False
+        return self._keeper.deletes_itself(self.queue) is not False
 
     def _counts(self, held: Delivery) -> bool:
         """Return whether the count of a delivery has grown: one that never does is its publisher's."""

@@ -605,6 +605,29 @@ def test_a_consumer_asks_for_the_time_that_the_operator_says(
 
 
 @pytest.fixture
+def frugal(newest_rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
+    """A broker that lets a channel have one consumer."""
+    newest_rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_max_per_channel, 1).")
+    yield newest_rabbitmq
+    newest_rabbitmq.ctl("eval", "application:unset_env(rabbit, consumer_max_per_channel).")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("declare", ["auto", "never"])
+def test_a_broker_that_lets_a_channel_have_one_consumer_is_read_all_the_same(
+    frugal: RabbitMQ, ledger: Ledger, declare: str
+) -> None:
+    url = frugal.create_vhost()
+    with Bus(url) as bus:
+        bus.declare(INFO)
+        bus.publish(body() for _ in range(1000))
+        with Reader(url, Topology((INFO,), declare=declare), ledger.connection).running() as reader:
+            wait_until(lambda: ledger.events() == 1000, 30, "all events")
+        assert reader.lost == (declare == "never"), "once, where nobody tells whether it deletes itself"
+    frugal.drop_vhost(url)
+
+
+@pytest.fixture
 def impatient(newest_rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
     """A broker that waits for a second."""
     newest_rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1000).")

@@ -3,13 +3,16 @@
 import contextlib
 import itertools
 import socket
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from amqp.exceptions import NotAllowed
 
 from panko_ingest.amqp import AmqpConsumer, Topology, parse
 from tests.unit.clock import Clock
-from tests.unit.test_session import Handler, Link
+from tests.unit.test_session import Channel, Handler, Link
 
 HOUR = 3600.0
 
@@ -24,16 +27,40 @@ class ClosingLink(Link):
         pass
 
 
+class OneConsumerLink(Link):
+    """A link that is lost over the second consumer of a channel."""
+
+    def __init__(self, clock: Clock, changes: Counter[str]) -> None:
+        super().__init__(clock)
+        self.changes = changes
+
+    def channel(self, *, spare: bool = False) -> Channel:
+        channel = super().channel(spare=spare)
+        tags = channel.tags = set[str]()  # type: ignore[attr-defined]
+        channel.basic_cancel = tags.remove  # type: ignore[assignment, method-assign]
+        return channel
+
+    def consume(self, channel: Any, queue: str, tag: str, *others: Any) -> None:
+        if channel.tags:
+            raise NotAllowed("NOT_ALLOWED - reached maximum (1) of consumers per channel")
+        channel.tags.add(tag)
+        super().consume(channel, queue, tag, *others)
+
+    def close(self) -> None:
+        pass
+
+
 class Trying:
     """A consumer that connects by what a test says, and how many connections it counts as lost."""
 
-    def __init__(self, connect: Callable[[], Link]) -> None:
+    def __init__(self, connect: Callable[[], Link], topology: Topology | None = None) -> None:
         self.clock = Clock()
+        self.handler = Handler()
         self.lost = 0
         self._steps = AmqpConsumer(
             parse("rabbit://broker/"),
-            Topology(("notifications.info",)),
-            Handler(),
+            topology or Topology(("notifications.info",)),
+            self.handler,
             on_lost=self._count,
             connect=connect,  # type: ignore[arg-type]
             clock=self.clock,
@@ -84,6 +111,18 @@ def test_a_broker_that_goes_again_is_news_again_and_counts_as_lost(caplog: pytes
     away = True
     trying.run(40)
     assert caplog.text.count("Connection refused") == 2
+
+
+def test_where_a_channel_may_have_one_consumer_alone_one_connection_is_lost_over_all_queues() -> None:
+    queues = ["notifications.info", "notifications.error"]
+    changes = Counter[str]()
+    topology = Topology(queues, declare="never")  # so that nobody knows whether they delete themselves
+    trying = Trying(lambda: OneConsumerLink(trying.clock, changes), topology)
+    for _ in range(10):
+        trying.run(10)
+        trying.handler.allowed = 16 - trying.handler.allowed
+    assert trying.lost == 1
+    assert min(changes[queue] for queue in queues) > 4
 
 
 def test_the_broker_that_was_tried_last_is_not_the_next_one(caplog: pytest.LogCaptureFixture) -> None:
