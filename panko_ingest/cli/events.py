@@ -346,9 +346,9 @@ def document(event: Event) -> dict[str, Any]:
     return {**event.serialize(), "traits": traits}
 
 
-def matches(name: str, globs: list[str]) -> bool:
-    """Tell whether a name matches one of the globs."""
-    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
+def matches(name: str | None, globs: list[str]) -> bool:
+    """Tell whether a name matches one of the globs; none does, as adopted tables may have a type without."""
+    return name is not None and any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
 def _types_like(connection: storage.Connection, globs: list[str]) -> list[str]:

@@ -28,6 +28,7 @@ import pytest
 from panko_ingest.cli.main import main
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter, Event, Trait
+from tests import legacy
 
 
 class Answer(NamedTuple):
@@ -429,6 +430,22 @@ def test_events_are_shown_as_they_are_stored(run: Run, sqlite_url: str) -> None:
     store.close()
     refused = run("events", "follow", "--trait", "integer:x=lots")
     assert (refused.code, "'lots' is no integer" in refused.err) == (2, True)
+
+
+def test_an_adopted_event_type_without_a_name_is_passed_over_by_who_follows_others(
+    run: Run, sqlite_url: str
+) -> None:
+    store = Connection(sqlite_url)
+    with store.engine.begin() as session:
+        legacy.make(session, "panko")
+    store.upgrade("0001")
+    store.record_events([Event("first", "volume.create.end", ago(), [])])
+    with store.engine.begin() as session:
+        session.exec_driver_sql("UPDATE event_type SET desc = NULL WHERE desc = 'volume.create.end'")
+    shown = follow(run, store, "--count", "3", "--type", "*")
+    numbers = [int(one[1:]) for one in ids(shown)]
+    assert numbers == list(range(numbers[0], numbers[0] + 6, 2))
+    store.close()
 
 
 def on_a_terminal(config: Path, columns: int, *arguments: str) -> list[str]:

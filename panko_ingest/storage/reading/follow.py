@@ -102,9 +102,10 @@ class Follower:
         new.sort(key=lambda row: row.id % _NUMBERS)
         for start in range(0, len(new), events.PAGE_SIZE):
             chunk = new[start : start + events.PAGE_SIZE]
-            found = self._events([row.id for row in chunk])
+            for number, event in self._events([row.id for row in chunk]):
+                self._known[number] = event.message_id
+                yield event
             self._known |= {row.id % _NUMBERS: row.message_id for row in chunk}
-            yield from found
         self._heights.append((now, top))
         self._top = top
         if whole:
@@ -118,14 +119,16 @@ class Follower:
         rows = self._reader.rows(_BY_DAY.bindparams(floor=start, **_days(bases)))
         return [row for row in rows if row.id % _NUMBERS >= start]
 
-    def _events(self, ids: list[int]) -> list[Event]:
+    def _events(self, ids: list[int]) -> Iterator[tuple[int, Event]]:
+        """Yield number and event of those that match, as they are read: all may be too large at once."""
         statement = events.matching(self._reader, self._filter, first_day=None)
         if statement is None:
-            return []
-        rows = self._reader.rows(statement.where(EventRow.id.in_(ids)))
-        found = list(events.completed(self._reader, [rows], salvaged_only=self._filter.salvaged))
-        order = {(row.message_id, row.generated): row.id % _NUMBERS for row in rows}
-        return sorted(found, key=lambda event: order[event.message_id, event.generated])
+            return
+        found = self._reader.rows(statement.where(EventRow.id.in_(ids)))
+        rows = sorted(found, key=lambda row: row.id % _NUMBERS)
+        numbers = {(row.message_id, row.generated): row.id % _NUMBERS for row in rows}
+        for event in events.completed(self._reader, [rows], salvaged_only=self._filter.salvaged):
+            yield numbers[event.message_id, event.generated], event
 
     def _raise_floor(self, looked_at: float) -> None:
         floor = self._floor

@@ -74,6 +74,23 @@ def test_every_event_is_found_once_with_its_traits(store: Connection, follower: 
     assert {len(event.traits) for event in found} == {4, 5}
 
 
+def test_large_events_are_read_a_few_at_a_time_and_the_rest_at_the_next_look(
+    store: Connection, follower: Follower
+) -> None:
+    large = make_events(6, first=3)
+    for event in large:
+        event.raw = {"payload": "x" * 3_000_000}
+    store.record_events(large)
+    found = follower.poll()
+    assert next(found).message_id == "m0003"
+    del found
+    found = follower.poll()
+    assert next(found).message_id == "m0004"
+    # What is not read yet is not in memory: it is gone with its row.
+    assert store.clear_expired_data(0) == 9
+    assert "m0008" not in [event.message_id for event in found]
+
+
 @pytest.mark.parametrize("years", [-1000, 1000])
 def test_an_event_of_a_day_far_away_is_found(store: Connection, follower: Follower, years: int) -> None:
     far = make_event(9000)
