@@ -21,7 +21,7 @@ class EventFilter:
     :param admin_proj: a project id: events whose ``project_id`` trait is another project's are
         left out, those without the trait are kept.
     :param salvaged: only events that had to be salvaged: ``SALVAGED_KEY`` is in their raw.
-    :raises InvalidRequest: a time is none.
+    :raises InvalidRequest: a time is none, or ``traits_filter`` no list of mappings.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class EventFilter:
         self.end_timestamp = _moment("end_timestamp", end_timestamp)
         self.event_type = event_type
         self.message_id = message_id
-        self.traits_filter = list(traits_filter or ())
+        self.traits_filter = request_values.mappings(traits_filter or (), "traits_filter")
         self.admin_proj = admin_proj
         self.salvaged = salvaged
 

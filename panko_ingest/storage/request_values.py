@@ -6,7 +6,7 @@ were itself at fault.
 
 import datetime
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from panko_ingest import timestamps
@@ -69,13 +69,43 @@ def count(value: Any, name: str) -> int:
 
 
 def seconds(value: Any, name: str) -> float:
-    """Return a length of time, 0 or more.
+    """Return a length of time, which may be below 0 where that has a meaning.
 
     :raises InvalidRequest: it is none.
     """
-    if not isinstance(value, int | float) or not value >= 0:  # no NaN either
-        raise InvalidRequest(f"{name}: {value!r} is no number of seconds, 0 or more")
+    if not isinstance(value, int | float) or math.isnan(value):
+        raise InvalidRequest(f"{name}: {value!r} is no number of seconds")
     return value
+
+
+def age(value: Any, name: str) -> float:
+    """Return a number of seconds, 0 or more.
+
+    :raises InvalidRequest: it is none.
+    """
+    if seconds(value, name) < 0:
+        raise InvalidRequest(f"{name}: {value} is negative")
+    return float(value)
+
+
+def mapping(value: Any, name: str) -> Mapping[str, Any]:
+    """Return a mapping.
+
+    :raises InvalidRequest: it is none.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{name}: {value!r} is no mapping")
+    return value
+
+
+def mappings(values: Iterable[Mapping[str, Any]], name: str) -> list[Mapping[str, Any]]:
+    """Return several mappings as a list.
+
+    :raises InvalidRequest: they are none, or one alone, whose keys would pass for a list.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, Mapping | str | bytes):
+        raise InvalidRequest(f"{name}: {values!r} is no list of mappings")
+    return [mapping(value, name) for value in values]
 
 
 def moment(value: Any, name: str) -> datetime.datetime:

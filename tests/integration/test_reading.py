@@ -20,7 +20,7 @@ from panko_ingest.storage import (
     StorageUnavailable,
 )
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from panko_ingest.storage.models import Event, Trait
+from panko_ingest.storage.models import DeadLetter, Event, Trait
 from tests import legacy
 from tests.waiting import wait_until
 
@@ -488,6 +488,16 @@ MISTAKES: dict[str, Callable[[Connection], Any]] = {
         store.get_events(EventFilter(traits_filter=[{"key": 5, "string": "a"}]))
     ),
     "trait's type": lambda store: list(store.get_events(EventFilter(traits_filter=[{"key": "k", 5: "a"}]))),  # type: ignore[dict-item]
+    "traits_filter of one": lambda _: EventFilter(traits_filter={"key": "k", "string": "a"}),  # type: ignore[arg-type]
+    "traits_filter of text": lambda _: EventFilter(traits_filter="key"),  # type: ignore[arg-type]
+    "traits_filter of a number": lambda _: EventFilter(traits_filter=5),  # type: ignore[arg-type]
+    "traits_filter of texts": lambda _: EventFilter(traits_filter=["key"]),  # type: ignore[list-item]
+    "op": lambda store: store.get_events(
+        EventFilter(traits_filter=[{"key": "k", "string": "a", "op": ["eq"]}])
+    ),
+    "pagination": lambda store: store.get_events(EventFilter(), [("limit", 5)]),  # type: ignore[arg-type]
+    "counted since": lambda store: store.count_events(5),  # type: ignore[arg-type]
+    "counted until": lambda store: store.count_events(None, "soon"),  # type: ignore[arg-type]
     "limit": lambda store: list(store.get_events(EventFilter(), {"limit": "5"})),
     "limit beyond": lambda store: list(store.get_events(EventFilter(), {"limit": BEYOND})),
     "marker": lambda store: list(store.get_events(EventFilter(), {"marker": 5})),
@@ -506,6 +516,11 @@ MISTAKES: dict[str, Callable[[Connection], Any]] = {
     "expired for text": lambda store: store.clear_expired_data("86400"),  # type: ignore[arg-type]
     "expired, less than 0": lambda store: store.clear_expired_data(1, -5),
     "dead letters expired for less than 0 s": lambda store: store.clear_expired_dead_letters(-1),
+    "round for text": lambda store: store.expire("86400"),  # type: ignore[arg-type]
+    "round for no number": lambda store: store.expire(float("nan")),
+    "forecast for no number": lambda store: store.forecast_expiry(float("nan")),
+    "dead letters' limit": lambda store: list(store.get_dead_letters(DeadLetterFilter(), -1)),
+    "replayed": lambda store: store.replay_dead_letters({"a": EVENTS[0]}),  # type: ignore[dict-item]
     "dead letter": lambda store: store.get_dead_letter(BEYOND),
     "dead letter of no number": lambda store: store.get_dead_letter("a"),  # type: ignore[arg-type]
     "dead letters' ids": lambda store: list(store.get_dead_letters(DeadLetterFilter(ids=[BEYOND]))),
@@ -529,6 +544,10 @@ def test_times_with_a_zone_and_as_text_find_the_same_events_as_naive_ones(connec
     zone = datetime.timezone(datetime.timedelta(hours=-3))
     aware = moment.replace(tzinfo=datetime.UTC).astimezone(zone)
     for given in (moment, aware, aware.isoformat(), moment.isoformat()):
+        assert connection.count_events(given, given) == {  # type: ignore[arg-type]
+            "compute.instance.update": 2,
+            "volume.create.end": 2,
+        }
         wanted = EventFilter(start_timestamp=given, end_timestamp=given)
         assert ids(connection, wanted) == ["m008", "m009", "m010", "m011"]
         after = {"key": "launched_at", "op": "eq", "datetime": given}
@@ -536,6 +555,13 @@ def test_times_with_a_zone_and_as_text_find_the_same_events_as_naive_ones(connec
     days = datetime.timedelta(days=8)
     at = {"key": "launched_at", "datetime": (START.replace(tzinfo=datetime.UTC) + days).astimezone(zone)}
     assert ids(connection, EventFilter(traits_filter=[at])) == ["m008"]
+
+
+def test_dead_letters_are_found_by_any_number_of_ids(empty: Connection) -> None:
+    empty.record_events([], [DeadLetter(b"." * 32, b"body", "decode", "DecodeError", "is no JSON")])
+    every = DeadLetterFilter(ids=range(70_000))
+    assert empty.count_dead_letters(every) == 1
+    assert empty.delete_dead_letters(every).deleted == 1
 
 
 def test_numbers_in_raw_keep_their_value(empty: Connection) -> None:

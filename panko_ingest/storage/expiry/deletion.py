@@ -47,7 +47,7 @@ def clear_expired_events(
     """Delete events older than ``ttl`` seconds; see ``Connection.clear_expired_data``."""
     if max_count is not None:
         max_count = request_values.count(max_count, "max_count")
-    ttl = request_values.seconds(ttl, "ttl")
+    ttl = request_values.age(ttl, "ttl")
     delete = partial(delete_events, limit=timestamps.ago(ttl, clocks.now(engine, settings)))
     return delete_in_batches(engine, settings, delete, AtOnce(), max_count).rows
 
@@ -61,7 +61,7 @@ def clear_expired_dead_letters(
     clock: clocks.Clock | None = None,
 ) -> int:
     """Delete dead letters older than ``ttl`` seconds; see ``Connection.clear_expired_dead_letters``."""
-    ttl = request_values.seconds(ttl, "ttl")
+    ttl = request_values.age(ttl, "ttl")
     limit = clocks.limit(engine, settings, ttl, DeadLetter.last_at, clock)
     delete = partial(_delete_dead_letters, limit=limit)
     return delete_in_batches(engine, settings, delete, UntilStopped(budget, stopping)).rows

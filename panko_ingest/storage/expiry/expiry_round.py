@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
+from panko_ingest.storage import request_values
 from panko_ingest.storage.database import clocks, leases
 from panko_ingest.storage.database.leases import Held
 from panko_ingest.storage.database.retry import read
@@ -54,6 +55,7 @@ def expire(
     clock: clocks.Clock | None = None,
 ) -> ExpiryReport:
     """Delete all events older than ``ttl`` seconds; see ``Connection.expire``."""
+    ttl = request_values.seconds(ttl, "ttl")
     partitioned = read(engine, settings, partitions.exist)
     if ttl <= 0 and not partitioned:
         return ExpiryReport()

@@ -7,6 +7,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from panko_ingest import timestamps
+from panko_ingest.storage import request_values
 from panko_ingest.storage.database import clocks, fault_search
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.expiry.batches import BATCH_SIZE, DeletedBatch, TookTooLong, run_long_transaction
@@ -29,7 +30,7 @@ def forecast(
     engine: sa.Engine, settings: StorageSettings, ttl: float, clock: clocks.Clock | None = None
 ) -> ExpiryForecast:
     """Return what ``expire`` would do now; see ``Connection.forecast_expiry``."""
-    if ttl <= 0:
+    if request_values.seconds(ttl, "ttl") <= 0:
         return ExpiryForecast()
     limit = timestamps.ago(ttl, clock() if clock else clocks.now(engine, settings))
     ages = _ages(engine, limit)

@@ -40,7 +40,7 @@ def _pages(
         .order_by(DeadLetterRow.last_at.desc(), DeadLetterRow.id.desc())
     )
     after: list[sa.ColumnElement[bool]] = []
-    remaining = limit
+    remaining = None if limit is None else request_values.count(limit, "limit")
     while remaining is None or remaining > 0:
         size = _BATCH if remaining is None else min(_BATCH, remaining)
         rows = reader.rows(statement.where(*after).limit(size))
@@ -118,7 +118,9 @@ def fitting(sizes: Sequence[int]) -> int:
 def by_id(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:
     """Return that part of a filter which an index serves."""
     ids = [request_values.integer(one, "id") for one in which.ids]
-    return [DeadLetterRow.id.in_(ids)] if ids else []
+    # As text: a statement has 65,535 parameters at most.
+    these = sa.bindparam("letters", ids, sa.BigInteger, expanding=True, literal_execute=True)
+    return [DeadLetterRow.id.in_(these)] if ids else []
 
 
 def conditions(which: DeadLetterFilter) -> list[sa.ColumnElement[bool]]:

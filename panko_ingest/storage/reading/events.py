@@ -71,7 +71,7 @@ def get_events(
     :raises InvalidMarker: no event has the marker's message_id.
     :raises InvalidRequest: the filter or the pagination makes no sense.
     """
-    pagination = pagination or {}
+    pagination = request_values.mapping(pagination or {}, "pagination")
     first_day = paging.first_day(reader)
     sort = paging.complete_sort(pagination.get("sort") or Event.DEFAULT_SORT, by_day=first_day is not None)
     limit = pagination.get("limit")
@@ -97,6 +97,8 @@ def count_by_type(
     reader: ReadAccess, start: datetime.datetime | None, end: datetime.datetime | None
 ) -> dict[str, int]:
     """Return how many events of each type there are within a time."""
+    start = request_values.moment(start, "start") if start else None
+    end = request_values.moment(end, "end") if end else None
     types = sa.select(EventType.id, EventType.desc).where(EventType.desc.is_not(None))
     names = {row.id: row.desc for row in reader.rows(types)}
     counts: dict[str, int] = {}
@@ -251,7 +253,7 @@ def _having_trait(statement: Statement, parsed: _TraitFilter, *, walk: bool) -> 
 def _parse_trait_filter(trait_filter: Mapping[str, Any]) -> _TraitFilter:
     given = dict(trait_filter)
     key, name = given.pop("key", None), given.pop("op", None) or "eq"
-    if not key or len(given) != 1 or name not in _OPERATORS:
+    if not key or len(given) != 1 or name not in tuple(_OPERATORS):
         raise InvalidRequest(
             f"traits_filter: {dict(trait_filter)} needs a key, one of string, integer, float, datetime "
             f"and any with its value, and an op of {', '.join(_OPERATORS)}"

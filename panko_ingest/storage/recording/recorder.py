@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from panko_ingest.storage import request_values
 from panko_ingest.storage.base import RecordResult
 from panko_ingest.storage.database import fault_search
 from panko_ingest.storage.database.engine import write_transaction
@@ -87,7 +88,7 @@ class Recorder:
 
     def replay(self, events: Mapping[int, Event]) -> dict[int, Exception]:
         """Record what dead letters have become; see ``Connection.replay_dead_letters``."""
-        letters = list(events)
+        letters = [request_values.integer(letter, "id") for letter in events]
         try:
             result = self._record(_Asked(list(events.values()), tells_apart=True, replayed=letters))
         except Exception as error:
