@@ -149,8 +149,8 @@ def act_as_owner(connection: sa.Connection) -> None:
             f"GRANT CREATE ON SCHEMA {schema} TO {owner}",
             operator=True,
         )
-    connection.exec_driver_sql(f"SET LOCAL ROLE {owner}")
-    connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
+    for statement in (f"SET LOCAL ROLE {owner}", f"SET LOCAL search_path = {schema}"):
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def obstacle(connection: sa.Connection) -> str | None:
@@ -210,8 +210,12 @@ def _free_the_sequence(connection: sa.Connection) -> None:
 def _exchange_one(connection: sa.Connection, table: str) -> None:
     plain = f"{table}_{PLAIN_SUFFIX}"
     made_anew = [*_all(connection, _CONSTRAINTS, table, table, PLAIN_IDS), *_all(connection, _INDEXES, table)]
+    quoted = connection.dialect.identifier_preparer.quote_identifier
     for name in _all(connection, _INDEX_NAMES, table):
-        connection.exec_driver_sql(f'ALTER INDEX "{name}" RENAME TO "{name[:57]}_{PLAIN_SUFFIX}"')
+        start = name.encode()[:57].decode(errors="ignore")
+        connection.exec_driver_sql(
+            f"ALTER INDEX {quoted(name)} RENAME TO {quoted(f'{start}_{PLAIN_SUFFIX}')}"
+        )
     connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {plain}")
     connection.exec_driver_sql(
         f"CREATE TABLE {table} (LIKE {plain} {_COLUMNS}) PARTITION BY RANGE ({KEYS[table]})"

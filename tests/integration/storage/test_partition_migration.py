@@ -312,9 +312,12 @@ def test_an_owner_who_may_make_no_tables_is_told_what_to_grant(
 def test_two_schemas_of_one_database_are_partitioned_each_for_itself(postgresql_url: str) -> None:
     with psycopg.connect(postgresql_url) as connection:
         connection.execute("CREATE SCHEMA one")
-        connection.execute('CREATE SCHEMA "Other"')
+        connection.execute('CREATE SCHEMA "Other%x"')
     one = filled(f"{postgresql_url}?options=-csearch_path%3Done", 50)
-    other = filled(f"{postgresql_url}?options=-csearch_path%3D%22Other%22", 80)
+    other = filled(f"{postgresql_url}?options=-csearch_path%3D%22Other%25x%22", 80)
+    with other.engine.begin() as session:
+        name = f'"100% of "" {"ü" * 30}"'
+        session.exec_driver_sql(f"CREATE INDEX {name} ON event (raw)".replace("%", "%%"))
 
     other.partition("day", ignore)
     assert not is_partitioned(one)
