@@ -5,6 +5,7 @@ own, a module of that name in ``recording/writers``, and an entry point ``panko_
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -63,6 +64,9 @@ class Database:
 
     clash: ClassVar[frozenset[Code]] = frozenset()
     """Errors that say that a unique index has a row's value already."""
+
+    lock_wait: ClassVar[frozenset[Code]] = frozenset()
+    """Errors that say that somebody else had a row or a table locked for longer than one waits."""
 
     not_allowed: ClassVar[frozenset[Code]] = frozenset()
     """Errors that say that the account has no right to do so."""
@@ -177,6 +181,17 @@ class Database:
     def may_hide_events(self, connection: Connection) -> bool:  # noqa: ARG002 - for those that can
         """Tell whether rules of the server may keep our role from seeing some of the events' rows."""
         return False
+
+    def waiting_briefly(
+        self,
+        connection: Connection,  # noqa: ARG002 - where rows have locks of their own
+    ) -> AbstractContextManager[None]:
+        """Wait for what others have locked no longer than can be borne many times in a transaction."""
+        return nullcontext()
+
+    def keeps_transaction_after_lock_wait(self, connection: Connection) -> bool:  # noqa: ARG002 - likewise
+        """Tell whether a savepoint is still there after a statement that waited for a lock for too long."""
+        return True
 
     def check_references_now(self, connection: Connection) -> None:
         """Let this transaction's statements be refused at once, not at COMMIT, for a broken constraint."""

@@ -53,6 +53,11 @@ def is_clash(error: BaseException | None) -> bool:
     return error is not None and _is_one_of(error, lambda database: database.clash)
 
 
+def is_lock_wait(error: BaseException) -> bool:
+    """Tell whether somebody else had locked what a statement needs for longer than one waits."""
+    return _is_one_of(error, lambda database: database.lock_wait)
+
+
 def is_not_allowed(error: BaseException) -> bool:
     """Tell whether a statement was refused because the account has no right to it."""
     return _is_one_of(error, lambda database: database.not_allowed)

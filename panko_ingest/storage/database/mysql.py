@@ -110,6 +110,7 @@ class Database(base.Database):
     cannot_write_again = frozenset({1047, 1053, 1180, 1290, 1792, 1836, 1874, 1927})
     broken_reference = frozenset({1216, 1452})
     clash = frozenset({1062})
+    lock_wait = frozenset({1205})
     not_allowed = frozenset({1044, 1142, 1143, 1227, 1370})
 
     def create_engine(self, url: URL, settings: StorageSettings) -> Engine:
@@ -291,6 +292,28 @@ class Database(base.Database):
         yield from galera.check(connection, settings)
         yield from _proxy(connection, settings)
         yield from _collations(connection)
+
+    @contextlib.contextmanager
+    def waiting_briefly(self, connection: Connection) -> Iterator[None]:
+        """Set the shortest time that the server knows, in whole seconds; in the end what was set before."""
+        before = connection.exec_driver_sql("SELECT @@SESSION.innodb_lock_wait_timeout").scalar_one()
+        shortest = 0 if getattr(connection.dialect, "is_mariadb", False) else 1
+        connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {shortest}")
+
+        def restore() -> None:
+            if not connection.invalidated:
+                connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {before}")
+
+        try:
+            yield
+        except Exception:  # who is interrupted in the middle of a statement gives the session up
+            restore()
+            raise
+        restore()
+
+    def keeps_transaction_after_lock_wait(self, connection: Connection) -> bool:
+        """Ask for the setting by which InnoDB undoes more than the statement."""
+        return not connection.exec_driver_sql("SELECT @@innodb_rollback_on_timeout").scalar_one()
 
     def insert_if_absent(self, table: Any, key: str) -> sa.Insert:  # noqa: ARG002 - MySQL looks at all
         """Return an INSERT IGNORE; only for values that are known to fit, and to be looked for afterwards."""

@@ -3,6 +3,7 @@
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import sqlalchemy as sa
@@ -287,6 +288,11 @@ class Database(postgresql_errors.Database):
     def may_hide_events(self, connection: Connection) -> bool:
         """Tell whether row-level security holds for our role."""
         return bool(tables_with_policies(connection))
+
+    def waiting_briefly(self, connection: Connection) -> AbstractContextManager[None]:
+        """Set it for the rest of the transaction."""
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '10ms'")
+        return nullcontext()
 
     def check_references_now(self, connection: Connection) -> None:
         """Check deferred constraints with each statement."""

@@ -44,6 +44,7 @@ class Database(base.Database):
     cannot_write_again = frozenset({"25006", "57P01", "57P02", "57P03", "57P05"})
     broken_reference = frozenset({"23503"})
     clash = frozenset({"23505"})
+    lock_wait = frozenset({"55P03"})
     not_allowed = frozenset({"42501"})
 
     def code_of(self, error: BaseException) -> Code | None:

@@ -44,6 +44,8 @@ Which limit may not show: of the server, of a role, of a pooler's queries, of a 
 
 TRIGGER = "a trigger keeps them without a word"
 
+LOCKED = "another session has them locked"
+
 
 class TookTooLong(StorageUnavailable):
     """A transaction was ended after so long that a time limit may be why: a shorter one may succeed."""
@@ -193,7 +195,9 @@ def delete_in_batches(
         if not ended and left != 0:
             gone, kept = (0, 0) if at_end else (gone, kept)
             schedule.rest(batch, spent)
-    if kept and warn:
+    if kept and warn and why == LOCKED:
+        LOG.warning("%d expired rows stay until the next round, as %s", kept, LOCKED)
+    elif kept and warn:
         _tell_once(engine, kept, why)
     # Also where none was kept: until the end is reached, nobody knows of those that were passed over.
     return done._replace(start=start if kept or passed_over else None, kept=kept, why=why)

@@ -6,6 +6,7 @@ A round of them at a pace that writers do not feel is in ``expiry_round``.
 import datetime
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from panko_ingest.storage.database import base as databases, clocks, error_class
 from panko_ingest.storage.database.engine import read_transaction, write_transaction
 from panko_ingest.storage.database.retry import read, run_transaction
 from panko_ingest.storage.expiry.batches import (
+    LOCKED,
     SEARCHED,
     TRIGGER,
     AtOnce,
@@ -38,7 +40,14 @@ LOG = logging.getLogger(__name__)
 _NO_EVENT = 2**63 - 1
 _SIZE = sa.func.length(DeadLetter.body).label("size")
 
+_LONGEST_WAIT = 5.0
+"""Seconds for which a transaction looks for what others have locked: then it leaves all of a part."""
+
 T = TypeVar("T")
+
+
+class _Locked(Exception):
+    """Others have some of the rows locked."""
 
 
 def clear_expired_events(
@@ -211,27 +220,47 @@ def delete_events(
 def _delete_where_allowed(
     connection: sa.Connection, ids: Sequence[int], delete: Callable[[list[int]], T]
 ) -> tuple[list[T], str]:
-    """Delete by ids, but for what the database refuses to delete.
+    """Delete by ids, but for what the database refuses to delete, and what others have locked.
+
+    What those of a transaction at rest have must not keep all others for ever.
 
     :returns: what ``delete`` returned of each part, and why rows are kept, if any are.
     """
     done: list[T] = []
     why = [TRIGGER]
+    passed_over: set[int] = set()
+    until = time.monotonic() + _LONGEST_WAIT
+    database = databases.of(connection)
+
+    def delete_unless_locked(some: list[int]) -> None:
+        if passed_over.issuperset(some):
+            raise _Locked
+        try:
+            done.append(delete(some))
+        except sa.exc.DBAPIError as error:
+            if not error_classes.is_lock_wait(error):
+                raise
+            if not database.keeps_transaction_after_lock_wait(connection):
+                raise
+            if time.monotonic() > until:
+                passed_over.update(some)
+            raise _Locked from error
 
     def on_refusal(_id: int, error: Exception) -> None:
-        why[0] = error_classes.describe(error)
+        why[0] = LOCKED if isinstance(error, _Locked) else error_classes.describe(error)
 
-    if databases.of(connection).one_writer_at_a_time and len(ids) > SEARCHED:
+    if database.one_writer_at_a_time and len(ids) > SEARCHED:
         # To look for those here would keep all others from writing: that is done in smaller transactions.
         return [delete(list(ids))], TRIGGER
-    databases.of(connection).check_references_now(connection)
-    fault_search.find(
-        connection,
-        list(ids),
-        lambda some: done.append(delete(some)),
-        on_refusal,
-        raise_if_of_the_store=lambda _error: None,
-    )
+    database.check_references_now(connection)
+    with database.waiting_briefly(connection):
+        fault_search.find(
+            connection,
+            list(ids),
+            delete_unless_locked,
+            on_refusal,
+            raise_if_of_the_store=lambda _error: None,
+        )
     return done, why[0]
 
 
