@@ -143,7 +143,7 @@ def purge(conf: cfg.ConfigOpts) -> int:
         output.write(f"{connection.count_dead_letters(which)} dead letters would be deleted")
         return 0
     done = connection.delete_dead_letters(which)
-    kept = f", {done.kept} kept by the database: {done.why}" if done.kept else ""
+    kept = f", {done.kept} kept: {done.why}" if done.kept else ""
     output.write(f"{done.deleted} dead letters deleted{kept}")
     return 1 if done.kept else 0
 

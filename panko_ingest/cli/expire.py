@@ -47,10 +47,7 @@ def _forecast(connection: Connection, conf: cfg.ConfigOpts) -> None:
             f"the oldest of {forecast.oldest:%Y-%m-%d %H:%M:%S}, in about {forecast.seconds:.0f} s"
         )
     if forecast.kept:
-        output.write(
-            f"of the {forecast.tried} oldest, {forecast.kept} would stay, as the database keeps them: "
-            f"{forecast.why}"
-        )
+        output.write(f"of the {forecast.tried} oldest, {forecast.kept} would stay: {forecast.why}")
     if forecast.partitions:
         fates = {True: "dropped", False: "thinned out"}
         output.table(

@@ -185,13 +185,12 @@ class Database:
     def waiting_briefly(
         self,
         connection: Connection,  # noqa: ARG002 - where rows have locks of their own
-    ) -> AbstractContextManager[None]:
-        """Wait for what others have locked no longer than can be borne many times in a transaction."""
-        return nullcontext()
+    ) -> AbstractContextManager[bool]:
+        """Wait for what others have locked no longer than can be borne many times in a transaction.
 
-    def keeps_transaction_after_lock_wait(self, connection: Connection) -> bool:  # noqa: ARG002 - likewise
-        """Tell whether a savepoint is still there after a statement that waited for a lock for too long."""
-        return True
+        The context is False where a transaction does not outlive such a wait: there it is as long as ever.
+        """
+        return nullcontext(False)
 
     def check_references_now(self, connection: Connection) -> None:
         """Let this transaction's statements be refused at once, not at COMMIT, for a broken constraint."""

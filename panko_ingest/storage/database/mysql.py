@@ -294,9 +294,13 @@ class Database(base.Database):
         yield from _collations(connection)
 
     @contextlib.contextmanager
-    def waiting_briefly(self, connection: Connection) -> Iterator[None]:
+    def waiting_briefly(self, connection: Connection) -> Iterator[bool]:
         """Set the shortest time that the server knows, in whole seconds; in the end what was set before."""
-        before = connection.exec_driver_sql("SELECT @@SESSION.innodb_lock_wait_timeout").scalar_one()
+        settings = "SELECT @@SESSION.innodb_lock_wait_timeout, @@innodb_rollback_on_timeout"
+        before, undoes_all = connection.exec_driver_sql(settings).one()
+        if undoes_all:
+            yield False
+            return
         shortest = 0 if getattr(connection.dialect, "is_mariadb", False) else 1
         connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {shortest}")
 
@@ -305,15 +309,11 @@ class Database(base.Database):
                 connection.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {before}")
 
         try:
-            yield
+            yield True
         except Exception:  # who is interrupted in the middle of a statement gives the session up
             restore()
             raise
         restore()
-
-    def keeps_transaction_after_lock_wait(self, connection: Connection) -> bool:
-        """Ask for the setting by which InnoDB undoes more than the statement."""
-        return not connection.exec_driver_sql("SELECT @@innodb_rollback_on_timeout").scalar_one()
 
     def insert_if_absent(self, table: Any, key: str) -> sa.Insert:  # noqa: ARG002 - MySQL looks at all
         """Return an INSERT IGNORE; only for values that are known to fit, and to be looked for afterwards."""

@@ -289,10 +289,10 @@ class Database(postgresql_errors.Database):
         """Tell whether row-level security holds for our role."""
         return bool(tables_with_policies(connection))
 
-    def waiting_briefly(self, connection: Connection) -> AbstractContextManager[None]:
+    def waiting_briefly(self, connection: Connection) -> AbstractContextManager[bool]:
         """Set it for the rest of the transaction."""
         connection.exec_driver_sql("SET LOCAL lock_timeout = '10ms'")
-        return nullcontext()
+        return nullcontext(True)
 
     def check_references_now(self, connection: Connection) -> None:
         """Check deferred constraints with each statement."""

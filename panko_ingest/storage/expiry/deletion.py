@@ -238,9 +238,7 @@ def _delete_where_allowed(
         try:
             done.append(delete(some))
         except sa.exc.DBAPIError as error:
-            if not error_classes.is_lock_wait(error):
-                raise
-            if not database.keeps_transaction_after_lock_wait(connection):
+            if not (waits_briefly and error_classes.is_lock_wait(error)):
                 raise
             if time.monotonic() > until:
                 passed_over.update(some)
@@ -253,7 +251,7 @@ def _delete_where_allowed(
         # To look for those here would keep all others from writing: that is done in smaller transactions.
         return [delete(list(ids))], TRIGGER
     database.check_references_now(connection)
-    with database.waiting_briefly(connection):
+    with database.waiting_briefly(connection) as waits_briefly:
         fault_search.find(
             connection,
             list(ids),

@@ -19,7 +19,7 @@ from panko_ingest.storage import EventFilter, RecordResult
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.tables import TRAITS
 from tests.integration.storage.hammer import WINDOW, event, is_old
-from tests.integration.storage.samples import count, counts, make_event, make_events, rows
+from tests.integration.storage.samples import connect, count, counts, make_event, make_events, rows
 from tests.services import MariaDB, PgBouncer, PostgreSQL
 from tests.waiting import wait_until
 
@@ -64,16 +64,42 @@ def test_four_writers_in_opposite_orders_and_an_expirer(
     hammer(store, database_url, seconds, start)
 
 
+@pytest.fixture(scope="module")
+def easily_upset() -> Iterator[MariaDB]:
+    """A server that refuses what changed since a snapshot, as 11.6.2 does, and undoes who waited too long."""
+    settings = {"innodb-snapshot-isolation": "ON", "innodb-rollback-on-timeout": "ON"}
+    with MariaDB(settings) as server:
+        yield server
+
+
 @pytest.mark.mariadb
 @pytest.mark.timeout(300)
-def test_four_writers_where_mariadb_refuses_what_changed_since_a_snapshot(start: Start) -> None:
-    # The default from 11.6.2 on.
-    with MariaDB({"innodb-snapshot-isolation": "ON"}) as server:
-        url = server.create_database()
-        store = Connection(url)
-        store.upgrade()
-        hammer(store, url, 4, start)
-        store.close()
+def test_four_writers_where_mariadb_refuses_what_changed_since_a_snapshot(
+    easily_upset: MariaDB, start: Start
+) -> None:
+    url = easily_upset.create_database()
+    store = Connection(url)
+    store.upgrade()
+    hammer(store, url, 4, start)
+    store.close()
+
+
+@pytest.mark.mariadb
+def test_expiry_waits_for_locks_where_who_waited_too_long_is_undone(easily_upset: MariaDB) -> None:
+    url = easily_upset.create_database()
+    store, expirer = Connection(url), connect(url, lock_timeout=0.0, max_retries=0)
+    store.upgrade()
+    store.record_events(make_events(3))
+    waits = "SELECT count(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    with ThreadPoolExecutor(1) as pool, store.engine.connect() as holder:
+        holder.exec_driver_sql("SELECT id FROM event WHERE message_id = 'm0001' FOR UPDATE").all()
+        expired = pool.submit(expirer.clear_expired_data, 0)
+        wait_until(lambda: expired.done() or rows(store, waits)[0][0], 30, "expiry to wait")
+        assert not expired.done()
+        holder.rollback()
+        assert expired.result(30) == 3
+    expirer.close()
+    store.close()
 
 
 @pytest.mark.postgresql
