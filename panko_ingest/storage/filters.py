@@ -1,11 +1,12 @@
 """Which events, and which dead letters, a question is about."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from panko_ingest.storage import request_values
+from panko_ingest.storage.errors import InvalidRequest
 
 
 class EventFilter:
@@ -60,6 +61,7 @@ class DeadLetterFilter:
     :param error: a part of the error's class or text.
     :param seen_since: last seen at this time or after it, naive UTC.
     :param seen_before: last seen before this time, naive UTC.
+    :raises InvalidRequest: ``ids`` are no list.
     """
 
     ids: Sequence[int] = ()
@@ -71,4 +73,6 @@ class DeadLetterFilter:
 
     def __post_init__(self) -> None:
         """Keep the ids, which may come from an iterator: without them the filter names all."""
+        if not isinstance(self.ids, Iterable):
+            raise InvalidRequest(f"ids: {self.ids!r} is no list of integers")
         object.__setattr__(self, "ids", tuple(self.ids))

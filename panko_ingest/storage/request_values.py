@@ -73,7 +73,7 @@ def seconds(value: Any, name: str) -> float:
 
     :raises InvalidRequest: it is none.
     """
-    if not isinstance(value, int | float) or math.isnan(value):
+    if not isinstance(value, int) and not (isinstance(value, float) and not math.isnan(value)):
         raise InvalidRequest(f"{name}: {value!r} is no number of seconds")
     return value
 
@@ -83,9 +83,10 @@ def age(value: Any, name: str) -> float:
 
     :raises InvalidRequest: it is none.
     """
-    if seconds(value, name) < 0:
+    length = seconds(value, name)
+    if length < 0:
         raise InvalidRequest(f"{name}: {value} is negative")
-    return float(value)
+    return length
 
 
 def mapping(value: Any, name: str) -> Mapping[str, Any]:

@@ -517,6 +517,8 @@ MISTAKES: dict[str, Callable[[Connection], Any]] = {
     "expired, less than 0": lambda store: store.clear_expired_data(1, -5),
     "dead letters expired for less than 0 s": lambda store: store.clear_expired_dead_letters(-1),
     "round for text": lambda store: store.expire("86400"),  # type: ignore[arg-type]
+    "dead letters' ids, no list": lambda _: DeadLetterFilter(ids=5),  # type: ignore[arg-type]
+    "replayed, no mapping": lambda store: store.replay_dead_letters([5]),  # type: ignore[arg-type]
     "round for no number": lambda store: store.expire(float("nan")),
     "forecast for no number": lambda store: store.forecast_expiry(float("nan")),
     "dead letters' limit": lambda store: list(store.get_dead_letters(DeadLetterFilter(), -1)),

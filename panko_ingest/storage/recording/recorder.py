@@ -88,7 +88,9 @@ class Recorder:
 
     def replay(self, events: Mapping[int, Event]) -> dict[int, Exception]:
         """Record what dead letters have become; see ``Connection.replay_dead_letters``."""
-        letters = [request_values.integer(letter, "id") for letter in events]
+        letters = [
+            request_values.integer(letter, "id") for letter in request_values.mapping(events, "events")
+        ]
         try:
             result = self._record(_Asked(list(events.values()), tells_apart=True, replayed=letters))
         except Exception as error:

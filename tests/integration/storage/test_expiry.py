@@ -113,6 +113,7 @@ def test_times_to_live_longer_than_the_calendar_expire_nothing(store: Connection
     store.record_events(old_events(1))
     assert store.expire(DAY * 365 * 3000, clock=now).events == 0
     assert store.expire(1e18, clock=now).events == 0
+    assert store.expire(10**400, clock=now).events == store.clear_expired_data(10**400) == 0
 
 
 def test_events_of_the_far_past_go_and_those_of_the_far_future_stay(store: Connection) -> None:
