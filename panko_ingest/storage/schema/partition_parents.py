@@ -14,6 +14,9 @@ from panko_ingest.storage.tables import EVENT_TABLES
 PLAIN_IDS = "panko_ingest_plain_ids"
 """Name of the constraint that proves, before the plain tables become a partition, that they fit it."""
 
+_LONGEST = 63 - len(f"_{PLAIN_SUFFIX}")
+"""Bytes of an index's name before the suffix: PostgreSQL cuts what is longer."""
+
 _OWN_IDS = """
 CREATE OR REPLACE FUNCTION panko_ingest_own_ids() RETURNS bigint LANGUAGE plpgsql AS $$
 BEGIN
@@ -211,8 +214,10 @@ def _exchange_one(connection: sa.Connection, table: str) -> None:
     plain = f"{table}_{PLAIN_SUFFIX}"
     made_anew = [*_all(connection, _CONSTRAINTS, table, table, PLAIN_IDS), *_all(connection, _INDEXES, table)]
     quoted = connection.dialect.identifier_preparer.quote_identifier
-    for name in _all(connection, _INDEX_NAMES, table):
-        start = name.encode()[:57].decode(errors="ignore")
+    for number, name in enumerate(_all(connection, _INDEX_NAMES, table)):
+        # Two long names may begin alike.
+        start = name if len(name.encode()) <= _LONGEST else f"{number}_{name}"
+        start = start.encode()[:_LONGEST].decode(errors="ignore")
         connection.exec_driver_sql(
             f"ALTER INDEX {quoted(name)} RENAME TO {quoted(f'{start}_{PLAIN_SUFFIX}')}"
         )

@@ -316,8 +316,9 @@ def test_two_schemas_of_one_database_are_partitioned_each_for_itself(postgresql_
     one = filled(f"{postgresql_url}?options=-csearch_path%3Done", 50)
     other = filled(f"{postgresql_url}?options=-csearch_path%3D%22Other%25x%22", 80)
     with other.engine.begin() as session:
-        name = f'"100% of "" {"ü" * 30}"'
-        session.exec_driver_sql(f"CREATE INDEX {name} ON event (raw)".replace("%", "%%"))
+        for number, columns in enumerate(("raw", "raw, message_id")):
+            name = f'"100% of "" {"ü" * 26}{number}"'
+            session.exec_driver_sql(f"CREATE INDEX {name} ON event ({columns})".replace("%", "%%"))
 
     other.partition("day", ignore)
     assert not is_partitioned(one)
