@@ -290,8 +290,8 @@ class Database(postgresql_errors.Database):
         return bool(tables_with_policies(connection))
 
     def waiting_briefly(self, connection: Connection) -> AbstractContextManager[bool]:
-        """Set it for the rest of the transaction."""
-        connection.exec_driver_sql("SET LOCAL lock_timeout = '10ms'")
+        """Set the shortest time for the rest of the transaction: 0 would be for ever."""
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '1ms'")
         return nullcontext(True)
 
     def check_references_now(self, connection: Connection) -> None:
