@@ -135,7 +135,8 @@ def _attached(connection: sa.Connection, tables: Sequence[str]) -> list[_Attache
     return [
         _Attached(parent, name, _day(match[1]), _day(match[2]))
         for parent, name, bound in connection.exec_driver_sql(_ATTACHED, (list(tables),))
-        if (match := _BOUNDS.search(bound))
+        # Without bounds where it was dropped after the statement had begun.
+        if (match := _BOUNDS.search(bound or ""))
     ]
 
 

@@ -160,6 +160,16 @@ WHERE_TRIGGERS_CAN_KEEP_ROWS = pytest.mark.parametrize(
     indirect=True,
 )
 
+WHERE_ROWS_ARE_LOCKED = pytest.mark.parametrize(
+    "database_url",
+    [
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("partitioned", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ],
+    indirect=True,
+)
+
 
 @contextlib.contextmanager
 def legal_hold(store: Connection, condition: str, table: str = "event", more: str = "") -> Iterator[None]:

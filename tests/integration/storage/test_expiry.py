@@ -19,6 +19,7 @@ from panko_ingest.storage import DeadLetterFilter, EventFilter, ExpiryReport
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from tests.integration.storage.samples import (
+    WHERE_ROWS_ARE_LOCKED,
     WHERE_TRIGGERS_CAN_KEEP_ROWS,
     connect,
     count,
@@ -640,12 +641,11 @@ _LOCKS = {
 }
 
 
+@WHERE_ROWS_ARE_LOCKED
 @pytest.mark.parametrize(("locks", "number"), [("event", 1), ("trait", 1), ("event", 15)])
 def test_what_somebody_else_has_locked_stays_until_the_next_round_and_keeps_no_others(
     store: Connection, database_url: str, caplog: pytest.LogCaptureFixture, locks: str, number: int
 ) -> None:
-    if store.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has one lock")
     store.expire(DAY, clock=now)  # the partitions that are over are gone
     store.record_events(old_events(200))
     some = [row[0] for row in rows(store, "SELECT id FROM event ORDER BY message_id")][: 3 * number : 3]
@@ -669,11 +669,10 @@ def test_what_somebody_else_has_locked_stays_until_the_next_round_and_keeps_no_o
     expirer.close()
 
 
+@WHERE_ROWS_ARE_LOCKED
 def test_dead_letters_that_somebody_else_has_locked_keep_no_others(
     store: Connection, database_url: str
 ) -> None:
-    if store.engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has one lock")
     store.record_events([], [letter_for(index, ValueError()) for index in range(30)])
     expirer = connect(database_url, lock_timeout=0.0)
     with store.engine.connect() as holder:
@@ -692,10 +691,9 @@ _WAITS = {
 }
 
 
+@WHERE_ROWS_ARE_LOCKED
 def test_a_round_undoes_nobody_by_a_deadlock_and_counts_right(store: Connection, database_url: str) -> None:
     kind = store.engine.dialect.name
-    if kind == "sqlite":
-        pytest.skip("SQLite has one lock")
     store.expire(DAY, clock=now)  # the partitions that are over are gone
     store.record_events(old_events(20))
     numbers = dict(tuple(row) for row in rows(store, "SELECT message_id, id FROM event"))

@@ -673,6 +673,19 @@ def test_readers_never_see_half_an_event_while_partitions_are_dropped(
     readers.close()
 
 
+def test_a_partition_that_is_dropped_while_partitions_are_looked_up_is_none_any_more(
+    store: Connection, postgresql_url: str
+) -> None:
+    other = Connection(postgresql_url)
+    with other.engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
+        before = partitions.found(reader)
+        report = store.expire(3 * DAY, clock=noon)
+        # By what it saw first they are still there, and yet they have no bounds any more.
+        assert partitions.found(reader) == [one for one in before if one.suffix not in report.partitions]
+    other.close()
+    assert report.partitions
+
+
 def test_a_late_event_of_days_that_are_dropped_is_stored_and_goes_in_the_next_round(
     store: Connection,
 ) -> None:
