@@ -160,7 +160,7 @@ WHERE_TRIGGERS_CAN_KEEP_ROWS = pytest.mark.parametrize(
     indirect=True,
 )
 
-WHERE_ROWS_ARE_LOCKED = pytest.mark.parametrize(
+ON_SERVERS = pytest.mark.parametrize(
     "database_url",
     [
         pytest.param("postgresql", marks=pytest.mark.postgresql),

@@ -17,21 +17,13 @@ from panko_ingest.storage.models import Event
 from panko_ingest.storage.recording import dead_letters
 from panko_ingest.storage.schema import partitions
 from panko_ingest.storage.settings import StorageSettings
-from tests.integration.storage.samples import count, make_letter
+from tests.integration.storage.samples import ON_SERVERS, count, make_letter
 from tests.waiting import wait_until
 
 YEAR = 365 * 86400.0
 
 # SQLite's clock is the host's.
-pytestmark = pytest.mark.parametrize(
-    "database_url",
-    [
-        pytest.param("postgresql", marks=pytest.mark.postgresql),
-        pytest.param("partitioned", marks=pytest.mark.postgresql),
-        pytest.param("mariadb", marks=pytest.mark.mariadb),
-    ],
-    indirect=True,
-)
+pytestmark = ON_SERVERS
 
 
 @pytest.fixture

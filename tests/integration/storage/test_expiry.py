@@ -19,7 +19,7 @@ from panko_ingest.storage import DeadLetterFilter, EventFilter, ExpiryReport
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from tests.integration.storage.samples import (
-    WHERE_ROWS_ARE_LOCKED,
+    ON_SERVERS,
     WHERE_TRIGGERS_CAN_KEEP_ROWS,
     connect,
     count,
@@ -641,7 +641,7 @@ _LOCKS = {
 }
 
 
-@WHERE_ROWS_ARE_LOCKED
+@ON_SERVERS
 @pytest.mark.parametrize(("locks", "number"), [("event", 1), ("trait", 1), ("event", 15)])
 def test_what_somebody_else_has_locked_stays_until_the_next_round_and_keeps_no_others(
     store: Connection, database_url: str, caplog: pytest.LogCaptureFixture, locks: str, number: int
@@ -669,7 +669,7 @@ def test_what_somebody_else_has_locked_stays_until_the_next_round_and_keeps_no_o
     expirer.close()
 
 
-@WHERE_ROWS_ARE_LOCKED
+@ON_SERVERS
 def test_dead_letters_that_somebody_else_has_locked_keep_no_others(
     store: Connection, database_url: str
 ) -> None:
@@ -691,7 +691,7 @@ _WAITS = {
 }
 
 
-@WHERE_ROWS_ARE_LOCKED
+@ON_SERVERS
 def test_a_round_undoes_nobody_by_a_deadlock_and_counts_right(store: Connection, database_url: str) -> None:
     kind = store.engine.dialect.name
     store.expire(DAY, clock=now)  # the partitions that are over are gone
