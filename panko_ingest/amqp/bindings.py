@@ -101,7 +101,6 @@ class Bindings:
         self._absent: set[str] = set()
         self._there: set[str] = set()
         self._looking = {name: pauses.absent_exchange(clock) for name in self._exchanges}
-        self._refused = {name: pauses.refused(clock) for name in self._exchanges}
         self.start_over()
 
     @property
@@ -111,6 +110,8 @@ class Bindings:
 
     def start_over(self) -> None:
         """Bind what is there at the next step, as the queue may be a new one; what cost connections last."""
+        # A refusal left the old queue bound as it was, but leaves a new one without what is published.
+        self._refused = {name: pauses.refused(self._clock) for name in self._exchanges}
         absent = {name: at for name, at in self._at.items() if name in self._absent}
         later = self._clock() + self._costly.due_in
         first = later if self._costly.any_may_be_one else 0.0

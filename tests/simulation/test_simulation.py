@@ -20,6 +20,8 @@ KEPT = {
     386: "a message came back too often while prefetches grew",
     8579: "queues with a backlog each got the whole prefetch once a store that had been away was back",
     13964: "the same once a slow store was quick again",
+    70019942: "a pool's new queue was not bound for as long as the old one's exchange had been refused",
+    70023200: "the same after a lost connection",
 }
 """Seeds in which something broke once, and what it was."""
 
