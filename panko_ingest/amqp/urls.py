@@ -134,7 +134,7 @@ def parse(
         raise BusUrlError("no URL: write rabbit://user:password@host:5672/vhost")
     if scheme.partition("+")[0].lower() not in _AMQP_SCHEMES:
         if not _EMBEDDED.fullmatch(scheme):
-            raise BusUrlError(f"{_why_not_read(scheme)}")
+            raise BusUrlError(_why_not_read(scheme))
         return Bus(name=f"{scheme}://", virtual_url=url)
 
     return _of_rabbitmq(scheme, rest, tls, trust, login_method, heartbeat)

@@ -142,7 +142,7 @@ def _parse(url: str) -> URL:
         raise DatabaseUrlError(f"is no URL: write {wanted}") from None
     if "%00" in url or (parsed.port is not None and not 0 < parsed.port <= _LAST_PORT):
         fault = "%00 stands in it" if "%00" in url else f"{parsed.port} is no port"
-        raise DatabaseUrlError(f"{fault}")
+        raise DatabaseUrlError(fault)
     _refuse_no_name(parsed)
     rest = _ACCOUNT.sub("", url, count=1)
     of_a_file = parsed.get_backend_name() == "sqlite" and not parsed.host

@@ -150,7 +150,7 @@ class Database(base.Database):
         def set_up(connection: Any, record: Any) -> None:
             with connection.cursor() as cursor:
                 if encrypted and not _cipher(cursor):
-                    raise DatabaseUrlError(f"{mysql_driver.NO_TLS}")
+                    raise DatabaseUrlError(mysql_driver.NO_TLS)
                 if mysql_sessions.set_up(connection, cursor, settings):
                     record.info[pooling.ANY_SERVER] = True
             # SQLAlchemy does so next, and would not close what a node that left its Galera cluster refuses.

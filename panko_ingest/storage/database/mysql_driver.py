@@ -56,25 +56,27 @@ class Tls:
         for name in sorted(_OPTIONS & query.keys()):
             value = query[name]
             if not isinstance(value, str):
-                raise _fault(f"{name} is there more than once")
+                raise DatabaseUrlError(f"{name} is there more than once")
             given[name] = value
         if _flag(given, "ssl_disabled"):
             if len(given) > 1:
-                raise _fault(f"ssl_disabled contradicts {', '.join(sorted(given.keys() - {'ssl_disabled'}))}")
+                raise DatabaseUrlError(
+                    f"ssl_disabled contradicts {', '.join(sorted(given.keys() - {'ssl_disabled'}))}"
+                )
             return cls(disabled=True)
         given = _from_file(query) | given
         given.pop("ssl_disabled", None)
         verify = _flag(given, _VERIFY)
         wishes = {_flag(given, name) for name in _VERIFY_NAME} - {None}
         if len(wishes) > 1:
-            raise _fault(" and ".join(_VERIFY_NAME) + " contradict each other")
+            raise DatabaseUrlError(" and ".join(_VERIFY_NAME) + " contradict each other")
         verify_name = wishes.pop() if wishes else None
         if verify_name and verify is False:
-            raise _fault(f"{_VERIFY} contradicts the option that asks for the name to be verified")
+            raise DatabaseUrlError(f"{_VERIFY} contradicts the option that asks for the name to be verified")
         if verify is None:
             verify = bool(verify_name) or not given.keys().isdisjoint({"ssl_ca", "ssl_capath"})
         if "ssl_cert" not in given and (lone := given.keys() & {"ssl_key", "ssl_key_password"}):
-            raise _fault(f"{', '.join(sorted(lone))} without ssl_cert proves nothing to the server")
+            raise DatabaseUrlError(f"{', '.join(sorted(lone))} without ssl_cert proves nothing to the server")
         return cls(
             asked=bool(given),
             verify=verify,
@@ -219,14 +221,16 @@ def refuse_unknown_options(options: Mapping[str, Any]) -> None:
     known = inspect.signature(pymysql.connections.Connection).parameters
     for name, value in options.items():
         if name in _USELESS:
-            raise _fault(f"{name} is of no use in a URL")
+            raise DatabaseUrlError(f"{name} is of no use in a URL")
         if name in _SECONDS and not 0 < value <= _MOST_SECONDS:
-            raise _fault(f"the value of {name} can't be used: from 1 to {_MOST_SECONDS} seconds")
+            raise DatabaseUrlError(f"the value of {name} can't be used: from 1 to {_MOST_SECONDS} seconds")
         if name == "port" and isinstance(value, str):
-            raise _fault("port stands behind the host: write mysql://...@host:3306/panko")
+            raise DatabaseUrlError("port stands behind the host: write mysql://...@host:3306/panko")
         if name in known and (name != "ssl" or isinstance(value, dict)):
             continue
-        raise _fault(f"PyMySQL has no option {name!r} (for TLS, it is ssl_ca=/path/to/authority.pem)")
+        raise DatabaseUrlError(
+            f"PyMySQL has no option {name!r} (for TLS, it is ssl_ca=/path/to/authority.pem)"
+        )
 
 
 def _from_file(query: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
@@ -242,10 +246,10 @@ def _from_file(query: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
         with Path(file).expanduser().open() as lines:
             parser.read_file(lines)
     except OSError as error:
-        raise _fault(f"read_default_file: {error}") from error
+        raise DatabaseUrlError(f"read_default_file: {error}") from error
     except (configparser.Error, UnicodeDecodeError):
         # Their texts show lines of it.
-        raise _fault(f"read_default_file: {file} can't be parsed") from None
+        raise DatabaseUrlError(f"read_default_file: {file} can't be parsed") from None
     found: dict[str, str] = {}
     group = group or "client"
     for key, value in parser.items(group) if parser.has_section(group) else ():
@@ -255,9 +259,11 @@ def _from_file(query: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
             # A flag may stand there without a value.
             found[name] = parser.get(group, key) if value else "" if name in _TEXTS else "true"
         elif name.startswith(("ssl", "tls")):
-            raise _fault(f"{key} of {file} is not known here: ask for TLS by ssl_ca, ssl_verify_identity")
+            raise DatabaseUrlError(
+                f"{key} of {file} is not known here: ask for TLS by ssl_ca, ssl_verify_identity"
+            )
     if blank := [name for name, value in found.items() if not value]:
-        raise _fault(f"{', '.join(blank)} of {file} is blank")
+        raise DatabaseUrlError(f"{', '.join(blank)} of {file} is blank")
     return found
 
 
@@ -266,9 +272,5 @@ def _flag(given: Mapping[str, str], name: str) -> bool | None:
         return None
     if given[name].lower() not in _FLAGS:
         # Any text passes for true with PyMySQL.
-        raise _fault(f"{name} is neither true nor false")
+        raise DatabaseUrlError(f"{name} is neither true nor false")
     return _FLAGS[given[name].lower()]
-
-
-def _fault(text: str) -> DatabaseUrlError:
-    return DatabaseUrlError(text)
