@@ -10,6 +10,7 @@ import orjson
 from panko_ingest import compression, exact_json
 from panko_ingest.errors import DecodeError
 from panko_ingest.exact_json import kind
+from panko_ingest.remembered import Remembered
 
 MAX_MESSAGE_SIZE = 16 * 1024 * 1024
 MAX_DEPTH = 100
@@ -39,22 +40,12 @@ _LEAST_BYTES_FOR_A_VALUE = 16
 _ALWAYS_PARSED = 64 * 1024
 
 
-class _ContextNames(dict[str, str]):
-    """The keys of a context without their prefix, '' for a key of anything else; bounded."""
-
-    _MOST = 4096
-    _LONGEST = 100
-
-    def __missing__(self, key: str) -> str:
-        name = key[len(_CONTEXT_PREFIX) :] if key.startswith(_CONTEXT_PREFIX) else ""
-        if len(key) <= self._LONGEST:
-            if len(self) >= self._MOST:
-                self.clear()
-            self[key] = name
-        return name
+def _without_prefix(key: str) -> str:
+    """Return the name behind a key of a context, an empty text for a key of anything else."""
+    return key[len(_CONTEXT_PREFIX) :] if key.startswith(_CONTEXT_PREFIX) else ""
 
 
-_context_name = _ContextNames().__getitem__
+_context_name = Remembered(_without_prefix, most=4096, longest=100).__getitem__
 
 
 class Notification:

@@ -11,12 +11,12 @@ import hashlib
 import struct
 from collections.abc import Callable
 from struct import Struct, pack
-from typing import TypeVar
 
 from amqp.exceptions import FrameSyntaxError, UnexpectedFrame
 
 from panko_ingest.amqp.properties import Properties, parse as parse_properties, short_text
 from panko_ingest.delivery import Delivery, Rest
+from panko_ingest.remembered import Remembered
 
 # py-amqp checks nothing of what it parses, and raises whatever comes of that.
 _UNREADABLE = (
@@ -38,8 +38,9 @@ _METHOD = Struct(">BHIHHB")  # class, method, length of the consumer tag, which 
 _PROPERTIES = Struct(">BHIHHQ")  # class, weight, size of the body; flags and values follow
 _BODY = Struct(">BHI")
 _TAG = Struct(">QB")  # delivery tag, redelivered; exchange and routing key follow
+# Of what is remembered, and bytes of each.
+_MOST, _LONGEST = 1000, 500
 
-T = TypeVar("T")
 Route = tuple[str, str]
 """Exchange and routing key."""
 DeliveryParts = tuple[bytes, Properties, Route, int, bool, Rest | None]
@@ -50,33 +51,14 @@ Frame = tuple[int, int, bytes]
 """Type, channel and payload."""
 
 
-class _Parsed(dict[bytes, T]):
-    """What bytes mean that come again and again; bounded, as a publisher may make them differ."""
-
-    _MOST = 1000
-    _LONGEST = 500
-
-    def __init__(self, parse: Callable[[bytes], T]) -> None:
-        super().__init__()
-        self._parse = parse
-
-    def __missing__(self, data: bytes) -> T:
-        value = self._parse(data)
-        if len(data) <= self._LONGEST:
-            if len(self) >= self._MOST:
-                self.clear()
-            self[data] = value
-        return value
-
-
 def _parse_route(data: bytes) -> Route:
     exchange, offset = short_text(data, 0)
     return exchange, short_text(data, offset)[0]
 
 
-_consumers = _Parsed(bytes.decode)
-_routes = _Parsed(_parse_route)
-_properties = _Parsed(parse_properties)
+_consumers = Remembered(bytes.decode, _MOST, _LONGEST)
+_routes = Remembered(_parse_route, _MOST, _LONGEST)
+_properties = Remembered(parse_properties, _MOST, _LONGEST)
 
 
 class Receiver:

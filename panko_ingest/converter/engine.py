@@ -11,6 +11,7 @@ from panko_ingest.converter import definitions, values
 from panko_ingest.converter.definitions import EventDefinition
 from panko_ingest.errors import ConvertError
 from panko_ingest.redaction import redact
+from panko_ingest.remembered import Remembered
 from panko_ingest.storage.models import MAX_NAME, SALVAGED_KEY, UNSTORABLE, Event
 
 LOG = guarded_log.logger_about_messages(__name__)
@@ -46,7 +47,7 @@ class EventConverter:
         if not drop_unmatched and not any(known.types.matches_everything for known in self.definitions):
             self.definitions.append(EventDefinition(["*"], definitions.default_traits()))
         self._store_raw = frozenset(priority.lower() for priority in store_raw)
-        self._known: dict[str, EventDefinition | None] = {}
+        self._known = Remembered(self._find_definition, _MOST_TYPES, MAX_NAME)
         self._salvage_log = _SalvageLog(clock) if log else None
 
     @classmethod
@@ -70,16 +71,12 @@ class EventConverter:
         """
         try:
             return self._known[event_type]
-        except KeyError:
-            pass
-        except TypeError:
+        except TypeError:  # a list or an object
             raise ConvertError("event_type is no text") from None
+
+    def _find_definition(self, event_type: str) -> EventDefinition | None:
         _check_text("event_type", event_type, MAX_NAME)
-        found = next((known for known in self.definitions if known.types.match(event_type)), None)
-        if len(self._known) >= _MOST_TYPES:
-            self._known.clear()
-        self._known[event_type] = found
-        return found
+        return next((known for known in self.definitions if known.types.match(event_type)), None)
 
     def to_event(
         self, notification: dict[str, Any], priority: str, bytes_held: Callable[[], int] | None = None

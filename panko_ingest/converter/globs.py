@@ -3,7 +3,8 @@
 import fnmatch
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+
+from panko_ingest.remembered import Remembered
 
 _NOTHING = r"(?!)"
 _MOST_CACHED, _LONGEST_CACHED = 8192, 255
@@ -34,16 +35,13 @@ class TypeFilter:
     """The ``[event] types`` option."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = TypePatterns(patterns)
-        self._match = lru_cache(_MOST_CACHED)(self._patterns.match)
+        types = TypePatterns(patterns)
+        self._stores_all = types.matches_everything
+        self._known = Remembered(types.match, _MOST_CACHED, _LONGEST_CACHED)
 
     def __call__(self, event_type: object) -> bool:
         """Tell whether to store events of a type; what is no text passes, for the converter to refuse."""
-        if self._patterns.matches_everything or not isinstance(event_type, str):
-            return True
-        # Whoever publishes chooses the text, and what is cached stays.
-        match = self._match if len(event_type) <= _LONGEST_CACHED else self._patterns.match
-        return match(event_type)
+        return self._stores_all or not isinstance(event_type, str) or self._known[event_type]
 
 
 def _compile(globs: list[str]) -> re.Pattern[str]:

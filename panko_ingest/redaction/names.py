@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from panko_ingest.remembered import Remembered
+
 HIDDEN = "***"
 GIVES_NOTHING_AWAY: tuple[Any, ...] = (None, True, False, "", HIDDEN, [], {})
 """Values that stay as they are, whatever names them."""
@@ -66,18 +68,6 @@ VALUE, LABEL, PATH = 4, 8, 16
 """In an object of a label, or of a path, and a value, the label tells what the value is."""
 
 
-class _Meanings(dict[str, int]):
-    """What names say; bounded, as publishers choose them."""
-
-    def __missing__(self, name: str) -> int:
-        meaning = _meaning(name)
-        if len(name) <= _LONGEST:
-            if len(self) >= _MOST_KNOWN:
-                self.clear()
-            self[name] = meaning
-        return meaning
-
-
 def _plain(name: str) -> str:
     return name.lower().removeprefix(_CONTEXT).translate(_SEPARATORS).rstrip(_DIGITS)
 
@@ -102,7 +92,7 @@ def _meaning(name: str) -> int:
     return VALUE if plain in _VALUES or plain.endswith("value") else 0
 
 
-meaning_of = _Meanings().__getitem__
+meaning_of = Remembered(_meaning, _MOST_KNOWN, _LONGEST).__getitem__
 """Return what a name says."""
 
 

@@ -179,8 +179,8 @@ def test_header_values_that_differ_in_every_message_are_not_kept_for_ever() -> N
         long = {"application_headers": {"trace": "x" * 10_000 + str(number)}}
         assert delivery_frames.parse(bytes_of(delivered(b"body", long)), 0)
     for known in (delivery_frames._properties, delivery_frames._routes):
-        assert len(known) <= known._MOST
-        assert all(len(data) <= known._LONGEST for data in known)
+        assert len(known) <= known.most
+        assert all(len(data) <= known.longest for data in known)
 
 
 def test_headers_count_as_memory_beside_the_body() -> None:
