@@ -22,6 +22,7 @@ from panko_ingest import timestamps
 from panko_ingest.converter import EventConverter
 from panko_ingest.notification import Notification
 from panko_ingest.storage.models import Event, Trait
+from tests.bodies import decode as decode_body
 from tests.unit.definitions import plainly
 
 INCUMBENT = 2960  # notifications/s, conversion alone, on the machine of the first measurements
@@ -53,7 +54,7 @@ def standard_load(count: int) -> list[bytes]:
 
 def decode(body: bytes) -> Notification:
     """Decode as the daemon does."""
-    return Notification.decode(body, content_type="application/json", content_encoding="utf-8", headers={})
+    return decode_body(body, content_type="application/json", content_encoding="utf-8", headers={})
 
 
 def compare(converter: EventConverter, bodies: list[bytes], repeat: int) -> None:

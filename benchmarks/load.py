@@ -6,8 +6,8 @@ from pathlib import Path
 from benchmarks.make_load import lines
 from panko_ingest import resources
 from panko_ingest.converter import EventConverter
-from panko_ingest.notification import Notification
 from panko_ingest.storage.models import Event
+from tests.bodies import decode
 
 START = datetime.datetime(2024, 3, 1)
 DAY = 86400.0
@@ -30,7 +30,7 @@ def events(count: int, seed: int = 1) -> list[Event]:
     converting = converter()
     found = []
     for line in lines(count, seed, START, DAY):
-        notification = Notification.decode(line.encode())
+        notification = decode(line.encode())
         event = converting.to_event(notification.message, notification.priority)
         if event is not None:
             found.append(event)

@@ -17,9 +17,9 @@ from oslo_config import cfg
 from benchmarks import load
 from benchmarks.make_load import lines
 from panko_ingest import config
-from panko_ingest.notification import Notification
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
+from tests.bodies import decode
 from tests.bus import Bus
 from tests.daemon import COMMAND, configuration
 from tests.services import MariaDB, PostgreSQL, RabbitMQ
@@ -225,7 +225,7 @@ class Rig:
     def events(self) -> list[Event]:
         """Convert the load."""
         converter = load.converter()
-        notifications = (Notification.decode(body) for body in self.bodies)
+        notifications = (decode(body) for body in self.bodies)
         found = (converter.to_event(one.message, one.priority) for one in notifications)
         return [event for event in found if event is not None]
 

@@ -69,37 +69,10 @@ class Notification:
         return len(self._text) + _BYTES_OF_A_VALUE * _count_values(self._text)
 
     @classmethod
-    def decode(
-        cls,
-        body: bytes,
-        *,
-        content_type: str | None = None,
-        content_encoding: str | None = None,
-        headers: Mapping[str, Any] | None = None,
-        max_size: int = MAX_MESSAGE_SIZE,
-        max_depth: int = MAX_DEPTH,
-    ) -> "Notification":
-        """Return the notification in a message's body: envelope 2.0, or 1.0, which has none.
+    def from_text(cls, text: bytes | str, *, max_size: int, max_depth: int) -> "Notification":
+        """Return the notification in what ``read_text`` has returned: envelope 2.0, or 1.0, which has none.
 
-        :param headers: the message's; a ``compression`` header is honoured.
-        :param max_size: bytes of the body, and of what it inflates to; values in it are a sixteenth at most.
-        :param max_depth: levels of nested lists and objects.
-        :raises DecodeError: the body is no notification within these bounds; the text says why.
-        """
-        text = read_text(
-            body,
-            content_type=content_type,
-            content_encoding=content_encoding,
-            headers=headers,
-            max_size=max_size,
-        )
-        return cls.from_text(text, max_size=max_size, max_depth=max_depth)
-
-    @classmethod
-    def from_text(
-        cls, text: bytes | str, *, max_size: int = MAX_MESSAGE_SIZE, max_depth: int = MAX_DEPTH
-    ) -> "Notification":
-        """Return the notification in what ``read_text`` has returned.
+        The bounds are those of ``parse_text``.
 
         :raises DecodeError: the text is no notification within these bounds; the text of the error says why.
         """
@@ -137,6 +110,8 @@ def read_text(
 ) -> bytes | str:
     """Return the JSON text of a message's body, decompressed; bytes where it is in UTF-8.
 
+    :param headers: the message's; a ``compression`` header is honoured.
+    :param max_size: bytes of the body, and of what it inflates to.
     :raises DecodeError: it is larger than ``max_size``, damaged, or said to be anything else.
     """
     if len(body) > max_size:
@@ -156,8 +131,10 @@ def too_large(size: int, max_size: int) -> DecodeError:
 def parse_text(text: bytes | str, max_size: int, max_depth: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the JSON document of a text, and the notification in it.
 
-    The two are the same object where there is no envelope; the bounds are those of ``decode``.
+    The two are the same object where there is no envelope.
 
+    :param max_size: values in the text are a sixteenth of it at most.
+    :param max_depth: levels of nested lists and objects.
     :raises DecodeError: the text is no notification, has too many values or is nested too deep.
     """
     document = _parse_json(text, max_size)

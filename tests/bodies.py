@@ -2,6 +2,10 @@
 
 import json
 import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from panko_ingest.notification import MAX_DEPTH, MAX_MESSAGE_SIZE, Notification, read_text
 
 
 def body(event_type: str = "compute.instance.update") -> bytes:
@@ -15,3 +19,23 @@ def body(event_type: str = "compute.instance.update") -> bytes:
         "timestamp": "2026-11-23 13:16:34.317715",
     }
     return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
+
+
+def decode(
+    body: bytes,
+    *,
+    content_type: str | None = None,
+    content_encoding: str | None = None,
+    headers: Mapping[str, Any] | None = None,
+    max_size: int = MAX_MESSAGE_SIZE,
+    max_depth: int = MAX_DEPTH,
+) -> Notification:
+    """Return the notification in a body, as the pipeline decodes it."""
+    text = read_text(
+        body,
+        content_type=content_type,
+        content_encoding=content_encoding,
+        headers=headers,
+        max_size=max_size,
+    )
+    return Notification.from_text(text, max_size=max_size, max_depth=max_depth)

@@ -13,10 +13,10 @@ import sqlalchemy
 from benchmarks.make_load import lines
 from panko_ingest import resources
 from panko_ingest.converter import EventConverter
-from panko_ingest.notification import Notification
 from panko_ingest.storage import tables
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from tests import schema_copies
+from tests.bodies import decode
 
 _TRAIT_TABLES: tuple[Any, ...] = (
     tables.TraitText,
@@ -95,7 +95,7 @@ class Ledger:
         """Return the trait rows that the bodies must become."""
         rows: set[Row] = set()
         for body in bodies:
-            notification = Notification.decode(body)
+            notification = decode(body)
             event = self._converter.to_event(notification.message, notification.priority)
             assert event is not None
             rows |= {(event.message_id, name, dtype, str(value)) for name, dtype, value in event.traits}
@@ -122,7 +122,7 @@ class Ledger:
 
         :raises AssertionError: naming a few of the differences.
         """
-        message_ids = {Notification.decode(body).message["metadata"]["message_id"] for body in bodies}
+        message_ids = {decode(body).message["metadata"]["message_id"] for body in bodies}
         assert self.events() == len(message_ids)
         assert_equal(self.expected(bodies), self.stored())
 

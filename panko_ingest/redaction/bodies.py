@@ -49,7 +49,7 @@ def redact_body(
     A body without any comes back byte for byte. One that decodes is written again, enveloped,
     encoded and compressed as it was; in any other the values are overwritten where they stand.
     What can't be looked at of a compressed body is left out, which counts as hidden.
-    The parameters are those of ``Notification.decode``.
+    The parameters are those of ``notification.read_text`` and ``parse_text``.
 
     :param look_at: told how many bytes are looked at, decompressed.
     :raises NotText: the body does not decode, and is no text, or compressed in a way that is not known.

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from panko_ingest.notification import Notification
+from tests.bodies import decode
 from tests.unit.corpus import samples
 
 Path = tuple[str | int, ...]
@@ -39,7 +39,7 @@ NEW_TYPES = [
 def cases(count: int, seed: int) -> Iterator[dict[str, Any]]:
     """Yield ``{"sample": name, "priority": p, "notification": n}``, the same for the same seed."""
     chance = random.Random(seed)
-    corpus = [(sample.name, Notification.decode(sample.body)) for sample in samples()]
+    corpus = [(sample.name, decode(sample.body)) for sample in samples()]
     for number in range(count):
         name, notification = corpus[number % len(corpus)]
         message = copy.deepcopy(notification.message)

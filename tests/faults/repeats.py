@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import overload
 
-from panko_ingest.notification import Notification
+from tests.bodies import decode
 
 _DIGITS = 8
 
@@ -51,6 +51,6 @@ class Repeats(Sequence[bytes]):
 
 
 def _place(body: bytes) -> int:
-    message_id = Notification.decode(body).message["metadata"]["message_id"].encode()
+    message_id = decode(body).message["metadata"]["message_id"].encode()
     assert body.count(message_id) == 1
     return body.index(message_id)

@@ -22,10 +22,10 @@ import pytest
 
 from panko_ingest import resources
 from panko_ingest.converter import EventConverter
-from panko_ingest.notification import Notification
 from panko_ingest.storage.models import Event
 from panko_ingest.timestamps import utc_now
 from tests import preloaded
+from tests.bodies import decode
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.faults.conftest import HOOKS
@@ -499,7 +499,7 @@ def events_of(bodies: list[bytes]) -> list[Event]:
     converter = EventConverter.from_file(str(resources.path("etc", "event_definitions.yaml")))
     events = []
     for body in bodies:
-        notification = Notification.decode(body)
+        notification = decode(body)
         event = converter.to_event(notification.message, notification.priority)
         assert event is not None
         events.append(event)

@@ -11,8 +11,8 @@ from panko_ingest.converter import EventDefinition, TraitDefinition, values
 from panko_ingest.converter.compiler import plain_steps
 from panko_ingest.converter.definitions import load
 from panko_ingest.converter.paths import parse_path
-from panko_ingest.notification import Notification
 from panko_ingest.storage.models import DEFINITION_TYPES, Trait
+from tests.bodies import decode
 from tests.unit.corpus import DEFINITIONS, needs_corpus, samples
 from tests.unit.definitions import plainly
 
@@ -150,7 +150,7 @@ def test_compiled_definitions_give_the_same_as_plain_ones_on_the_corpus() -> Non
     for path in (Path(DEFINITIONS), resources.path("etc", "event_definitions.yaml")):
         compared = load(path)
         for sample in samples():
-            message = Notification.decode(sample.body).message
+            message = decode(sample.body).message
             for candidate in compared:
                 if candidate.types.match(message["event_type"]):
                     compiled, plain = both(candidate, message)

@@ -9,8 +9,8 @@ import pytest
 from panko_ingest import resources
 from panko_ingest.converter import EventConverter
 from panko_ingest.errors import ConvertError
-from panko_ingest.notification import Notification
 from panko_ingest.storage.models import SALVAGED_KEY, Event
+from tests.bodies import decode
 from tests.unit.corpus import CORPUS, DEFINITIONS, Sample, needs_corpus, samples
 
 pytestmark = needs_corpus
@@ -31,7 +31,7 @@ def serialized(event: Event) -> dict[str, Any]:
 
 
 def convert(converter: EventConverter, sample: Sample) -> Event:
-    notification = Notification.decode(sample.body)
+    notification = decode(sample.body)
     event = converter.to_event(notification.message, notification.priority)
     assert event is not None, sample.name
     return event
@@ -88,18 +88,18 @@ def _is_catch_all(converter: EventConverter, event_type: str) -> bool:
 
 def test_the_priority_is_the_golden_one() -> None:
     for sample in samples():
-        assert Notification.decode(sample.body).priority == sample.golden["priority"], sample.name
+        assert decode(sample.body).priority == sample.golden["priority"], sample.name
 
 
 def test_an_envelope_holds_the_same_notification() -> None:
     index = json.loads((CORPUS / "wrapped" / "index.json").read_text("utf-8"))
     assert len(index) > 20
     for entry in index:
-        wrapped = Notification.decode(
+        wrapped = decode(
             Path(CORPUS, "wrapped", entry["file"]).read_bytes(),
             content_type=entry["content_type"],
             content_encoding=entry["content_encoding"],
         )
-        bare = Notification.decode(Path(CORPUS, entry["of"]).read_bytes())
+        bare = decode(Path(CORPUS, entry["of"]).read_bytes())
         assert wrapped.message == bare.message, entry["file"]
         assert wrapped.priority == bare.priority, entry["file"]

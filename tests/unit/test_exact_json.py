@@ -8,9 +8,9 @@ from hypothesis import given, strategies as st
 
 from panko_ingest import exact_json
 from panko_ingest.amqp.publisher import envelope
-from panko_ingest.notification import Notification
 from panko_ingest.storage import EventFilter, get_connection
 from panko_ingest.storage.models import SALVAGED_KEY
+from tests.bodies import decode
 from tests.unit.definitions import converter
 
 EDGES = [side * (2**power) + more for side in (-1, 1) for power in (31, 53, 63, 64) for more in (-1, 0, 1)]
@@ -33,7 +33,7 @@ def test_a_number_is_read_and_written_with_its_value(number: float, as_bytes: bo
 def test_a_number_is_published_with_its_value(number: float) -> None:
     inner = {"message_id": "m", "timestamp": "2026-11-23", "payload": number}
     for body in (envelope(inner), envelope(json.loads(envelope(inner)), renew=True)):
-        assert same(Notification.decode(body).message["payload"], number)
+        assert same(decode(body).message["payload"], number)
 
 
 @pytest.mark.parametrize("number", [*EDGES, 10**30, 1e18, 1e19, -1e19])
@@ -44,7 +44,7 @@ def test_a_number_is_stored_with_its_value_or_its_trait_is_dropped(tmp_path: Any
         "message_id": "m", "event_type": "x", "timestamp": "2026-11-23", "priority": "info",
         "payload": {"n": number},
     }  # fmt: skip
-    notification = Notification.decode(json.dumps(inner).encode())
+    notification = decode(json.dumps(inner).encode())
     event = conversion.to_event(notification.message, "info")
     store = get_connection("sqlite://")
     store.upgrade()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from panko_ingest import dead_letter, resources
 from panko_ingest.converter import EventConverter
 from panko_ingest.errors import ConvertError, DecodeError
-from panko_ingest.notification import Notification
+from tests.bodies import decode
 from tests.unit.mutated_bodies import mutated
 
 SECONDS_FOR_A_MESSAGE = 1.0
@@ -38,7 +38,7 @@ def survive(converter: EventConverter, seed: int) -> None:
     delivery = mutated(seed)
     started = time.process_time()
     try:
-        notification = Notification.decode(
+        notification = decode(
             delivery.body,
             content_type=delivery.content_type,
             content_encoding=delivery.content_encoding,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from panko_ingest.errors import DecodeError
-from panko_ingest.notification import Notification
+from tests.bodies import decode
 
 INNER: dict[str, Any] = {
     "message_id": "c0ffee00-0000-4000-8000-000000000001",
@@ -41,13 +41,13 @@ def enveloped(inner: Any, version: Any = "2.0") -> bytes:
 
 @pytest.mark.parametrize("body", [enveloped(INNER), json.dumps(INNER).encode()], ids=["2.0", "bare 1.0"])
 def test_a_notification_comes_in_ceilometers_shape(body: bytes) -> None:
-    notification = Notification.decode(body, content_type="application/json", content_encoding="utf-8")
+    notification = decode(body, content_type="application/json", content_encoding="utf-8")
     assert notification.message == MESSAGE
     assert notification.priority == "info"
 
 
 def test_absent_values_of_a_notification_are_none_and_an_absent_priority_is_empty() -> None:
-    notification = Notification.decode(b"{}")
+    notification = decode(b"{}")
     assert notification.message == {
         "ctxt": {},
         "publisher_id": None,
@@ -60,7 +60,7 @@ def test_absent_values_of_a_notification_are_none_and_an_absent_priority_is_empt
 
 def test_with_one_key_of_an_envelope_missing_it_is_a_bare_notification() -> None:
     body = json.dumps({**INNER, "oslo.version": "3.0"}).encode()
-    assert Notification.decode(body).message == MESSAGE
+    assert decode(body).message == MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -74,11 +74,11 @@ def test_with_one_key_of_an_envelope_missing_it_is_a_bare_notification() -> None
 )
 def test_compressed_bodies_are_inflated(name: str, compress: Any) -> None:
     body = compress(enveloped(INNER))
-    assert Notification.decode(body, headers={"compression": name}).message == MESSAGE
+    assert decode(body, headers={"compression": name}).message == MESSAGE
     with pytest.raises(DecodeError, match="cut off"):
-        Notification.decode(body[:-12], headers={"compression": name})
+        decode(body[:-12], headers={"compression": name})
     with pytest.raises(DecodeError, match=r"damaged|cut off|no JSON"):
-        Notification.decode(b"\x00damaged" + body, headers={"compression": name})
+        decode(b"\x00damaged" + body, headers={"compression": name})
 
 
 @pytest.mark.parametrize("compress", [zlib.compress, bz2.compress, lzma.compress])
@@ -86,7 +86,7 @@ def test_a_bomb_is_never_inflated_beyond_the_bound(compress: Any) -> None:
     names = {zlib.compress: "gzip", bz2.compress: "bzip2", lzma.compress: "xz"}
     body = compress(b"[" + b" " * 5_000_000 + b"]")
     with pytest.raises(DecodeError, match=r"inflates to more than max_message_size \(100000 bytes\)"):
-        Notification.decode(body, headers={"compression": names[compress]}, max_size=100_000)
+        decode(body, headers={"compression": names[compress]}, max_size=100_000)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_bomb_is_never_inflated_beyond_the_bound(compress: Any) -> None:
 )
 def test_a_body_that_is_no_notification_is_refused_with_the_reason(body: bytes, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason.replace("(", r"\(")):
-        Notification.decode(body)
+        decode(body)
 
 
 class Exploding:
@@ -128,31 +128,31 @@ class Exploding:
 )
 def test_formats_other_than_json_are_never_loaded(content_type: str, body: bytes) -> None:
     with pytest.raises(DecodeError, match="only JSON is read"):
-        Notification.decode(body, content_type=content_type)
+        decode(body, content_type=content_type)
     with pytest.raises(DecodeError):
-        Notification.decode(body + b"!")
+        decode(body + b"!")
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/octet-stream"])
 def test_a_missing_or_vague_content_type_is_taken_for_json(content_type: str | None) -> None:
-    assert Notification.decode(enveloped(INNER), content_type=content_type).message == MESSAGE
+    assert decode(enveloped(INNER), content_type=content_type).message == MESSAGE
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "UTF8"])
 def test_other_text_encodings_are_decoded(encoding: str) -> None:
     body = json.dumps(INNER, ensure_ascii=False).encode(encoding)
-    assert Notification.decode(body, content_encoding=encoding).message == MESSAGE
+    assert decode(body, content_encoding=encoding).message == MESSAGE
 
 
 @pytest.mark.parametrize("encoding", ["no-such", "hex", "zlib", "idna", "utf-7", "undefined", "a\0b"])
 def test_an_encoding_that_is_no_text_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(DecodeError, match="is not supported"):
-        Notification.decode(b"{}", content_encoding=encoding)
+        decode(b"{}", content_encoding=encoding)
 
 
 def test_numbers_and_text_that_json_does_not_allow_are_accepted() -> None:
     body = b'{"payload": {"nan": NaN, "inf": -Infinity, "half": "\\ud800", "big": 18446744073709551616}}'
-    payload = Notification.decode(body).message["payload"]
+    payload = decode(body).message["payload"]
     assert payload["nan"] != payload["nan"]
     assert payload["inf"] == float("-inf")
     assert payload["half"] == "\ud800"
@@ -164,7 +164,7 @@ def test_numbers_and_text_that_json_does_not_allow_are_accepted() -> None:
 def test_integers_of_any_size_stay_exact(number: int, in_envelope: bool) -> None:
     inner = {"payload": [number, {"n": number}]}
     body = enveloped(inner) if in_envelope else json.dumps(inner).encode()
-    payload = Notification.decode(body).message["payload"]
+    payload = decode(body).message["payload"]
     assert payload == [number, {"n": number}]
     assert payload[0].__class__ is int
 
@@ -180,22 +180,22 @@ def test_the_depth_of_a_notification_is_bounded_exactly(in_envelope: bool) -> No
         envelope = json.dumps({"oslo.version": "2.0", "oslo.message": text})
         body = (envelope if in_envelope else text).encode()
         if fits:
-            Notification.decode(body, max_depth=20)
+            decode(body, max_depth=20)
         else:
             with pytest.raises(DecodeError, match="nested deeper"):
-                Notification.decode(body, max_depth=20)
+                decode(body, max_depth=20)
 
 
 def test_many_brackets_side_by_side_are_not_deep() -> None:
     body = json.dumps({"payload": [[] for _ in range(500)]}).encode()
-    assert len(Notification.decode(body, max_depth=10).message["payload"]) == 500
+    assert len(decode(body, max_depth=10).message["payload"]) == 500
 
 
 def test_the_size_of_a_notification_is_bounded() -> None:
     body = enveloped(INNER)
-    assert Notification.decode(body, max_size=len(body)).message == MESSAGE
+    assert decode(body, max_size=len(body)).message == MESSAGE
     with pytest.raises(DecodeError, match=rf"has {len(body)} bytes, more than max_message_size"):
-        Notification.decode(body, max_size=len(body) - 1)
+        decode(body, max_size=len(body) - 1)
 
 
 json_values = st.recursive(
@@ -208,7 +208,7 @@ json_values = st.recursive(
 @given(json_values, st.dictionaries(st.text(min_size=1), json_values, max_size=5))
 def test_any_payload_and_context_come_through_unchanged(payload: Any, context: dict[str, Any]) -> None:
     inner = {"payload": payload, **{f"_context_{key}": value for key, value in context.items()}}
-    message = Notification.decode(enveloped(inner)).message
+    message = decode(enveloped(inner)).message
     assert message["payload"] == payload
     assert message["ctxt"] == context
 
@@ -233,7 +233,7 @@ def test_a_body_that_would_become_many_times_its_size_is_refused_before_it_does(
         with pytest.raises(
             DecodeError, match=r"more than 1048576 values, one for each 16 bytes of max_message_size"
         ):
-            Notification.decode(body, headers={"compression": "gzip"})
+            decode(body, headers={"compression": "gzip"})
         # (orjson sets aside twelve times the size of a text, of which it touches little.)
         assert tracemalloc.get_traced_memory()[1] < 14 * 16 * 1024 * 1024
     finally:
@@ -245,4 +245,4 @@ def test_a_large_notification_of_ordinary_density_is_read() -> None:
         {"message_id": "m", "payload": [{"name": f"port-{n}", "id": n} for n in range(300_000)]}
     ).encode()
     assert len(body) > 8 * 1024 * 1024
-    assert Notification.decode(body).bytes_held > len(body)
+    assert decode(body).bytes_held > len(body)

@@ -16,8 +16,8 @@ from oslo_utils import strutils
 from panko_ingest import dead_letter
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import DecodeError
-from panko_ingest.notification import Notification
 from panko_ingest.redaction import is_secret, overwrite, redact, redact_body
+from tests.bodies import decode
 from tests.unit import planted_secrets
 from tests.unit.corpus import needs_corpus, samples
 
@@ -187,8 +187,8 @@ def test_a_body_that_decodes_is_written_again_as_it_was(body: bytes, name: str |
     headers = {"compression": name} if name else {}
     clean, redacted = redact_body(compress(body), headers=headers, content_type="application/json")
     assert redacted
-    before = Notification.decode(body).message
-    after = Notification.decode(clean, headers=headers).message
+    before = decode(body).message
+    after = decode(clean, headers=headers).message
     assert after == redact(before) != before
     assert after["payload"] == {"admin_password": "***", "name": "größe", "n": 2**70}
     if not name:
@@ -379,8 +379,8 @@ def test_a_pickle_without_credentials_is_kept_byte_for_byte() -> None:
 
 def test_a_notification_with_more_behind_its_compressed_body_is_decoded_all_the_same() -> None:
     body = zlib.compress(json.dumps(INNER).encode()) + b"more"
-    decoded = Notification.decode(body, headers={"compression": "gzip"})
-    assert decoded.message == Notification.decode(json.dumps(INNER).encode()).message
+    decoded = decode(body, headers={"compression": "gzip"})
+    assert decoded.message == decode(json.dumps(INNER).encode()).message
 
 
 def test_a_body_beyond_the_bounds_is_overwritten_too() -> None:
