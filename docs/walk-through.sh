@@ -89,7 +89,7 @@ published=8
 wait_for 30 "eight events" events_are_stored 8
 run 0 'compute.instance.create.end' panko-ingest events list --since 1h --limit 5
 
-chapter "7. How is it?"
+chapter "7. How is it doing?"
 wait_for 30 "a good answer of /readyz" is_ready
 run 0 'daemon: readers +2 of 2 are consuming' panko-ingest status
 run 0 '"ok": *true' curl --silent --show-error "$monitor/readyz"
