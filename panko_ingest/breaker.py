@@ -41,7 +41,7 @@ class FloodBreaker:
     """Watches the share of dead letters among the last 1000 messages, and their bytes in an hour.
 
     It opens when more than the limit is dead of all sources alike, as wrong definitions make it, or when the
-    dead letters of an hour are too large, whosoever they are. Then only one probing batch in each probe
+    dead letters of an hour are too large, no matter whose. Then only one probing batch in each probe
     interval may come in. The first one whose own share is under the limit, or the end of the hour, closes it.
     A source of good messages keeps it closed beside one that floods; so do publishers whose messages were
     good within an hour, wherever their next ones wait, while at most one of them has more than a few dead
@@ -87,17 +87,16 @@ class FloodBreaker:
         """Whether, while open, the next probing batch may come in."""
         return self._clock() >= self._next_probe
 
-    def record(self, tally: Tally) -> bool:
-        """Take note of a batch; return whether this opened or closed the breaker."""
+    def record(self, tally: Tally) -> None:
+        """Take note of a batch, which may open or close the breaker."""
         was_open = self.open
         self._bytes += tally.dead_bytes
         if was_open and tally.messages < _ENOUGH and not self.probe_due:
-            return self.open != was_open
+            return
         if self._limit and tally.messages:
             self._judge(tally)
         if self.open and tally.dead:
             self._next_probe = self._clock() + PROBE_INTERVAL
-        return self.open != was_open
 
     def _judge(self, tally: Tally) -> None:
         if self._flooded:

@@ -24,25 +24,21 @@ _PRIORITIES = ("audit", "debug", "info", "warn", "error", "critical", "sample")
 _ACCOUNT = re.compile(r"://\S*@")
 
 
-def prepare_service(
-    argv: Sequence[str] | None = None, config_files: list[str] | None = None
-) -> cfg.ConfigOpts:
+def prepare_service(argv: Sequence[str] | None = None) -> cfg.ConfigOpts:
     """Return a configuration that was parsed and checked, as :func:`read` does, and set up logging by it."""
-    conf = read(argv, config_files)
+    conf = read(argv)
     log_setup.set_up_logging(conf)
     return conf
 
 
 def read(
     argv: Sequence[str] | None = None,
-    config_files: list[str] | None = None,
     cli_opts: Sequence[cfg.Opt] = (),
     conf: cfg.ConfigOpts | None = None,
 ) -> cfg.ConfigOpts:
     """Return a configuration that was parsed and checked.
 
     :param argv: arguments without the program's name; the process' own by default.
-    :param config_files: read these instead of looking for ``panko-ingest.conf`` in the usual places.
     :param cli_opts: options of the command line to accept, such as a command's subcommands.
     :param conf: one to use that has more options of its own; a new one by default.
     :raises ConfigError: a value is refused; the text names its file, line and option.
@@ -55,7 +51,6 @@ def read(
     conf.register_cli_opts(cli_opts)
     arguments = option_lines.spelled_out(sys.argv[1:] if argv is None else argv)
     files, folders = _usual_places(any_is_named=any(word.startswith("--config-") for word in arguments))
-    files = files if config_files is None else config_files
     option_lines.check(option_lines.named(arguments, files, folders), config.known_options())
     with _refused_without_values():
         conf(

@@ -24,7 +24,7 @@ def breaker(clock: Clock) -> FloodBreaker:
 
 
 def test_the_breaker_never_opens_on_fewer_than_a_thousand_messages(breaker: FloodBreaker) -> None:
-    assert not breaker.record(tally(999, 999))
+    breaker.record(tally(999, 999))
     assert not breaker.open
 
 
@@ -32,12 +32,12 @@ def test_the_breaker_opens_when_more_than_the_limit_of_the_last_thousand_are_dea
     breaker: FloodBreaker,
 ) -> None:
     breaker.record(tally(500, 500))
-    assert breaker.record(tally(500, 401))
+    breaker.record(tally(500, 401))
     assert breaker.open
 
 
 def test_a_share_at_the_limit_is_no_flood(breaker: FloodBreaker) -> None:
-    assert not breaker.record(tally(1000, 900))
+    breaker.record(tally(1000, 900))
     assert not breaker.open
 
 
@@ -126,11 +126,11 @@ def test_one_probe_in_each_interval_is_let_through_until_one_is_good(
     assert not breaker.probe_due
     clock.advance(PROBE_INTERVAL)
     assert breaker.probe_due
-    assert not breaker.record(tally(100, 100))
+    breaker.record(tally(100, 100))
     assert breaker.open
     assert not breaker.probe_due
     clock.advance(PROBE_INTERVAL)
-    assert breaker.record(tally(100, 10))
+    breaker.record(tally(100, 10))
     assert not breaker.open
 
 
@@ -139,25 +139,25 @@ def test_the_few_that_are_held_while_it_is_open_close_it_only_when_a_probe_is_du
 ) -> None:
     breaker.record(tally(1000, 1000))
     clock.advance(PROBE_INTERVAL / 2)
-    assert not breaker.record(tally(2, 0))
-    assert not breaker.record(tally(1, 1))
+    breaker.record(tally(2, 0))
+    breaker.record(tally(1, 1))
     assert breaker.open
     clock.advance(PROBE_INTERVAL / 2)
     assert breaker.probe_due, "whatever came meanwhile, a minute after the last one"
-    assert breaker.record(tally(2, 0))
+    breaker.record(tally(2, 0))
     assert not breaker.open
 
 
 def test_a_closed_breaker_counts_from_nothing(breaker: FloodBreaker) -> None:
     breaker.record(tally(1000, 1000))
     breaker.record(tally(10, 0))
-    assert not breaker.record(tally(999, 999))
+    breaker.record(tally(999, 999))
     assert not breaker.open
 
 
 def test_a_dead_letter_limit_of_zero_turns_the_breaker_off(clock: Clock) -> None:
     breaker = FloodBreaker(0.0, clock)
-    assert not breaker.record(tally(5000, 5000))
+    breaker.record(tally(5000, 5000))
     assert not breaker.open
 
 
@@ -168,7 +168,7 @@ def test_dead_letters_that_are_too_large_in_an_hour_open_it_whoever_else_is_good
     breaker.record(Tally([CINDER], [NOVA], 600))
     assert not breaker.open
     assert breaker.share_of_hourly_bytes == 0.6
-    assert breaker.record(Tally([CINDER], [NOVA], 600))
+    breaker.record(Tally([CINDER], [NOVA], 600))
     assert breaker.open
     assert not breaker.probe_due
     clock.advance(HOUR)

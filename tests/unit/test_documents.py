@@ -36,7 +36,7 @@ def test_every_block_is_in_a_language_that_is_checked() -> None:
 def test_every_documented_configuration_is_accepted(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "panko-ingest.conf"
     path.write_text(block.text)
-    conf = config_reader.read([], [str(path)])
+    conf = config_reader.read(["--config-file", str(path)])
     assert ineffective_options.find(conf) == []
 
 

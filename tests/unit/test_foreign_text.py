@@ -136,7 +136,7 @@ def test_no_error_makes_the_log_long(logger: logging.Logger, lines: list[str]) -
     "formatter",
     [
         logging.Formatter("%(levelname)s %(message)s"),
-        ContextFormatter(config=config_reader.read([], config_files=[])),
+        ContextFormatter(config=config_reader.read(["--config-file", "/dev/null"])),
     ],
     ids=["plain", "oslo.log"],
 )

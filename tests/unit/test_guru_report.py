@@ -8,7 +8,7 @@ import os, signal
 from panko_ingest import config_reader
 from panko_ingest.workers import guru_report
 
-conf = config_reader.prepare_service([], config_files=[])
+conf = config_reader.prepare_service(["--config-file", "/dev/null"])
 conf.set_override("connection", "sqlite:////SECRET.sqlite", group="database")
 guru_report.install(conf, lambda: conf)
 guru_report.add_section("In hand from here", lambda: {"messages": 3})

@@ -59,7 +59,10 @@ def test_without_control_groups_affinity_is_what_counts(tmp_path: Path) -> None:
 
 
 def default_workers(*prefix: str) -> int:
-    code = "from panko_ingest.config_reader import read; print(read([], []).notification.workers)"
+    code = (
+        "from panko_ingest.config_reader import read; "
+        "print(read(['--config-file', '/dev/null']).notification.workers)"
+    )
     done = subprocess.run(
         [*prefix, sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
