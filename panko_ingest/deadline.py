@@ -1,8 +1,8 @@
-"""Questions to others that may hang: whoever asks goes on when the time is over."""
+"""Questions to others that may hang: who asks goes on when the time is over."""
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
 from panko_ingest import threads
@@ -20,34 +20,26 @@ class Asked(Generic[T]):
     """
 
     def __init__(self, subject: str, ask: Callable[[], T], patience: float) -> None:
-        self._answer: T | None = None
         self._subject = subject
-        self._error = f"{subject}: no answer within {patience:.0f} s"
-        self._ask = ask
+        self._patience = patience
         self._deadline = time.monotonic() + patience
-        self._thread: threading.Thread | None = None
+        self._asked: Future[T] = Future()
         try:
-            self._thread = threads.start(self._run, subject)
+            self._asked = threads.call(ask, subject)
         except OSError as error:
-            self._error = f"{subject}: {error}"
-
-    def _run(self) -> None:
-        try:
-            self._answer = self._ask()
-            self._error = ""
-        except PankoIngestError as error:
-            self._error = f"{self._subject}: {error}"
-        except Exception as error:  # noqa: BLE001 - it would end as a traceback, and as no answer in time
-            self._error = f"{self._subject}: {type(error).__name__}: {error}"
+            self._asked.set_exception(PankoIngestError(str(error)))
 
     def answer(self) -> T | None:
         """Return the answer; None where there is none, or none in time."""
-        if self._thread is not None:
-            self._thread.join(max(0.0, self._deadline - time.monotonic()))
-        return self._answer
+        return None if self.error else self._asked.result()
 
     @property
     def error(self) -> str:
         """Why there is no answer; an empty text where there is one."""
-        self.answer()
-        return self._error
+        wait([self._asked], max(0.0, self._deadline - time.monotonic()))
+        if not self._asked.done():
+            return f"{self._subject}: no answer within {self._patience:.0f} s"
+        error = self._asked.exception()
+        if error is None or isinstance(error, PankoIngestError):
+            return f"{self._subject}: {error}" if error else ""
+        return f"{self._subject}: {type(error).__name__}: {error}"
