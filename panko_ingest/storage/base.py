@@ -338,13 +338,11 @@ class Connection(ABC):
         *,
         budget: float | None = None,
         stopping: threading.Event | None = None,
-        clock: Callable[[], datetime.datetime] | None = None,
     ) -> int:
         """Delete dead letters last seen before now - ``ttl`` seconds; return how many.
 
         :param budget: seconds after which to stop; 0 or None for any.
         :param stopping: ends it between two batches when it is set.
-        :param clock: as of :meth:`expire`.
         :raises ClockDoubted: as of :meth:`expire`.
         """
 
@@ -384,7 +382,7 @@ class Connection(ABC):
 
     @abstractmethod
     def delete_dead_letters(self, which: DeadLetterFilter) -> PurgedDeadLetters:
-        """Delete dead letters, but for those that the database keeps, many in one transaction.
+        """Delete dead letters, except those that the database keeps, many in one transaction.
 
         :raises StorageUnavailable: the store can't be written to; what was deleted before stays so.
         """

@@ -57,7 +57,6 @@ from panko_ingest.storage.schema import (
     revisions,
 )
 from panko_ingest.storage.settings import StorageSettings
-from panko_ingest.storage.tables import EVENT_TABLES
 
 
 class Connection(base.Connection):
@@ -131,7 +130,7 @@ class Connection(base.Connection):
         partition_ddl.refuse(self.engine, self._settings)
 
         def look(connection: sa.Connection) -> tuple[list[str], list[str]]:
-            users = databases.of(connection).table_users(connection, EVENT_TABLES, 1.0)
+            users = databases.of(connection).table_users(connection, 1.0)
             found = upgrades.obstacles(connection) + partition_ddl.obstacles(connection, self._settings)
             gone = missing_tables.unmakeable(connection)
             return [*found, gone] if gone else found, list(users)
@@ -252,9 +251,8 @@ class Connection(base.Connection):
         *,
         budget: float | None = None,
         stopping: threading.Event | None = None,
-        clock: Callable[[], datetime.datetime] | None = None,
     ) -> int:
-        return deletion.clear_expired_dead_letters(self.engine, self._settings, ttl, budget, stopping, clock)
+        return deletion.clear_expired_dead_letters(self.engine, self._settings, ttl, budget, stopping)
 
     def get_dead_letters(
         self, which: DeadLetterFilter, limit: int | None = None

@@ -39,6 +39,6 @@ class StorageSettings:
         values: dict[str, Any] = {name: conf.database[name] for name in cls.__dataclass_fields__}
         if (values["max_retries"] or 0) < 0:
             # Panko counts tries to connect by it. A batch that is in the way of a lock for ever would hold
-            # up all others, and a store that is away is waited for by whoever calls.
+            # up all others, and a store that is away is waited for by the caller.
             del values["max_retries"]
         return cls(**{name: value for name, value in values.items() if value is not None})

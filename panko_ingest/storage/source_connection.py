@@ -49,7 +49,7 @@ def opened(url: str, ours: sa.Engine) -> Iterator["SourceConnection"]:
     :raises ConfigError: it is the same database, or the URL can't be used.
     :raises StorageUnavailable: it can't be read.
     """
-    # A program of old may have had another driver.
+    # An old program may have had another driver.
     scheme, separator, rest = url.partition("://")
     try:
         engine = make_engine(

@@ -89,15 +89,15 @@ class Database:
     def make_file(self, engine: Engine) -> None:
         """Make the file that the database is in, where it is absent."""
 
-    def missing_file(self, engine: Engine) -> str:  # noqa: ARG002 - for those that are in one
+    def missing_file(self, engine: Engine) -> str:
         """Return the path of the file that the database is in where it is absent, else an empty text."""
         return ""
 
-    def encryption(self, connection: Connection) -> str:  # noqa: ARG002 - for those with a network
+    def encryption(self, connection: Connection) -> str:
         """Tell whether a connection is encrypted and its server verified; empty where there is no network."""
         return ""
 
-    def code_of(self, error: BaseException) -> Code | None:  # noqa: ARG002 - for those that know codes
+    def code_of(self, error: BaseException) -> Code | None:
         """Return the code of a driver's error; None for one of another database's driver."""
         return None
 
@@ -106,7 +106,7 @@ class Database:
         code = self.code_of(error)
         return None if code is None else self.codes.get(code)
 
-    def refuses_login(self, error: BaseException) -> bool:  # noqa: ARG002 - for those that have a login
+    def refuses_login(self, error: BaseException) -> bool:
         """Tell whether the server does not let us in, or has no such database."""
         return False
 
@@ -115,77 +115,65 @@ class Database:
         code = self.code_of(error)
         return None if code is None else f"{code}: {error}"
 
-    def remedy(self, error: BaseException) -> str:  # noqa: ARG002 - for those that know any
+    def remedy(self, error: BaseException) -> str:
         """Return what an operator has to do about an error that looks like a missing right, and is none."""
         return ""
 
-    def is_about_event_type(self, error: BaseException) -> bool:  # noqa: ARG002 - for those that say it
+    def is_about_event_type(self, error: BaseException) -> bool:
         """Tell whether a broken reference is an event's to its type."""
         return False
 
-    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:  # noqa: ARG002 - likewise
+    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:
         """Tell whether a row was refused for its new id: there is such a one, or none is left."""
         return False
 
-    def limits(self, connection: Connection) -> dict[str, Any]:  # noqa: ARG002 - for those that have any
+    def limits(self, connection: Connection) -> dict[str, Any]:
         """Return those fields of ``ColumnLimits`` that don't follow from the columns' types."""
         return {}
 
-    def is_cluster(self, connection: Connection) -> bool:  # noqa: ARG002 - for those that can be one
-        """Tell whether a change of a table keeps all nodes, and whoever else writes there, from writing."""
+    def is_cluster(self, connection: Connection) -> bool:
+        """Tell whether a change of a table keeps all nodes, and all others who write there, from writing."""
         return False
 
     def check(self, connection: Connection) -> Iterator[Finding]:
         """Tell whether the server keeps what it has committed, and whatever else shows in its settings."""
         yield Finding(WARNING, "database", f"{connection.dialect.name} is untested")
 
-    def table_users(
-        self,
-        connection: Connection,  # noqa: ARG002 - where it is known
-        tables: Sequence[str],  # noqa: ARG002
-        seconds: float,  # noqa: ARG002
-    ) -> Iterator[str]:
-        """Yield who has tables in use, in a transaction that has lasted so many seconds."""
+    def table_users(self, connection: Connection, seconds: float) -> Iterator[str]:
+        """Yield who has the tables of events in use, in a transaction that has lasted so many seconds."""
         yield from ()
 
-    def end_stuck_users(self, connection: Connection, tables: Sequence[str]) -> None:
-        """End sessions of ours that have tables in use, but no client any more, where the server does not."""
+    def end_stuck_users(self, connection: Connection) -> None:
+        """End sessions of ours that use the tables of events, but have no client any more."""
 
-    def sequences_behind(
-        self,
-        connection: Connection,  # noqa: ARG002 - where it may be
-        largest: Mapping[str, int],  # noqa: ARG002
-    ) -> Iterator[str]:
+    def sequences_behind(self, connection: Connection, largest: Mapping[str, int]) -> Iterator[str]:
         """Yield what sets right each sequence that would give an id which is used.
 
         :param largest: the largest id of each table.
         """
         yield from ()
 
-    def lock_waits(self, connection: Connection) -> Iterator[LockWait]:  # noqa: ARG002 - where it is known
+    def lock_waits(self, connection: Connection) -> Iterator[LockWait]:
         """Yield what our sessions wait for."""
         yield from ()
 
-    def missing_rights(self, connection: Connection, tables: Sequence[str]) -> list[str]:  # noqa: ARG002
+    def missing_rights(self, connection: Connection, tables: Sequence[str]) -> list[str]:
         """Return the rights beside those on tables that our role lacks for writing to these tables."""
         return []
 
-    def missing_rights_to_expire(self, connection: Connection) -> list[str]:  # noqa: ARG002 - where there are any
+    def missing_rights_to_expire(self, connection: Connection) -> list[str]:
         """Return the rights beside those on tables that our role lacks for expiry."""
         return []
 
-    def missing_policy(self, connection: Connection, table: str) -> str:  # noqa: ARG002 - where there are any
+    def missing_policy(self, connection: Connection, table: str) -> str:
         """Return what lets our role add rows to a table where no rule admits any; empty where one may."""
         return ""
 
-    def may_hide_events(self, connection: Connection) -> bool:  # noqa: ARG002 - for those that can
+    def may_hide_events(self, connection: Connection) -> bool:
         """Tell whether rules of the server may keep our role from seeing some of the events' rows."""
         return False
 
-    def waiting_briefly(
-        self,
-        connection: Connection,  # noqa: ARG002 - where rows have locks of their own
-    ) -> AbstractContextManager[bool]:
+    def waiting_briefly(self, connection: Connection) -> AbstractContextManager[bool]:
         """Wait for what others have locked no longer than can be borne many times in a transaction.
 
         The context is False where a transaction does not outlive such a wait: there it is as long as ever.
@@ -198,7 +186,7 @@ class Database:
     def commit_after_what_was_found(self, connection: Connection) -> None:
         """Let COMMIT of this transaction wait until all that it has found stored is safe as well."""
 
-    def insert_if_absent(self, table: Any, key: str) -> sa.Insert:  # noqa: ARG002 - for those that can
+    def insert_if_absent(self, table: Any, key: str) -> sa.Insert:
         """Return an INSERT that leaves out rows whose value in the unique column ``key`` is there already."""
         return sa.insert(table)
 

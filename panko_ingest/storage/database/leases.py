@@ -13,7 +13,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -48,20 +47,6 @@ LEASES = sa.Table(
 
 class LeaseLost(StorageUnavailable):
     """Somebody else does the job by now: what was to come next was not done."""
-
-
-class Held(Protocol):
-    """The right to do a job, which is to be proved before each step."""
-
-    def prove(self) -> None:
-        """Return if it is still ours, and make it last from now on.
-
-        :raises LeaseLost: it is another process's.
-        :raises StorageUnavailable: the store can't be asked.
-        """
-
-    def renew(self, connection: sa.Connection) -> bool:
-        """Tell in a transaction whether it is ours; nobody takes it before the transaction's end."""
 
 
 class Lease:
@@ -133,9 +118,13 @@ class Needless:
     def prove(self) -> None:
         """Return."""
 
-    def renew(self, connection: sa.Connection) -> bool:  # noqa: ARG002 - nothing to ask
+    def renew(self, connection: sa.Connection) -> bool:
         """Return True."""
         return True
+
+
+Held = Lease | Needless
+"""The right to do a job, which is to be proved before each step."""
 
 
 def make(connection: sa.Connection) -> None:

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -201,7 +201,7 @@ class Database(base.Database):
         """Look at the column that the server names."""
         return "(`event_type_id`)" in str(error)
 
-    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:  # noqa: ARG002 - not asked
+    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:
         """Look at the number, and at the key or the column that the server names."""
         code, words = self.code_of(error), str(error)
         return (
@@ -229,13 +229,10 @@ class Database(base.Database):
             "fraction_before_1970": False,
         }
 
-    def table_users(
-        self,
-        connection: Connection,
-        tables: Sequence[str],  # noqa: ARG002 - the server does not tell
-        seconds: float,
-    ) -> Iterator[str]:
-        """Yield who has been in a transaction for so many seconds. It takes the right PROCESS."""
+    def table_users(self, connection: Connection, seconds: float) -> Iterator[str]:
+        """Yield who has been in a transaction for so many seconds: which tables it uses the server does not
+        tell. It takes the right PROCESS.
+        """
         with contextlib.suppress(sa.exc.OperationalError):
             yield from connection.exec_driver_sql(
                 "SELECT CONCAT('session ', trx_mysql_thread_id, ' (in a transaction for ', "
@@ -315,7 +312,7 @@ class Database(base.Database):
             raise
         restore()
 
-    def insert_if_absent(self, table: Any, key: str) -> sa.Insert:  # noqa: ARG002 - MySQL looks at all
+    def insert_if_absent(self, table: Any, key: str) -> sa.Insert:
         """Return an INSERT IGNORE; only for values that are known to fit, and to be looked for afterwards."""
         return sa.insert(table).prefix_with("IGNORE")
 
@@ -324,10 +321,10 @@ class Database(base.Database):
         connection: Connection,
         table: Any,
         row: Mapping[str, Any],
-        key: str,  # noqa: ARG002 - MySQL looks at all unique keys
+        key: str,
         change: Mapping[str, Any],
     ) -> None:
-        """Insert a row, or change the one in its way."""
+        """Insert a row, or change the one in its way, by whichever unique key."""
         connection.execute(mysql.insert(table).values(row).on_duplicate_key_update(change))
 
 

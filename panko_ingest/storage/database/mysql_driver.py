@@ -208,7 +208,7 @@ def roll_back_only_open_transactions(engine: Engine) -> None:
             try:
                 connection.rollback()
             except engine.dialect.loaded_dbapi.Error as error:
-                record.invalidate(error)  # whoever had it knows why by its own error
+                record.invalidate(error)  # its user knows why by an error of its own
 
 
 def refuse_unknown_options(options: Mapping[str, Any]) -> None:

@@ -151,7 +151,7 @@ class Database(postgresql_errors.Database):
 
         def begin(connection: Connection) -> None:
             if statement := connection.info.get(_BEGINNING):
-                # Whoever wants the rows of a query bit by bit does not mean these.
+                # A caller that wants the rows of a query bit by bit does not mean these.
                 at_once = {"stream_results": False, "yield_per": None}
                 connection.exec_driver_sql(statement, execution_options=at_once)
 
@@ -193,7 +193,7 @@ class Database(postgresql_errors.Database):
             name_verified=mode == "verify-full",
         )
 
-    def limits(self, connection: Connection) -> dict[str, Any]:  # noqa: ARG002 - the same everywhere
+    def limits(self, connection: Connection) -> dict[str, Any]:
         """Return what text can't hold."""
         return {"nul": False}
 
@@ -241,15 +241,15 @@ class Database(postgresql_errors.Database):
                 None if seconds is None else float(seconds),
             )
 
-    def table_users(self, connection: Connection, tables: Sequence[str], seconds: float) -> Iterator[str]:
-        """Yield who has tables in use, in a transaction that has lasted so many seconds."""
-        given = {"tables": list(tables), "seconds": seconds}
+    def table_users(self, connection: Connection, seconds: float) -> Iterator[str]:
+        """Yield who has the tables of events in use, in a transaction that has lasted so many seconds."""
+        given = {"tables": list(EVENT_TABLES), "seconds": seconds}
         yield from connection.exec_driver_sql(_TABLE_USERS, given).scalars()
 
-    def end_stuck_users(self, connection: Connection, tables: Sequence[str]) -> None:
-        """End sessions like ours that have tables in use while they wait for a client that is gone."""
+    def end_stuck_users(self, connection: Connection) -> None:
+        """End sessions like ours that use the tables of events while they wait for a client that is gone."""
         milliseconds = connection.exec_driver_sql(_OWN_LIMIT).scalar_one()
-        given = {"tables": list(tables), "patience": milliseconds / 1000 or STUCK}
+        given = {"tables": list(EVENT_TABLES), "patience": milliseconds / 1000 or STUCK}
         blockers.count(connection.engine, _ended(connection.exec_driver_sql(_END_WHO_HOLDS, given)))
 
     def sequences_behind(self, connection: Connection, largest: Mapping[str, int]) -> Iterator[str]:

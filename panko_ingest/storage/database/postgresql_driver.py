@@ -211,6 +211,6 @@ class _Watchdog(Watch):
 
 
 def _cut(connection: Any) -> None:
-    """Shut the socket down beneath libpq, which then reports a lost connection to whoever waits."""
+    """Shut the socket down beneath libpq, which then reports a lost connection to the thread that waits."""
     with contextlib.suppress(Exception), socket.socket(fileno=os.dup(connection.fileno())) as end:
         end.shutdown(socket.SHUT_RDWR)

@@ -145,11 +145,11 @@ class Database(base.Database):
             return "let the URL of the database name another file, or put a backup in its place"
         return ""
 
-    def is_about_event_type(self, error: BaseException) -> bool:  # noqa: ARG002 - it does not say
+    def is_about_event_type(self, error: BaseException) -> bool:
         """Take every broken reference for one."""
         return True
 
-    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:  # noqa: ARG002 - not asked
+    def is_fault_of_ids(self, error: BaseException, statement: str) -> bool:
         """Look at the column that the error names."""
         return str(error) == "UNIQUE constraint failed: event.id"
 

@@ -81,5 +81,5 @@ class Watch(abc.ABC):
         time.sleep(self._pause)
         with self._lock:
             if not self._out:
-                self._thread = None  # whoever notes the next one starts another
+                self._thread = None  # the next one that is noted starts another
             return bool(self._out)

@@ -67,11 +67,10 @@ def clear_expired_dead_letters(
     ttl: float,
     budget: float | None = None,
     stopping: threading.Event | None = None,
-    clock: clocks.Clock | None = None,
 ) -> int:
     """Delete dead letters older than ``ttl`` seconds; see ``Connection.clear_expired_dead_letters``."""
     ttl = request_values.age(ttl, "ttl")
-    limit = clocks.limit(engine, settings, ttl, DeadLetter.last_at, clock)
+    limit = clocks.limit(engine, settings, ttl, DeadLetter.last_at)
     delete = partial(_delete_dead_letters, limit=limit)
     return delete_in_batches(engine, settings, delete, UntilStopped(budget, stopping)).rows
 
@@ -220,7 +219,7 @@ def delete_events(
 def _delete_where_allowed(
     connection: sa.Connection, ids: Sequence[int], delete: Callable[[list[int]], T]
 ) -> tuple[list[T], str]:
-    """Delete by ids, but for what the database refuses to delete, and what others have locked.
+    """Delete by ids, except what the database refuses to delete, and what others have locked.
 
     What those of a transaction at rest have must not keep all others for ever.
 
@@ -263,7 +262,7 @@ def _delete_where_allowed(
 
 
 def _delete_whole(connection: sa.Connection, ids: Sequence[int]) -> DeletedBatch:
-    """Delete events and their traits, but for events that the database keeps: those keep their traits."""
+    """Delete events and their traits, except events that the database keeps: those keep their traits."""
     done, why = _delete_where_allowed(connection, ids, partial(_delete_unless_kept, connection))
     rows, traits = (sum(numbers) for numbers in zip(*done, strict=True)) if done else (0, 0)
     kept = _still_there(connection, Event.id, ids) if rows < len(ids) else []

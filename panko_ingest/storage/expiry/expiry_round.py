@@ -198,7 +198,7 @@ class _PartitionedRound(_Round):
         return partition_ddl.patiently(work, seconds, self.stopping)
 
     def _drop(self) -> _Dropped:
-        # Counted beforehand: it may take longer than anybody shall wait for the tables.
+        # Counted beforehand: it may take longer than anybody should wait for the tables.
         old, dropped = read(self.engine, self.settings, self._droppable)
         today = partitions.id_after(self.limit.date()) if self.limit > timestamps.EARLIEST else 0
         self.among = Event.id < today

@@ -323,7 +323,7 @@ def _of_no_other_project(statement: Statement, project: str) -> Statement:
 
 
 def completed(reader: ReadAccess, pages: Iterable[Rows], *, salvaged_only: bool) -> Iterator[Event]:
-    """Yield the events of pages of rows, with their traits, but for those that expired meanwhile."""
+    """Yield the events of pages of rows, with their traits, except those that expired meanwhile."""
     for page in pages:
         pending = page
         while pending:
@@ -335,7 +335,7 @@ def completed(reader: ReadAccess, pages: Iterable[Rows], *, salvaged_only: bool)
 
 
 def _complete_events(rows: Rows, connection: sa.Connection) -> list[Event]:
-    """Return the events of these rows with their traits and raw, but for those that expired meanwhile."""
+    """Return the events of these rows with their traits and raw, except those that expired meanwhile."""
     names = _type_names(connection, {row.event_type_id for row in rows})
     events = {
         row.id: Event(row.message_id, names[row.event_type_id], row.generated)

@@ -15,7 +15,6 @@ from panko_ingest.storage.models import MOST_KNOWN_TYPES
 from panko_ingest.storage.schema import integrity, partitions, revisions
 from panko_ingest.storage.schema.missing_tables import missing_tables, unmakeable
 from panko_ingest.storage.tables import (
-    EVENT_TABLES,
     IDENTIFIER_KEYS,
     TRAITS,
     Base,
@@ -130,7 +129,7 @@ def _sequences(connection: sa.Connection) -> Iterator[Finding]:
 
 
 def _table_users(connection: sa.Connection) -> Iterator[Finding]:
-    for user in databases.of(connection).table_users(connection, EVENT_TABLES, LONG_USE):
+    for user in databases.of(connection).table_users(connection, LONG_USE):
         text = f"{user} has the tables in use: `db sync`, `db partition` and dropping partitions wait for it"
         yield Finding(WARNING, "locks", text)
 

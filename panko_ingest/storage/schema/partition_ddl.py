@@ -324,7 +324,7 @@ def patiently(
 
 
 def _holds_events_from(connection: sa.Connection, day: datetime.date | None) -> bool:
-    # Whoever may read the whole table may read no partition by its own name.
+    # A role that may read the whole table may read no partition by its own name.
     late = "SELECT exists(SELECT FROM event WHERE id >= %s)"
     return bool(day and connection.exec_driver_sql(late, (first_id(day),)).scalar())
 

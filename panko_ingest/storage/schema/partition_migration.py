@@ -2,7 +2,7 @@
 
 An id that a plain table gave is a mere number, and so lies below the ids of every day: the plain
 tables as they are become the first partition. That all their ids do is proven beforehand, beside
-writers, by a constraint; the exchange then takes but a moment. Days up to it stay with that
+writers, by a constraint; the exchange then takes only a moment. Days up to it stay with that
 partition, so that a redelivered event still meets its first delivery. Each step looks whether it is
 done already, so that a run which was killed is taken up by the next.
 """
@@ -170,7 +170,7 @@ class _Migration:
 
     def _say_who(self) -> None:
         with read_transaction(self._engine) as connection:
-            found = list(databases.of(connection).table_users(connection, EVENT_TABLES, 1))
+            found = list(databases.of(connection).table_users(connection, 1))
         self._holders = "; ".join(found) or self._holders
         if found and time.monotonic() >= self._say_at:
             self._say_at = time.monotonic() + _SAY_AGAIN

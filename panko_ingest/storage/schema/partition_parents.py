@@ -1,4 +1,4 @@
-"""Partitioned tables in the place of plain ones, which are set aside: whoever knew those finds these.
+"""Partitioned tables in the place of plain ones, which are set aside: what knew those finds these.
 
 All that hangs on a table's name goes over: columns, constraints, indexes, owner and rights.
 """
@@ -103,7 +103,7 @@ SELECT format('GRANT %%s %%s ON %%I TO %%s%%s', privilege_type, columns, %(table
 FROM granted
 """
 
-# Whoever may use the tables uses their parts through them, under policies that only they have.
+# Who may use the tables uses their parts through them, under policies that only they have.
 _RIGHTS_TO_PARTS = """
 SELECT DISTINCT format('REVOKE ALL ON %%I FROM %%s CASCADE', relname,
                        CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)

@@ -29,7 +29,7 @@ WIDTHS = {"day": 1, "week": 7, "month": 28}
 """Days that a partition spans at least, by the value of ``[database] partition_by``."""
 
 MOST = 64
-"""Partitions at most: whoever looks for a message_id visits all of them."""
+"""Partitions at most: a look-up of a message_id visits all of them."""
 
 KEYS = {table: "event_id" if table.startswith("trait") else "id" for table in EVENT_TABLES}
 """The column of each table that holds an event's id."""

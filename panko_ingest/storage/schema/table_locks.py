@@ -60,17 +60,17 @@ def be_alone(connection: sa.Connection) -> None:
 def set_lock_timeout(connection: sa.Connection) -> None:
     """Let a transaction wait for its locks no longer than others may have to wait behind it.
 
-    That is too short for whoever looks what keeps us waiting: sessions without a client are ended here.
+    Too short for the watch that looks what keeps us waiting: sessions without a client are ended here.
     """
-    databases.of(connection).end_stuck_users(connection, EVENT_TABLES)
+    databases.of(connection).end_stuck_users(connection)
     connection.exec_driver_sql(_TIMEOUT)
 
 
 def end_autovacuum(connection: sa.Connection, tables: Sequence[str]) -> None:
     """Have the server end its own VACUUM and ANALYZE of tables, and begin none in this transaction.
 
-    It does so for whoever has waited for ``deadlock_timeout``, which is longer than anybody may wait behind
-    us: so a lock is asked for that is in no reader's or writer's way.
+    It does so for a session that has waited for ``deadlock_timeout``, which is longer than anybody may wait
+    behind us: so a lock is asked for that is in no reader's or writer's way.
     """
     connection.exec_driver_sql(_UNTIL_AUTOVACUUM_ENDS)
     names = ", ".join(f"ONLY {table}" for table in tables)

@@ -26,7 +26,7 @@ from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.schema.migration_connection import PATIENT, looking, migrating
 from panko_ingest.storage.schema.missing_tables import missing_tables, unmakeable
 from panko_ingest.storage.schema.revisions import head, revision_of
-from panko_ingest.storage.tables import EVENT_TABLES, Base
+from panko_ingest.storage.tables import Base
 
 LOG = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ def _again(engine: sa.Engine) -> tenacity.Retrying:
         why = unavailable(error) if isinstance(error, sa.exc.SQLAlchemyError) else error
         users: list[str] = []
         with suppress(sa.exc.SQLAlchemyError, StorageUnavailable), read_transaction(engine) as connection:
-            users += databases.of(connection).table_users(connection, EVENT_TABLES, 1)
+            users += databases.of(connection).table_users(connection, 1)
         by = "".join(f" by {user}" for user in users[:1])
         LOG.warning("The tables are in use%s; trying again: %s", by, why)
 
