@@ -36,7 +36,7 @@ def set_up_logging(conf: cfg.ConfigOpts) -> None:
 
 
 def check(conf: cfg.ConfigOpts) -> None:
-    """Find out whether a log can be written so, but for its file, which is not opened; write no line of it.
+    """Find out whether a log can be written so, except to its file, which is not opened; write no line of it.
 
     :raises ConfigError: it can't.
     """

@@ -67,7 +67,7 @@ class Metrics:
         self.salvaged.labels("convert", *pair).inc()
 
     def note_salvaged(self, pair: tuple[str, str]) -> None:
-        """Note that there is a metric of an event type and a trait, whoever made it."""
+        """Note that there is a metric of an event type and a trait, also one that is there already."""
         self._salvaged_pairs.add(pair)
         self._salvaged_size += _size(pair)
 

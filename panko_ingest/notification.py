@@ -184,7 +184,7 @@ def _open_envelope(document: dict[str, Any], max_size: int, max_depth: int) -> d
 
 
 def _count_values(text: bytes | str) -> int:
-    """Return how many values a JSON text has at most, but for the first."""
+    """Return how many values a JSON text has at most, not counting the first."""
     if isinstance(text, bytes):
         return text.count(b",") + text.count(b"[") + text.count(b"{")
     return text.count(",") + text.count("[") + text.count("{")

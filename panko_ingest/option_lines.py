@@ -27,7 +27,7 @@ _OF_REFERENCES = (
     RecursionError,
 )
 _LINE_ENDS = re.compile(r"\r\n?|\n")
-"""What ends a line for whoever opens a file as text, unlike ``splitlines``."""
+"""What ends a line in a file that is opened as text, unlike ``splitlines``."""
 
 _FILE_OPTIONS = ("--config-file", "--config-dir")
 _SHORTEST = len("--config-f")
@@ -111,7 +111,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
         elif (following := next(words, None)) is not None:
             files += [whole[0], _at_home(following)]
         else:
-            others.append(whole[0])  # whoever parses it says what is missing
+            others.append(whole[0])  # what parses it says what is missing
     return files + others
 
 

@@ -4,7 +4,7 @@ The master makes the shared state before it forks. Each thread that must not sta
 master's own, the expirer's, the monitor's, and of each ingest worker the bus threads and the recording
 thread. It leaves its heartbeat there and, while it converts or stores a message that was delivered before,
 that message's digest. When a worker dies, the master notes down the digests it left behind: a message that
-kills or hangs whoever converts or stores it is so found out, also on queues that count no deliveries.
+kills or hangs the worker that converts or stores it is so found out, also on queues that count no deliveries.
 
 Where a worker left several, nobody knows which one it was. They become suspects all the same, and a suspect
 is only looked at when its worker has nothing else in hand (``pipeline/solitude.py``): what a worker dies of
@@ -85,7 +85,7 @@ class Slot(ctypes.Structure):
         self._heartbeat = self._begun = time.monotonic()
         self.hang_limit, self.version = hang_limit, version
         self._state, self._holds, self._hung = State.WAITING, False, False
-        self.pid = pid  # last: whoever sees it sees a heartbeat of now
+        self.pid = pid  # last: who sees it sees a heartbeat of now, too
 
     def clear(self) -> None:
         """End: nobody waits for a heartbeat any more."""

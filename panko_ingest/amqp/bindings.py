@@ -68,7 +68,7 @@ class Bindings:
 
     :param costly: what is known from the sessions before.
     :param again: look for what is not there, and bind what is bound already, again and again, and tell where
-        nothing is there; one worker of a daemon is enough for it, and the others do so but seldom.
+        nothing is there; one worker of a daemon is enough for it, and the others do so rarely.
     :param tell: called with an exchange, and why the broker refuses to bind it, None when it does not;
         returns whether that is news.
     :param tell_unbound: called with the queue, and why nothing gets into it, None when something does;

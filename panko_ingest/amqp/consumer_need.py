@@ -14,8 +14,9 @@ class ConsumerNeed:
 
     A queue may be deleted, with all that it holds, after some time without a consumer. The broker may tell so
     of an argument, and never of a policy. So each queue has a consumer, which holds one message. That costs
-    nothing but where the queue counts towards a limit how often that message comes back: it is left alone as
-    soon as this is found out, unless it is known to expire, for rather one is worn out than all are deleted.
+    something only where the queue counts towards a limit how often that message comes back. Such a queue is
+    left alone as soon as this is found out, unless it is known to expire: better one message is worn out than
+    all are deleted.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a consumer asks of whom it gives its deliveries."""
+"""What takes the deliveries of a consumer, and says how many may come."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -44,7 +44,7 @@ class DeliveryHandler(Protocol):
         """Whether to give the held messages back before the broker takes them away."""
 
     def probing(self) -> bool:
-        """Whether what is read now is but a try: the bus does not count as consumed."""
+        """Whether what is read now is only a try: the bus does not count as consumed."""
 
     def flush(self) -> bool:
         """Hand over what is left, for the end is near; return whether nothing is outstanding."""

@@ -18,7 +18,7 @@ PRODUCT = "panko-ingest"
 """How our connections call themselves."""
 
 PRIORITY = "x-priority"
-"""The argument of a consumer that every queue takes but a stream."""
+"""The argument of a consumer that every queue except a stream takes."""
 
 IS_STREAM = (
     "it is a stream, of which no message is ever taken and acknowledged: let it be a classic or a quorum "

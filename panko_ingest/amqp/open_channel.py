@@ -111,7 +111,7 @@ class OpenChannel:
         self._cancel(before)
         if self.unacknowledged == in_hand:
             # A classic queue of RabbitMQ 3.10 with a single active consumer forgets to deliver to the one
-            # that is next, and crashes when something is published. Whoever begins to consume reminds it.
+            # that is next, and crashes when something is published. A consumer that begins reminds it.
             self._cancel(self._start(1, self._take))
 
     def hold(self) -> None:

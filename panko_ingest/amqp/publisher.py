@@ -167,7 +167,7 @@ class Publisher:
                 try:
                     self._on_a_channel(method, name, *arguments, passive=True)
                 except AccessRefused:
-                    continue  # whoever may publish need not see where it goes to
+                    continue  # an account may publish without a right to see where it goes
                 except NotFound as error:
                     if not is_absent(error):
                         raise

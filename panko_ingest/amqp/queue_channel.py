@@ -86,7 +86,7 @@ class QueueChannel:
     ) -> None:
         self.queue = queue
         self.absent = absence.failed_last
-        """Whether it was looked for last, be it in a session before, and is not there."""
+        """Whether it was not there when it was looked for last, also in a session before."""
         self._link = link
         self._keeper = keeper
         self._backoff = backoff

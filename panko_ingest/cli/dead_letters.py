@@ -203,7 +203,7 @@ class _Replay:
         return len(self._events) >= _REPLAYED_AT_ONCE or self._bytes >= _BYTES_AT_ONCE
 
     def store(self) -> None:
-        """Store the events at hand, and delete their letters, unless it is but a trial."""
+        """Store the events at hand, and delete their letters, unless it is only a trial."""
         if not self._events:
             return
         refused = {} if self._dry_run else self._connection.replay_dead_letters(self._events)

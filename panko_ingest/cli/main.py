@@ -92,7 +92,7 @@ def _run(conf: cfg.ConfigOpts) -> int:
 
 
 class _ToTheEnd:
-    """Standard output of a command whose work and exit code matter, whoever reads what it prints."""
+    """Standard output of a command whose work and exit code matter, also if nobody reads it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -85,7 +85,7 @@ class BusPipeline:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is in hand, but for what is laid aside. Callable from any thread."""
+        """Whether nothing is in hand, apart from what is laid aside. Callable from any thread."""
         return not self._accepting and not self._flow.messages
 
     def call_when_settled(self, wake: Callable[[], None]) -> None:
@@ -97,7 +97,7 @@ class BusPipeline:
         return self._recording.is_ready_for(self)
 
     def probing(self) -> bool:
-        """Whether reading is but a try now and then, as nearly everything became dead letters."""
+        """Whether reading is only a try now and then, as nearly everything became dead letters."""
         return self._breaker.open
 
     def reset(self) -> None:

@@ -80,11 +80,11 @@ class Endpoint(socketserver.TCPServer):
     def close(self, within: float) -> None:
         """Take no more requests, and answer those that are there.
 
-        :param within: seconds after which whoever has not read his answer is left without.
+        :param within: seconds after which a client that has not read its answer is left without.
         """
         self.shutdown()
         deadline = time.monotonic() + within
-        # Whom the system has let in already, but the loop that ended took no notice of.
+        # Clients that the system has let in already, and the loop that ended took no notice of.
         while select.select([self], [], [], 0)[0] and time.monotonic() < deadline:
             self.handle_request()
         self.server_close()
@@ -109,7 +109,7 @@ class Endpoint(socketserver.TCPServer):
             self._unread[request] = time.monotonic()
 
     def _take_turn(self, path: str, request: socket.socket) -> bool:
-        """Tell whether a page may be made; whoever is slowest to read it gives way."""
+        """Tell whether a page may be made; the client that is slowest to read it gives way."""
         if path not in self._slow:
             return True
         with self._lock:

@@ -30,7 +30,7 @@ _BEAT_INTERVAL = 5.0
 
 
 class _Heartbeat(threading.Event):
-    """Set when the daemon stops; whoever looks at it, as expiry does between two batches, is alive."""
+    """Set when the daemon stops; a look at it, as expiry takes between two batches, is a sign of life."""
 
     def __init__(self, beat: Callable[[], None]) -> None:
         super().__init__()

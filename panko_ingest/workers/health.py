@@ -78,7 +78,7 @@ class Probe:
             return False, f"no answer for {waited:.0f} s"
         if answered is None:
             return False, "no answer yet"
-        # Whoever asks may read this: what the error names is for `status` and the log.
+        # Anybody who asks may read this: what the error names is for `status` and the log.
         if self._error is None:
             return True, "answers"
         return False, "does not answer, or not as it should: `panko-ingest status` tells why"

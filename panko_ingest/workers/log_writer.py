@@ -1,7 +1,7 @@
 """The log of the daemon, which goes on though nobody reads its log: a pipe is full, a journal hangs.
 
-A thread of each process writes the lines. Whoever has one waits until it is written, as ever, but for a
-second at most; and not at all while that thread is stuck.
+A thread of each process writes the lines. Who has one waits until it is written, but for a second at most,
+and not at all while that thread is stuck.
 """
 
 import contextlib

@@ -108,7 +108,7 @@ class Master:
 
     def _worker_died(self, service_id: Any, number: int, code: int) -> None:
         kind = self._services[service_id]
-        # Who ends in good order leaves its slot before, whoever told it to.
+        # Who ends in good order leaves its slot before, no matter who told it to end.
         went = code == 0 and not (kind is self._ingester and self._shared.recording_slot(number).pid)
         lost = not went and code != LEFT
         # First what the others live by: whatever fails here, cotyledon only logs.

@@ -33,7 +33,7 @@ _END_WITHIN = 1.0
 
 
 class MonitorService(Worker):
-    """Serves a few pages over HTTP to whoever asks; it never changes anything."""
+    """Serves a few pages over HTTP to anybody who asks; it never changes anything."""
 
     name = "monitor"
 

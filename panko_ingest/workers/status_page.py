@@ -20,7 +20,7 @@ _PATIENCE = 3.0
 _FRESH = 10.0
 _LETTER_HOURS = 24
 _MOST_LETTERS = 10_000
-# Whoever asks may read the page: host, role and error are for `status` and the log.
+# Anybody who asks may read the page: host, role and error are for `status` and the log.
 _NO_ANSWER = "<p class=bad>does not answer: <code>panko-ingest status</code> tells why</p>"
 
 _HEAD = """<!doctype html>

@@ -89,5 +89,5 @@ class Worker(cotyledon.Service):
 
     @classmethod
     def place(cls, worker_id: int) -> str:
-        """Return what the metrics call the process that is worker number so and so."""
+        """Return what the metrics call the process of this kind that has this number."""
         return f"{cls.name}-{worker_id}"
