@@ -3,7 +3,10 @@
 What the words after a block's language mean is told in CONTRIBUTING.md.
 """
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,3 +69,17 @@ def anchors(path: Path) -> set[str]:
     return {
         re.sub(r"[^\w\- ]", "", match["text"].lower()).replace(" ", "-") for match in _HEADING.finditer(text)
     }
+
+
+def run_script(script: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run commands of a page in a folder, in which the program finds its configuration by itself."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["sh", "-e", "-c", script],
+        env={**os.environ, "PATH": path, "HOME": str(folder), **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )

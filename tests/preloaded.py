@@ -146,6 +146,15 @@ def run(words: Sequence[str | Path], timeout: float = 60) -> "subprocess.Complet
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
 
 
+def run_with(conf: Path, *words: str, module: str = "panko_ingest") -> "subprocess.CompletedProcess[str]":
+    """Run a command with a configuration to its end; one of another module without preloaded libraries."""
+    arguments = ["--config-file", str(conf), *words]
+    if module == "panko_ingest":
+        return run(arguments)
+    program = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+
+
 def can_run(environment: Mapping[str, str]) -> bool:
     """Tell whether variables mean nothing to Python, which has read its own by the time of the fork."""
     return not any(name.startswith(("PYTHON", "LC_", "LANG")) for name in environment)

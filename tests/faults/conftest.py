@@ -1,13 +1,10 @@
 """What the fault tests share. Servers are those of the session: who breaks one mends it again."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.services import Galera, HAProxy, MariaDB, PostgreSQL, RabbitMQ
-
-HOOKS = Path(__file__).parent / "hooks"
 
 
 @pytest.fixture

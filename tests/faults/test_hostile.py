@@ -2,7 +2,6 @@
 
 import bz2
 import json
-import os
 import re
 import uuid
 from collections.abc import Iterator
@@ -16,10 +15,10 @@ from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.faults import poison
 from tests.faults.breaking import limit_deliveries
-from tests.faults.conftest import HOOKS
 from tests.faults.scene import bodies, record
 from tests.ledger import Ledger
 from tests.services import RabbitMQ
+from tests.spoiled import spoiled
 from tests.waiting import crowding, wait_until
 
 QUEUES = ("notifications.info", "notifications.error")
@@ -32,11 +31,6 @@ def ledger(postgresql_url: str) -> Iterator[Ledger]:
     ledger = Ledger(postgresql_url)
     yield ledger
     ledger.close()
-
-
-def environment(*folders: Path, **more: str) -> dict[str, str]:
-    path = [*map(str, folders), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, path)), **more}
 
 
 def test_a_hundred_kinds_of_poison_among_ten_thousand_good_ones(
@@ -64,7 +58,7 @@ def test_a_flood_of_bad_messages_trips_the_breaker_until_it_is_over(
     flood = [json.dumps({"oslo.version": "9.9", "number": number}).encode() for number in range(8000)]
     good = bodies(3000)
     conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\nbatch_size = 500\n")
-    quick = environment(HOOKS, FAULT_SET="panko_ingest.breaker:PROBE_INTERVAL=2")
+    quick = spoiled("breaker:PROBE_INTERVAL=2")
     service = Daemon(conf, "--only", "ingester", environment=quick)
     with Bus(broker_url) as bus:
         bus.declare()
@@ -122,7 +116,7 @@ def test_small_messages_that_take_long_each_do_not_end_the_worker_that_converts_
         configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n"),
         "--only",
         "ingester",
-        environment=environment(HOOKS, FAULT_SET=f"panko_ingest.workers.supervisor:HANG_LIMIT={limit}"),
+        environment=spoiled(f"workers.supervisor:HANG_LIMIT={limit}"),
     )
     with Bus(broker_url, quorum=True) as bus:
         bus.declare()
@@ -209,10 +203,8 @@ def test_a_message_that_kills_whoever_converts_it_is_found_out(
     deadly = deadly_message(effect)
     good = [deadly_message("none") for _ in range(300)]
     conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n")
-    limit = f"panko_ingest.workers.supervisor:HANG_LIMIT={patience}"
-    service = Daemon(
-        conf, "--only", "ingester", environment=environment(HOOKS, plugin_folder, FAULT_SET=limit)
-    )
+    limit = f"workers.supervisor:HANG_LIMIT={patience}"
+    service = Daemon(conf, "--only", "ingester", environment=spoiled(limit, folders=(plugin_folder,)))
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         bus.publish([*good[:150], deadly, *good[150:]])
@@ -247,7 +239,7 @@ def test_no_neighbour_of_messages_that_kill_is_dropped_at_a_queues_delivery_limi
     mixed = good + [deadly_message("die") for _ in range(deadly)]
     Random(deadly).shuffle(mixed)
     conf = configuration(tmp_path, broker_url, ledger.url, f"[notification]\nworkers = {workers}\n")
-    service = Daemon(conf, "--only", "ingester", environment=environment(plugin_folder))
+    service = Daemon(conf, "--only", "ingester", environment=spoiled(folders=(plugin_folder,)))
     with Bus(broker_url, quorum=True) as bus:
         bus.declare()
         bus.publish(mixed)  # all of them share a prefetch
@@ -282,9 +274,7 @@ def test_a_message_that_kills_whoever_stores_it_is_found_out_and_its_neighbours_
     good = [deadly_message("none") for _ in range(120)]
     deadly = [deadly_message("none", "test.unstorable") for _ in range(killers)]
     conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n")
-    service = Daemon(
-        conf, "--only", "ingester", environment=environment(HOOKS, FAULT_KILL_STORING="test.unstorable")
-    )
+    service = Daemon(conf, "--only", "ingester", environment=spoiled(FAULT_KILL_STORING="test.unstorable"))
     with Bus(broker_url, quorum=quorum) as bus:
         for queue in QUEUES:
             bus.declare(queue)
@@ -310,7 +300,7 @@ def test_a_message_that_kills_costs_no_innocent_one_of_another_bus(
         configuration(tmp_path, broker_url, ledger.url, more),
         "--only",
         "ingester",
-        environment=environment(plugin_folder),
+        environment=spoiled(folders=(plugin_folder,)),
     )
     with Bus(urls[0]) as one, Bus(urls[1]) as other:
         for bus, body in ((one, deadly), (other, innocent)):
@@ -330,7 +320,7 @@ def test_a_copy_of_a_message_that_killed_kills_nobody(
 ) -> None:
     deadly = deadly_message("die")
     conf = configuration(tmp_path, broker_url, ledger.url, "[notification]\nworkers = 1\n")
-    service = Daemon(conf, "--only", "ingester", environment=environment(plugin_folder))
+    service = Daemon(conf, "--only", "ingester", environment=spoiled(folders=(plugin_folder,)))
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         bus.publish([deadly])

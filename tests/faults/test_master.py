@@ -21,10 +21,10 @@ import pytest
 from panko_ingest.workers.endpoint import MAX_THREADS
 from tests.bus import Bus
 from tests.daemon import COMMAND, Daemon, configuration
-from tests.faults.conftest import HOOKS
 from tests.ledger import Ledger, load
 from tests.notify_socket import NotifySocket
 from tests.services.server import find_program, free_port
+from tests.spoiled import spoiled
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -39,13 +39,6 @@ exec "$0" "$@"
 @pytest.fixture(autouse=True)
 def _schema(sqlite_url: str) -> None:
     Ledger(sqlite_url).close()
-
-
-def hooks(**settings: str) -> dict[str, str]:
-    return {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")])),
-        **settings,
-    }
 
 
 def reader_pids(service: Daemon) -> list[int]:
@@ -538,7 +531,7 @@ def test_an_expirer_or_a_monitor_that_hangs_is_replaced(
     conf = configuration(tmp_path, broker_url, sqlite_url).read_text()
     path = tmp_path / "panko-ingest.conf"
     path.write_text(conf.replace("port = 0", "port = 0" if kind == "expirer" else f"port = {free_port()}"))
-    impatient = hooks(FAULT_SET=f"panko_ingest.workers.{kind}:_HANG_LIMIT=6")
+    impatient = spoiled(f"workers.{kind}:_HANG_LIMIT=6")
     with Daemon(path, "--only", "expirer", environment=impatient).running() as service:
         wait_until(lambda: len(service.process.children()) == (1 if kind == "expirer" else 2), 30, "all")
         victim = service.process.children()[-1]
@@ -559,8 +552,8 @@ def test_a_worker_that_hangs_before_it_begins_is_replaced(
     tickets = tmp_path / "tickets"
     tickets.mkdir()
     (tickets / "1").touch()
-    environment = hooks(
-        FAULT_SET="panko_ingest.workers.supervisor:HANG_LIMIT=6",
+    environment = spoiled(
+        "workers.supervisor:HANG_LIMIT=6",
         FAULT_KILL="panko_ingest.workers.worker:Worker._occupy",
         FAULT_KILL_WHEN="stop",
         FAULT_KILL_CALL="1",
@@ -595,7 +588,7 @@ def test_a_log_that_nobody_reads_stops_nothing_and_the_lines_left_out_are_told_l
     fill(pipe)
     more = f"port = {port}\n[notification]\nworkers = 2\n[DEFAULT]\ndebug = true\n"
     conf = configuration(tmp_path, broker_url, sqlite_url, more)
-    few = hooks(FAULT_SET="panko_ingest.workers.log_writer:_MOST=1")
+    few = spoiled("workers.log_writer:_MOST=1")
     command = ("sh", "-c", f'exec "$@" > {fifo} 2>&1', "sh", *COMMAND)
     service, ledger, read = Daemon(conf, command=command, environment=few), Ledger(sqlite_url), b""
     with Bus(broker_url) as bus, service.running():

@@ -1,6 +1,5 @@
 """Processes of the daemon that die: killed from outside, or at the worst moment from inside."""
 
-import os
 import random
 import time
 from pathlib import Path
@@ -8,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.breaking import kill_master
-from tests.faults.conftest import HOOKS
 from tests.faults.scene import Scene
+from tests.spoiled import spoiled
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.postgresql, pytest.mark.timeout(900)]
@@ -71,13 +70,9 @@ def test_a_worker_ends_at_the_worst_moment(
     tickets.mkdir()
     for number in range(3):
         (tickets / str(number)).touch()
-    hook = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")])),
-        "FAULT_KILL": function,
-        "FAULT_KILL_WHEN": when,
-        "FAULT_KILL_CALL": "5",
-        "FAULT_KILL_FOLDER": str(tickets),
-    }
+    hook = spoiled(
+        FAULT_KILL=function, FAULT_KILL_WHEN=when, FAULT_KILL_CALL="5", FAULT_KILL_FOLDER=str(tickets)
+    )
     scene = Scene(tmp_path, broker_url, postgresql_url, environment=hook, may_fail=when == "raise")
     with scene.running(), scene.fault(f"{what}, three times"):
         wait_until(lambda: not list(tickets.iterdir()), 60, "three times")

@@ -2,9 +2,6 @@
 
 import datetime
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from panko_ingest import config
 from panko_ingest.storage import EventFilter
 from tests.bus import Bus
 from tests.daemon import SECRET, Daemon
-from tests.documents import ROOT, blocks
+from tests.documents import ROOT, blocks, run_script
 from tests.integration.test_least_rights import Store, set_up_on_postgresql
 from tests.services import PostgreSQL, RabbitMQ
 from tests.waiting import wait_until
@@ -98,20 +95,7 @@ def store(postgresql: PostgreSQL) -> Iterator[Store]:
 
 def run(folder: Path, script: str) -> str:
     """Run commands in a folder, whose configuration is the one that is found by itself."""
-    done = subprocess.run(
-        ["sh", "-e", "-c", script],
-        env={
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            "COLUMNS": "400",
-        },
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = run_script(script, folder, COLUMNS="400")
     assert done.returncode == 0, script + done.stdout + done.stderr
     return done.stdout
 

@@ -1,9 +1,6 @@
 """docs/backup-restore.md: its commands, run on each server, and ingest that goes on afterwards."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from panko_ingest.storage import EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event
 from panko_ingest.storage.schema import partitions
-from tests.documents import ROOT, blocks, statements
+from tests.documents import ROOT, blocks, run_script, statements
 from tests.integration.storage.samples import make_events, make_letter, stored
 
 PAGE = ROOT / "docs" / "backup-restore.md"
@@ -29,16 +26,7 @@ def run(words: tuple[str, ...], places: Mapping[str, str], folder: Path) -> str:
     script = block.text
     for printed, place in places.items():
         script = script.replace(printed, place)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["sh", "-e", "-c", script],
-        env={**os.environ, "PATH": path, "HOME": str(folder)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = run_script(script, folder)
     assert done.returncode == 0, script + done.stdout + done.stderr
     return done.stdout
 

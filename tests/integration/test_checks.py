@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +22,7 @@ pytestmark = pytest.mark.rabbitmq
 
 
 def command(conf: Path, *words: str, module: str = "panko_ingest") -> tuple[int, str]:
-    arguments = ["--config-file", str(conf), *words]
-    if module == "panko_ingest":
-        done = preloaded.run(arguments)
-    else:
-        program = [sys.executable, "-m", module, *arguments]
-        done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    done = preloaded.run_with(conf, *words, module=module)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout + done.stderr
 

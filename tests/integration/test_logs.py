@@ -4,8 +4,6 @@ import itertools
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -211,12 +209,7 @@ def with_credentials() -> tuple[list[bytes], list[bytes]]:
 
 
 def output_of(conf: Path, *words: str, module: str = "panko_ingest") -> str:
-    arguments = ["--config-file", str(conf), *words]
-    if module == "panko_ingest":
-        done = preloaded.run(arguments)
-    else:
-        command = [sys.executable, "-m", module, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = preloaded.run_with(conf, *words, module=module)
     return done.stdout + done.stderr
 
 

@@ -28,11 +28,11 @@ from tests import preloaded
 from tests.bodies import decode
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
-from tests.faults.conftest import HOOKS
 from tests.integration.storage.samples import make_letter
 from tests.ledger import Ledger, load
 from tests.services import PostgreSQL, RabbitMQ
 from tests.services.server import free_port
+from tests.spoiled import spoiled
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -392,10 +392,7 @@ def test_a_reload_turns_the_monitor_on_and_off(
 def test_who_has_begun_to_ask_is_answered_before_the_monitor_ends(
     number: signal.Signals, tmp_path: Path, sqlite_ledger: Ledger
 ) -> None:
-    slow = (
-        "panko_ingest.workers.endpoint:_PATIENCE_FOR_HEAD=20 panko_ingest.workers.monitor:_ANSWER_WITHIN=20"
-    )
-    environment = {"PYTHONPATH": str(HOOKS), "FAULT_SET": slow}
+    environment = spoiled("workers.endpoint:_PATIENCE_FOR_HEAD=20", "workers.monitor:_ANSWER_WITHIN=20")
     monitor = Monitor(
         tmp_path,
         "amqp://guest:guest@127.0.0.1:9/",
@@ -481,7 +478,7 @@ def test_an_expirer_whose_round_fails_for_an_unforeseen_reason_tells_it_and_trie
         database.execute("INSERT INTO hold SELECT min(id) FROM event")
         database.commit()
         # No pause can be shorter than none: the round fails where it looks for what is held.
-        faulty = {"PYTHONPATH": str(HOOKS), "FAULT_SET": "panko_ingest.storage.expiry.batches:_TURN=-1"}
+        faulty = spoiled("storage.expiry.batches:_TURN=-1")
         monitor = Monitor(
             tmp_path, broker_url, sqlite_ledger.url, more, "--only", "expirer", environment=faulty
         )

@@ -14,10 +14,10 @@ import pytest
 
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
-from tests.faults.conftest import HOOKS
 from tests.ledger import Ledger, load
 from tests.notify_socket import NotifySocket
 from tests.services.server import free_port
+from tests.spoiled import spoiled
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -32,13 +32,6 @@ def notify(tmp_path: Path) -> Iterator[NotifySocket]:
 
 def daemon(conf: Path, notify: NotifySocket, **environment: str) -> Daemon:
     return Daemon(conf, environment={"NOTIFY_SOCKET": str(notify.path), **environment})
-
-
-def hooks(*constants: str) -> dict[str, str]:
-    """Return an environment in which constants of ``panko_ingest.workers`` are others."""
-    changes = (f"panko_ingest.workers.{constant}" for constant in constants)
-    path = os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": path, "FAULT_SET": " ".join(changes)}
 
 
 def status(port: int, path: str) -> tuple[int, bytes]:
@@ -128,8 +121,10 @@ def test_a_new_bus_whose_broker_is_away_leaves_the_daemon_alive_while_workers_ta
 ) -> None:
     port = free_port()
     conf = configuration(tmp_path, broker_url, sqlite_url, f"port = {port}\n[notification]\nworkers = 3\n")
-    impatient = hooks(
-        "health:_LONGEST_VACANT=7", "master:_TURN_PATIENCE=6", "master:_PATIENCE_AFTER_AN_ABSENCE=6"
+    impatient = spoiled(
+        "workers.health:_LONGEST_VACANT=7",
+        "workers.master:_TURN_PATIENCE=6",
+        "workers.master:_PATIENCE_AFTER_AN_ABSENCE=6",
     )
     Ledger(sqlite_url).close()
     # A turn takes 6 s, and the last worker's comes after two others: later than the 9 s of the watch.
@@ -164,7 +159,7 @@ def test_a_reload_is_done_though_a_broker_is_away_so_that_it_can_be_corrected_by
     conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
     good = conf.read_text()
     wrong = f"messaging_urls = {broker_url}\nmessaging_urls = amqp://guest:guest@127.0.0.1:9/\n"
-    service = daemon(conf, notify, **hooks("master:_TURN_PATIENCE=2"))
+    service = daemon(conf, notify, **spoiled("workers.master:_TURN_PATIENCE=2"))
 
     def reload(text: str, logged: str) -> None:
         before = len(notify.received)
@@ -198,7 +193,7 @@ def test_turns_are_quick_after_one_that_waited_in_vain_and_systemd_waits_for_the
     conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 4\n")
     urls = f"messaging_urls = {broker_url}\nmessaging_urls = amqp://guest:guest@127.0.0.1:9/\n"
     # Three others wait for the first three: by the patience of each 60 s.
-    service = daemon(conf, notify, **hooks("master:_TURN_PATIENCE=20"))
+    service = daemon(conf, notify, **spoiled("workers.master:_TURN_PATIENCE=20"))
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         notify.wait_for("READY=1")
@@ -227,7 +222,7 @@ def test_a_reload_whose_turns_do_not_get_on_is_told_and_keeps_no_other_from_bein
 ) -> None:
     Ledger(sqlite_url).close()
     conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
-    service = daemon(conf, notify, **hooks("supervisor:_LONGEST_TURN=3"))
+    service = daemon(conf, notify, **spoiled("workers.supervisor:_LONGEST_TURN=3"))
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         notify.wait_for("READY=1")
@@ -251,7 +246,7 @@ def test_workers_that_die_of_a_new_configuration_again_and_again_keep_no_reload_
     deaths.mkdir()
     # Who asks for totals, as a worker does every second, dies the third time, and so was seen at work.
     faults = {
-        **hooks("supervisor:_LONGEST_TURN=12"),
+        **spoiled("workers.supervisor:_LONGEST_TURN=12"),
         "FAULT_KILL": "panko_ingest.shared_metrics:SharedMetrics.totals",
         "FAULT_KILL_WHEN": "before",
         "FAULT_KILL_CALL": "3",
@@ -281,7 +276,7 @@ def test_a_daemon_that_was_paused_as_a_whole_goes_on_with_all_its_workers(
 ) -> None:
     port = free_port()
     conf = configuration(tmp_path, broker_url, sqlite_url, f"port = {port}\n[notification]\nworkers = 2\n")
-    limits = hooks("supervisor:HANG_LIMIT=7", "health:_LONGEST_WITHOUT_HEARTBEAT=7")
+    limits = spoiled("workers.supervisor:HANG_LIMIT=7", "workers.health:_LONGEST_WITHOUT_HEARTBEAT=7")
     ledger = Ledger(sqlite_url)
     service = daemon(conf, notify, WATCHDOG_USEC="60000000", **limits)
     with Bus(broker_url) as bus, service.running():

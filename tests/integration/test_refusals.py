@@ -1,5 +1,6 @@
 """One queue or exchange that the broker refuses, takes away or drops costs that one alone."""
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -604,51 +605,57 @@ def test_a_consumer_asks_for_the_time_that_the_operator_says(
         assert "77500" in listed
 
 
+@contextlib.contextmanager
+def set_otherwise(broker: RabbitMQ, name: str, value: int) -> Iterator[str]:
+    """Give an empty vhost of a broker of which one setting is another one meanwhile."""
+    broker.ctl("eval", f"application:set_env(rabbit, {name}, {value}).")
+    url = broker.create_vhost()
+    yield url
+    broker.drop_vhost(url)
+    broker.ctl("eval", f"application:unset_env(rabbit, {name}).")
+
+
 @pytest.fixture
-def frugal(newest_rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
-    """A broker that lets a channel have one consumer."""
-    newest_rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_max_per_channel, 1).")
-    yield newest_rabbitmq
-    newest_rabbitmq.ctl("eval", "application:unset_env(rabbit, consumer_max_per_channel).")
+def frugal_url(newest_rabbitmq: RabbitMQ) -> Iterator[str]:
+    """A vhost of a broker that lets a channel have one consumer."""
+    with set_otherwise(newest_rabbitmq, "consumer_max_per_channel", 1) as url:
+        yield url
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("declare", ["auto", "never"])
 def test_a_broker_that_lets_a_channel_have_one_consumer_is_read_all_the_same(
-    frugal: RabbitMQ, ledger: Ledger, declare: str
+    frugal_url: str, ledger: Ledger, declare: str
 ) -> None:
-    url = frugal.create_vhost()
-    with Bus(url) as bus:
+    with Bus(frugal_url) as bus:
         bus.declare(INFO)
         bus.publish(body() for _ in range(1000))
-        with Reader(url, Topology((INFO,), declare=declare), ledger.connection).running() as reader:
+        topology = Topology((INFO,), declare=declare)
+        with Reader(frugal_url, topology, ledger.connection).running() as reader:
             wait_until(lambda: ledger.events() == 1000, 30, "all events")
         assert reader.lost == (declare == "never"), "once, where nobody tells whether it deletes itself"
-    frugal.drop_vhost(url)
 
 
 @pytest.fixture
-def impatient(newest_rabbitmq: RabbitMQ) -> Iterator[RabbitMQ]:
-    """A broker that waits for a second."""
-    newest_rabbitmq.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1000).")
-    yield newest_rabbitmq
-    newest_rabbitmq.ctl("eval", "application:unset_env(rabbit, consumer_timeout).")
+def impatient_url(newest_rabbitmq: RabbitMQ) -> Iterator[str]:
+    """A vhost of a broker that waits for a second."""
+    with set_otherwise(newest_rabbitmq, "consumer_timeout", 1000) as url:
+        yield url
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("quorum", [True, False])
 def test_a_message_stays_in_hand_for_as_long_as_was_asked_whatever_the_broker_is_set_to(
-    impatient: RabbitMQ, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, quorum: bool
+    impatient_url: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, quorum: bool
 ) -> None:
-    url = impatient.create_vhost()
     other = "notifications.other"
-    with Bus(url, quorum=quorum) as bus, Bus(url, quorum=True) as idle:
+    with Bus(impatient_url, quorum=quorum) as bus, Bus(impatient_url, quorum=True) as idle:
         bus.declare(INFO)
         idle.declare(other)
         bus.publish([body()])
         idle.publish([body()], other)
-        reader = Reader(url, Topology((INFO,), consumer_timeout=600), ledger.connection)
+        reader = Reader(impatient_url, Topology((INFO,), consumer_timeout=600), ledger.connection)
         poll = reader.pipeline.poll
         monkeypatch.setattr(reader.pipeline, "poll", lambda **_: ())
         with reader.running():
@@ -663,7 +670,6 @@ def test_a_message_stays_in_hand_for_as_long_as_was_asked_whatever_the_broker_is
             wait_until(lambda: not bus.count(), 20, "an empty queue")
         assert not reader.refusals
     assert (reader.opened, reader.lost) == (1, 0)
-    impatient.drop_vhost(url)
 
 
 def listen(connection: amqp.Connection) -> None:

@@ -1,8 +1,6 @@
 """docs/runbook-move-from-ceilometer.md: its commands, run on databases of Panko's and ours."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
-from tests.documents import ROOT, blocks, commands
+from tests.documents import ROOT, blocks, commands, run_script
 from tests.integration.storage.samples import make_event, make_letter
 
 PAGE = ROOT / "docs" / "runbook-move-from-ceilometer.md"
@@ -67,16 +65,7 @@ def run(
     script = "\n".join(commands(block)[lines]).replace("/etc/panko-ingest/", f"{folder}/")
     for printed, wanted in hours.items():
         script = script.replace(printed, wanted)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return subprocess.run(
-        ["sh", "-e", "-c", script],
-        env={**os.environ, "PATH": path, "HOME": str(folder)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return run_script(script, folder)
 
 
 def test_the_comparison_shows_what_one_of_the_two_databases_lacks(

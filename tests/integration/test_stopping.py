@@ -3,7 +3,6 @@
 import contextlib
 import http.client
 import json
-import os
 import signal
 import threading
 from pathlib import Path
@@ -13,19 +12,11 @@ import pytest
 
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
-from tests.faults.conftest import HOOKS
 from tests.services import PostgreSQL
 from tests.services.server import free_port
+from tests.spoiled import spoiled
 
 pytestmark = pytest.mark.rabbitmq
-
-
-def hooks(*constants: str) -> dict[str, str]:
-    """Return an environment in which constants of ``panko_ingest.workers`` are others."""
-    return {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(HOOKS), os.environ.get("PYTHONPATH")])),
-        "FAULT_SET": " ".join(f"panko_ingest.workers.{constant}" for constant in constants),
-    }
 
 
 def assert_gone(processes: list[psutil.Process]) -> None:
@@ -53,7 +44,7 @@ def test_a_worker_that_hangs_does_not_keep_the_daemon_from_ending(
     tmp_path: Path, broker_url: str, sqlite_url: str, hanging: int
 ) -> None:
     conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 2\n")
-    service = Daemon(conf, environment=hooks("supervisor:HANG_LIMIT=8"))
+    service = Daemon(conf, environment=spoiled("workers.supervisor:HANG_LIMIT=8"))
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         # No database schema: the workers wait, which is work, too.
@@ -106,7 +97,11 @@ def test_a_worker_that_nothing_ends_is_left_behind(tmp_path: Path, broker_url: s
     conf.write_text(conf.read_text().replace("timeout = 20", "timeout = 6"))
     # One that is stopped, and not killed, is as one that is stuck in the kernel. The monitor, which has ended
     # by then, would pass for one that hangs before the time is over.
-    stuck = hooks("process_manager:_KILL_AFTER=1000", "supervisor:HANG_LIMIT=1000", "monitor:_HANG_LIMIT=8")
+    stuck = spoiled(
+        "workers.process_manager:_KILL_AFTER=1000",
+        "workers.supervisor:HANG_LIMIT=1000",
+        "workers.monitor:_HANG_LIMIT=8",
+    )
     service = Daemon(conf, environment=stuck)
     with Bus(broker_url) as bus, service.running():
         bus.declare()

@@ -12,6 +12,7 @@ from oslo_config import cfg
 
 from panko_ingest import config
 from panko_ingest.storage import EventFilter
+from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter, Event, Trait
 from panko_ingest.storage.schema import partitions
@@ -62,6 +63,17 @@ def rows(store: Connection, statement: str) -> list[Any]:
         return list(connection.execute(sa.text(statement)).all())
 
 
+def execute(store: Connection, *statements: str) -> None:
+    """Run statements in one transaction."""
+    with store.engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def ignored_progress(_done: int, _total: int) -> None:
+    """Take a report of progress, and do nothing with it."""
+
+
 def count(store: Connection, table: str) -> int:
     return int(rows(store, f"SELECT count(*) FROM {table}")[0][0])
 
@@ -76,6 +88,12 @@ def is_partitioned(store: Connection) -> bool:
     """Tell whether days have events of their own."""
     with store.engine.connect() as connection:
         return partitions.exist(connection)
+
+
+def there(store: Connection) -> list[partitions.Partition]:
+    """Return the partitions, the oldest first."""
+    with read_transaction(store.engine) as connection:
+        return partitions.found(connection)
 
 
 def skip_where_partitioned(store: Connection, reason: str) -> None:

@@ -14,7 +14,7 @@ from panko_ingest.findings import FAILURE, OK, WARNING, Finding
 from panko_ingest.storage import EventFilter, StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.schema import checks, partitions
-from tests.integration.storage.samples import connect, make_events, rows
+from tests.integration.storage.samples import connect, execute, make_events, rows
 from tests.schema_snapshot import snapshot
 from tests.services import MariaDB, PostgreSQL
 from tests.waiting import wait_until
@@ -48,12 +48,6 @@ def served(kind: str, request: pytest.FixtureRequest) -> Iterator[Connection]:
 def found(store: Connection, subject: str) -> Finding:
     (finding,) = [finding for finding in store.check() if finding.subject == subject]
     return finding
-
-
-def execute(store: Connection, *statements: str) -> None:
-    with store.engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
 
 
 def test_made_up_event_types_are_told_with_what_takes_them_away(

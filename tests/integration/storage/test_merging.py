@@ -20,6 +20,7 @@ from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
 from tests.integration.storage.samples import (
     count,
+    ignored_progress,
     make_events,
     make_letter,
     rows,
@@ -28,10 +29,6 @@ from tests.integration.storage.samples import (
 )
 from tests.services import PostgreSQL
 from tests.waiting import wait_until
-
-
-def ignore(_done: int, _total: int) -> None:
-    """Take a report of progress."""
 
 
 @pytest.fixture(
@@ -100,7 +97,7 @@ def test_events_and_dead_letters_come_over_once_between_all_kinds_of_databases(
         assert letters(ours) == letters(other)
     assert [letter.attempts for letter in ours.get_dead_letters(DeadLetterFilter())].count(2) == 1
 
-    again = ours.merge(url_of(other), ignore)
+    again = ours.merge(url_of(other), ignored_progress)
     assert (again.recorded, again.new_letters, again.refused) == (0, 0, [])
     assert len(stored_ids(ours)) == 40
     assert [letter.attempts for letter in ours.get_dead_letters(DeadLetterFilter())].count(2) == 1
@@ -131,7 +128,7 @@ def test_databases_of_panko_and_ceilometer_are_read_as_they_are(
     # As a panko.conf may name it, for a driver that is not here.
     scheme, _, rest = source.partition("://")
     driver = {"postgresql": "+psycopg2", "mysql": "+mysqldb"}.get(scheme, "")
-    merged = store.merge(f"{scheme}{driver}://{rest}", ignore)
+    merged = store.merge(f"{scheme}{driver}://{rest}", ignored_progress)
 
     assert (merged.events, merged.recorded, merged.named, merged.refused) == (200, 200, 2, [])
     found = {one.message_id: one for one in store.get_events(EventFilter())}
@@ -146,7 +143,7 @@ def test_databases_of_panko_and_ceilometer_are_read_as_they_are(
         "launched_at": event.generated,
     }
     assert event.raw == {"payload": {"name": "café", "at": [1, 2.5, None]}}
-    assert store.merge(source, ignore).recorded == 0
+    assert store.merge(source, ignored_progress).recorded == 0
     assert count(store, "event") == 200
     store.close()
 
@@ -160,7 +157,7 @@ def test_a_row_whose_raw_was_cut_off_comes_over_and_says_so(tmp_path: Path, targ
         connection.execute(sa.text("UPDATE event SET raw = substr(raw, 1, 20) WHERE id = 3"))
     other.close()
 
-    merged = target.merge(url, ignore)
+    merged = target.merge(url, ignored_progress)
 
     assert (merged.events, merged.recorded, merged.refused) == (1500, 1500, [])
     found = {one.message_id: one.raw for one in target.get_events(EventFilter())}
@@ -180,12 +177,12 @@ def test_one_event_that_can_not_be_stored_costs_itself_alone_and_the_counts_say_
         connection.execute(sa.text("UPDATE event SET event_type_id = 77 WHERE id IN (3, 1200)"))
     other.close()
 
-    merged = target.merge(url, ignore)
+    merged = target.merge(url, ignored_progress)
 
     assert (merged.events, merged.recorded) == (1500, 1498)
     assert sorted(message_id for message_id, _ in merged.refused) == ["m0002", "m1199"]
     assert len(stored_ids(target)) == 1498
-    again = target.merge(url, ignore)
+    again = target.merge(url, ignored_progress)
     assert (again.recorded, len(again.refused)) == (0, 2)
 
 
@@ -204,14 +201,14 @@ def test_of_several_hosts_one_that_only_can_be_read_from_is_merged(
     host = f"host=127.0.0.1:{postgresql.port}"
     both = f"postgresql://postgres@/{name}?{host}&{host}"
     with pytest.raises(StorageUnavailable, match="read-only"):
-        store.merge(f"{both}&target_session_attrs=read-write", ignore)
-    assert store.merge(both, ignore).recorded == 30
+        store.merge(f"{both}&target_session_attrs=read-write", ignored_progress)
+    assert store.merge(both, ignored_progress).recorded == 30
     store.close()
 
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path, target: Connection) -> None:
     with pytest.raises(ConfigError, match=rf"--from: there is no file {tmp_path}/slip.sqlite"):
-        target.merge(f"sqlite:///{tmp_path}/slip.sqlite", ignore)
+        target.merge(f"sqlite:///{tmp_path}/slip.sqlite", ignored_progress)
     assert not (tmp_path / "slip.sqlite").exists()
 
 
@@ -219,7 +216,7 @@ def test_a_database_is_not_merged_into_itself(sqlite_url: str) -> None:
     store = Connection(sqlite_url)
     store.upgrade()
     with pytest.raises(ConfigError, match="itself"):
-        store.merge(sqlite_url, ignore)
+        store.merge(sqlite_url, ignored_progress)
     store.close()
 
 
@@ -326,7 +323,7 @@ def test_a_merge_that_was_killed_goes_on_when_it_is_run_again(target: Connection
     process.communicate()
     assert 0 < count(target, "event") < 20_000
 
-    merged = target.merge(f"sqlite:///{tmp_path}/other.sqlite", ignore)
+    merged = target.merge(f"sqlite:///{tmp_path}/other.sqlite", ignored_progress)
 
     assert merged.events == 20_000
     assert 0 < merged.recorded < 20_000

@@ -15,7 +15,15 @@ from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.settings import StorageSettings
 from tests import legacy
-from tests.integration.storage.samples import START, count, make_events, make_letter, rows, stored_ids
+from tests.integration.storage.samples import (
+    START,
+    count,
+    ignored_progress,
+    make_events,
+    make_letter,
+    rows,
+    stored_ids,
+)
 
 KINDS = [
     "sqlite",
@@ -23,10 +31,6 @@ KINDS = [
     pytest.param("mariadb", marks=pytest.mark.mariadb),
 ]
 MEGABYTE = 1 << 20
-
-
-def ignore(_done: int, _total: int) -> None:
-    """Take a report of progress."""
 
 
 @pytest.fixture(params=KINDS)
@@ -83,13 +87,13 @@ def test_an_event_without_message_id_beside_a_refused_one_is_new_only_once(
         "UPDATE event SET event_type_id = NULL WHERE id IN (8, 9)",
     )
 
-    merged = target.merge(source, ignore)
+    merged = target.merge(source, ignored_progress)
     assert (merged.events, merged.recorded, merged.named) == (200, 198, 1)
     refused = [name for name, _ in merged.refused]
     assert refused == ["8f7c3a1e-0000-4000-8000-000000000008", "row 9 of event"]
 
     for _ in range(2):
-        again = target.merge(source, ignore)
+        again = target.merge(source, ignored_progress)
         assert (again.events, again.recorded, again.named, again.refused) == (200, 0, 1, merged.refused)
         assert count(target, "event") == 198
 
@@ -109,10 +113,10 @@ def test_what_is_here_with_another_time_is_not_new_beside_a_refused_event(
     # Where each day has a partition, an id and a day tell an event apart.
     new = 9 if "partitioned" in str(store.check()) else 4
 
-    merged = store.merge(other, ignore)
+    merged = store.merge(other, ignored_progress)
     assert (merged.recorded, len(merged.refused)) == (new, 1)
     assert count(store, "event") == 5 + new
-    again = store.merge(other, ignore)
+    again = store.merge(other, ignored_progress)
     assert (again.recorded, len(again.refused)) == (0, 1)
 
 
@@ -147,7 +151,7 @@ def test_a_value_that_can_not_be_read_costs_its_row_alone_which_is_named(
     fill(source, 1500)
     change(source, *UNREADABLE[sa.make_url(source).get_backend_name()])
 
-    merged = target.merge(source, ignore)
+    merged = target.merge(source, ignored_progress)
 
     fourth = "row 1100 of event" if source.startswith("sqlite") else "m1099"
     assert (merged.events, merged.recorded) == (1500, 1496)
@@ -178,7 +182,7 @@ def test_a_name_of_a_type_that_can_not_be_read_costs_the_events_of_that_type_alo
         "INSERT INTO event_type (id, desc) VALUES (77, CAST(x'ff80' AS TEXT))",
         "UPDATE event SET event_type_id = 77 WHERE id IN (4, 5)",
     )
-    merged = target.merge(other, ignore)
+    merged = target.merge(other, ignored_progress)
     assert (merged.recorded, sorted(name for name, _ in merged.refused)) == (18, ["m0003", "m0004"])
 
 
@@ -190,7 +194,7 @@ def test_a_dead_letter_that_is_refused_here_costs_itself_alone(tmp_path: Path, t
         "CREATE TRIGGER no_two BEFORE INSERT ON dead_letter WHEN new.digest > x'747700' "
         "BEGIN SELECT RAISE(ABORT, 'not this one'); END",
     )
-    merged = target.merge(other, ignore)
+    merged = target.merge(other, ignored_progress)
     assert (merged.letters, merged.new_letters) == (3, 2)
     assert merged.refused_letters == [("row 3 of dead_letter", "not this one")]
 
@@ -206,9 +210,9 @@ def test_many_dead_letters_are_new_only_once(tmp_path: Path, store: Connection) 
             sa.text("UPDATE dead_letter SET digest = :short WHERE id = 5"), {"short": b"short"}
         )
     other.close()
-    merged = store.merge(source, ignore)
+    merged = store.merge(source, ignored_progress)
     assert (merged.letters, merged.new_letters, merged.refused_letters) == (56, 56, [])
-    assert store.merge(source, ignore).new_letters == 0
+    assert store.merge(source, ignored_progress).new_letters == 0
     assert store.count_dead_letters(DeadLetterFilter()) == 56
 
 
@@ -221,7 +225,7 @@ def test_events_with_more_traits_than_are_read_at_once_come_over_whole(
     for start in range(0, 80, 20):
         other.record_events([Event(f"m{start + one}", "t", START, traits) for one in range(20)])
     other.close()
-    assert target.merge(source, ignore).recorded == 80
+    assert target.merge(source, ignored_progress).recorded == 80
     assert count(target, "trait_text") == 32_000
     event = next(iter(target.get_events(EventFilter(message_id="m33"))))
     assert sorted(event.traits) == sorted(traits)
@@ -273,7 +277,7 @@ def test_what_was_cut_to_fit_is_copied_as_it_is_and_told_once(mariadb_url: str, 
     other.upgrade()
     ours.upgrade()
     other.record_events([], [make_letter("long", b"\xff" * 20 * MEGABYTE)])
-    ours.merge(url, ignore)
+    ours.merge(url, ignored_progress)
     looked_at = "SELECT error, length(body) FROM dead_letter"
     (cut,) = rows(other, looked_at)
     assert cut.error.startswith("is no JSON (only the first ")
@@ -304,10 +308,10 @@ def test_what_the_other_database_lacks_is_told_of_that_one_without_advice_for_ou
     fill(source, 3)
     change(source, statement)
     if not said:
-        assert target.merge(source, ignore).recorded == 3
+        assert target.merge(source, ignored_progress).recorded == 3
         return
     with pytest.raises(StorageUnavailable) as caught:
-        target.merge(source, ignore)
+        target.merge(source, ignored_progress)
     assert str(caught.value) == f"db merge: --from: {said}"
     assert caught.value.operator
 
@@ -318,6 +322,6 @@ def test_a_login_that_is_refused_there_is_told_of_that_one(
 ) -> None:
     url = sa.make_url(request.getfixturevalue(f"{kind}_url")).set(username="nobody", password="s3cret")
     with pytest.raises(StorageUnavailable, match=r"^db merge: --from: ") as caught:
-        target.merge(url.render_as_string(hide_password=False), ignore)
+        target.merge(url.render_as_string(hide_password=False), ignored_progress)
     assert "[database] connection" not in str(caught.value)
     assert "db sync" not in str(caught.value)

@@ -12,14 +12,18 @@ from panko_ingest.storage import DeadLetterFilter, EventFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import partitions
-from tests.integration.storage.samples import count, make_event, make_events, make_letter, rows, stored_ids
+from tests.integration.storage.samples import (
+    count,
+    ignored_progress,
+    make_event,
+    make_events,
+    make_letter,
+    rows,
+    stored_ids,
+)
 
 DAY = datetime.timedelta(days=1)
 OLD = "2026-01-02 03:04:05.678901"
-
-
-def ignore(_done: int, _total: int) -> None:
-    """Take a report of progress."""
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def test_a_raw_that_is_no_object_comes_over_as_it_is(source: Connection, store: 
                 {"raw": raw, "id": f"m{number:04}"},
             )
 
-    merged = store.merge(url_of(source), ignore)
+    merged = store.merge(url_of(source), ignored_progress)
 
     assert (merged.recorded, merged.refused) == (len(RAWS), [])
     found = [row.raw for row in rows(store, "SELECT raw FROM event ORDER BY message_id")]
@@ -73,7 +77,7 @@ def test_a_raw_that_is_no_object_of_an_event_with_a_trait_that_does_not_fit_is_k
         connection.execute(sa.text("UPDATE event SET raw = '[1, 2]'"))
         connection.execute(sa.text("UPDATE trait_text SET value = :long"), {"long": "x" * 300})
 
-    merged = store.merge(url_of(source), ignore)
+    merged = store.merge(url_of(source), ignored_progress)
 
     assert (merged.recorded, merged.refused) == (1, [])
     (event,) = store.get_events(EventFilter(salvaged=True))
@@ -132,7 +136,7 @@ def test_an_event_of_another_day_is_here_only_if_one_of_its_day_is(
     source.record_events([theirs, near, far])
     store.record_events(ours)
 
-    merged = store.merge(url_of(source), ignore)
+    merged = store.merge(url_of(source), ignored_progress)
 
     with store.engine.connect() as connection:
         partitioned = partitions.exist(connection)
@@ -154,7 +158,7 @@ def test_an_event_is_here_only_if_the_one_here_has_its_type_and_time(
     store.record_events(ours)
 
     for new in (1, 0):
-        merged = store.merge(url_of(source), ignore)
+        merged = store.merge(url_of(source), ignored_progress)
         assert (merged.recorded, merged.refused) == (new, [])
         assert merged.left_out == [(event.message_id, event.generated) for event in theirs[1:3]]
 
@@ -203,7 +207,7 @@ def test_a_dead_letter_that_a_daemon_stores_meanwhile_keeps_its_times_and_is_not
             daemon.record_events([], [make_letter("both")])
 
     sa.event.listen(store.engine, "before_cursor_execute", store_meanwhile)
-    merged = store.merge(url_of(source), ignore)
+    merged = store.merge(url_of(source), ignored_progress)
 
     assert (merged.letters, merged.new_letters) == (2, 1)
     seen = {
@@ -223,9 +227,9 @@ def test_a_message_id_that_not_every_database_holds_costs_no_other_event(
     with source.engine.begin() as connection:
         connection.execute(sa.text("UPDATE event SET message_id = 'a' || char(0) || 'b' WHERE id = 2"))
 
-    merged = store.merge(url_of(source), ignore)
+    merged = store.merge(url_of(source), ignored_progress)
 
     assert merged.recorded + len(merged.refused) == 4
     assert [name for name, _ in merged.refused] in ([], ["a\0b"])
-    again = store.merge(url_of(source), ignore)
+    again = store.merge(url_of(source), ignored_progress)
     assert (again.recorded, again.refused, again.left_out) == (0, merged.refused, [])

@@ -21,7 +21,7 @@ from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import partition_ddl, partition_migration, partitions
 from panko_ingest.storage.tables import EVENT_TABLES
 from tests import legacy
-from tests.integration.storage.samples import connect, letter_for, rows, stored_ids
+from tests.integration.storage.samples import connect, ignored_progress, letter_for, rows, stored_ids
 from tests.services import PostgreSQL
 from tests.waiting import wait_until
 
@@ -50,10 +50,6 @@ def filled(url: str, count: int) -> Connection:
     return store
 
 
-def ignore(_done: int, _total: int) -> None:
-    """Take a report of progress."""
-
-
 def is_partitioned(store: Connection) -> bool:
     with read_transaction(store.engine) as connection:
         return partitions.exist(connection)
@@ -76,7 +72,7 @@ def test_all_events_are_there_after_partitioning_and_duplicates_are_still_known(
     yesterday = NOW - datetime.timedelta(days=1)
     since = list(store.get_events(EventFilter(start_timestamp=yesterday)))
     assert len(since) == len([one for one in before if one.generated >= yesterday])
-    store.partition("day", ignore)  # there is nothing left to do
+    store.partition("day", ignored_progress)  # there is nothing left to do
     store.close()
 
 
@@ -99,7 +95,7 @@ def test_events_recorded_while_tables_are_partitioned_are_all_there(postgresql_u
     with ThreadPoolExecutor(1) as pool:
         written = pool.submit(write)
         try:
-            store.partition("week", ignore)
+            store.partition("week", ignored_progress)
             number = rows(store, "SELECT count(*) FROM event")[0][0]
             wait_until(lambda: rows(store, "SELECT count(*) FROM event")[0][0] > number, 30, "more events")
         finally:
@@ -133,7 +129,7 @@ def test_partitioning_that_was_killed_goes_on_where_it_was(postgresql_url: str) 
 
     def go_on() -> bool:
         try:
-            store.partition("day", ignore)
+            store.partition("day", ignored_progress)
         except StorageUnavailable:  # the lock of the killed one
             return False
         return True
@@ -167,7 +163,7 @@ def test_partitioning_may_break_off_at_any_statement(postgresql_url: str, stride
         while True:
             number = 0
             try:
-                store.partition("day", ignore)
+                store.partition("day", ignored_progress)
                 break
             except StorageUnavailable:
                 survived += stride
@@ -192,7 +188,7 @@ def test_an_event_of_a_day_to_come_meets_its_redelivery_after_tables_were_partit
     store = filled(postgresql_url, 10)
     store.record_events([event_of_tomorrow()])
 
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
 
     assert store.record_events([event_of_tomorrow(), *events(10)]).duplicates == tuple(range(11))
     found = rows(
@@ -227,7 +223,7 @@ def test_the_plain_part_of_partitioned_tables_shrinks_by_expiry_and_is_dropped_w
     postgresql_url: str,
 ) -> None:
     store = filled(postgresql_url, 300)
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
     assert len(store.record_events(events(10, 300)).recorded) == 10
 
     report = store.expire(6 * 86400)
@@ -277,7 +273,7 @@ def test_tables_keep_owner_rights_and_indexes_when_a_superuser_partitions_them(
     )
     before = rows(store, rights)
 
-    superuser.partition("day", ignore)
+    superuser.partition("day", ignored_progress)
 
     assert rows(store, rights) == before
     owners = rows(
@@ -304,7 +300,7 @@ def test_an_owner_who_may_make_no_tables_is_told_what_to_grant(
     with store.engine.begin() as connection:
         connection.exec_driver_sql(f"ALTER TABLE event OWNER TO {owner}")
     with pytest.raises(StorageUnavailable, match=f"GRANT CREATE ON SCHEMA public TO {owner}"):
-        store.partition("day", ignore)
+        store.partition("day", ignored_progress)
     assert not is_partitioned(store)
     store.close()
 
@@ -320,9 +316,9 @@ def test_two_schemas_of_one_database_are_partitioned_each_for_itself(postgresql_
             name = f'"100% of "" {"ü" * 26}{number}"'
             session.exec_driver_sql(f"CREATE INDEX {name} ON event ({columns})".replace("%", "%%"))
 
-    other.partition("day", ignore)
+    other.partition("day", ignored_progress)
     assert not is_partitioned(one)
-    one.partition("day", ignore)
+    one.partition("day", ignored_progress)
 
     assert stored_ids(one) == [f"m{number:05}" for number in range(50)]
     assert stored_ids(other) == [f"m{number:05}" for number in range(80)]
@@ -339,7 +335,7 @@ def test_a_transaction_in_another_database_stalls_nothing(
     store = filled(postgresql_url, 10)
     with psycopg.connect(postgresql.url) as other:
         other.execute("SELECT txid_current()")
-        store.partition("day", ignore)
+        store.partition("day", ignored_progress)
     assert is_partitioned(store)
     store.close()
 
@@ -351,7 +347,7 @@ def test_who_keeps_the_tables_from_being_partitioned_is_told(
     with ThreadPoolExecutor(1) as pool, psycopg.connect(postgresql_url, application_name="report") as other:
         pid = other.info.backend_pid
         other.execute("SELECT count(*) FROM event")
-        running = pool.submit(store.partition, "day", ignore)
+        running = pool.submit(store.partition, "day", ignored_progress)
         wait_until(lambda: "waits for the tables" in caplog.text, 30, "a word about who is in the way")
         other.rollback()
         running.result(timeout=60)
@@ -394,7 +390,7 @@ def test_a_vacuum_of_the_servers_own_makes_way_for_partitions(
         connection.exec_driver_sql("UPDATE event SET generated = generated WHERE id < 200")
 
     wait_until(lambda: bool(postgresql.execute(_VACUUM)), 30, "a vacuum")
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
     assert is_partitioned(store)
 
     wait_until(lambda: bool(postgresql.execute(_VACUUM)), 30, "another vacuum")
@@ -417,7 +413,7 @@ def test_a_vacuum_of_what_is_stored_out_of_line_makes_way_for_a_drop(
             "INSERT INTO event (message_id, generated, raw, event_type_id) SELECT 'g' || n, now(), "
             "repeat(md5(n::text), 300), (SELECT min(id) FROM event_type) FROM generate_series(1, 2000) AS n"
         )
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
     with store.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM event WHERE message_id > 'g5'")
 
@@ -446,7 +442,7 @@ def test_a_writer_that_has_its_ids_but_has_written_nothing_yet_loses_no_event(po
         try:
             writing = pool.submit(writer.record_events, events(100, 10))
             assert has_ids.wait(60)
-            partitioning = pool.submit(store.partition, "day", ignore)
+            partitioning = pool.submit(store.partition, "day", ignored_progress)
             waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             wait_until(lambda: rows(store, waiting) != [(0,)], 30, "the exchange to wait for the writer")
         finally:
@@ -508,7 +504,7 @@ def test_what_would_stay_with_the_old_part_of_the_tables_keeps_them_plain(
     with store.engine.begin() as connection:
         connection.exec_driver_sql(statement)
     with pytest.raises(StorageUnavailable, match=f"^db partition: {words}: would stay"):
-        store.partition("day", ignore)
+        store.partition("day", ignored_progress)
     assert not is_partitioned(store)
     store.close()
 
@@ -586,7 +582,7 @@ def test_published_tables_stay_published_and_expire_after_they_were_partitioned(
         connection.exec_driver_sql("CREATE PUBLICATION everything FOR ALL TABLES")
 
     store.record_events([event_of_tomorrow()])
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
 
     later = NOW + datetime.timedelta(days=10)
     store.record_events([Event("old", "t", later - datetime.timedelta(hours=30), [Trait("size", 2, 1)])])
@@ -608,7 +604,7 @@ def test_new_partitions_are_stored_as_the_plain_tables_were(postgresql_url: str)
             "toast.autovacuum_enabled = off)"
         )
 
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
     store.expire(86400, clock=lambda: NOW + datetime.timedelta(days=20))
 
     stored = "SELECT DISTINCT c.reloptions::text, t.reloptions::text FROM pg_class c JOIN pg_class t "
@@ -630,7 +626,7 @@ def test_columns_keep_the_defaults_and_the_compression_that_an_operator_gave_the
         )
         connection.exec_driver_sql("ALTER TABLE event ALTER raw SET COMPRESSION lz4")
 
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
 
     assert len(store.record_events(events(10, 10), on_failure=letter_for).recorded) == 10
     compressions = (
@@ -649,7 +645,7 @@ def test_columns_of_an_operators_that_are_numbered_go_on_and_keep_no_part_from_b
         connection.exec_driver_sql("ALTER TABLE event ADD number bigserial")
         connection.exec_driver_sql('ALTER TABLE trait_int ADD "Its number" serial')
 
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
 
     assert len(store.record_events(events(10, 10), on_failure=letter_for).recorded) == 10
     numbers = 'SELECT count(DISTINCT number), count(DISTINCT "Its number") FROM event, trait_int'
@@ -683,7 +679,7 @@ def test_db_sync_takes_from_the_old_part_what_the_whole_tables_have_and_asks_for
         connection.exec_driver_sql("ALTER TABLE event ADD number bigserial")
         connection.exec_driver_sql(f"GRANT SELECT ON event, event_type TO {reader}")
         connection.exec_driver_sql(f"GRANT SELECT (event_id) ON trait_text TO {reader}")
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
     with store.engine.begin() as connection:  # as they were left by those who partitioned them before
         connection.exec_driver_sql(f"GRANT SELECT ON event_plain TO {reader} WITH GRANT OPTION")
         connection.exec_driver_sql(f"GRANT SELECT (event_id) ON trait_text_plain TO {reader}")
@@ -709,7 +705,7 @@ def test_nobody_reads_the_old_part_of_the_tables_past_a_policy_that_is_made_agai
         connection.exec_driver_sql(f"GRANT SELECT ON event, event_type TO {reader} WITH GRANT OPTION")
         connection.exec_driver_sql(f"GRANT SELECT (event_id) ON trait_text TO {reader}")
 
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
 
     with store.engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE event ENABLE ROW LEVEL SECURITY")
@@ -728,7 +724,7 @@ def test_an_event_of_a_time_beyond_the_calendar_stays_when_tables_are_partitione
         connection.exec_driver_sql("UPDATE event SET generated = '-infinity' WHERE message_id = 'm00004'")
     before = list(store.get_events(EventFilter()))
 
-    store.partition("day", ignore)
+    store.partition("day", ignored_progress)
 
     assert list(store.get_events(EventFilter())) == before
     store.expire(86400, clock=lambda: NOW + datetime.timedelta(days=20))
@@ -748,7 +744,7 @@ def test_many_events_of_a_time_beyond_the_calendar_are_refused_in_words(postgres
             "SELECT 'm' || n, 'infinity', '{}', event_type.id FROM event_type, generate_series(0, 10000) AS n"
         )
     with pytest.raises(StorageUnavailable, match="more than 10000 events are of 9999-12-30 or later"):
-        store.partition("day", ignore)
+        store.partition("day", ignored_progress)
     store.close()
 
 
@@ -760,11 +756,11 @@ def test_tables_of_panko_are_partitioned_once_they_are_adopted(postgresql_url: s
         legacy.fill(connection, shape)
     store.upgrade(postpone_rewrites=True)
     with pytest.raises(StorageUnavailable, match="without --postpone-rewrites"):
-        store.partition("month", ignore)
+        store.partition("month", ignored_progress)
     store.upgrade()
     before = list(store.get_events(EventFilter()))
 
-    store.partition("month", ignore)
+    store.partition("month", ignored_progress)
 
     assert list(store.get_events(EventFilter())) == before
     assert store.record_events(before).recorded == ()
@@ -775,6 +771,6 @@ def test_partitioning_that_can_not_be_done_is_refused_before_anything_is_touched
     postgresql_url: str, sqlite_url: str
 ) -> None:
     with pytest.raises(ConfigError, match="set event_time_to_live"):
-        Connection(postgresql_url).partition("day", ignore)
+        Connection(postgresql_url).partition("day", ignored_progress)
     with pytest.raises(ConfigError, match="PostgreSQL"):
-        Connection(sqlite_url).partition("day", ignore)
+        Connection(sqlite_url).partition("day", ignored_progress)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from panko_ingest.storage.database.engine import write_transaction
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.recording.writers import references
-from tests.integration.storage.samples import connect, count, letter_for, make_events, rows
+from tests.integration.storage.samples import connect, count, execute, letter_for, make_events, rows
 
 pytestmark = pytest.mark.postgresql
 
@@ -24,12 +24,6 @@ def owner(postgresql_url: str) -> Iterator[Connection]:
     execute(connection, WITNESS)
     yield connection
     connection.close()
-
-
-def execute(store: Connection, *statements: str) -> None:
-    with store.engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
 
 
 def roles(store: Connection) -> set[str]:

@@ -4,11 +4,10 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-import sqlalchemy as sa
 
 from panko_ingest.storage import StorageUnavailable
 from panko_ingest.storage.impl_sqlalchemy import Connection
-from tests.integration.storage.samples import make_events
+from tests.integration.storage.samples import execute, make_events
 from tests.services import PostgreSQL
 
 
@@ -77,12 +76,6 @@ def test_a_table_that_is_not_as_we_need_it_is_no_right_that_the_role_lacks(
         assert len({finding.text for finding in findings}) == len(findings)
     finally:
         owner.close()
-
-
-def execute(owner: Connection, *statements: str) -> None:
-    with owner.engine.begin() as connection:
-        for statement in statements:
-            connection.execute(sa.text(statement))
 
 
 @pytest.fixture(params=["en", "de", "fr", "ru"])

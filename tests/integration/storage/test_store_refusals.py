@@ -18,6 +18,7 @@ from tests.integration.storage.samples import (
     connect,
     count,
     counts,
+    execute,
     is_partitioned,
     letter_for,
     make_event,
@@ -29,12 +30,6 @@ from tests.integration.storage.samples import (
 from tests.waiting import wait_until
 
 LENGTHS = pytest.mark.parametrize("length", [1, 30], ids=["one event", "a batch"])
-
-
-def execute(store: Connection, *statements: str) -> None:
-    with store.engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
 
 
 def refusal(store: Connection, length: int) -> StorageUnavailable:

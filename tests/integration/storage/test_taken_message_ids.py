@@ -15,6 +15,7 @@ from tests import legacy
 from tests.integration.storage.samples import (
     START,
     count,
+    execute,
     letter_for,
     make_event,
     make_events,
@@ -27,12 +28,6 @@ from tests.integration.storage.samples import (
 SECOND, DAY = datetime.timedelta(seconds=1), datetime.timedelta(days=1)
 MICROSECOND = datetime.timedelta(microseconds=1)
 SHAPES = pytest.mark.parametrize("shape", legacy.SHAPES)
-
-
-def execute(store: Connection, *statements: str) -> None:
-    with store.engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
 
 
 def of_another_type(event: Event) -> Event:
