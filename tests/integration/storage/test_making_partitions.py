@@ -49,16 +49,6 @@ def test_a_width_that_makes_too_many_partitions_is_refused(
     store.close()
 
 
-def test_db_check_names_a_width_that_no_longer_goes_with_the_time_to_live(
-    store: Connection, postgresql_url: str
-) -> None:
-    other = connect(postgresql_url, event_time_to_live="365d")
-    (finding,) = [finding for finding in other.check() if finding.subject == "partitions"]
-    assert finding.level == "failure"
-    assert "set week" in finding.text
-    other.close()
-
-
 def test_other_databases_have_no_partitions(sqlite_url: str) -> None:
     with pytest.raises(ConfigError, match="needs PostgreSQL"):
         connect(sqlite_url, partition_by="week", event_time_to_live="90d").upgrade()

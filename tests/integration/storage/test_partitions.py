@@ -17,7 +17,7 @@ from panko_ingest.storage.models import Event, Trait
 from panko_ingest.storage.schema import partition_ddl, partitions
 from panko_ingest.storage.schema.partitions import Partition
 from panko_ingest.storage.tables import EVENT_TABLES
-from tests.integration.storage.samples import count, letter_for, rows, stored_ids, there
+from tests.integration.storage.samples import connect, count, letter_for, rows, stored_ids, there
 from tests.waiting import wait_until
 
 DAY = 86400.0
@@ -666,3 +666,13 @@ def test_first_and_last_ids_of_a_day_in_sql_and_in_python_agree(store: Connectio
             " AS generated) AS one".replace(f"'{day:%Y}-", f"'{day.year:04}-"),
         )[0][0]
         assert partitions.first_id(day) <= number < partitions.id_after(day)
+
+
+def test_db_check_names_a_width_that_no_longer_goes_with_the_time_to_live(
+    store: Connection, postgresql_url: str
+) -> None:
+    other = connect(postgresql_url, event_time_to_live="365d")
+    (finding,) = [finding for finding in other.check() if finding.subject == "partitions"]
+    assert finding.level == "failure"
+    assert "set week" in finding.text
+    other.close()
