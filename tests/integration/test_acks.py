@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -12,6 +12,7 @@ from panko_ingest.amqp.urls import parse
 from panko_ingest.batch import Batch
 from panko_ingest.delivery import Delivery
 from tests.bus import Bus
+from tests.handler import Handler
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.rabbitmq
@@ -19,10 +20,12 @@ pytestmark = pytest.mark.rabbitmq
 QUEUES = ("notifications.info", "notifications.error")
 
 
-class Hands:
+class Hands(Handler):
     """Takes deliveries, and gives those back as settled that it is told to, in that order."""
 
     def __init__(self) -> None:
+        super().__init__()
+        self.allowed = 100
         self.taken: dict[str, list[Delivery]] = defaultdict(list)
         self._settled: list[Batch] = []
         self._given_back = 0
@@ -45,34 +48,7 @@ class Hands:
     def accept(self, delivery: Delivery) -> None:
         self.taken[delivery.queue].append(delivery)
 
-    def call_when_settled(self, wake: Callable[[], None]) -> None:
-        """It is asked all the time, as there always waits something."""
-
-    def ready(self) -> bool:
-        return True
-
-    def reset(self) -> None:
-        """Nothing is kept for a later session."""
-
-    def opened(self, queue: str) -> None:
-        """The prefetch is the same for each channel."""
-
-    def following(self, queue: str, prefetch: int) -> None:
-        """Nobody asks what the broker was told."""
-
-    def prefetch(self, queue: str) -> int:
-        return 100
-
     def waiting(self) -> bool:
-        return True
-
-    def must_give_back(self) -> bool:
-        return False
-
-    def probing(self) -> bool:
-        return False
-
-    def flush(self) -> bool:
         return True
 
 

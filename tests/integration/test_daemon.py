@@ -13,6 +13,7 @@ from random import Random
 import psutil
 import pytest
 
+from tests.bodies import body, envelope, notification
 from tests.bus import Bus
 from tests.daemon import Daemon, configuration
 from tests.ledger import Ledger, load
@@ -22,22 +23,6 @@ from tests.waiting import wait_until
 LOG = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.rabbitmq
-
-
-def notification(event_type: object = "compute.instance.create.end", **fields: object) -> dict[str, object]:
-    return {
-        "message_id": str(uuid.uuid4()),
-        "publisher_id": "compute.host1",
-        "event_type": event_type,
-        "priority": "INFO",
-        "payload": {"instance_id": str(uuid.uuid4()), "tenant_id": "p1"},
-        "timestamp": "2026-11-23 13:16:34.317715",
-        **fields,
-    }
-
-
-def envelope(message: dict[str, object]) -> bytes:
-    return json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
 
 
 def daemon(tmp_path: Path, broker_url: str, database_url: str, more: str = "") -> Daemon:
@@ -154,15 +139,15 @@ def malformed() -> list[bytes]:
             envelope({key: value for key, value in notification().items() if key != missing})
             for missing in ("message_id", "event_type", "timestamp")
         ),
-        envelope(notification(message_id=None)),
-        envelope(notification(message_id="")),
-        envelope(notification(message_id="x" * 300)),
-        envelope(notification(message_id={"a": 1})),
-        envelope(notification(event_type=None)),
-        envelope(notification(event_type=[])),
-        envelope(notification(timestamp="yesterday")),
-        envelope(notification(timestamp={})),
-        envelope(notification(timestamp="0000-00-00 00:00:00")),
+        body(message_id=None),
+        body(message_id=""),
+        body(message_id="x" * 300),
+        body(message_id={"a": 1}),
+        body(event_type=None),
+        body(event_type=[]),
+        body(timestamp="yesterday"),
+        body(timestamp={}),
+        body(timestamp="0000-00-00 00:00:00"),
     ]
 
 
@@ -213,7 +198,7 @@ def test_a_lone_message_is_committed_and_acknowledged_at_once(
         bus.declare()
         service.wait_until_ready()
         started = time.monotonic()
-        bus.publish([envelope(notification())])
+        bus.publish([body()])
         wait_until(lambda: sqlite_ledger.events() == 1, 10, "the event")
         assert time.monotonic() - started < 10  # a third of batch_timeout
 
@@ -274,7 +259,7 @@ def test_the_daemon_waits_for_queues_that_are_made_later(
         service.wait_for_log("waiting for queues that are not there: notifications.error, notifications.info")
         for priority in ("info", "error"):
             bus.declare(f"notifications.{priority}")
-            bus.publish([envelope(notification())], queue=f"notifications.{priority}")
+            bus.publish([body()], queue=f"notifications.{priority}")
         wait_until(lambda: sqlite_ledger.events() == 2, 30, "both events")
 
 
@@ -285,12 +270,12 @@ def test_the_daemon_consumes_again_after_the_broker_closed_its_connections(
     with service.running():
         with Bus(broker_url) as bus:
             bus.declare()
-            bus.publish([envelope(notification())])
+            bus.publish([body()])
             wait_until(lambda: sqlite_ledger.events() == 1, 30, "the first event")
         rabbitmq.close_connections(broker_url)
         service.wait_for_log("CONNECTION_FORCED|closed by a test")
         with Bus(broker_url) as bus:
-            bus.publish([envelope(notification())])
+            bus.publish([body()])
             wait_until(lambda: sqlite_ledger.events() == 2, 30, "the event after the cut")
 
 
@@ -300,7 +285,7 @@ def test_the_daemon_starts_before_its_database_is_there_and_begins_when_it_is(
     service = daemon(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
     with Bus(broker_url) as bus, service.running():
         bus.declare()
-        bus.publish([envelope(notification())])
+        bus.publish([body()])
         service.wait_for_log("Waiting for the event database: .*db sync")
         assert bus.consumers() == 0
         ledger = open_ledger(sqlite_url)

@@ -1,11 +1,9 @@
 """``panko-ingest dead-letters replay``, on every database."""
 
 import contextlib
-import json
 import os
 import pty
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from panko_ingest.cli.main import main
 from panko_ingest.delivery import Delivery
 from panko_ingest.errors import ConvertError
 from panko_ingest.storage import DeadLetterFilter
+from tests.bodies import body
 from tests.daemon import COMMAND
 from tests.integration.storage.samples import legal_hold
 from tests.ledger import Ledger
@@ -23,18 +22,9 @@ from tests.ledger import Ledger
 Run = Callable[..., tuple[int, str]]
 
 
-def delivery(event_type: str = "compute.instance.update", **fields: object) -> Delivery:
-    message = {
-        "message_id": str(uuid.uuid4()),
-        "publisher_id": "compute.host1",
-        "event_type": event_type,
-        "priority": "INFO",
-        "payload": {"instance_id": "i-1", "adminPass": "s3cret"},
-        "timestamp": "2026-11-23 13:16:34.317715",
-        **fields,
-    }
-    body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
-    return Delivery(body, content_type="application/json", queue="notifications.info")
+def delivery(event_type: str = "compute.instance.update") -> Delivery:
+    content = body(event_type, payload={"instance_id": "i-1", "adminPass": "s3cret"})
+    return Delivery(content, content_type="application/json", queue="notifications.info")
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from amqp.exceptions import NotAllowed
 
 from panko_ingest.amqp import AmqpConsumer, Topology, parse
+from tests.handler import Handler
 from tests.unit.clock import Clock
-from tests.unit.test_session import Channel, Handler, Link
+from tests.unit.test_session import Channel, Link
 
 HOUR = 3600.0
 

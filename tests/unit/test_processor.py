@@ -1,7 +1,6 @@
 """Each delivery becomes an event, a dead letter, or nothing, whoever asks: daemon, convert or replay."""
 
 import json
-import uuid
 import zlib
 from typing import cast
 
@@ -16,19 +15,11 @@ from panko_ingest.pipeline import MessageProcessor
 from panko_ingest.pipeline.processor import PoisonGuard
 from panko_ingest.shared_state import CRASHES_BEFORE_DEAD_LETTER, SharedState
 from panko_ingest.storage.models import SALVAGED_KEY, DeadLetter, Event, Trait
+from tests.bodies import notification
 
 
 def delivery(event_type: object = "compute.instance.update", **fields: object) -> Delivery:
-    message = {
-        "message_id": str(uuid.uuid4()),
-        "publisher_id": "compute.host1",
-        "event_type": event_type,
-        "priority": "INFO",
-        "payload": {},
-        "timestamp": "2026-11-23 13:16:34.317715",
-        **fields,
-    }
-    return Delivery(json.dumps(message).encode(), queue="notifications.info")
+    return Delivery(json.dumps(notification(event_type, **fields)).encode(), queue="notifications.info")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -18,8 +18,8 @@ from panko_ingest.amqp.refusals import Refusals
 from panko_ingest.amqp.session import Session, SessionTools
 from panko_ingest.amqp.topology import Topology
 from panko_ingest.backoff import Backoff
-from panko_ingest.batch import Batch
 from panko_ingest.delivery import Delivery
+from tests.handler import Handler
 from tests.unit.clock import Clock
 
 ROUND_TRIP = 0.3
@@ -64,51 +64,6 @@ class Link:
     def serve(self, _timeout: float) -> bool:
         self._clock.advance(0.1)
         return False
-
-
-class Handler:
-    """Has each queue read in every other turn."""
-
-    def __init__(self) -> None:
-        self.allowed = 16
-
-    def call_when_settled(self, wake: Callable[[], None]) -> None:
-        pass
-
-    def ready(self) -> bool:
-        return True
-
-    def reset(self) -> None:
-        pass
-
-    def opened(self, queue: str) -> None:
-        pass
-
-    def prefetch(self, queue: str) -> int:
-        del queue
-        return self.allowed
-
-    def following(self, queue: str, prefetch: int) -> None:
-        pass
-
-    def accept(self, delivery: Delivery) -> None:
-        pass
-
-    def poll(self, *, eager: bool) -> Sequence[Batch]:
-        del eager
-        return ()
-
-    def waiting(self) -> bool:
-        return False
-
-    def must_give_back(self) -> bool:
-        return False
-
-    def probing(self) -> bool:
-        return False
-
-    def flush(self) -> bool:
-        return True
 
 
 def session_over(link: Link, handler: Handler, clock: Clock, queues: Sequence[str] = QUEUES) -> Session:

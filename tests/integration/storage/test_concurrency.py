@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from panko_ingest.storage import EventFilter, RecordResult
 from panko_ingest.storage.impl_sqlalchemy import Connection
+from panko_ingest.storage.models import Event
 from panko_ingest.storage.tables import TRAITS
 from tests.integration.storage.hammer import WINDOW, event, is_old
 from tests.integration.storage.samples import connect, count, counts, make_event, make_events, rows
@@ -219,23 +220,28 @@ def orphans(store: Connection) -> list[int]:
     ]
 
 
+def record_at_once(stores: Sequence[Connection], events: Sequence[Sequence[Event]]) -> list[RecordResult]:
+    """Have each store record its events at the same time, every other one from the last on."""
+    barrier = threading.Barrier(len(stores))
+
+    def record(worker: int) -> RecordResult:
+        barrier.wait(30)
+        return stores[worker].record_events(events[worker][:: -1 if worker % 2 else 1])
+
+    with ThreadPoolExecutor(len(stores)) as pool:
+        return list(pool.map(record, range(len(stores)), timeout=60))
+
+
 def test_workers_that_meet_the_same_new_event_types_agree(store: Connection, database_url: str) -> None:
     stores = [Connection(database_url) for _ in range(4)]
     names = [f"type {number}" for number in range(60)]
-    barrier = threading.Barrier(len(stores))
-    results: list[RecordResult] = []
-
-    def record(worker: int) -> None:
-        events = [make_event(number + 100 * worker, event_type=name) for number, name in enumerate(names)]
-        barrier.wait(30)
-        results.append(stores[worker].record_events(events[:: -1 if worker % 2 else 1]))
-
-    threads = [threading.Thread(target=record, args=(worker,)) for worker in range(len(stores))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
+    results = record_at_once(
+        stores,
+        [
+            [make_event(number + 100 * worker, event_type=name) for number, name in enumerate(names)]
+            for worker in range(len(stores))
+        ],
+    )
     assert [len(result.recorded) for result in results] == [60] * 4
     assert sorted(store.get_event_types()) == sorted(names)
     assert rows(store, "SELECT count(DISTINCT event_type_id), count(*) FROM event") == [(60, 240)]
@@ -259,20 +265,7 @@ def test_an_event_type_made_by_another_is_found_though_an_old_snapshot_lacks_it(
 
 def test_the_same_events_at_the_same_time_are_stored_once(store: Connection, database_url: str) -> None:
     stores = [Connection(database_url) for _ in range(4)]
-    barrier = threading.Barrier(len(stores))
-    results: list[RecordResult] = []
-    events = [make_event(number) for number in range(200)]
-
-    def record(worker: int) -> None:
-        barrier.wait(30)
-        results.append(stores[worker].record_events(events[:: -1 if worker % 2 else 1]))
-
-    threads = [threading.Thread(target=record, args=(worker,)) for worker in range(len(stores))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-
+    results = record_at_once(stores, [[make_event(number) for number in range(200)]] * len(stores))
     assert sum(len(result.recorded) for result in results) == 200
     assert sum(len(result.duplicates) for result in results) == 600
     assert counts(store)["event"] == counts(store)["trait_text"] == 200

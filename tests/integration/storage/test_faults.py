@@ -68,6 +68,22 @@ def store(url: str) -> Iterator[Connection]:
     connection.close()
 
 
+@pytest.fixture
+def proxy(server: PostgreSQL | MariaDB) -> Iterator[CuttingProxy]:
+    with CuttingProxy(server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def through(proxy: CuttingProxy, store: Connection, url: str) -> Iterator[Connection]:
+    """The store as it is used through the proxy."""
+    # The proxy reads along: no TLS, which MariaDB offers by itself from 11.4 on.
+    plain = {"ssl_disabled": "true"} if store.engine.dialect.name == "mysql" else {}
+    connection = connect(str(sa.make_url(url).set(port=proxy.port, query=plain)))
+    yield connection
+    connection.close()
+
+
 def refusal(work: Callable[[], object]) -> tuple[StorageUnavailable, float]:
     """Return the error and the seconds it took."""
     started = time.monotonic()
@@ -235,55 +251,42 @@ def test_no_session_that_asked_who_holds_locks_is_kept(mariadb: MariaDB, mariadb
 
 
 def test_a_commit_whose_answer_is_lost_neither_loses_nor_doubles(
-    server: PostgreSQL | MariaDB, store: Connection, url: str
+    proxy: CuttingProxy, through: Connection, store: Connection
 ) -> None:
-    # The proxy reads along: no TLS, which MariaDB offers by itself from 11.4 on.
-    plain = {"ssl_disabled": "true"} if isinstance(server, MariaDB) else {}
-    with CuttingProxy(server.port) as proxy:
-        through = connect(str(sa.make_url(url).set(port=proxy.port, query=plain)))
-        through.record_events([make_event(1)])
-        proxy.cut_after(b"COMMIT")
+    through.record_events([make_event(1)])
+    proxy.cut_after(b"COMMIT")
 
-        result = through.record_events(make_events(20, first=2), [make_letter("a")])
+    result = through.record_events(make_events(20, first=2), [make_letter("a")])
 
-        assert proxy.cuts == 1
-        # Nobody could know that the first try took effect; the second found the events there.
-        assert result.duplicates == tuple(range(20))
-        through.close()
+    assert proxy.cuts == 1
+    # Nobody could know that the first try took effect; the second found the events there.
+    assert result.duplicates == tuple(range(20))
     assert counts(store) == {**dict.fromkeys(counts(store), 22), "dead_letter": 1}
 
 
 def test_a_lone_event_whose_answer_is_lost_is_neither_lost_nor_doubled(
-    server: PostgreSQL | MariaDB, store: Connection, url: str
+    proxy: CuttingProxy, through: Connection, store: Connection
 ) -> None:
-    plain = {"ssl_disabled": "true"} if isinstance(server, MariaDB) else {}
-    with CuttingProxy(server.port) as proxy:
-        through = connect(str(sa.make_url(url).set(port=proxy.port, query=plain)))
-        through.record_events([make_event(1)])
-        proxy.cut_after(b"COMMIT")
+    through.record_events([make_event(1)])
+    proxy.cut_after(b"COMMIT")
 
-        assert through.record_events([make_event(2)]).duplicates == (0,)
+    assert through.record_events([make_event(2)]).duplicates == (0,)
 
-        assert proxy.cuts == 1
-        through.close()
+    assert proxy.cuts == 1
     assert counts(store) == {**dict.fromkeys(counts(store), 3), "dead_letter": 0}
 
 
 def test_a_lease_is_ours_though_the_answer_that_says_so_is_lost(
-    server: PostgreSQL | MariaDB, store: Connection, url: str
+    proxy: CuttingProxy, through: Connection, store: Connection
 ) -> None:
-    plain = {"ssl_disabled": "true"} if isinstance(server, MariaDB) else {}
     store.record_events(make_events(3))
-    with CuttingProxy(server.port) as proxy:
-        through = connect(str(sa.make_url(url).set(port=proxy.port, query=plain)))
-        through.ping()
-        proxy.cut_after(b"COMMIT")
+    through.ping()
+    proxy.cut_after(b"COMMIT")
 
-        report = through.expire(1.0, clock=through.now)
+    report = through.expire(1.0, clock=through.now)
 
-        assert proxy.cuts == 1
-        assert (report.stood_by, report.events) == (False, 3)
-        through.close()
+    assert proxy.cuts == 1
+    assert (report.stood_by, report.events) == (False, 3)
 
 
 @pytest.mark.postgresql

@@ -1,6 +1,5 @@
 """Commands that an operator stops in the middle: what is done stays, and the next run does the rest, once."""
 
-import json
 import re
 import signal
 from pathlib import Path
@@ -16,6 +15,7 @@ from panko_ingest.storage import DeadLetterFilter
 from panko_ingest.storage.impl_sqlalchemy import Connection
 from panko_ingest.storage.models import DeadLetter
 from tests import preloaded
+from tests.bodies import body
 from tests.integration.storage.samples import count, counts, make_events, make_letter
 from tests.waiting import wait_until
 
@@ -62,16 +62,8 @@ def test_a_replay_that_is_stopped_is_ended_by_the_next(
 
 
 def letter(number: int) -> DeadLetter:
-    message = {
-        "message_id": f"m{number:04}",
-        "publisher_id": "compute.host1",
-        "event_type": "compute.instance.update",
-        "priority": "INFO",
-        "payload": {"instance_id": "i-1"},
-        "timestamp": "2026-11-23 13:16:34.317715",
-    }
-    body = json.dumps({"oslo.version": "2.0", "oslo.message": json.dumps(message)}).encode()
-    delivery = Delivery(body, content_type="application/json", queue="notifications.info")
+    content = body(message_id=f"m{number:04}")
+    delivery = Delivery(content, content_type="application/json", queue="notifications.info")
     return dead_letter.from_delivery(delivery, ConvertError("a definition was wrong"), stage="convert")
 
 
