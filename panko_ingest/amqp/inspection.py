@@ -156,13 +156,6 @@ def _kept_out(bus: Bus) -> Iterator[Finding]:
             yield Finding(WARNING, bus.name, text)
 
 
-def _states(link: AmqpLink, names: Sequence[str]) -> Iterator[QueueState]:
-    for name in names:
-        state = _ask(link, name)
-        if isinstance(state, QueueState):
-            yield state
-
-
 def _ask(link: AmqpLink, queue: str) -> QueueState | Exception:
     channel: Any = link.channel()
     try:
@@ -288,8 +281,8 @@ def _pool_to_be(link: AmqpLink, name: str) -> Iterator[Finding]:
 
 
 def _pool(link: AmqpLink, topology: Topology, known: Known) -> Iterator[Finding]:
-    for state in _states(link, topology.queues):
-        if not state.consumers and state.name not in known.bounded:
+    for state in [_ask(link, name) for name in topology.queues]:
+        if isinstance(state, QueueState) and not state.consumers and state.name not in known.bounded:
             yield Finding(
                 WARNING,
                 f"queue {state.name}",

@@ -38,7 +38,11 @@ class ReadAccess:
             with self.engine.connect() as connection:
                 return work(connection)
 
-        return self._run(once)
+        try:
+            return run_transaction(self.settings, once)
+        except exc.SQLAlchemyError as error:
+            # What is the store's own has become StorageUnavailable in there.
+            raise error_classes.refused(error) from error
 
     def rows(self, statement: sa.Executable) -> Sequence[sa.Row[*tuple[Any, ...]]]:
         """Return all rows of one statement."""
@@ -47,10 +51,3 @@ class ReadAccess:
     def values(self, statement: sa.Executable) -> Sequence[Any]:
         """Return the first column of all rows of one statement."""
         return self.read(lambda connection: connection.scalars(statement).all())
-
-    def _run(self, once: Callable[[], T]) -> T:
-        try:
-            return run_transaction(self.settings, once)
-        except exc.SQLAlchemyError as error:
-            # What is the store's own has become StorageUnavailable in there.
-            raise error_classes.refused(error) from error
