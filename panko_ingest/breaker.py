@@ -8,6 +8,8 @@ WINDOW = 1000
 PROBE_INTERVAL = 60.0
 HOUR = 3600.0
 _MOST_PUBLISHERS = 1000
+# Probes that were due, of which none brought anything, after which there is no flood to speak of.
+_PROBES_IN_VAIN = 5
 # Of all messages: dead letters that anybody may have at any time.
 _FEW = 0.01
 # Messages of a batch that prove something before a probe is due, or put it off. Fewer may be but held, for
@@ -43,6 +45,7 @@ class FloodBreaker:
     It opens when more than the limit is dead of all sources alike, as wrong definitions make it, or when the
     dead letters of an hour are too large, no matter whose. Then only one probing batch in each probe
     interval may come in. The first one whose own share is under the limit, or the end of the hour, closes it.
+    It is open no more while nothing comes for five such intervals; what comes then is judged as a probe.
     A source of good messages keeps it closed beside one that floods; so do publishers whose messages were
     good within an hour, wherever their next ones wait, while at most one of them has more than a few dead
     letters, and for 100,000 messages without a good one at most. It never opens on fewer messages.
@@ -80,7 +83,9 @@ class FloodBreaker:
     @property
     def open(self) -> bool:
         """Whether only probes may come in."""
-        return self._flooded or self.too_large
+        # Of a queue with a single active consumer another worker may have all that comes, from now on.
+        is_quiet = self._clock() >= self._next_probe + _PROBES_IN_VAIN * PROBE_INTERVAL
+        return self.too_large or (self._flooded and not is_quiet)
 
     @property
     def probe_due(self) -> bool:
@@ -95,7 +100,7 @@ class FloodBreaker:
             return
         if self._limit and tally.messages:
             self._judge(tally)
-        if self.open and tally.dead:
+        if tally.dead and (self._flooded or self.too_large):
             self._next_probe = self._clock() + PROBE_INTERVAL
 
     def _judge(self, tally: Tally) -> None:

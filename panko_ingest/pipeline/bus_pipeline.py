@@ -296,7 +296,7 @@ class BusPipeline:
         gauges.breaker_open.set(self._breaker.open)
         gauges.not_stored.set(self._recording.refuses(self))
         if self._was_open and not self._breaker.open:
-            LOG.warning("%s: dead letters are under the limit again: reading on", self._bus)
+            LOG.warning("%s: dead letters are under the limit again, or nothing comes: reading on", self._bus)
         self._was_open = self._breaker.open
         gauges.prefetch.set(max(self._flow.prefetches.values(), default=0))
         gauges.messages_in_flight.set(self._flow.messages)

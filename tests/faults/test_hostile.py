@@ -78,6 +78,35 @@ def test_a_flood_of_bad_messages_trips_the_breaker_until_it_is_over(
     record("a flood of 8,000 bad messages", 0, len(flood) + len(good), ledger.events(), len(flood))
 
 
+def test_a_worker_whose_queue_goes_to_another_one_does_not_tell_of_a_flood_for_ever(
+    tmp_path: Path, broker_url: str, ledger: Ledger
+) -> None:
+    good = bodies(300)
+    # With a prefetch that never grows, for which a consumer would make way for the other worker's again.
+    steady = "[notification]\nworkers = 2\nbatch_size = 16\nprefetch_count = 16\n"
+    conf = configuration(tmp_path, broker_url, ledger.url, steady)
+    quick = environment(HOOKS, FAULT_SET="panko_ingest.breaker:PROBE_INTERVAL=0.5")
+    service = Daemon(conf, "--only", "ingester", environment=quick)
+
+    def told(what: str) -> set[str]:
+        return set(re.findall(rf" (\d+) \w+ panko_ingest.pipeline.bus_pipeline .*{what}", service.log))
+
+    with Bus(broker_url) as bus:
+        arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+        bus.channel().queue_declare(
+            "notifications.info", durable=True, auto_delete=False, arguments=arguments
+        )
+        bus.publish([b'{"number": %d}' % number for number in range(1500)], exchange="")
+        with service.running():
+            wait_until(lambda: told("Nearly all"), 30, "an open breaker")
+            wait_until(lambda: ledger.dead_letters() == 1500, 30, "all dead letters")
+            bus.publish(good, exchange="")
+            wait_until(lambda: ledger.events() == len(good), 30, "all good events")
+            wait_until(lambda: told("reading on") == told("Nearly all"), 30, "an end of all floods")
+            assert service.stop() == 0
+    ledger.assert_holds(good)
+
+
 def test_big_messages_are_taken_a_few_at_a_time(tmp_path: Path, broker_url: str, ledger: Ledger) -> None:
     # RabbitMQ may have 200 on their way when it is told to stop.
     room, size, count = 2 * 2**20, 2**18, 1000

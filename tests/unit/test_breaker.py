@@ -148,6 +148,23 @@ def test_the_few_that_are_held_while_it_is_open_close_it_only_when_a_probe_is_du
     assert not breaker.open
 
 
+def test_an_open_breaker_to_which_nothing_comes_is_open_no_more_and_opens_at_the_first_bad_batch(
+    breaker: FloodBreaker, clock: Clock
+) -> None:
+    breaker.record(tally(1000, 1000))
+    clock.advance(5 * PROBE_INTERVAL)
+    assert breaker.open
+    clock.advance(PROBE_INTERVAL)
+    assert not breaker.open
+    assert breaker.record(tally(100, 100))
+    assert breaker.open
+    assert not breaker.probe_due
+    clock.advance(6 * PROBE_INTERVAL)
+    assert not breaker.record(tally(100, 10))
+    breaker.record(tally(900, 800))
+    assert not breaker.open
+
+
 def test_a_closed_breaker_counts_from_nothing(breaker: FloodBreaker) -> None:
     breaker.record(tally(1000, 1000))
     breaker.record(tally(10, 0))
