@@ -36,6 +36,7 @@ class Notifier:
         if address and address.startswith("@"):
             address = "\0" + address[1:]
         self._address = address
+        self._refusal = ""
         self.watchdog_interval = int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000
         """Seconds within which systemd wants a sign of life; 0 for never."""
 
@@ -49,7 +50,11 @@ class Notifier:
                 sock.connect(self._address)
                 sock.sendall("\n".join(states).encode())
         except OSError as error:
-            LOG.warning("systemd's notify socket refuses %s: %s", states, error)
+            if str(error) != self._refusal:
+                LOG.warning("systemd's notify socket refuses %s: %s", states, error)
+            self._refusal = str(error)
+        else:
+            self._refusal = ""
 
     def reloading(self) -> None:
         """Say that the configuration is being read again."""

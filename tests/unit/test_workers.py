@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
+from panko_ingest.workers.supervisor import Notifier
 from panko_ingest.workers.worker import LEFT
+from tests.notify_socket import NotifySocket
 
 BIRTH = """
 import os, signal
@@ -63,3 +67,19 @@ def test_no_message_is_to_blame_for_a_worker_that_does_not_end_in_time() -> None
     ended = subprocess.run([sys.executable, "-c", TOO_LATE], capture_output=True, text=True, check=False)
     assert ended.stdout == f"{LEFT} False\n", ended.stderr
     assert "did not end in graceful_shutdown_timeout (1 s)" in ended.stderr
+
+
+def test_a_notify_socket_that_is_not_there_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "notify"
+    monkeypatch.setenv("NOTIFY_SOCKET", str(path))
+    notifier = Notifier()
+    for told in (1, 2):
+        notifier.send("STATUS=a")
+        notifier.send("STATUS=b")
+        assert caplog.text.count("notify socket refuses") == told
+        with closing(NotifySocket(path)) as systemd:
+            notifier.send("STATUS=c")
+            systemd.wait_for("STATUS=c")
+        path.unlink()
