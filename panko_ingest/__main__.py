@@ -11,7 +11,8 @@ def main() -> int:
         early = {signal.SIGHUP}
         if os.getpid() == 1:  # the kernel would throw away what nobody looks for yet
             early.add(signal.SIGTERM)
-        signal.pthread_sigmask(signal.SIG_BLOCK, early)
+        # Who starts us may have blocked signals that we live by, such as that of a worker's end.
+        signal.pthread_sigmask(signal.SIG_SETMASK, early)
     from panko_ingest.cli import main as command  # noqa: PLC0415 - all the libraries, which take a while
 
     return command.main()

@@ -124,7 +124,8 @@ def _refused_without_values() -> Iterator[None]:
         _OSLO_CONFIG_LOG.removeFilter(_refuse_unread_source)
         if shown:
             # argparse repeats words that it does not know, of which one may be a URL.
-            sys.stderr.write(_ACCOUNT.sub("://***@", said.getvalue()))
+            with contextlib.suppress(OSError):  # nobody needs to hear it for the configuration to be good
+                sys.stderr.write(_ACCOUNT.sub("://***@", said.getvalue()))
 
 
 def _refuse_unread_source(record: logging.LogRecord) -> bool:

@@ -198,5 +198,6 @@ def _forget_output() -> None:
 
 def fail(error: object, code: int) -> int:
     """Say on standard error why a command ends; return its exit code."""
-    sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
+    with contextlib.suppress(OSError):  # the code tells whoever can't be told in words
+        sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
     return code

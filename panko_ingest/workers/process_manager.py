@@ -115,6 +115,24 @@ class ProcessManager(cotyledon.ServiceManager):
                 return False
             time.sleep(_POLL)
 
+    def _get_last_worker_died(self) -> tuple[ServiceId, WorkerId] | None:
+        died = super()._get_last_worker_died()
+        if died is None:
+            self._collect_strangers()
+        return died
+
+    def _collect_strangers(self) -> None:
+        """Collect what has ended and is none of ours: process 1 has whatever lost its parent.
+
+        Called where workers are forked, so that each of those is known by now.
+        """
+        ours = {process.pid for process in self._started()}
+        with contextlib.suppress(ChildProcessError):
+            while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if ended.si_pid in ours:  # which is cotyledon's to collect, at the signal of its end
+                    return
+                os.waitpid(ended.si_pid, os.WNOHANG)
+
     def _child_supervisor_thread(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # for workers, which wait for it
         with ending_all("Workers could not be started any more"):

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -334,6 +335,69 @@ def test_process_1_ends_although_it_is_told_to_while_it_starts(
         master.send_signal(signal.SIGTERM)
         assert service.wait() == 0
         assert "has stopped because it was told to" in service.log
+
+
+def test_process_1_collects_what_lost_its_parent_and_goes_on_replacing_workers(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
+    service = Daemon(conf, command=as_process_1())
+    enter = find_program("nsenter", "util-linux")
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        (master,) = service.process.children()
+        workers = {child.pid for child in master.children()}
+        made = () if os.geteuid() == 0 else ("--user", "--preserve-credentials")
+        orphans = "sleep 0.2 & sleep 0.2 & sleep 0.3 &"
+        subprocess.run([enter, "--target", str(master.pid), *made, "--pid", "sh", "-c", orphans], check=True)
+        assert len(master.children()) > len(workers), "nothing lost its parent"
+        wait_until(lambda: {child.pid for child in master.children()} == workers, 10, "those to be collected")
+        for worker in master.children():
+            worker.kill()
+        wait_until(
+            lambda: len({child.pid for child in master.children()} - workers) == len(workers), 20, "others"
+        )
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer again")
+        master.send_signal(signal.SIGTERM)
+        assert service.wait() == 0
+
+
+BLOCKING = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_signals_that_who_starts_it_has_blocked_are_heard(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url, "[notification]\nworkers = 1\n")
+    service = Daemon(conf, command=(sys.executable, "-c", BLOCKING, *COMMAND))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        wait_until(lambda: bus.consumers() == 1, 30, "a consumer")
+        pids = reader_pids(service)
+        os.kill(pids[0], signal.SIGKILL)
+        wait_until(reads_again(service, bus, 1, set(pids)), 30, "another worker")
+        assert service.stop() == 0
+
+
+def test_a_standard_error_that_takes_nothing_ends_nothing(
+    tmp_path: Path, broker_url: str, sqlite_url: str
+) -> None:
+    conf = configuration(tmp_path, broker_url, sqlite_url)
+    service = Daemon(conf, command=("sh", "-c", 'exec "$0" "$@" 2> /dev/full', *COMMAND))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_until_ready()
+        service.signal(signal.SIGHUP)
+        service.wait_for_log("The configuration was read again")
+        assert service.stop() == 0
+    conf.write_text("[notification]\nworkers = many\n")
+    with service.running():
+        assert service.wait(30) == 2
 
 
 def test_workers_may_take_any_time_to_end(tmp_path: Path, broker_url: str, sqlite_url: str) -> None:
