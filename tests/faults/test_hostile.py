@@ -85,7 +85,7 @@ def test_a_worker_whose_queue_goes_to_another_one_does_not_tell_of_a_flood_for_e
     # With a prefetch that never grows, for which a consumer would make way for the other worker's again.
     steady = "[notification]\nworkers = 2\nbatch_size = 16\nprefetch_count = 16\n"
     conf = configuration(tmp_path, broker_url, ledger.url, steady)
-    quick = environment(HOOKS, FAULT_SET="panko_ingest.breaker:PROBE_INTERVAL=0.5")
+    quick = spoiled("breaker:PROBE_INTERVAL=0.5")
     service = Daemon(conf, "--only", "ingester", environment=quick)
 
     def told(what: str) -> set[str]:
