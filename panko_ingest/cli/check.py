@@ -28,6 +28,7 @@ from panko_ingest.cli.readiness import consuming, readiness
 from panko_ingest.converter import load_definitions
 from panko_ingest.errors import ConfigError, DefinitionError
 from panko_ingest.findings import FAILURE, OK, WARNING, Finding
+from panko_ingest.shared_state import check_size
 from panko_ingest.storage import Connection, StorageUnavailable, get_connection_from_config
 from panko_ingest.workers.endpoint import Endpoint
 from panko_ingest.workers.from_config import buses, management_interfaces, topology
@@ -208,6 +209,7 @@ def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     here = consuming(daemon, len(sources))
     for bus, ours, management in zip(sources, here, management_interfaces(conf, sources), strict=True):
         yield from amqp.inspect(bus, topology(conf), ours, management)
+    check_size(conf.notification.workers, len(sources))
 
 
 def database(conf: cfg.ConfigOpts) -> Iterator[Finding]:

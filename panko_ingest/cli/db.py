@@ -16,7 +16,9 @@ from panko_ingest.findings import OK
 from panko_ingest.foreign_text import escaped, escaped_error
 
 _REFUSED_SHOWN = 20
-_IN_MEMORY = re.compile(r"sqlite(\+\w+)?:///?(:memory:)?(\?.*)?", re.ASCII)
+_IN_MEMORY = re.compile(
+    r"sqlite(\+\w+)?:///?((file:)?(:memory:)?(\?.*)?|file:.*[?&]mode=memory(&.*)?)", re.ASCII
+)
 
 _ON_A_CLUSTER = """\
 This is a Galera cluster: for as long as one of these statements runs, no service of the cloud can write. Run

@@ -97,7 +97,16 @@ def test_check_finds_that_the_log_can_not_be_written(
     assert f"log_file, log_dir: {tmp_path}/absent/daemon.log: No such file" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite+pysqlite:///:memory:?timeout=3"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///",
+        "sqlite+pysqlite:///:memory:?timeout=3",
+        "sqlite:///file:x?mode=memory&uri=true",
+        "sqlite:///file::memory:?cache=shared&uri=true",
+    ],
+)
 def test_db_sync_makes_no_tables_in_memory_that_no_other_process_would_find(
     conf: Path, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
@@ -106,6 +115,43 @@ def test_db_sync_makes_no_tables_in_memory_that_no_other_process_would_find(
     told = capsys.readouterr().err
     assert "[database] connection: names no file" in told
     assert "write sqlite:////" in told
+
+
+@pytest.mark.parametrize(
+    "command", [["db", "sync"], ["db", "sync", "--dry-run"], ["db", "current"], ["check"]]
+)
+def test_no_command_promises_a_file_that_its_url_lets_nobody_make(
+    conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    url = f"sqlite:///file:{tmp_path}/absent.sqlite?mode=rw&uri=true"
+    conf.write_text(f"[database]\nconnection = {url}\n")
+    assert main(["--config-file", str(conf), *command]) == (1 if command == ["check"] else 3)
+    told = "".join(capsys.readouterr())
+    assert f"{tmp_path}/absent.sqlite is not there: correct its name, or leave mode=rw out" in told
+    assert "would be made" not in told
+
+
+@pytest.mark.parametrize("command", [["db", "sync"], ["db", "current"], ["check"], ["events", "list"]])
+def test_links_that_lead_in_a_circle_are_no_file_of_ours(
+    conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    (tmp_path / "one").symlink_to("other")
+    (tmp_path / "other").symlink_to("one")
+    for path in ("one", "one/ours.sqlite"):
+        conf.write_text(f"[database]\nconnection = sqlite:///{tmp_path}/{path}\n")
+        assert main(["--config-file", str(conf), *command])
+        told = "".join(capsys.readouterr())
+        assert "`ls -l` tells whose they are" in told
+        assert "nobody foresaw" not in told
+
+
+def test_check_finds_more_workers_than_there_is_room_for(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bus = "[DEFAULT]\ntransport_url = amqp://a:b@127.0.0.1:1/\n[notification]\nworkers = 513\n"
+    conf.write_text(conf.read_text() + bus)
+    assert main(["--config-file", str(conf), "check"]) == 1
+    assert "[notification] workers: 513 are more than 512" in capsys.readouterr().out
 
 
 def test_what_root_makes_of_sqlite_belongs_to_whom_its_folder_belongs_to(conf: Path, tmp_path: Path) -> None:

@@ -96,8 +96,7 @@ class Database(base.Database):
                 connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
         if path is not None:
-            if _may_be_made(url):
-                event.listen(engine, "do_connect", partial(_refuse_to_make, path))
+            event.listen(engine, "do_connect", partial(_refuse_to_make, path, _remedy_of_absence(url)))
             _follow_file(engine, path)
         return engine
 
@@ -112,9 +111,17 @@ class Database(base.Database):
             _make_private_file(path)
 
     def missing_file(self, engine: Engine) -> str:
-        """Look for the file."""
+        """Look for the file.
+
+        :raises StorageUnavailable: it is absent, and its URL lets nobody make it.
+        """
         path = _file(engine.url)
-        return str(path) if path is not None and _is_absent(path) else ""
+        if path is None or not _is_absent(path):
+            return ""
+        if not _may_be_made(engine.url):
+            why = f"{path} is not there: {_remedy_of_absence(engine.url)}"
+            raise StorageUnavailable(why, operator=True)
+        return str(path)
 
     def code_of(self, error: BaseException) -> Code | None:
         """Return the extended result code where it is one of ours, else its primary one."""
@@ -204,7 +211,7 @@ def refuse_network_file_system(path: Path, mounts: Path = Path("/proc/self/mount
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:
         return  # no such list on this system
-    folder = path.absolute().parent.resolve()
+    folder = Path(os.path.realpath(path.absolute().parent))
     best, kind = Path(), ""
     for line in lines:
         before, _, after = line.partition(" - ")
@@ -232,13 +239,16 @@ def _may_be_made(url: URL) -> bool:
     return not _is_uri(url) or url.query.get("mode", "rwc") == "rwc"
 
 
-def _refuse_to_make(path: Path, *_: object) -> None:
+def _remedy_of_absence(url: URL) -> str:
+    if _may_be_made(url):
+        return "correct its name in the configuration, or run `panko-ingest db sync`, which makes it"
+    return f"correct its name, or leave mode={url.query['mode']} out of its URL, which lets nobody make it"
+
+
+def _refuse_to_make(path: Path, remedy: str, *_: object) -> None:
     # SQLite would make it, under a mistyped name as well, and where a backup is to be put.
     if _is_absent(path):
-        raise _FilesAmiss(
-            f"{path} is not there",
-            "correct its name in the configuration, or run `panko-ingest db sync`, which makes it",
-        )
+        raise _FilesAmiss(f"{path} is not there", remedy)
 
 
 def _make_private_file(path: Path) -> None:
@@ -331,8 +341,8 @@ def _follow_file(engine: Engine, path: Path) -> None:
 
 
 def _files(path: Path) -> _Files:
-    real = path.resolve()
-    return _Files(_identity(real), _identity(Path(f"{real}-wal")))
+    real = os.path.realpath(path)  # which goes on where links lead in a circle: SQLite tells of them
+    return _Files(_identity(Path(real)), _identity(Path(f"{real}-wal")))
 
 
 def _identity(path: Path) -> _Identity:
