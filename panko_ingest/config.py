@@ -5,6 +5,7 @@ Names, groups and meaning are Ceilometer's and Panko's where they have the optio
 
 import copy
 import itertools
+import math
 import re
 import sys
 from collections.abc import Iterable
@@ -40,6 +41,9 @@ _MOST_DEFAULT_WORKERS = 16
 
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 """Of a unit of time."""
+
+MAX_TIMEOUT = 86400
+"""Seconds: what MariaDB, PostgreSQL and the system can all count, and more than anybody waits for."""
 
 
 class Duration(types.ConfigType):
@@ -77,6 +81,21 @@ class Duration(types.ConfigType):
 
     def _formatter(self, value: Any) -> str:
         return str(value)
+
+
+class Number(types.Float):
+    """A number in a range, in which NaN never is."""
+
+    def __call__(self, value: Any) -> float:
+        """Return the number.
+
+        :raises ValueError: it is none, or out of range.
+        """
+        super().__call__(value)
+        number = float(value)
+        if math.isnan(number):
+            raise ValueError("is no number")
+        return number
 
 
 class Names(types.List):
@@ -139,7 +158,7 @@ DEFAULT_OPTS = [
         "graceful_shutdown_timeout",
         default=60,
         min=0,
-        max=86400,
+        max=MAX_TIMEOUT,
         help="Seconds that a worker may take to commit and acknowledge what it holds when it is "
         "told to stop; 0 for any. systemd's TimeoutStopSec must be longer.",
     ),
@@ -213,10 +232,10 @@ NOTIFICATION_OPTS = [
         max=MAX_PREFETCH // 2,
         help="Events that are committed together at most.",
     ),
-    cfg.FloatOpt(
+    cfg.Opt(
         "batch_timeout",
+        type=Number(min=0.001, max=MAX_TIMEOUT),
         default=1.0,
-        min=0.001,
         help="Seconds after which an incomplete batch is committed at the latest. An idle worker "
         "commits a lone event at once.",
     ),
@@ -286,11 +305,10 @@ NOTIFICATION_OPTS = [
         "before that. RabbitMQ from 4.3 on is asked for this time. To earlier releases it must be no more "
         "than the consumer_timeout that they are set to.",
     ),
-    cfg.FloatOpt(
+    cfg.Opt(
         "dead_letter_limit",
+        type=Number(min=0, max=1),
         default=0.9,
-        min=0,
-        max=1,
         help="Share of the last 1000 messages of a bus, and of those of each publisher and event type among "
         "them, that may be dead letters before a worker stops taking more than one probing batch a minute; "
         "those of one publisher do not count where others had good messages within an hour. 0: no limit.",
@@ -451,6 +469,7 @@ DATABASE_OPTS = [
         "pool_timeout",
         default=30,
         min=1,
+        max=MAX_TIMEOUT,
         deprecated_opts=[_old("sqlalchemy_pool_timeout", "database")],
         help="Seconds to wait for a connection of the pool.",
     ),
@@ -478,6 +497,7 @@ DATABASE_OPTS = [
         "retry_interval",
         default=10,
         min=1,
+        max=MAX_TIMEOUT,
         deprecated_opts=[
             _old("retry_interval", "storage"),
             _old("sql_retry_interval"),
@@ -485,16 +505,16 @@ DATABASE_OPTS = [
         ],
         help="Longest pause between two tries, in seconds; pauses grow up to it and are jittered.",
     ),
-    cfg.FloatOpt(
+    cfg.Opt(
         "statement_timeout",
+        type=Number(min=0, max=MAX_TIMEOUT),
         default=60.0,
-        min=0,
         help="Seconds after which the database cancels one of our statements. 0: never.",
     ),
-    cfg.FloatOpt(
+    cfg.Opt(
         "lock_timeout",
+        type=Number(min=0, max=MAX_TIMEOUT),
         default=20.0,
-        min=0,
         help="Seconds to wait for a lock in the database. 0: for ever.",
     ),
     cfg.IntOpt(

@@ -173,7 +173,8 @@ def _unreadable(conf: cfg.ConfigOpts) -> Iterator[str]:
     is_read = True
     for group, option in _options_of(conf):
         try:
-            getattr(conf if group == "DEFAULT" else conf[group], option.dest)
+            value = getattr(conf if group == "DEFAULT" else conf[group], option.dest)
+            option_lines.refuse_blank(option, value)
         except (cfg.Error, ValueError, RecursionError) as error:
             is_read = False
             yield f"[{group}] {option.name}: {option_lines.reason(option, error)}"

@@ -77,8 +77,14 @@ def find(conf: cfg.ConfigOpts) -> list[IneffectiveOption]:
 
 def _in_environment(known: dict[str, list[str]]) -> Iterator[IneffectiveOption]:
     """Yield what looks like an option of ours; no old names are read there."""
+    # Other programs have variables that begin so, too: with one underscore only what is meant for us counts.
+    ours = {f"OS_{group}_{name}".upper(): (group, name) for group, names in known.items() for name in names}
     for variable in sorted(os.environ):
-        if match := _VARIABLE.fullmatch(variable):
+        if variable in ours:
+            group, name = ours[variable]
+            meant = f"OS_{group}__{name}".upper()
+            yield IneffectiveOption(f"environment variable {variable}:", None, group, name, None, meant)
+        elif match := _VARIABLE.fullmatch(variable):
             group, name = match[1], match[2].lower()
             group = group if group == "DEFAULT" else group.lower()
             if name not in known.get(group, ()):

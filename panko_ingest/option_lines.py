@@ -81,9 +81,11 @@ def options(path: str) -> Iterator[Option]:
         raise ConfigError(f"{path}:{error.lineno}: {error.msg}") from None
     except ValueError as error:  # the locale's encoding is another
         raise ConfigError(f"{path}: {type(error).__name__}: run it in a locale of UTF-8") from None
+    start = 0
     for end, group, name, value in reader.found:
-        starts = (number for number in range(end, 0, -1) if lines[number - 1].startswith(name))
-        yield Option(next(starts, end), "DEFAULT" if group == "DEFAULT" else group.lower(), name, value)
+        # Behind the one before it, as the next one may begin with the same name.
+        start = next((number for number in range(start + 1, end) if lines[number - 1].startswith(name)), end)
+        yield Option(start, "DEFAULT" if group == "DEFAULT" else group.lower(), name, value)
 
 
 def read_by(conf: cfg.ConfigOpts) -> Iterator[str]:
@@ -150,6 +152,8 @@ def _paths(files: Iterable[str], folders: Iterable[str]) -> Iterator[str]:
             raise ConfigError(
                 f"{path}: Permission denied: what is in this folder would not be read"
             ) from None
+        except NotADirectoryError:  # which oslo.config would pass over
+            raise ConfigError(f"{path}: is no folder: name a file by --config-file") from None
         except OSError:
             continue  # which oslo.config will tell
         found = sorted(path.glob("*.conf"))
@@ -184,7 +188,9 @@ def check(paths: Iterable[str], known: Mapping[str, Collection[cfg.Opt]]) -> Non
                     faults.append(f"{path}:{line} [{group}] {name}: {fault}")
         except ConfigError as error:
             faults.append(str(error))
-        except OSError:
+        except OSError as error:
+            if error.filename is None:  # it could be opened, but not be read
+                raise ConfigError(f"{path}: {error.strerror}") from error
             continue  # which oslo.config will tell
     if faults:
         raise ConfigError("\n".join(faults))
@@ -208,10 +214,19 @@ def _fault(
     if references:
         return None  # what it comes to is known when all is read
     try:
-        option.type(value.replace("$$", "$"))
+        refuse_blank(option, option.type(value.replace("$$", "$")))
     except ValueError as error:
         return reason(option, error) + (": a comment takes a line of its own" if "#" in value else "")
     return None
+
+
+def refuse_blank(option: cfg.Opt, value: object) -> None:
+    """Refuse what oslo.config makes of a number that is left blank.
+
+    :raises ValueError: it is None, and the option has a default.
+    """
+    if value is None and option.default is not None:
+        raise ValueError
 
 
 def _references(value: str) -> Iterator[str]:

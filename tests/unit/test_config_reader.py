@@ -229,3 +229,16 @@ def test_a_file_that_grows_while_its_lines_are_read_is_told_of_as_it_was(
     monkeypatch.setattr(Path, "read_bytes", read_before_others_write)
     with pytest.raises(ConfigError, match=r"panko-ingest\.conf:2 \[notification\] batch_size: "):
         config_reader.read(["--config-file", str(path)])
+
+
+def test_a_file_in_the_place_of_a_folder_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "panko-ingest.conf"
+    path.write_text("[notification]\nbatch_size = 5\n")
+    with pytest.raises(ConfigError, match=r"panko-ingest\.conf: is no folder: name a file by --config-file"):
+        config_reader.read(["--config-dir", str(path)])
+
+
+def test_a_file_that_a_disk_can_not_read_is_named() -> None:
+    unreadable = "/proc/self/mem"  # its first page is nobody's, which reads as a fault of the disk does
+    with pytest.raises(ConfigError, match=f"{unreadable}: Input/output error"):
+        config_reader.read(["--config-file", unreadable])

@@ -37,6 +37,12 @@ def test_a_sound_file_has_no_ineffective_options(conf: cfg.ConfigOpts, tmp_path:
     assert unread(conf, tmp_path, text) == []
 
 
+def test_each_of_several_lines_is_told_by_its_own_number(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
+    text = "[notification]\nmessage_url = a\nmessage_urls = b\nmessage_urls = c\n  d\n\nmessage_urls = e\n"
+    numbers = [told.partition(" ")[0] for told in unread(conf, tmp_path, text)]
+    assert numbers == ["2", "3", "4", "7"]
+
+
 def test_old_names_that_are_still_read_are_not_ineffective(conf: cfg.ConfigOpts, tmp_path: Path) -> None:
     text = "[DEFAULT]\nnotification_workers = 3\n[database]\nidle_timeout = 60\n[storage]\nmax_retries = 3\n"
     text += f"[DEFAULT]\nlogfile = {tmp_path}/log\n"
@@ -47,14 +53,18 @@ def test_old_names_that_are_still_read_are_not_ineffective(conf: cfg.ConfigOpts,
 def test_a_variable_of_the_environment_that_no_option_reads_is_told(
     conf: cfg.ConfigOpts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("DATABASE__CONNECTION", "DEFAULT__TRANSPORT_URL", "USERNAME", "NOTIFICATION_WORKERS"):
+    for name in ("DATABASE__CONNECTION", "DEFAULT__TRANSPORT_URL", "USERNAME", "AUTH_TYPE", "TRANSPORT_URL"):
         monkeypatch.setenv(f"OS_{name}", "read, or no option's")
     for name in ("DATABASE__CONNECTON", "DATABASE__SQL_CONNECTION", "NOTIFICATIONS__WORKERS", "API__PORT"):
         monkeypatch.setenv(f"OS_{name}", "S3cret")
+    for name in ("DATABASE_CONNECTION", "DEFAULT_TRANSPORT_URL"):  # with one underscore
+        monkeypatch.setenv(f"OS_{name}", "S3cret")
     assert [told.removeprefix("environment variable OS_") for told in unread(conf, tmp_path, "")] == [
         "API__PORT: [api] port: ignored: for a REST API, which this project does not have",
+        "DATABASE_CONNECTION: [database] connection: unknown, did you mean OS_DATABASE__CONNECTION?",
         "DATABASE__CONNECTON: [database] connecton: unknown, did you mean [database] connection?",
         "DATABASE__SQL_CONNECTION: [database] sql_connection: use [database] connection",
+        "DEFAULT_TRANSPORT_URL: [DEFAULT] transport_url: unknown, did you mean OS_DEFAULT__TRANSPORT_URL?",
         "NOTIFICATIONS__WORKERS: [notifications] workers: unknown, did you mean [notification] workers?",
     ]
 

@@ -59,6 +59,26 @@ TEXTS = {
         f"[DEFAULT]\n# a\x0cb\u2028c\n[notification]\nworkers = {SECRET}\n",
         "{}:4 [notification] workers: is no number",
     ),
+    "a wrong value before a good one": (
+        f"[notification]\nworkers = {SECRET}\nworkers = 3\n",
+        "{}:2 [notification] workers: is no number",
+    ),
+    "a number that is left blank": (
+        "[notification]\nbatch_size =\n",
+        "{}:2 [notification] batch_size: is no number of 1 or more and up to 32767",
+    ),
+    "a number that is left blank, and stands for another": (
+        "[notification]\nbatch_size = $pool\npool =\n",
+        "[notification] batch_size: is no number of 1 or more and up to 32767",
+    ),
+    "a time that is no number": (
+        "[database]\nlock_timeout = nan\n",
+        "{}:2 [database] lock_timeout: is no number of 0 or more and up to 86400",
+    ),
+    "a time that no clock can count": (
+        "[database]\nstatement_timeout = inf\n",
+        "{}:2 [database] statement_timeout: is no number of 0 or more and up to 86400",
+    ),
     "a byte order mark": (
         f"\ufeff[database]\nconnection = postgresql://panko:{SECRET}@h/d\n",
         "{}:1: begins with a byte order mark: write the file without one",
