@@ -22,7 +22,7 @@ from jsonpath_ng.ext.filter import Expression, Filter
 from jsonpath_ng.ext.string import Split
 
 from panko_ingest.converter import values
-from panko_ingest.converter.traits import TraitDefinition, found
+from panko_ingest.converter.traits import TraitDefinition
 from panko_ingest.redaction.shapes import SHORTEST_TOKEN
 from panko_ingest.storage.models import Trait
 
@@ -118,15 +118,13 @@ class _Writer:
             "item": _item,
             "where": _where,
         }
-        plain = [
-            (steps, path)
+        self._uses = Counter(
+            steps
             for trait in traits
             if trait.plugin is None
             for path in trait.paths
             if (steps := plain_steps(path))
-        ]
-        self._paths = dict(plain)
-        self._uses = Counter(steps for steps, _ in plain)
+        )
 
     def compile(self) -> TraitsFunction:
         for trait in self._traits:
@@ -183,8 +181,7 @@ class _Writer:
 
     def _filter(self, steps: tuple[Step, ...], position: int) -> str:
         _, name, wanted = steps[position]
-        rest, path = steps[position + 1 :], self._constant("path", self._paths[steps])
-        return f"where({self._value(steps[:position])}, {name!r}, {wanted!r}, {rest!r}, {path}, n)"
+        return f"where({self._value(steps[:position])}, {name!r}, {wanted!r}, {steps[position + 1 :]!r})"
 
     def _container(self, steps: tuple[Step, ...]) -> str:
         """Return the variable of the object at ``steps``, which is empty where that is none."""
@@ -226,12 +223,9 @@ def _item(value: Any, index: int) -> Any:
     return None
 
 
-def _where(
-    items: Any, name: str, wanted: str, rest: tuple[Step, ...], path: JSONPath, notification: dict[str, Any]
-) -> Any:
+def _where(items: Any, name: str, wanted: str, rest: tuple[Step, ...]) -> Any:
     if not isinstance(items, list):
-        # releases of jsonpath-ng differ on what a filter does to an object
-        return next(iter(found(path, notification)), None) if isinstance(items, dict) else None
+        return None
     for item in items:
         if isinstance(item, dict) and item.get(name) == wanted:
             value: Any = item

@@ -1,8 +1,10 @@
 """JSONPaths, parsed by jsonpath-ng and evaluated as Ceilometer's jsonpath-rw-ext does it.
 
-What filters compare differs between the two, and from release to release of jsonpath-ng.
+What filters compare, and what is found in what is no list, differs between the two, and from release to
+release of jsonpath-ng.
 """
 
+import contextlib
 import operator
 import re
 import warnings
@@ -10,7 +12,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from jsonpath_ng import DatumInContext, JSONPath
+import jsonpath_ng
+from jsonpath_ng import DatumInContext, Index, JSONPath, Slice
 from jsonpath_ng.ext import parser as extended
 from jsonpath_ng.ext.arithmetic import Operation
 from jsonpath_ng.ext.filter import Expression, Filter
@@ -24,10 +27,14 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-# What is in quotes, or a pattern as jsonpath-rw has it: behind a ~, for =~, and found at the beginning only.
+# What stands for all items of a list, is in quotes, or is a pattern as jsonpath-rw has it: behind a ~ for =~,
+# and found at the beginning only.
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
-_PATTERN = re.compile(rf"{_QUOTED}|`[^`]*`|(?<!=)~\s*(?:(?P<quoted>{_QUOTED})|(?P<word>[A-Za-z_][\w@\-]*))")
+_PATTERN = re.compile(
+    rf"(?P<all>\[\s*\*\s*\])|{_QUOTED}|`[^`]*`|(?<!=)~\s*(?:(?P<quoted>{_QUOTED})|(?P<word>[A-Za-z_][\w@\-]*))"
+)
 _AT_BEGINNING = "(?#~)"
+_WILDCARD: Any = getattr(jsonpath_ng, "Wildcard", ())  # a kind of field before 1.16
 
 
 @cache
@@ -40,6 +47,8 @@ def parse_path(path: str) -> JSONPath:
         warnings.simplefilter("ignore", DeprecationWarning)  # definitions of years ago are no news
         parsed: JSONPath = _parser().parse(_PATTERN.sub(_marked, path))
     for part in _parts(parsed):
+        if (inside := _looks_into(part)) is not None:
+            _find_as_ceilometer(part, inside)
         if isinstance(part, Filter):
             part.expressions = [_as_ceilometer_compares(one) for one in part.expressions]
         elif hasattr(part, "operands"):  # of || and &&, which newer releases know
@@ -58,6 +67,8 @@ def _parser() -> Any:
 
 
 def _marked(found: re.Match[str]) -> str:
+    if found["all"]:
+        return "[:]"  # [*] is .* to jsonpath-ng from 1.16 on
     if (word := found["word"]) is not None:
         return f"=~ '{_AT_BEGINNING}{word}'"
     if (quoted := found["quoted"]) is not None:
@@ -73,6 +84,30 @@ def _parts(value: Any) -> Iterator[JSONPath]:
     if isinstance(value, list | tuple):
         for part in value:
             yield from _parts(part)
+
+
+def _looks_into(part: JSONPath) -> type | None:
+    """Return in what alone a part of a path finds something, None where jsonpath-ng is as Ceilometer is."""
+    if isinstance(part, Filter | Index | Slice):
+        return list
+    is_wildcard = isinstance(part, _WILDCARD) or getattr(part, "fields", None) == ("*",)
+    return dict if is_wildcard else None
+
+
+def _find_as_ceilometer(part: JSONPath, inside: type) -> None:
+    """Have a part of a path find nothing in anything else; a slice takes that for a list of one."""
+    find = part.find
+
+    def found(datum: Any) -> list[DatumInContext]:
+        datum = DatumInContext.wrap(datum)
+        if isinstance(datum.value, inside):
+            with contextlib.suppress(IndexError):  # before the first item, in releases before 1.12
+                return find(datum)
+        elif isinstance(part, Slice):
+            return find(DatumInContext([datum.value], path=datum.path, context=datum.context))
+        return []
+
+    vars(part)["find"] = found
 
 
 def _as_ceilometer_compares(expression: JSONPath) -> JSONPath:

@@ -1,6 +1,5 @@
 """One trait of a definition: where its value is found in a notification, and of what type it is."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,7 +48,7 @@ class TraitDefinition:
         matches = [
             (_text(match.full_path), match.value)
             for path in self.paths
-            for match in _matches(path, notification)
+            for match in path.find(notification)
             if match.value is not None
         ]
         return next((value for value in self.plugin.trait_values(matches) if value is not None), None)
@@ -71,22 +70,6 @@ def _text(path: JSONPath) -> str:
     return ",".join(path.fields) if isinstance(path, Fields) else str(path)
 
 
-def _matches(path: JSONPath, notification: dict[str, Any]) -> list[Any]:
-    if _FILTERS_CHANGE and "Filter(" in repr(path):
-        notification = copy.deepcopy(notification)
-    return path.find(notification)
-
-
-def _filters_change() -> bool:
-    """Tell whether this jsonpath-ng (1.8) makes lists of the objects that a filter meets, in place."""
-    document: dict[str, Any] = {"a": {"b": {}}}
-    parse_path("a[?b]").find(document)
-    return document != {"a": {"b": {}}}
-
-
-_FILTERS_CHANGE = _filters_change()
-
-
 def found(path: JSONPath, notification: dict[str, Any]) -> list[Any]:
     """Return the values that are not null at a path, in the document's order."""
-    return [match.value for match in _matches(path, notification) if match.value is not None]
+    return [match.value for match in path.find(notification) if match.value is not None]
