@@ -176,7 +176,7 @@ class Management:
     @_understood
     def version(self) -> str:
         """Return RabbitMQ's release."""
-        return str(self._get("overview", columns="rabbitmq_version")["rabbitmq_version"])
+        return str(self._get(_OVERVIEW, columns="rabbitmq_version")["rabbitmq_version"])
 
     @_understood
     def queues(self) -> list[Queue]:
@@ -230,6 +230,9 @@ class Management:
             )
             response = connection.getresponse()
             text = response.read(_MAX_ANSWER)
+            if response.status == http.client.NOT_FOUND and path != _OVERVIEW:
+                # The overview was there before, and what else is asked is a vhost's.
+                raise BrokerError(f"{self}: it knows no vhost {self.vhost}, which the URL of the bus names")
             if response.status != http.client.OK:
                 raise BrokerError(
                     f"{self}: {_REFUSALS.get(response.status, f'HTTP status {response.status}')}"
@@ -254,6 +257,7 @@ class Management:
 
 
 _OPTION = "[notification] management_urls"
+_OVERVIEW = "overview"
 
 _REFUSALS = {
     http.client.UNAUTHORIZED: "the account is refused: is the password right, and has it a tag? "

@@ -380,6 +380,11 @@ def test_a_management_interface_that_does_not_answer_is_a_warning(
     assert one(findings, look.url.rpartition("@")[2], "lets us in"), "AMQP is asked all the same"
 
 
+def test_a_vhost_that_the_management_interface_does_not_know_is_named(look: Look, rabbitmq: RabbitMQ) -> None:
+    look.url = rabbitmq.vhost_url("nowhere")
+    assert one(look(), "management interface", "it knows no vhost nowhere")
+
+
 @pytest.mark.parametrize("answer", ["{}", "[]", "[1]", '"a"', '{"rabbitmq_version": 4}', "{", "[" * 100_000])
 def test_another_service_at_the_management_url_is_a_warning(look: Look, bus: Bus, answer: str) -> None:
     with answering(answer) as port:
