@@ -165,13 +165,6 @@ def workers(conf: cfg.ConfigOpts) -> Iterator[Finding]:
         yield Finding(WARNING, "workers", text)
     if control_groups.die_together():
         yield Finding(WARNING, "workers", control_groups.DIE_TOGETHER)
-    if (
-        options.workers > 1
-        and config.names_a_bus(conf)
-        and any(bus.virtual_url is not None for bus in buses(conf))
-    ):
-        text = "an embedded transport is made for one process: set [notification] workers = 1"
-        yield Finding(WARNING, "workers", text)
     held, patience = options.batch_timeout, options.consumer_timeout
     if held > patience * _MAX_HOLD_SHARE:
         yield Finding(
@@ -209,7 +202,11 @@ def broker(conf: cfg.ConfigOpts) -> Iterator[Finding]:
     here = consuming(daemon, len(sources))
     for bus, ours, management in zip(sources, here, management_interfaces(conf, sources), strict=True):
         yield from amqp.inspect(bus, topology(conf), ours, management)
-    check_size(conf.notification.workers, len(sources))
+    processes = conf.notification.workers
+    if processes > 1 and any(bus.virtual_url is not None for bus in sources):
+        text = "an embedded transport is made for one process: set [notification] workers = 1"
+        yield Finding(WARNING, "workers", text)
+    check_size(processes, len(sources))
 
 
 def database(conf: cfg.ConfigOpts) -> Iterator[Finding]:

@@ -145,6 +145,24 @@ def test_links_that_lead_in_a_circle_are_no_file_of_ours(
         assert "nobody foresaw" not in told
 
 
+def test_check_tells_once_that_the_url_of_a_bus_can_not_be_used(
+    conf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bus = "[DEFAULT]\ntransport_url = rabbit://a:b@h/?ssl=maybe\n[notification]\nworkers = 2\n"
+    conf.write_text(conf.read_text() + bus)
+    assert main(["--config-file", str(conf), "check"]) == 1
+    assert capsys.readouterr().out.count("ssl is neither true nor false") == 1
+
+
+def test_check_warns_of_several_workers_on_a_bus_that_is_made_for_one(
+    conf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bus = f"[DEFAULT]\ntransport_url = sqla+sqlite:///{tmp_path}/bus.sqlite\n[notification]\nworkers = 2\n"
+    conf.write_text(conf.read_text() + bus)
+    main(["--config-file", str(conf), "check"])
+    assert "made for one process: set [notification] workers = 1" in capsys.readouterr().out
+
+
 def test_check_finds_more_workers_than_there_is_room_for(
     conf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
