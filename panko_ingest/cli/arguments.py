@@ -2,13 +2,15 @@
 
 import argparse
 import datetime
+import itertools
 import json
 import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from panko_ingest import config, timestamps
 from panko_ingest.errors import ConfigError
@@ -198,23 +200,49 @@ def add_files(action: argparse.ArgumentParser, what: str) -> None:
 
 
 def notifications(files: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Yield where each notification in some files stands, and its bytes.
+    """Yield where each notification in some files stands, and its bytes; of one a line none is kept.
 
     :raises ConfigError: a file can't be read.
     """
     for name in files:
         try:
-            content = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+            with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as stream:
+                yield from _in_stream(name, stream)
         except OSError as error:
             raise ConfigError(f"{name}: {error.strerror}") from error
-        try:
-            document = json.loads(content)
-        except (ValueError, RecursionError):
-            lines = enumerate(content.splitlines(), 1)
-            yield from ((f"{name}:{number}", line) for number, line in lines if line.strip())
-            continue
-        if isinstance(document, list):
-            for number, item in enumerate(document, 1):
-                yield f"{name}#{number}", json.dumps(item).encode()
-        else:
-            yield name, content
+
+
+def _in_stream(name: str, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    head = b""
+    for line in stream:
+        head += line
+        if line.strip():
+            break
+    if isinstance(_document(head), dict):
+        found = _in_lines(name, itertools.chain([head], stream))
+        first = list(itertools.islice(found, 2))
+        yield from first if len(first) > 1 else [(name, first[0][1])]
+        yield from found
+        return
+    content = head + stream.read()
+    document = _document(content)
+    if isinstance(document, list):
+        for number, item in enumerate(document, 1):
+            yield f"{name}#{number}", json.dumps(item).encode()
+    elif document is None:
+        yield from _in_lines(name, [content])
+    else:
+        yield name, content
+
+
+def _in_lines(name: str, parts: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    lines = enumerate((line for part in parts for line in part.splitlines()), 1)
+    return ((f"{name}:{number}", line) for number, line in lines if line.strip())
+
+
+def _document(text: bytes) -> Any:
+    """Return what a text of JSON holds, None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

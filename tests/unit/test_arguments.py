@@ -2,6 +2,10 @@
 
 import argparse
 import datetime
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -87,3 +91,44 @@ def test_a_rate_that_would_be_none_or_let_everything_through_is_refused(text: st
     with pytest.raises(argparse.ArgumentTypeError, match="is no number of times a second"):
         arguments.rate(text)
     assert arguments.rate("0.5") == 0.5
+
+
+def test_notifications_of_one_a_line_are_not_read_as_a_whole(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)  # which has no end for who reads it
+    found: list[tuple[str, bytes]] = []
+
+    def read() -> None:
+        source: Iterator[tuple[str, bytes]] = arguments.notifications([str(pipe)])
+        found.extend([next(source), next(source)])
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    os.write(writer, b'\n{"a": 1}\n\n{"a": 2}\n')
+    reader.join(10)
+    os.close(writer)
+    assert found == [(f"{pipe}:2", b'{"a": 1}'), (f"{pipe}:4", b'{"a": 2}')]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", []),
+        (b"\n \n", []),
+        (b'\n{"a": 1}', [("", b'{"a": 1}')]),
+        (b'\n{\n"a": 1}\n', [("", b'\n{\n"a": 1}\n')]),
+        (b'[{"a": 1},\n{"a": 2}]', [("#1", b'{"a": 1}'), ("#2", b'{"a": 2}')]),
+        (b'{"a": 1}\r{"a": 2}', [(":1", b'{"a": 1}'), (":2", b'{"a": 2}')]),
+        (b'{"a": 1}\r\n{"a": 2}\r\n', [(":1", b'{"a": 1}'), (":2", b'{"a": 2}')]),
+        (b'{\n{"a": 2}', [(":1", b"{"), (":2", b'{"a": 2}')]),
+        (b'{"a": 1}\n{', [(":1", b'{"a": 1}'), (":2", b"{")]),
+        (b"{", [(":1", b"{")]),
+    ],
+)
+def test_a_file_is_one_notification_a_list_or_one_a_line(
+    tmp_path: Path, content: bytes, found: list[tuple[str, bytes]]
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    assert list(arguments.notifications([str(path)])) == [(f"{path}{place}", body) for place, body in found]
