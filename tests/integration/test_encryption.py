@@ -143,6 +143,20 @@ def test_mariadb_is_verified_and_check_tells(
 
 
 @pytest.mark.mariadb
+def test_a_file_as_operators_of_kubernetes_write_it_for_services_has_mariadb_verified(
+    tls_mariadb: MariaDB, authority: Authority, stranger: Authority, tmp_path: Path
+) -> None:
+    url = tls_mariadb.create_database().replace("127.0.0.1", "localhost")
+    file = tmp_path / "my.cnf"
+    for flag in ("ssl=1", "ssl"):
+        file.write_text(f"[client]\n{flag}\nssl-ca={authority.certificate}\n")
+        assert how(f"{url}?read_default_file={file}") == "encrypted, the server verified"
+        file.write_text(f"[client]\n{flag}\nssl-ca={stranger.certificate}\n")
+        with pytest.raises(StorageUnavailable, match="certificate verify failed"):
+            how(f"{url}?read_default_file={file}")
+
+
+@pytest.mark.mariadb
 def test_why_a_server_is_not_trusted_is_told_also_where_the_next_address_does_not_answer(
     tls_mariadb: MariaDB, stranger: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,8 @@ def test_options_of_tls_that_say_nothing_clear_are_refused_by_name_alone(options
     [
         ("[client]\nssl-mode = VERIFY_CA", "ssl-mode of .* is not known here"),
         ("[client]\ntls-version = TLSv1.3", "tls-version of .* is not known here"),
+        ("[client]\nssl = 1", "ssl of .* is not known here"),
+        ("[client]\nssl = 0\nssl-ca = /ca", "ssl of .* is not known here"),
         ("[client]\nssl-ca =", "ssl_ca of .* is blank"),
         ("password secret\n[client]", "can't be parsed"),
     ],

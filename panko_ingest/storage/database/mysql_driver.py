@@ -251,17 +251,20 @@ def _from_file(query: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
         # Their texts show lines of it.
         raise DatabaseUrlError(f"read_default_file: {file} can't be parsed") from None
     found: dict[str, str] = {}
-    group = group or "client"
+    unknown = f"of {file} is not known here: ask for TLS by ssl_ca, ssl_verify_identity"
+    group, asks = group or "client", False
     for key, value in parser.items(group) if parser.has_section(group) else ():
         name = key.replace("-", "_")
         name = _NAMES_IN_FILES.get(name, name)
         if name in _OPTIONS - {"ssl_disabled"}:
             # A flag may stand there without a value.
             found[name] = parser.get(group, key) if value else "" if name in _TEXTS else "true"
+        elif name == "ssl" and _FLAGS.get((value or "true").lower()):
+            asks = True
         elif name.startswith(("ssl", "tls")):
-            raise DatabaseUrlError(
-                f"{key} of {file} is not known here: ask for TLS by ssl_ca, ssl_verify_identity"
-            )
+            raise DatabaseUrlError(f"{key} {unknown}")
+    if asks and not found:  # each of those asks for TLS, too
+        raise DatabaseUrlError(f"ssl {unknown}")
     if blank := [name for name, value in found.items() if not value]:
         raise DatabaseUrlError(f"{', '.join(blank)} of {file} is blank")
     return found
