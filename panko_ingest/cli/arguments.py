@@ -28,6 +28,8 @@ _OPERATORS = {"=": "eq", "==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt
 _TRAIT = re.compile(
     rf"(?:({'|'.join(Trait.get_type_names()[1:])}):)?([^=!<>]+?)\s*(==|!=|<=|>=|=|<|>)\s*(.*)", re.DOTALL
 )
+# What is cut at its beginning, or compressed: an object or a list begins otherwise in every encoding of JSON.
+_NO_DOCUMENT = re.compile(rb"\s*[^\s{\[\0\xef\xfe\xff]")
 _DEFAULT_TRAITS = ["project_id", "resource_id"]
 
 
@@ -213,15 +215,16 @@ def notifications(files: Iterable[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _in_stream(name: str, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    head = b""
+    begin = []
     for line in stream:
-        head += line
+        begin.append(line)
         if line.strip():
             break
-    if isinstance(_document(head), dict):
+    head = b"".join(begin)
+    if _NO_DOCUMENT.match(head) or isinstance(_document(head), dict):
         found = _in_lines(name, itertools.chain([head], stream))
         first = list(itertools.islice(found, 2))
-        yield from first if len(first) > 1 else [(name, first[0][1])]
+        yield from first if len(first) > 1 else [(name, body) for _, body in first]
         yield from found
         return
     content = head + stream.read()

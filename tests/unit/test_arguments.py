@@ -4,6 +4,7 @@ import argparse
 import datetime
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def test_a_rate_that_would_be_none_or_let_everything_through_is_refused(text: st
     assert arguments.rate("0.5") == 0.5
 
 
-def test_notifications_of_one_a_line_are_not_read_as_a_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [b'{"a": 1}', b'"cut": 1}', b"\x1f\x8b\x08"])
+def test_notifications_of_one_a_line_are_not_read_as_a_whole(tmp_path: Path, first: bytes) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = os.open(pipe, os.O_RDWR)  # which has no end for who reads it
@@ -105,10 +107,21 @@ def test_notifications_of_one_a_line_are_not_read_as_a_whole(tmp_path: Path) -> 
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    os.write(writer, b'\n{"a": 1}\n\n{"a": 2}\n')
+    os.write(writer, b"\n" + first + b'\n\n{"a": 2}\n')
     reader.join(10)
     os.close(writer)
-    assert found == [(f"{pipe}:2", b'{"a": 1}'), (f"{pipe}:4", b'{"a": 2}')]
+    assert found == [(f"{pipe}:2", first), (f"{pipe}:4", b'{"a": 2}')]
+
+
+def test_empty_lines_at_the_beginning_cost_no_more_than_others(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"\n" * 2_000_000 + b'{"a": 1}\n' * 2)
+    started = time.process_time()
+    assert [place for place, _ in arguments.notifications([str(path)])] == [
+        f"{path}:2000001",
+        f"{path}:2000002",
+    ]
+    assert time.process_time() - started < 10  # by a copy of all before it for each, more than a minute
 
 
 @pytest.mark.parametrize(
@@ -124,6 +137,10 @@ def test_notifications_of_one_a_line_are_not_read_as_a_whole(tmp_path: Path) -> 
         (b'{\n{"a": 2}', [(":1", b"{"), (":2", b'{"a": 2}')]),
         (b'{"a": 1}\n{', [(":1", b'{"a": 1}'), (":2", b"{")]),
         (b"{", [(":1", b"{")]),
+        (b"null\n", [("", b"null")]),
+        (b'\xef\xbb\xbf{"a": 1}\n{"a": 2}', [(":1", b'\xef\xbb\xbf{"a": 1}'), (":2", b'{"a": 2}')]),
+        ("{\n}".encode("utf-16"), [("", "{\n}".encode("utf-16"))]),
+        ("[\n5]".encode("utf-16-be"), [("#1", b"5")]),
     ],
 )
 def test_a_file_is_one_notification_a_list_or_one_a_line(
