@@ -177,9 +177,15 @@ def _unreadable(conf: cfg.ConfigOpts) -> Iterator[str]:
             option_lines.refuse_blank(option, value)
         except (cfg.Error, ValueError, RecursionError) as error:
             is_read = False
-            yield f"[{group}] {option.name}: {option_lines.reason(option, error)}"
+            yield f"{_variable(group, option)}[{group}] {option.name}: {option_lines.reason(option, error)}"
     if is_read and not all(map(_is_log_level, conf.default_log_levels)):
         yield "[DEFAULT] default_log_levels: is no list of logger=LEVEL, such as amqp=WARNING"
+
+
+def _variable(group: str, option: cfg.Opt) -> str:
+    """Return what tells that the environment holds an option, which comes before every file."""
+    variable = f"OS_{group}__{option.dest}".upper()
+    return f"environment variable {variable}: " if variable in os.environ else ""
 
 
 def _senseless(conf: cfg.ConfigOpts) -> Iterator[str]:

@@ -233,7 +233,8 @@ def test_no_refusal_of_what_the_environment_sets_quotes_it(
     group, name = option.strip("[").split("] ")
     monkeypatch.setenv(f"OS_{group}__{name}".upper(), SECRET)
     line = refusal(program, ["--config-file", "/dev/null"], capsys, monkeypatch)
-    assert line.startswith(f"panko-ingest: {option}: is n")
+    variable = f"OS_{group}__{name}".upper()
+    assert line.startswith(f"panko-ingest: environment variable {variable}: {option}: is n")
 
 
 @pytest.mark.parametrize(
