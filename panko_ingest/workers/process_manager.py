@@ -71,6 +71,7 @@ class ProcessManager(cotyledon.ServiceManager):
                 LOG.error(
                     "No process can be started for %s-%d, trying again: %s", name, worker_id, error.strerror
                 )
+                self._collect_strangers()  # which count towards the limit that may be the reason
             else:
                 return
             self._dead.wait(pause)

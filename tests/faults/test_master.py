@@ -498,6 +498,37 @@ def test_a_fork_that_fails_is_tried_again_until_it_does_not(strangers_folder: Pa
         assert service.stop() == 0
 
 
+def test_process_1_collects_what_lost_its_parent_while_no_fork_succeeds(
+    strangers_folder: Path, broker_url: str
+) -> None:
+    url = f"sqlite:///{strangers_folder}/events.sqlite"
+    conf = configuration(strangers_folder, broker_url, url, "[notification]\nworkers = 1\n")
+    conf.chmod(0o644)
+    as_stranger = (find_program("setpriv", "util-linux"), *AS_STRANGER)
+    *unshare, _, _, _ = as_process_1()
+    service = Daemon(conf, "--only", "ingester", command=(*unshare, *as_stranger, *COMMAND))
+    with Bus(broker_url) as bus, service.running():
+        bus.declare()
+        service.wait_for_log("Worker 0 reads")
+        (master,) = service.process.children()
+        (worker,) = master.children()
+        enter = (find_program("nsenter", "util-linux"), f"--target={master.pid}", "--pid", *as_stranger)
+        subprocess.run([*enter, "sh", "-c", "sleep 1000 & sleep 1000 &"], check=True)
+        orphans = set(master.children()) - {worker}
+        limiter = (*as_stranger, find_program("prlimit", "util-linux"), f"--pid={master.pid}")
+        subprocess.run([*limiter, "--nproc=1:"], check=True)
+        worker.kill()
+        service.wait_for_log("No process can be started for ingester-0, trying again")
+        for orphan in orphans:
+            orphan.kill()
+        # They count towards the limit of a container, which may be why there is no process.
+        wait_until(lambda: not master.children(), 10, "those to be collected")
+        subprocess.run([*limiter, "--nproc=1000:"], check=True)
+        wait_until(master.children, 30, "a worker in its place")
+        master.send_signal(signal.SIGTERM)
+        assert service.wait() == 0
+
+
 def test_a_fork_that_fails_costs_no_file_and_no_worker_that_is_there(
     strangers_folder: Path, broker_url: str
 ) -> None:
