@@ -32,17 +32,17 @@ class Notifier:
     """Tells systemd how the daemon is (sd_notify(3)), where there is one that wants to know."""
 
     def __init__(self) -> None:
-        address = os.environ.pop("NOTIFY_SOCKET", None)
-        if address and address.startswith("@"):
+        address = os.environ.pop("NOTIFY_SOCKET", "")
+        if address.startswith("@"):
             address = "\0" + address[1:]
         self._address = address
         self._refusal = ""
-        self.watchdog_interval = int(os.environ.get("WATCHDOG_USEC", "0")) / 1_000_000
+        self.watchdog_interval = _watchdog_interval(os.environ.get("WATCHDOG_USEC", ""))
         """Seconds within which systemd wants a sign of life; 0 for never."""
 
     def send(self, *states: str) -> None:
         """Send states such as ``READY=1``."""
-        if self._address is None:
+        if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
@@ -59,6 +59,14 @@ class Notifier:
     def reloading(self) -> None:
         """Say that the configuration is being read again."""
         self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+def _watchdog_interval(microseconds: str) -> float:
+    try:
+        return max(0.0, int(microseconds or 0) / 1_000_000)
+    except (ValueError, OverflowError):
+        LOG.warning("WATCHDOG_USEC=%.50r is no number of microseconds: no watchdog is fed", microseconds)
+        return 0.0
 
 
 class _Phase(Enum):

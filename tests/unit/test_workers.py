@@ -83,3 +83,29 @@ def test_a_notify_socket_that_is_not_there_is_told_once(
             notifier.send("STATUS=c")
             systemd.wait_for("STATUS=c")
         path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "seconds", "told"),
+    [
+        ("18000000", 18.0, 0),
+        ("0", 0.0, 0),
+        ("", 0.0, 0),
+        ("-5", 0.0, 0),
+        ("3min", 0.0, 1),
+        ("9" * 400, 0.0, 1),
+    ],
+)
+def test_what_is_no_time_of_a_watchdog_is_told_and_nobody_is_watched_by_it(
+    microseconds: str,
+    seconds: float,
+    told: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", "")  # is none
+    monkeypatch.setenv("WATCHDOG_USEC", microseconds)
+    notifier = Notifier()
+    notifier.send("STATUS=a")
+    assert notifier.watchdog_interval == seconds
+    assert len(caplog.records) == told, caplog.text
