@@ -25,6 +25,7 @@ from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import Base
 
 _PACKET_OVERHEAD = 64 * 1024
+_CHARSETS = ("ascii", "cp1252", "utf8mb3", "utf8mb4")
 # A trait's primary key is more than a number.
 _CLASH_OF_IDS = re.compile(r"'\d+'[^']*'(?:[^']*\.)?PRIMARY'")
 
@@ -216,7 +217,8 @@ class Database(base.Database):
         found = connection.exec_driver_sql(
             "SELECT table_name, column_name, character_octet_length, character_set_name, collation_name "
             "FROM information_schema.columns WHERE table_schema = DATABASE() AND (table_name, column_name) "
-            "IN (('event', 'raw'), ('trait_text', 'key'), ('trait_text', 'value'))"
+            "IN (('event', 'raw'), ('trait_text', 'key'), ('trait_text', 'value'), ('event', 'message_id'), "
+            "('event_type', 'desc'))"
         )
         columns = {(row[0], row[1]): row for row in found}
         # Quoting at worst doubles a value.
@@ -225,7 +227,10 @@ class Database(base.Database):
             "raw_bytes": min(columns["event", "raw"][2], sendable),
             "packet_bytes": packet - _PACKET_OVERHEAD,
             "fold": _folding(columns["trait_text", "key"][4]),
-            "bmp_only": columns["trait_text", "value"][3] in {"utf8", "utf8mb3"},
+            "charset": _narrowest(columns["trait_text", "key"][3], columns["trait_text", "value"][3]),
+            "raw_charset": _narrowest(columns["event", "raw"][3]),
+            "id_charset": _narrowest(columns["event", "message_id"][3]),
+            "type_charset": _narrowest(columns["event_type", "desc"][3]),
             "fraction_before_1970": False,
         }
 
@@ -360,6 +365,12 @@ def _collations(connection: Connection) -> Iterator[Finding]:
         )
     elif collations:
         yield Finding(OK, "collation", ", ".join(collations))
+
+
+def _narrowest(*charsets: str) -> str:
+    """Return the one of these character sets that has the fewest characters, as ``ColumnLimits`` calls it."""
+    ours = {"ascii": "ascii", "latin1": "cp1252", "utf8": "utf8mb3", "utf8mb3": "utf8mb3"}
+    return min((ours.get(name, "utf8mb4") for name in charsets), key=_CHARSETS.index)
 
 
 def _folding(collation: str) -> Callable[[str], str]:

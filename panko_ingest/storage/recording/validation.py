@@ -56,9 +56,10 @@ class Validator:
     def __init__(self, limits: ColumnLimits) -> None:
         self.limits = limits
         self._keys: dict[str, str] = {}
-        bad = "\ud800-\udfff" + ("" if limits.nul else "\0")
-        bad += "\U00010000-\U0010ffff" if limits.bmp_only else ""
-        self._bad_characters = re.compile(f"[{bad}]")
+        self._bad_characters = _characters_beyond(limits.charset, nul=limits.nul)
+        self._bad_in_ids = _characters_beyond(limits.id_charset, nul=limits.nul)
+        self._bad_in_types = _characters_beyond(limits.type_charset, nul=limits.nul)
+        self._replacement = REPLACEMENT if limits.charset.startswith("utf8") else "?"
 
     def rows(self, events: Sequence[Event]) -> tuple[list[Row], dict[int, Exception]]:
         """Return the rows of the events that can be stored, and the errors of the others by their index."""
@@ -78,7 +79,7 @@ class Validator:
 
     def text(self, value: str, length: int) -> str:
         """Return text that a column of that length takes."""
-        return self._bad_characters.sub(REPLACEMENT, value)[:length]
+        return self._bad_characters.sub(self._replacement, value)[:length]
 
     def _plain_row(self, index: int, event: Event) -> Row | None:
         """Return the row of an event in which all is as it should be; None for any other."""
@@ -142,7 +143,11 @@ class Validator:
         joined = "".join([row.message_id, row.event_type, *texts])
         if joined.isascii():
             return self.limits.nul or "\0" not in joined
-        return self._bad_characters.search(joined) is None
+        return not (
+            self._bad_in_ids.search(row.message_id)
+            or self._bad_in_types.search(row.event_type)
+            or self._bad_characters.search("".join(texts))
+        )
 
     def _learn_keys(self, event: Event) -> bool:
         """Note the names that are new; tell whether all names of the event can be stored as they are."""
@@ -168,8 +173,8 @@ class Validator:
         reasons: list[dict[str, str]] = []
         row = Row(
             index,
-            self._name(event, "message_id", self.limits.message_id),
-            self._name(event, "event_type", self.limits.event_type),
+            self._name(event, "message_id", self.limits.message_id, self._bad_in_ids),
+            self._name(event, "event_type", self.limits.event_type, self._bad_in_types),
             self._time("generated", self._generated(event), reasons),
         )
         taken: set[tuple[int, str]] = set()
@@ -182,13 +187,13 @@ class Validator:
         row.changes = len(reasons)
         return row
 
-    def _name(self, event: Event, column: str, length: int) -> str:
+    def _name(self, event: Event, column: str, length: int, bad: re.Pattern[str]) -> str:
         value = _exact_text(getattr(event, column))
         if value is None:
             raise StorageError(f"{column} is a {type(getattr(event, column)).__name__}, not text")
         if len(value) > length:
             raise StorageError(f"{column} has {len(value)} characters; the column takes {length}")
-        if self._bad_characters.search(value):
+        if bad.search(value):
             raise StorageError(f"{column} has a character that the database can't store: {value!a}")
         if not value.strip():
             raise StorageError(f"{column} is blank, which names nothing")
@@ -270,7 +275,7 @@ class Validator:
         if len(text) > self.limits.text:
             reasons.append({"trait": key, "reason": f"trimmed from {len(text)} characters"})
             text = text[: self.limits.text]
-        clean = self._bad_characters.sub(REPLACEMENT, text)
+        clean = self._bad_characters.sub(self._replacement, text)
         if clean != text:
             reasons.append({"trait": key, "reason": "had characters that the database can't store"})
         return clean
@@ -290,12 +295,21 @@ class Validator:
 
     def raw_text(self, raw: Any) -> str:
         """Return a JSON value as text that any strict parser reads."""
-        if not self.limits.bmp_only:
+        if self.limits.raw_charset == "utf8mb4":
             try:
                 return orjson.dumps(raw).decode()
             except TypeError:
                 pass  # what JSON text can say and orjson can't: integers beyond 64 bits, lone surrogates
         return json.dumps(_clean(raw), separators=(",", ":"), default=str)
+
+
+def _characters_beyond(charset: str, *, nul: bool) -> re.Pattern[str]:
+    """Return what finds a character that can't be stored in a character set, as ``ColumnLimits`` calls it."""
+    if charset.startswith("utf8"):
+        bad = "\ud800-\udfff" + ("" if nul else "\0")
+        return re.compile(f"[{bad}\U00010000-\U0010ffff]" if charset == "utf8mb3" else f"[{bad}]")
+    good = bytes(range(0 if nul else 1, 256)).decode(charset, "ignore")
+    return re.compile(f"[^{re.escape(good)}]")
 
 
 def _exact_text(value: Any) -> str | None:

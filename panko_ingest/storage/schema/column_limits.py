@@ -19,10 +19,11 @@ _HUGE = 2**28
 class ColumnLimits:
     """Lengths are in characters, sizes in bytes.
 
-    ``fold`` maps the names that the database takes for the same to one. ``bmp_only`` says that
-    characters beyond U+FFFF can't be stored, ``nul`` that U+0000 can, ``fraction_before_1970`` that
-    Panko's API can read a time before 1970 that has a fraction of a second. ``packet_bytes`` is the most
-    that one statement may have, values included.
+    ``fold`` maps the names that the database takes for the same to one. The charsets tell what of Unicode
+    columns can hold, ``charset`` those of traits: all, what is before U+10000, or as little as cp1252 or
+    ASCII has. ``nul`` says that U+0000 can be stored, ``fraction_before_1970`` that Panko's API can read a
+    time before 1970 that has a fraction of a second. ``packet_bytes`` is the most that one statement may
+    have, values included.
     """
 
     message_id: int = MAX_MESSAGE_ID
@@ -34,7 +35,10 @@ class ColumnLimits:
     raw_bytes: int = _HUGE
     packet_bytes: int = _HUGE
     fold: Callable[[str], str] = str
-    bmp_only: bool = False
+    charset: str = "utf8mb4"
+    id_charset: str = "utf8mb4"
+    type_charset: str = "utf8mb4"
+    raw_charset: str = "utf8mb4"
     nul: bool = True
     fraction_before_1970: bool = True
 

@@ -20,6 +20,8 @@ from panko_ingest.storage.recording import batch_transaction, recorder
 from panko_ingest.storage.schema.column_limits import read_limits
 from tests.integration.storage.samples import START, counts, letter_for, make_event, rows, stored_ids
 
+TRAIT_TABLES = ("trait_text", "trait_int", "trait_float", "trait_datetime")
+
 HOUR = datetime.timedelta(hours=1)
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=300)
@@ -257,6 +259,38 @@ def test_characters_that_an_old_schema_lacks_are_replaced(mariadb_url: str) -> N
 
     big = record(store, Event("n", "t", START, traits[2:], {"name": "x" * 70_000}))
     assert "dropped" in reasons(big)["raw"]
+    store.close()
+
+
+@pytest.mark.mariadb
+@pytest.mark.parametrize(
+    "tables", [("event",), ("event", "event_type", *TRAIT_TABLES)], ids=["as Ceilometer had it", "all"]
+)
+def test_names_that_latin_1_lacks_cost_their_events_alone_and_of_traits_what_it_lacks_is_replaced(
+    mariadb_url: str, tables: tuple[str, ...]
+) -> None:
+    store = Connection(mariadb_url)
+    store.upgrade()
+    with store.engine.begin() as connection:
+        connection.exec_driver_sql("SET foreign_key_checks = 0")
+        for table in tables:
+            connection.exec_driver_sql(f"ALTER TABLE {table} CONVERT TO CHARACTER SET latin1")
+    traits = [Trait("naïve", Trait.TEXT_TYPE, "é€Ω")]
+    events = [Event(name, "t", START, traits, {"Ω": "€"}) for name in ("m", "Ω", "é€", "\x81", "n")]
+    result = store.record_events(events, on_failure=letter_for)
+    assert (result.recorded, result.duplicates) == ((0, 2, 4), ())
+    assert {index: str(error) for index, error in result.failed} == {
+        1: "message_id has a character that the database can't store: '\\u03a9'",
+        3: "message_id has a character that the database can't store: '\\x81'",
+    }
+    assert store.record_events(events, on_failure=letter_for).duplicates == (0, 2, 4)
+    for read in store.get_events(EventFilter()):
+        assert read.raw["Ω"] == "€"
+        assert [trait.value for trait in read.traits] == ["é€?" if len(tables) > 1 else "é€Ω"]
+    others = [Event("o", "Ω", START), Event("p", "t", START)]
+    assert store.record_events(others, on_failure=letter_for).recorded == (
+        (1,) if len(tables) > 1 else (0, 1)
+    )
     store.close()
 
 
