@@ -3,7 +3,7 @@
 import datetime
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,7 +44,7 @@ def write_dead_letters(connection: sa.Connection, letters: Sequence[Letter], val
 def write_dead_letters_that_can_be(
     connection: sa.Connection, letters: Sequence[Letter], validator: Validator
 ) -> None:
-    """Store dead letters of which some can't be stored as they are: these go without their headers.
+    """Store dead letters of which some can't be stored as they are: these go without headers, in ASCII.
 
     :raises StorageUnavailable: not even that can be stored.
     """
@@ -56,7 +56,9 @@ def write_dead_letters_that_can_be(
     if letters:
         fault_search.find(connection, list(letters), write, lambda *found: refused.append(found))
     bare = [
-        replace(letter, headers={}, error=f"{letter.error} (its headers are left out: {describe(error)})")
+        _in_ascii(
+            replace(letter, headers={}, error=f"{letter.error} (its headers are left out: {describe(error)})")
+        )
         for letter, error in refused
     ]
     try:
@@ -66,6 +68,16 @@ def write_dead_letters_that_can_be(
             raise
         what = f"a dead letter can't be stored: {describe(error)}"
         raise StorageUnavailable(what, operator=True) from error
+
+
+def _in_ascii(letter: Letter) -> Letter:
+    """Return a dead letter whose texts any column can hold."""
+    escaped: dict[str, Any] = {
+        field.name: value.encode("ascii", "backslashreplace").decode()
+        for field in fields(letter)
+        if isinstance(value := getattr(letter, field.name), str)
+    }
+    return replace(letter, **escaped)
 
 
 def delete_dead_letters(connection: sa.Connection, ids: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import random
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -30,6 +30,7 @@ from tests.integration.storage.samples import (
     stored,
     stored_ids,
 )
+from tests.services import MariaDB, PostgreSQL
 from tests.waiting import wait_until
 
 
@@ -223,6 +224,41 @@ def test_a_dead_letter_is_kept_whatever_its_fields_hold(store: Connection) -> No
     )
     store.record_events([], [letter])
     assert counts(store)["dead_letter"] == 1
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("postgresql", marks=pytest.mark.postgresql),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def western_store(request: pytest.FixtureRequest) -> Iterator[Connection]:
+    """A store in which dead letters have no more characters than Latin-1."""
+    server: PostgreSQL | MariaDB = request.getfixturevalue(request.param)
+    options = ("ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'",) if isinstance(server, PostgreSQL) else ()
+    url = server.create_database(*options)
+    store = Connection(url)
+    store.upgrade()
+    if isinstance(server, MariaDB):
+        with store.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE dead_letter CONVERT TO CHARACTER SET latin1")
+    yield store
+    store.close()
+    server.drop_database(url)
+
+
+def test_a_dead_letter_that_its_table_has_no_characters_for_is_kept_in_ascii(
+    western_store: Connection,
+) -> None:
+    letter = dataclasses.replace(
+        make_letter("a"), error="is no JSON: Ω\U0001f600", queue="é", headers={"Ω": "Ω"}
+    )
+    other = dataclasses.replace(make_letter("b"), error="é")
+    assert western_store.record_events([make_event(1)], [letter, other], letter_for).recorded == (0,)
+    kept, plain = rows(western_store, "SELECT error, queue FROM dead_letter ORDER BY digest")
+    assert kept[0].startswith(r"is no JSON: \u03a9\U0001f600 (its headers are left out: ")
+    assert kept[1] == r"\xe9"
+    assert plain[0] == "é"
 
 
 def test_an_event_that_fits_no_column_fails_alone_and_becomes_a_dead_letter(store: Connection) -> None:
