@@ -110,6 +110,38 @@ def test_a_sequence_of_another_table_that_is_behind_is_the_operators_to_mend(
     store.close()
 
 
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["event_type ALTER id DROP DEFAULT"],
+        ["dead_letter ALTER id DROP DEFAULT"],
+        ["event_type ADD owner text NOT NULL DEFAULT ''", "event_type ALTER owner DROP DEFAULT"],
+        ["trait_datetime ADD zone text NOT NULL DEFAULT ''", "trait_datetime ALTER zone DROP DEFAULT"],
+    ],
+    ids=["types' ids", "dead letters' ids", "types' owner", "traits' zone"],
+)
+def test_a_column_that_no_row_of_ours_fills_is_the_operators_to_mend(
+    postgresql_url: str, changes: list[str]
+) -> None:
+    """As after a copy of tables without their sequences, though others of the batch could be stored."""
+    store = Connection(postgresql_url)
+    store.upgrade()
+    store.record_events([make_event(1, event_type="known")], [make_letter("first")])
+    execute(store, *(f"ALTER TABLE {change}" for change in changes))
+    before = counts(store)
+    batch = [Event("bare", "known", make_event(2).generated), make_event(3, event_type="new")]
+    with pytest.raises(StorageUnavailable, match="null value in column") as caught:
+        store.record_events(batch, [make_letter("second")], letter_for)
+    assert caught.value.operator
+    assert counts(store) == before
+    mend = str(caught.value).partition(" constraint (")[2].removesuffix(")")
+    execute(store, *mend.partition(", or ")[0].split("; "))
+    assert store.record_events(batch, [make_letter("second")], letter_for).recorded == (0, 1)
+    assert count(store, "dead_letter") == 2
+    store.close()
+
+
 @pytest.fixture(params=[pytest.param("postgresql", marks=pytest.mark.postgresql),
                         pytest.param("mariadb", marks=pytest.mark.mariadb)])  # fmt: skip
 def adopted_store(request: pytest.FixtureRequest) -> Iterator[Connection]:
