@@ -352,7 +352,8 @@ def _proxy(connection: Connection, settings: Mapping[str, str]) -> Iterator[Find
 def _collations(connection: Connection) -> Iterator[Finding]:
     statement = sa.text(
         "SELECT DISTINCT table_collation FROM information_schema.tables "
-        "WHERE table_schema = DATABASE() AND table_name IN :tables"
+        "WHERE table_schema = DATABASE() AND table_name IN :tables "
+        "AND table_collation IS NOT NULL"  # a view has none
     ).bindparams(sa.bindparam("tables", list(Base.metadata.tables), expanding=True))
     collations = sorted(connection.scalars(statement))
     weak = [name for name in collations if not (name.startswith("utf8mb4") and name.endswith("_bin"))]

@@ -12,7 +12,7 @@ from panko_ingest.storage.database import base as databases, leases
 from panko_ingest.storage.database.engine import read_transaction
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.models import MOST_KNOWN_TYPES
-from panko_ingest.storage.schema import integrity, partitions, revisions
+from panko_ingest.storage.schema import integrity, partitions, revisions, unfit_tables
 from panko_ingest.storage.schema.missing_tables import missing_tables, unmakeable
 from panko_ingest.storage.tables import (
     IDENTIFIER_KEYS,
@@ -52,6 +52,7 @@ def check(engine: sa.Engine) -> list[Finding]:
         if how := databases.of(connection).encryption(connection):
             findings.append(Finding(OK, "connection", how))
         findings += databases.of(connection).check(connection)
+        findings += (Finding(FAILURE, "tables", text) for text in unfit_tables.unfit_tables(connection))
         findings += _clock(connection)
         findings += _obstacles(connection)
         findings += _table_users(connection)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from panko_ingest.storage.database import base as databases
 from panko_ingest.storage.errors import StorageUnavailable
 from panko_ingest.storage.models import MAX_MESSAGE_ID, MAX_NAME, Trait
+from panko_ingest.storage.schema import unfit_tables
 from panko_ingest.storage.tables import DeadLetter, Event, EventType, TraitInt, TraitText
 
 _INT32, _INT64 = 2**31, 2**63
@@ -46,8 +47,9 @@ class ColumnLimits:
 def read_limits(connection: sa.Connection) -> ColumnLimits:
     """Return the limits of the schema behind a connection.
 
-    :raises StorageUnavailable: the tables are not there.
+    :raises StorageUnavailable: the tables are not there, or rows of ours don't go into them.
     """
+    unfit_tables.refuse(connection)
     tables = [table.__tablename__ for table in (EventType, Event, TraitText, TraitInt, DeadLetter)]
     reflected = sa.inspect(connection).get_multi_columns(filter_names=tables)
     columns: dict[tuple[str, str], Any] = {

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from panko_ingest.storage.database import base as databases, leases, pooling
 from panko_ingest.storage.database.engine import make_engine
-from panko_ingest.storage.schema import revisions
+from panko_ingest.storage.schema import revisions, unfit_tables
 from panko_ingest.storage.settings import StorageSettings
 
 PATIENT = StorageSettings(statement_timeout=0)
@@ -22,18 +22,19 @@ def migrating(target: sa.Engine | str) -> Iterator[sa.Connection]:
     It makes the file of SQLite's where that is absent.
 
     :param target: an engine, or a database's URL.
-    :raises StorageUnavailable: the tables are another service's or a newer release's; nothing was touched.
+    :raises StorageUnavailable: the tables are another service's or a newer release's, or such as our rows
+        don't go into; nothing was touched.
     """
     engine = make_engine(target, PATIENT) if isinstance(target, str) else patient(target)
     try:
         databases.of(engine).make_file(engine)
         if databases.of(engine).one_writer_at_a_time:
             with engine.connect() as connection, _sqlite_lock(connection) as locked:
-                revisions.refuse_what_is_not_ours(locked)
+                _refuse_others(locked)
                 yield locked
             return
         with engine.connect() as connection:
-            revisions.refuse_what_is_not_ours(connection)
+            _refuse_others(connection)
             leases.make(connection)
         with leases.waited_for(engine, PATIENT, leases.MIGRATION) as lease:
             sa.event.listen(engine, "before_cursor_execute", _proof_of(lease))
@@ -48,10 +49,15 @@ def migrating(target: sa.Engine | str) -> Iterator[sa.Connection]:
 def looking(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Give a connection for looking at the schema, when nobody changes it."""
     with engine.connect() as connection:
-        revisions.refuse_what_is_not_ours(connection)
+        _refuse_others(connection)
     leases.wait_until_free(engine, PATIENT, leases.MIGRATION)
     with engine.connect() as connection:
         yield connection
+
+
+def _refuse_others(connection: sa.Connection) -> None:
+    revisions.refuse_what_is_not_ours(connection)
+    unfit_tables.refuse(connection)
 
 
 def _proof_of(lease: leases.Held) -> Callable[..., None]:
