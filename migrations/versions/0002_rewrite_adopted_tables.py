@@ -257,6 +257,8 @@ def _rename_on_postgresql(connection: sa.Connection, table: sa.Table) -> Iterato
     primary = inspector.get_pk_constraint(table.name)["name"]
     if primary and not table.primary_key.columns:
         yield f"ALTER TABLE {name} DROP CONSTRAINT {_quote(connection, primary)}"
+    elif primary is None and table.primary_key.columns:  # as after a restore that did not come to its end
+        yield f"ALTER TABLE {name} ADD CONSTRAINT {table.primary_key.name} PRIMARY KEY (id)"
     elif primary != table.primary_key.name:
         old = _quote(connection, primary)
         yield f"ALTER TABLE {name} RENAME CONSTRAINT {old} TO {table.primary_key.name}"

@@ -270,6 +270,22 @@ def test_tables_that_lack_nothing_but_an_index_are_upgraded(
     assert snapshot(store.engine) == declared
 
 
+@pytest.mark.postgresql
+def test_tables_of_a_restore_that_did_not_come_to_its_end_get_their_keys(postgresql_url: str) -> None:
+    with contextlib.closing(Connection(postgresql_url)) as store:
+        tables.Base.metadata.create_all(store.engine)
+        whole = snapshot(store.engine)
+        tables.Base.metadata.drop_all(store.engine)
+        before = adopted(store, "panko")
+        with store.engine.begin() as connection:
+            for table in ("event", "event_type"):
+                connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey CASCADE")
+            connection.exec_driver_sql("ALTER TABLE event DROP CONSTRAINT event_message_id_key")
+        store.upgrade()
+        assert snapshot(store.engine) == whole
+        assert content(store) == before
+
+
 def test_an_upgrade_that_dies_at_any_statement_is_taken_up_by_the_next(
     store: Connection, declared: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,9 @@ POSTGRESQL = [
     ["ALTER TABLE event ALTER message_id TYPE char(50)"],
     ["CREATE DOMAIN of_messages AS varchar(50)", "ALTER TABLE event ALTER message_id TYPE of_messages"],
     [
+        "ALTER TABLE event ADD CONSTRAINT once UNIQUE (message_id) DEFERRABLE INITIALLY DEFERRED",
+    ],
+    [
         "CREATE TABLE copies AS SELECT * FROM event LIMIT 0",
         "CREATE RULE copy AS ON INSERT TO event DO ALSO INSERT INTO copies VALUES (NEW.*)",
     ],

@@ -57,6 +57,11 @@ SELECT relname, rulename FROM pg_rewrite JOIN pg_class ON pg_class.oid = ev_clas
 WHERE ev_type = '3' AND relkind IN ('r', 'p')
 AND ev_class IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name) ORDER BY 1, 2
 """
+_DEFERRABLE = """
+SELECT relname, quote_ident(conname), regexp_replace(pg_get_constraintdef(one.oid), ' DEFERRABLE.*', '')
+FROM pg_constraint one JOIN pg_class ON pg_class.oid = conrelid WHERE condeferrable AND contype IN ('p', 'u')
+AND conrelid IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name) ORDER BY 1, 2
+"""
 
 
 class _Live(NamedTuple):
@@ -89,6 +94,11 @@ def unfit_tables(connection: sa.Connection) -> Iterator[str]:
                 f"{_mend(connection, one, wanted)}"
             )
     if dialect == "postgresql":
+        for table, name, clause in connection.exec_driver_sql(_DEFERRABLE, {"tables": list(declared)}):
+            yield (
+                f"{name} of {table} is deferrable, beside which no single events can be stored: "
+                f"ALTER TABLE {table} DROP CONSTRAINT {name}, ADD {clause}"
+            )
         for table, rule in connection.exec_driver_sql(_RULES, {"tables": list(EVENT_TABLES)}):
             yield (
                 f"the rule {rule} of {table} does not see what comes in batches, and refuses single events: "
