@@ -93,6 +93,34 @@ def test_nothing_becomes_a_dead_letter_where_columns_take_no_rows_of_ours(
             assert failures(store) == [str(told.value)]
 
 
+@pytest.mark.parametrize(
+    ("server", "changes"),
+    [
+        pytest.param(
+            "postgresql_url",
+            ["ALTER TABLE event ALTER message_id TYPE uuid USING message_id::uuid"],
+            marks=pytest.mark.postgresql,
+        ),
+        pytest.param("mariadb_url", MARIADB[0], marks=pytest.mark.mariadb),
+    ],
+)
+def test_columns_that_can_not_be_merged_are_told_of_the_other_database(
+    request: pytest.FixtureRequest, sqlite_url: str, server: str, changes: list[str]
+) -> None:
+    url = request.getfixturevalue(server)
+    with contextlib.closing(Connection(url)) as other, contextlib.closing(Connection(sqlite_url)) as store:
+        with other.engine.begin() as connection:
+            legacy.make(connection, "panko")
+            legacy.fill(connection, "panko", 20)
+        run(other, changes)
+        store.upgrade()
+        with pytest.raises(
+            StorageUnavailable, match=r"db merge: --from: event.* is .*: ALTER TABLE event"
+        ) as told:
+            store.merge(url, lambda *_: None)
+        assert told.value.operator
+
+
 @pytest.mark.parametrize("server", SERVERS)
 def test_a_view_in_the_place_of_a_table_is_told(request: pytest.FixtureRequest, server: str) -> None:
     url = request.getfixturevalue(server)

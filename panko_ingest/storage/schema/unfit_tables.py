@@ -5,7 +5,7 @@ without a word, and change what is there to another one when the column is alter
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -76,25 +76,12 @@ class _Live(NamedTuple):
 
 def unfit_tables(connection: sa.Connection) -> Iterator[str]:
     """Yield what keeps rows from being stored and read as they are, each with what mends it."""
-    dialect = connection.dialect.name
-    if dialect not in _LIVE:  # SQLite's columns hold anything
-        return
-    declared = Base.metadata.tables
-    live = [_Live(*row) for row in connection.exec_driver_sql(_LIVE[dialect], {"tables": list(declared)})]
-    for name in sorted({one.table for one in live if one.kind not in _TABLES}):
+    for name in sorted({one.table for one in _live(connection) if one.kind not in _TABLES}):
         yield f"{name} is no table, and events need one: give it another name, and put a table in its place"
-    for one in live:
-        column = declared[one.table].columns.get(one.column)
-        if one.kind not in _TABLES or column is None:
-            continue
-        wanted = column.type.compile(connection.dialect)
-        if not re.fullmatch(_FITTING[dialect][wanted.split("(")[0].split()[0]], one.type):
-            yield (
-                f"{one.table}.{one.column} is {one.type}, into which rows of ours don't go as they are: "
-                f"{_mend(connection, one, wanted)}"
-            )
-    if dialect == "postgresql":
-        for table, name, clause in connection.exec_driver_sql(_DEFERRABLE, {"tables": list(declared)}):
+    yield from unfit_columns(connection, list(Base.metadata.tables))
+    if connection.dialect.name == "postgresql":
+        given = {"tables": list(Base.metadata.tables)}
+        for table, name, clause in connection.exec_driver_sql(_DEFERRABLE, given):
             yield (
                 f"{name} of {table} is deferrable, beside which no single events can be stored: "
                 f"ALTER TABLE {table} DROP CONSTRAINT {name}, ADD {clause}"
@@ -106,6 +93,19 @@ def unfit_tables(connection: sa.Connection) -> Iterator[str]:
             )
 
 
+def unfit_columns(connection: sa.Connection, tables: Collection[str]) -> Iterator[str]:
+    """Yield which columns of these tables are of a type that keeps something else than ours does."""
+    for one in _live(connection):
+        column = Base.metadata.tables[one.table].columns.get(one.column)
+        if one.kind not in _TABLES or one.table not in tables or column is None:
+            continue
+        wanted = column.type.compile(connection.dialect)
+        kind = wanted.split("(")[0].split()[0]
+        if not re.fullmatch(_FITTING[connection.dialect.name][kind], one.type):
+            mend = _mend(connection, one, wanted)
+            yield f"{one.table}.{one.column} is {one.type}, which does not keep it as events are kept: {mend}"
+
+
 def refuse(connection: sa.Connection) -> None:
     """Return if rows of ours go into the tables that are there.
 
@@ -113,6 +113,15 @@ def refuse(connection: sa.Connection) -> None:
     """
     if found := list(unfit_tables(connection)):
         raise StorageUnavailable("\n".join(found), operator=True)
+
+
+def _live(connection: sa.Connection) -> list[_Live]:
+    statement = _LIVE.get(connection.dialect.name)
+    if statement is None:
+        return []  # SQLite's columns hold anything
+    return [
+        _Live(*row) for row in connection.exec_driver_sql(statement, {"tables": list(Base.metadata.tables)})
+    ]
 
 
 def _mend(connection: sa.Connection, one: _Live, wanted: str) -> str:
