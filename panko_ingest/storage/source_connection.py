@@ -15,7 +15,7 @@ from panko_ingest.storage.database import base as databases, error_classes, faul
 from panko_ingest.storage.database.engine import make_engine
 from panko_ingest.storage.errors import ErrorClass, StorageUnavailable
 from panko_ingest.storage.far_times import FarTime
-from panko_ingest.storage.schema.unfit_tables import unfit_columns
+from panko_ingest.storage.schema.unfit_tables import unreadable_columns
 from panko_ingest.storage.settings import StorageSettings
 from panko_ingest.storage.tables import Base
 
@@ -106,7 +106,7 @@ class SourceConnection:
     def refuse_unless_whole(self, table: str) -> None:
         """Raise if a table is not there, or is not as ours of that name.
 
-        :raises StorageUnavailable: saying what it has not, or has of another type.
+        :raises StorageUnavailable: saying what it has not, or what of it can't be read.
         """
         if table not in self._columns:
             raise StorageUnavailable(f"db merge: --from: it has no table {table}", operator=True)
@@ -116,8 +116,12 @@ class SourceConnection:
                 + ", ".join(sorted(missing)),
                 operator=True,
             )
-        for text in unfit_columns(self._connection, [table]):
-            raise StorageUnavailable(f"db merge: --from: {text}", operator=True)
+        try:
+            unreadable = next(unreadable_columns(self._connection, table), None)
+        except sa.exc.SQLAlchemyError as error:
+            raise _unavailable(error) from error
+        if unreadable:
+            raise StorageUnavailable(f"db merge: --from: {unreadable}", operator=True)
 
     def page(self, table: Any, size: Any, last: int | None) -> Sequence[Row]:
         """Return ids and sizes of the rows behind an id, a page of them."""

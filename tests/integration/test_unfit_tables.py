@@ -1,6 +1,7 @@
 """Tables that an operator changed so that rows of ours don't go into them: told with what mends it."""
 
 import contextlib
+import datetime
 from collections.abc import Sequence
 
 import pytest
@@ -15,25 +16,54 @@ POSTGRESQL = [
     ["ALTER TABLE event ALTER raw TYPE json USING raw::json"],
     ["ALTER TABLE event ALTER generated TYPE timestamptz USING generated AT TIME ZONE 'UTC'"],
     ["ALTER TABLE event ALTER message_id TYPE char(50)"],
-    ["CREATE DOMAIN of_messages AS varchar(50)", "ALTER TABLE event ALTER message_id TYPE of_messages"],
-    [
-        "ALTER TABLE event ADD CONSTRAINT once UNIQUE (message_id) DEFERRABLE INITIALLY DEFERRED",
-    ],
-    [
-        "CREATE TABLE copies AS SELECT * FROM event LIMIT 0",
-        "CREATE RULE copy AS ON INSERT TO event DO ALSO INSERT INTO copies VALUES (NEW.*)",
-    ],
+    ["ALTER TABLE event ADD CONSTRAINT once UNIQUE (message_id) DEFERRABLE INITIALLY DEFERRED"],
+    ["CREATE RULE tell AS ON UPDATE TO event DO ALSO NOTIFY events"],
+    ["CREATE RULE tell AS ON INSERT TO event DO ALSO NOTIFY events"],
 ]
-MARIADB = [
+AS_TIMES = [
     [
         "SET time_zone = '+00:00'",
-        "ALTER TABLE event ADD moment DATETIME(6)",
+        f"ALTER TABLE event ADD moment {kind}(6)",
         "UPDATE event SET moment = FROM_UNIXTIME(generated)",
-        "ALTER TABLE event DROP generated, CHANGE moment generated DATETIME(6)",
-    ],
+        f"ALTER TABLE event DROP generated, CHANGE moment generated {kind}(6)",
+    ]
+    for kind in ("DATETIME", "TIMESTAMP")
+]
+MARIADB = [
+    *AS_TIMES,
     ["ALTER TABLE event MODIFY generated DOUBLE"],
     ["ALTER TABLE trait_text MODIFY `key` ENUM ('project_id', 'display_name') NOT NULL"],
 ]
+SPOILED = [
+    pytest.param(
+        "postgresql_url",
+        ["ALTER TABLE event ALTER raw TYPE bytea USING convert_to(raw, 'UTF8')"],
+        marks=pytest.mark.postgresql,
+    ),
+    *(pytest.param("mariadb_url", one, marks=pytest.mark.mariadb) for one in AS_TIMES),
+]
+HARMLESS = {
+    "postgresql_url": [
+        "CREATE DOMAIN of_names AS varchar(255)",
+        "ALTER TABLE trait_text ALTER key TYPE of_names, ALTER value TYPE of_names",
+        "CREATE DOMAIN of_times AS timestamp",
+        "ALTER TABLE event ALTER generated TYPE of_times",
+        "CREATE DOMAIN of_numbers AS bigint",
+        "ALTER TABLE trait_int ALTER value TYPE of_numbers",
+        "CREATE EXTENSION citext",
+        "ALTER TABLE event ALTER raw TYPE citext",
+        "ALTER TABLE trait_float ALTER value TYPE numeric(30, 20)",
+        "ALTER TABLE trait_text ADD CONSTRAINT once UNIQUE (event_id, key) DEFERRABLE",
+        "CREATE RULE tell AS ON INSERT TO event DO ALSO NOTIFY events",
+        "ALTER TABLE event DISABLE RULE tell",
+    ],
+    "mariadb_url": [
+        "ALTER TABLE event MODIFY generated DECIMAL(30, 9) UNSIGNED",
+        "ALTER TABLE trait_int MODIFY value DECIMAL(20, 0)",
+        "ALTER TABLE trait_float MODIFY value DOUBLE UNSIGNED",
+        "ALTER TABLE event MODIFY raw LONGTEXT COMPRESSED",
+    ],
+}
 CHANGES = [
     *(pytest.param("postgresql_url", one, marks=pytest.mark.postgresql) for one in POSTGRESQL),
     *(pytest.param("mariadb_url", one, marks=pytest.mark.mariadb) for one in MARIADB),
@@ -48,14 +78,19 @@ def run(store: Connection, statements: Sequence[str]) -> None:
     with store.engine.begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
+    store.engine.dispose()  # with what was set in the session
 
 
 def failures(store: Connection) -> list[str]:
     return [one.text for one in store.check() if (one.level, one.subject) == (FAILURE, "tables")]
 
 
-@pytest.mark.parametrize(("server", "changes"), CHANGES)
-def test_columns_that_take_no_rows_of_ours_are_told_and_adopted_when_they_are_mended(
+def statements(told: str) -> list[str]:
+    return told.partition(": ")[2].partition(", and let")[0].split("; ")
+
+
+@pytest.mark.parametrize(("server", "changes"), SPOILED)
+def test_columns_that_a_rewrite_would_spoil_are_told_and_adopted_when_they_are_mended(
     request: pytest.FixtureRequest, server: str, changes: list[str]
 ) -> None:
     with contextlib.closing(Connection(request.getfixturevalue(server))) as store:
@@ -69,13 +104,61 @@ def test_columns_that_take_no_rows_of_ours_are_told_and_adopted_when_they_are_me
         assert told.value.operator
         assert failures(store) == [str(told.value)]
         assert store.current_revision() is None
-        statements = str(told.value).partition(": ")[2].partition(", and let")[0]
-        run(store, statements.split("; "))
+        zone = ["SET time_zone = '+05:00'"] if server == "mariadb_url" else []
+        run(store, [*zone, *statements(str(told.value))])
         store.upgrade()
         assert failures(store) == []
         with store.engine.connect() as connection:
             assert legacy.rows(connection) == before
         assert store.record_events([make_event(1)]).recorded == (0,)
+
+
+@pytest.mark.parametrize(("server", "changes"), CHANGES)
+def test_other_columns_that_take_no_rows_of_ours_are_made_right_by_an_upgrade_or_told_after_it(
+    request: pytest.FixtureRequest, server: str, changes: list[str]
+) -> None:
+    if changes in AS_TIMES:
+        return
+    with contextlib.closing(Connection(request.getfixturevalue(server))) as store:
+        with store.engine.begin() as connection:
+            legacy.make(connection, "panko")
+            legacy.fill(connection, "panko", 20)
+            before = legacy.rows(connection)
+        run(store, changes)
+        store.upgrade(postpone_rewrites=True)
+        (told,) = failures(store)
+        with pytest.raises(StorageUnavailable, match=r": (ALTER|DROP) ") as refused:
+            store.record_events([make_event(1)])
+        assert str(refused.value) == told
+        store.upgrade()
+        for after in failures(store):
+            run(store, statements(after))
+        assert failures(store) == []
+        with store.engine.connect() as connection:
+            assert legacy.rows(connection) == before
+        assert store.record_events([make_event(1)]).recorded == (0,)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("postpone", [True, False])
+def test_columns_that_hold_rows_of_ours_as_they_are_do_no_harm(
+    request: pytest.FixtureRequest, server: str, postpone: bool
+) -> None:
+    with contextlib.closing(Connection(request.getfixturevalue(server))) as store:
+        with store.engine.begin() as connection:
+            legacy.make(connection, "panko-bigint")
+            legacy.fill(connection, "panko-bigint", 20)
+        run(store, HARMLESS[server])
+        store.upgrade(postpone_rewrites=postpone)
+        events = [make_event(number) for number in range(30)]
+        assert store.record_events(events[:1]).recorded == (0,)
+        assert store.record_events(events[1:]).failed == ()
+        assert failures(store) == []
+        found = {event.message_id: event for event in store.get_events(EventFilter())}
+        assert len(found) == len(events) + 20
+        for event in events:
+            assert found[event.message_id].generated == event.generated
+            assert sorted(found[event.message_id].traits) == sorted(event.traits)
 
 
 @pytest.mark.parametrize(("server", "changes"), CHANGES)
@@ -115,10 +198,32 @@ def test_columns_that_can_not_be_merged_are_told_of_the_other_database(
         run(other, changes)
         store.upgrade()
         with pytest.raises(
-            StorageUnavailable, match=r"db merge: --from: event.* is .*: ALTER TABLE event"
+            StorageUnavailable, match=r"db merge: --from: event.* is .*: .*ALTER TABLE event"
         ) as told:
             store.merge(url, lambda *_: None)
         assert told.value.operator
+
+
+@pytest.mark.parametrize(
+    ("server", "changes"),
+    [
+        pytest.param("postgresql_url", POSTGRESQL[1], marks=pytest.mark.postgresql),
+        pytest.param("mariadb_url", MARIADB[-1], marks=pytest.mark.mariadb),
+    ],
+)
+def test_columns_that_are_read_as_ours_are_merged(
+    request: pytest.FixtureRequest, sqlite_url: str, server: str, changes: list[str]
+) -> None:
+    url = request.getfixturevalue(server)
+    with contextlib.closing(Connection(url)) as other, contextlib.closing(Connection(sqlite_url)) as store:
+        with other.engine.begin() as connection:
+            legacy.make(connection, "panko")
+            legacy.fill(connection, "panko", 20)
+        run(other, changes)
+        store.upgrade()
+        assert store.merge(url, lambda *_: None).recorded == 20
+        times = [event.generated for event in store.get_events(EventFilter())]
+        assert min(times) == legacy.START + datetime.timedelta(minutes=7)
 
 
 @pytest.mark.parametrize("server", SERVERS)

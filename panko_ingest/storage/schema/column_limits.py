@@ -53,7 +53,7 @@ def read_limits(connection: sa.Connection) -> ColumnLimits:
     tables = [table.__tablename__ for table in (EventType, Event, TraitText, TraitInt, DeadLetter)]
     reflected = sa.inspect(connection).get_multi_columns(filter_names=tables)
     columns: dict[tuple[str, str], Any] = {
-        (table, column["name"]): column["type"]
+        (table, column["name"]): getattr(column["type"], "data_type", column["type"])  # of a domain
         for (_, table), table_columns in reflected.items()
         for column in table_columns
     }
@@ -64,12 +64,17 @@ def read_limits(connection: sa.Connection) -> ColumnLimits:
         )
     int_size = _INT64 if isinstance(columns["trait_int", "value"], sa.BigInteger) else _INT32
     limits: dict[str, Any] = {
-        "message_id": columns["event", "message_id"].length or MAX_MESSAGE_ID,
-        "event_type": columns["event_type", "desc"].length or MAX_NAME,
-        "key": columns["trait_text", "key"].length or MAX_NAME,
-        "text": columns["trait_text", "value"].length or Trait.MAX_TEXT,
+        "message_id": _length(columns["event", "message_id"]) or MAX_MESSAGE_ID,
+        "event_type": _length(columns["event_type", "desc"]) or MAX_NAME,
+        "key": _length(columns["trait_text", "key"]) or MAX_NAME,
+        "text": _length(columns["trait_text", "value"]) or Trait.MAX_TEXT,
         "smallest_int": -int_size,
         "largest_int": int_size - 1,
         **databases.of(connection).limits(connection),
     }
     return ColumnLimits(**limits)
+
+
+def _length(kind: Any) -> int | None:
+    """Return the most characters of a type; None where it sets no bound, or SQLAlchemy does not know it."""
+    return getattr(kind, "length", None)

@@ -22,8 +22,8 @@ def migrating(target: sa.Engine | str) -> Iterator[sa.Connection]:
     It makes the file of SQLite's where that is absent.
 
     :param target: an engine, or a database's URL.
-    :raises StorageUnavailable: the tables are another service's or a newer release's, or such as our rows
-        don't go into; nothing was touched.
+    :raises StorageUnavailable: the tables are another service's or a newer release's, or a change would spoil
+        what they hold; nothing was touched.
     """
     engine = make_engine(target, PATIENT) if isinstance(target, str) else patient(target)
     try:
@@ -57,7 +57,7 @@ def looking(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def _refuse_others(connection: sa.Connection) -> None:
     revisions.refuse_what_is_not_ours(connection)
-    unfit_tables.refuse(connection)
+    unfit_tables.refuse_to_spoil(connection)
 
 
 def _proof_of(lease: leases.Held) -> Callable[..., None]:
