@@ -131,14 +131,59 @@ def test_a_column_that_no_row_of_ours_fills_is_the_operators_to_mend(
     execute(store, *(f"ALTER TABLE {change}" for change in changes))
     before = counts(store)
     batch = [Event("bare", "known", make_event(2).generated), make_event(3, event_type="new")]
-    with pytest.raises(StorageUnavailable, match="null value in column") as caught:
-        store.record_events(batch, [make_letter("second")], letter_for)
-    assert caught.value.operator
+    for words in ("must have a value|numbers the rows|null value", "must have a value|numbers the rows"):
+        with pytest.raises(StorageUnavailable, match=words) as caught:
+            store.record_events(batch, [make_letter("second")], letter_for)
+        assert caught.value.operator
     assert counts(store) == before
-    mend = str(caught.value).partition(" constraint (")[2].removesuffix(")")
+    mend = str(caught.value).partition(": ")[2]
     execute(store, *mend.partition(", or ")[0].split("; "))
     assert store.record_events(batch, [make_letter("second")], letter_for).recorded == (0, 1)
     assert count(store, "dead_letter") == 2
+    store.close()
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [
+            "CREATE TABLE audit (project text NOT NULL)",
+            (
+                "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+                "INSERT INTO audit VALUES (NEW.raw::json->>'project'); RETURN NEW; END$$"
+            ),
+            "CREATE TRIGGER note AFTER INSERT ON event FOR EACH ROW EXECUTE FUNCTION note()",
+        ],
+        ["ALTER TABLE event ADD project text GENERATED ALWAYS AS (raw::json->>'project') STORED NOT NULL"],
+        [
+            "ALTER TABLE event ADD project text",
+            (
+                "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+                "NEW.project = NEW.raw::json->>'project'; RETURN NEW; END$$"
+            ),
+            "CREATE TRIGGER note BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION note()",
+            "ALTER TABLE event ALTER project SET NOT NULL",
+        ],
+        ["CREATE DOMAIN stated AS varchar(255) NOT NULL", "ALTER TABLE trait_text ALTER value TYPE stated"],
+    ],
+    ids=["a table of an audit", "a generated column", "a column of a trigger", "a domain"],
+)
+def test_what_an_operator_wants_of_each_event_costs_the_event_that_has_it_not(
+    postgresql_url: str, changes: list[str]
+) -> None:
+    store = Connection(postgresql_url)
+    store.upgrade()
+    execute(store, *changes)
+    events = [
+        Event(
+            name, "t", make_event(1).generated, [Trait("a", Trait.TEXT_TYPE, project)], {"project": project}
+        )
+        for name, project in (("a", "p"), ("b", None), ("c", "p"))
+    ]
+    result = store.record_events(events, on_failure=letter_for)
+    assert (result.recorded, [index for index, _ in result.failed]) == ((0, 2), [1])
+    assert count(store, "dead_letter") == 1
     store.close()
 
 
