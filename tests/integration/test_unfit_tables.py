@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -30,18 +31,10 @@ AS_TIMES = [
     for kind in ("DATETIME", "TIMESTAMP")
 ]
 MARIADB = [
-    *AS_TIMES,
     ["ALTER TABLE event MODIFY generated DOUBLE"],
     ["ALTER TABLE trait_text MODIFY `key` ENUM ('project_id', 'display_name') NOT NULL"],
 ]
-SPOILED = [
-    pytest.param(
-        "postgresql_url",
-        ["ALTER TABLE event ALTER raw TYPE bytea USING convert_to(raw, 'UTF8')"],
-        marks=pytest.mark.postgresql,
-    ),
-    *(pytest.param("mariadb_url", one, marks=pytest.mark.mariadb) for one in AS_TIMES),
-]
+AS_BYTES = ["ALTER TABLE event ALTER raw TYPE bytea USING convert_to(raw, 'UTF8')"]
 HARMLESS = {
     "postgresql_url": [
         "CREATE DOMAIN of_names AS varchar(255)",
@@ -64,14 +57,26 @@ HARMLESS = {
         "ALTER TABLE event MODIFY raw LONGTEXT COMPRESSED",
     ],
 }
-CHANGES = [
-    *(pytest.param("postgresql_url", one, marks=pytest.mark.postgresql) for one in POSTGRESQL),
-    *(pytest.param("mariadb_url", one, marks=pytest.mark.mariadb) for one in MARIADB),
-]
-SERVERS = [
-    pytest.param("postgresql_url", marks=pytest.mark.postgresql),
-    pytest.param("mariadb_url", marks=pytest.mark.mariadb),
-]
+
+
+def of_postgresql(*values: object) -> Any:
+    return pytest.param("postgresql_url", *values, marks=pytest.mark.postgresql)
+
+
+def of_mariadb(*values: object) -> Any:
+    return pytest.param("mariadb_url", *values, marks=pytest.mark.mariadb)
+
+
+SPOILED = [of_postgresql(AS_BYTES), *map(of_mariadb, AS_TIMES)]
+CONVERTED = [*map(of_postgresql, POSTGRESQL), *map(of_mariadb, MARIADB)]
+SERVERS = [of_postgresql(), of_mariadb()]
+
+
+def adopt(store: Connection, shape: str = "panko") -> dict[str, list[dict[str, Any]]]:
+    with store.engine.begin() as connection:
+        legacy.make(connection, shape)
+        legacy.fill(connection, shape, 20)
+        return legacy.rows(connection)
 
 
 def run(store: Connection, statements: Sequence[str]) -> None:
@@ -94,10 +99,7 @@ def test_columns_that_a_rewrite_would_spoil_are_told_and_adopted_when_they_are_m
     request: pytest.FixtureRequest, server: str, changes: list[str]
 ) -> None:
     with contextlib.closing(Connection(request.getfixturevalue(server))) as store:
-        with store.engine.begin() as connection:
-            legacy.make(connection, "panko")
-            legacy.fill(connection, "panko", 20)
-            before = legacy.rows(connection)
+        before = adopt(store)
         run(store, changes)
         with pytest.raises(StorageUnavailable) as told:
             store.upgrade()
@@ -113,17 +115,12 @@ def test_columns_that_a_rewrite_would_spoil_are_told_and_adopted_when_they_are_m
         assert store.record_events([make_event(1)]).recorded == (0,)
 
 
-@pytest.mark.parametrize(("server", "changes"), CHANGES)
+@pytest.mark.parametrize(("server", "changes"), CONVERTED)
 def test_other_columns_that_take_no_rows_of_ours_are_made_right_by_an_upgrade_or_told_after_it(
     request: pytest.FixtureRequest, server: str, changes: list[str]
 ) -> None:
-    if changes in AS_TIMES:
-        return
     with contextlib.closing(Connection(request.getfixturevalue(server))) as store:
-        with store.engine.begin() as connection:
-            legacy.make(connection, "panko")
-            legacy.fill(connection, "panko", 20)
-            before = legacy.rows(connection)
+        before = adopt(store)
         run(store, changes)
         store.upgrade(postpone_rewrites=True)
         (told,) = failures(store)
@@ -145,9 +142,7 @@ def test_columns_that_hold_rows_of_ours_as_they_are_do_no_harm(
     request: pytest.FixtureRequest, server: str, postpone: bool
 ) -> None:
     with contextlib.closing(Connection(request.getfixturevalue(server))) as store:
-        with store.engine.begin() as connection:
-            legacy.make(connection, "panko-bigint")
-            legacy.fill(connection, "panko-bigint", 20)
+        adopt(store, "panko-bigint")
         run(store, HARMLESS[server])
         store.upgrade(postpone_rewrites=postpone)
         events = [make_event(number) for number in range(30)]
@@ -161,7 +156,7 @@ def test_columns_that_hold_rows_of_ours_as_they_are_do_no_harm(
             assert sorted(found[event.message_id].traits) == sorted(event.traits)
 
 
-@pytest.mark.parametrize(("server", "changes"), CHANGES)
+@pytest.mark.parametrize(("server", "changes"), [*CONVERTED, *map(of_mariadb, AS_TIMES)])
 def test_nothing_becomes_a_dead_letter_where_columns_take_no_rows_of_ours(
     request: pytest.FixtureRequest, server: str, changes: list[str]
 ) -> None:
@@ -179,12 +174,8 @@ def test_nothing_becomes_a_dead_letter_where_columns_take_no_rows_of_ours(
 @pytest.mark.parametrize(
     ("server", "changes"),
     [
-        pytest.param(
-            "postgresql_url",
-            ["ALTER TABLE event ALTER message_id TYPE uuid USING message_id::uuid"],
-            marks=pytest.mark.postgresql,
-        ),
-        pytest.param("mariadb_url", MARIADB[0], marks=pytest.mark.mariadb),
+        of_postgresql(["ALTER TABLE event ALTER message_id TYPE uuid USING message_id::uuid"]),
+        of_mariadb(AS_TIMES[0]),
     ],
 )
 def test_columns_that_can_not_be_merged_are_told_of_the_other_database(
@@ -192,9 +183,7 @@ def test_columns_that_can_not_be_merged_are_told_of_the_other_database(
 ) -> None:
     url = request.getfixturevalue(server)
     with contextlib.closing(Connection(url)) as other, contextlib.closing(Connection(sqlite_url)) as store:
-        with other.engine.begin() as connection:
-            legacy.make(connection, "panko")
-            legacy.fill(connection, "panko", 20)
+        adopt(other)
         run(other, changes)
         store.upgrade()
         with pytest.raises(
@@ -206,19 +195,14 @@ def test_columns_that_can_not_be_merged_are_told_of_the_other_database(
 
 @pytest.mark.parametrize(
     ("server", "changes"),
-    [
-        pytest.param("postgresql_url", POSTGRESQL[1], marks=pytest.mark.postgresql),
-        pytest.param("mariadb_url", MARIADB[-1], marks=pytest.mark.mariadb),
-    ],
+    [of_postgresql(POSTGRESQL[1]), of_mariadb(MARIADB[-1])],
 )
 def test_columns_that_are_read_as_ours_are_merged(
     request: pytest.FixtureRequest, sqlite_url: str, server: str, changes: list[str]
 ) -> None:
     url = request.getfixturevalue(server)
     with contextlib.closing(Connection(url)) as other, contextlib.closing(Connection(sqlite_url)) as store:
-        with other.engine.begin() as connection:
-            legacy.make(connection, "panko")
-            legacy.fill(connection, "panko", 20)
+        adopt(other)
         run(other, changes)
         store.upgrade()
         assert store.merge(url, lambda *_: None).recorded == 20
