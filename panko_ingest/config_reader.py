@@ -13,7 +13,7 @@ from oslo_config import cfg
 from oslo_log import log
 from oslo_reports import opts as reports
 
-from panko_ingest import __version__, config, log_setup, option_lines
+from panko_ingest import __version__, config, log_setup, option_lines, standard_streams
 from panko_ingest.errors import ConfigError
 
 _OSLO_CONFIG_LOG = logging.getLogger(cfg.__name__)
@@ -124,8 +124,7 @@ def _refused_without_values() -> Iterator[None]:
         _OSLO_CONFIG_LOG.removeFilter(_refuse_unread_source)
         if shown:
             # argparse repeats words that it does not know, of which one may be a URL.
-            with contextlib.suppress(OSError):  # nobody needs to hear it for the configuration to be good
-                sys.stderr.write(_ACCOUNT.sub("://***@", said.getvalue()))
+            standard_streams.tell(_ACCOUNT.sub("://***@", said.getvalue()))
 
 
 def _refuse_unread_source(record: logging.LogRecord) -> bool:

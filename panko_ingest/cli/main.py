@@ -11,7 +11,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from panko_ingest import config_reader, log_setup
+from panko_ingest import config_reader, log_setup, standard_streams
 from panko_ingest.errors import BrokerError, ConfigError
 from panko_ingest.foreign_text import escape_what_it_lacks, escaped_error
 from panko_ingest.storage.errors import InvalidRequest, StorageUnavailable
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             fail("interrupted: what is done stays, and the same command does the rest", EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _forget_output()  # its reader has seen enough
+        standard_streams.forget(sys.stdout)  # its reader has seen enough
         return EXIT_OK
     except Exception as error:
         if (text_and_code := _told(error, conf)) is None:
@@ -104,14 +104,14 @@ class _ToTheEnd:
         try:
             return int(self._stream.write(text))
         except BrokenPipeError:
-            _forget_output()
+            standard_streams.forget(sys.stdout)
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            _forget_output()
+            standard_streams.forget(sys.stdout)
 
 
 def _told(error: Exception, conf: cfg.ConfigOpts | None) -> tuple[str, int] | None:
@@ -121,7 +121,7 @@ def _told(error: Exception, conf: cfg.ConfigOpts | None) -> tuple[str, int] | No
     if isinstance(error, StorageUnavailable | BrokerError):
         return str(error), EXIT_UNREACHABLE
     if isinstance(error, OSError) and error.errno in _OUTPUT_IS_FULL:
-        _forget_output()
+        standard_streams.forget(sys.stdout)
         return f"what is printed can't be written: {error.strerror}", EXIT_UNREACHABLE
     if conf is None or conf.command.name == "serve":  # whose log shows where
         return None
@@ -191,13 +191,7 @@ def _open_what_is_closed() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
-def _forget_output() -> None:
-    """Leave nothing that the interpreter would flush at its end, and fail once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def fail(error: object, code: int) -> int:
     """Say on standard error why a command ends; return its exit code."""
-    with contextlib.suppress(OSError):  # the code tells whoever can't be told in words
-        sys.stderr.write(f"panko-ingest: {escaped_error(error)}\n")
+    standard_streams.tell(f"panko-ingest: {escaped_error(error)}\n")
     return code

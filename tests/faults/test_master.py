@@ -388,7 +388,8 @@ def test_a_standard_error_that_takes_nothing_ends_nothing(
     tmp_path: Path, broker_url: str, sqlite_url: str
 ) -> None:
     conf = configuration(tmp_path, broker_url, sqlite_url)
-    service = Daemon(conf, command=("sh", "-c", 'exec "$0" "$@" 2> /dev/full', *COMMAND))
+    buffered = 'unset PYTHONUNBUFFERED; exec "$0" "$@" 2> /dev/full'
+    service = Daemon(conf, command=("sh", "-c", buffered, *COMMAND))
     with Bus(broker_url) as bus, service.running():
         bus.declare()
         service.wait_until_ready()
