@@ -340,12 +340,12 @@ def test_batches_become_smaller_for_a_time_limit_of_a_pooler_and_stay_so(
 
 @pytest.mark.postgresql
 def test_batches_of_dead_letters_that_never_end_in_time_become_smaller(postgresql_url: str) -> None:
-    store = connect(postgresql_url, statement_timeout=1)
-    store.upgrade()
-    store.record_events([], [letter_for(number, ValueError("bad")) for number in range(700)])
-    keep(store, "dead_letter", "pg_sleep(0.003) IS NULL")
-    assert store.clear_expired_dead_letters(0) == 700
-    store.close()
+    with closing(connect(postgresql_url)) as patient:
+        patient.upgrade()
+        patient.record_events([], [letter_for(number, ValueError("bad")) for number in range(700)])
+        keep(patient, "dead_letter", "pg_sleep(0.003) IS NULL")
+    with closing(connect(postgresql_url, statement_timeout=1)) as store:
+        assert store.clear_expired_dead_letters(0) == 700
 
 
 def test_expiry_of_dead_letters_ends_between_two_batches(store: Connection) -> None:
